@@ -94,7 +94,7 @@ impl Predicate {
                 .get(k)
                 .ok()
                 .flatten()
-                .is_some_and(|raw| Bson::try_from(raw.to_raw_bson()).is_ok_and(|b| b == *v))
+                .is_some_and(|raw| Bson::try_from(raw).is_ok_and(|b| b == *v))
         })
     }
 
