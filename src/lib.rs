@@ -3,6 +3,7 @@
 //! This file is the map of the house. Data flows one way, and a room uses the rooms above it in
 //! this list and none below it:
 //!
+//! - [`yaml`]: text to a tree that knows the place of every key; pure
 //! - [`config`]: layers of settings to one validated `Config`
 //! - [`event`]: one change event as raw BSON, its resume token, its position
 //! - [`matcher`]: the MongoDB query language over raw BSON; pure
@@ -12,3 +13,4 @@ pub mod config;
 pub mod event;
 pub mod filter;
 pub mod matcher;
+pub mod yaml;
