@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::Client;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,6 +16,7 @@ use crate::journal::Limits;
 use crate::metrics::Metrics;
 use crate::subscription::{From, Shared, Subscription};
 use crate::upstream::Upstream;
+use crate::upstream::connect::Server;
 
 /// Why a stream cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ struct State {
 pub struct Catalog {
     state: RwLock<State>,
     settings: FeedSettings,
-    client: Client,
+    server: Server,
     pub shared: Shared,
     metrics: Arc<Metrics>,
     shutdown: watch::Receiver<bool>,
@@ -66,7 +66,7 @@ pub struct Reloaded {
 
 impl Catalog {
     pub fn new(
-        client: Client,
+        server: Server,
         settings: FeedSettings,
         shared: Shared,
         shutdown: watch::Receiver<bool>,
@@ -74,7 +74,7 @@ impl Catalog {
         Catalog {
             state: RwLock::new(State::default()),
             settings,
-            client,
+            server,
             metrics: shared.metrics.clone(),
             shared,
             shutdown,
@@ -139,7 +139,7 @@ impl Catalog {
     fn start(&self, feed: Arc<Feed>, filters: &[Arc<Filter>]) {
         feed.read_also(filters);
         let upstream = Upstream {
-            client: self.client.clone(),
+            server: self.server.clone(),
             feed,
             window: self.settings.window,
             metrics: self.metrics.clone(),

@@ -10,6 +10,7 @@ pub mod gate;
 pub mod io;
 pub mod path;
 pub mod reserved;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

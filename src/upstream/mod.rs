@@ -3,6 +3,7 @@
 //! The only room that touches the MongoDB client. Few cursors whatever the number of clients:
 //! each one scans the oplog and costs the server CPU for every write.
 
+pub mod connect;
 pub mod cursor;
 pub mod deployment;
 pub mod replay;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::Timestamp;
-use mongodb::Client;
 use mongodb::error::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::{Collections, Feed, Status};
 use crate::metrics::Metrics;
+use connect::Server;
 use cursor::{Events, Start};
 use deployment::{Deployment, DeploymentError};
 use trouble::Trouble;
@@ -33,7 +34,7 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 
 /// Keeps one feed supplied until told to stop.
 pub struct Upstream {
-    pub client: Client,
+    pub server: Server,
     pub feed: Arc<Feed>,
     /// How far back the first cursor begins, so that reconnecting clients find the last minutes.
     pub window: Duration,
@@ -104,7 +105,7 @@ impl Upstream {
                 Err(error) => error,
             };
             failures += 1;
-            let (trouble, pause) = self.report(&error, failures);
+            let (trouble, pause) = self.report(&error, failures).await;
             resume = match (trouble, resume) {
                 // The window may reach back further than the oplog; see `start_for`.
                 (_, Resume::First) if self.feed.now().is_none() => Resume::First,
@@ -121,7 +122,7 @@ impl Upstream {
         resume: &Resume,
         collections: &Collections,
     ) -> Result<(Events, Start, Deployment), DeploymentError> {
-        let deployment = deployment::ask(&self.client).await?;
+        let deployment = deployment::ask(self.server.client().await).await?;
         let now = deployment.majority_time;
         let start = match resume {
             Resume::First => {
@@ -139,7 +140,7 @@ impl Upstream {
     }
 
     async fn open_at(&self, start: &Start, collections: &Collections) -> Result<Events, Error> {
-        cursor::open(&self.client, self.feed.key(), collections, start).await
+        cursor::open(self.server.client().await, self.feed.key(), collections, start).await
     }
 
     /// As far back as the window and the oplog allow. Whether the oplog reaches that far, only the
@@ -263,7 +264,7 @@ impl Upstream {
             || self.feed.now().is_some_and(|(head, _)| reached(&head))
     }
 
-    fn report(
+    async fn report(
         &self,
         error: &DeploymentError,
         failures: u32,
@@ -279,7 +280,12 @@ impl Upstream {
         let doubled = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
         let pause = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.count_restart(trouble.reason());
-        let message = crate::redact::uris(&error.to_string());
+        let message = match trouble {
+            // The driver's own message lists what it knows of every host; a look says more.
+            Trouble::Unreachable => self.server.diagnose().await,
+            _ => None,
+        };
+        let message = message.unwrap_or_else(|| crate::redact::uris(&error.to_string()));
         let advice = trouble.advice(database);
         warn!(
             upstream = %self.feed.key(),

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::Client;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, warn};
 
+use super::connect::Server;
 use super::cursor::{self, Events, Start};
 use super::deployment;
 use super::trouble::Trouble;
@@ -43,7 +43,7 @@ pub enum Replayed {
 /// Starts replays, so many at a time.
 #[derive(Debug, Clone)]
 pub struct Replayer {
-    client: Client,
+    server: Server,
     turns: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
@@ -58,8 +58,8 @@ enum Pass {
 }
 
 impl Replayer {
-    pub fn new(client: Client, max_concurrent: usize, metrics: Arc<Metrics>) -> Replayer {
-        Replayer { client, turns: Arc::new(Semaphore::new(max_concurrent)), metrics }
+    pub fn new(server: Server, max_concurrent: usize, metrics: Arc<Metrics>) -> Replayer {
+        Replayer { server, turns: Arc::new(Semaphore::new(max_concurrent)), metrics }
     }
 
     /// Reads what a route's clients want from `after` on. Ends when the receiver is dropped.
@@ -184,14 +184,15 @@ impl Replayer {
 
     /// `Err(Some)`: the position is of no use. `Err(None)`: MongoDB is away.
     async fn open(&self, feed: &Feed, after: &Position) -> Result<Events, Option<ResetReason>> {
-        let deployment = deployment::ask(&self.client).await.map_err(|_| None)?;
+        let client = self.server.client().await;
+        let deployment = deployment::ask(client).await.map_err(|_| None)?;
         let latest = deployment.cluster_time.time.saturating_add(FUTURE_SLACK_SECONDS);
         if after.time().time > latest {
             return Err(Some(ResetReason::InvalidToken));
         }
         let (_, collections) = feed.collections();
         let start = Start::after(after);
-        match cursor::open(&self.client, feed.key(), &collections, &start).await {
+        match cursor::open(client, feed.key(), &collections, &start).await {
             Ok(events) => Ok(events),
             Err(error) => match Trouble::of(&error) {
                 Trouble::HistoryLost => Err(Some(ResetReason::HistoryLost)),
@@ -200,7 +201,7 @@ impl Replayer {
                 // token is seen by going without one.
                 Trouble::Command(_) => {
                     let now = Start::At(deployment.majority_time);
-                    match cursor::open(&self.client, feed.key(), &collections, &now).await {
+                    match cursor::open(client, feed.key(), &collections, &now).await {
                         Ok(_) => Err(Some(ResetReason::InvalidToken)),
                         Err(_) => Err(None),
                     }
