@@ -120,10 +120,8 @@ fn run(args: RunArgs) -> ExitCode {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
-            let is_usage = errors
-                .problems
-                .iter()
-                .all(|problem| matches!(problem.origin, Origin::Flag(_)));
+            let is_usage =
+                errors.problems.iter().all(|problem| matches!(problem.origin, Origin::Flag(_)));
             return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });
         }
     };

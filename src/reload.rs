@@ -3,7 +3,8 @@
 //! Editors write in several steps, and a ConfigMap changes by a symlink swap: a moment of quiet is
 //! waited for, then everything is read, and only what differs has an effect.
 
-use std::path::PathBuf;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,14 @@ const QUIET: Duration = Duration::from_millis(100);
 /// the files are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Reads the directory and puts its filters in force; a broken file changes nothing. Says how many
-/// files were broken.
-pub fn load(dir: &std::path::Path, catalog: &Catalog, metrics: &Metrics) -> usize {
-    let Loaded { mut filters, diagnostics, broken } = filter::load_directory(dir);
+/// Reads the directory and puts its filters in force. Says how many files were broken.
+pub fn load(dir: &Path, catalog: &Catalog, metrics: &Metrics) -> usize {
+    put(filter::load_directory(dir), catalog, metrics)
+}
+
+/// Puts filters in force; a broken file changes nothing.
+fn put(loaded: Loaded, catalog: &Catalog, metrics: &Metrics) -> usize {
+    let Loaded { mut filters, diagnostics, broken, is_complete } = loaded;
     for diagnostic in &diagnostics {
         if diagnostic.is_error() {
             error!("{diagnostic}");
@@ -33,7 +38,7 @@ pub fn load(dir: &std::path::Path, catalog: &Catalog, metrics: &Metrics) -> usiz
         }
     }
     for old in catalog.filters() {
-        if broken.contains(&old.name) {
+        if broken.contains(&old.name) || (!is_complete && !filters.0.contains_key(&old.name)) {
             filters.0.insert(old.name.clone(), old);
         }
     }
@@ -55,7 +60,7 @@ pub async fn watch(dir: PathBuf, catalog: Arc<Catalog>, metrics: Arc<Metrics>) {
     // One waiting notice is enough: what it announces is a look at everything.
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = None;
-    let mut seen = fingerprint(dir.clone()).await;
+    let mut seen = look(&dir).await.map(|(_, fingerprint)| fingerprint);
     loop {
         if watcher.is_none() {
             watcher = start(&dir, changed.clone());
@@ -63,22 +68,20 @@ pub async fn watch(dir: PathBuf, catalog: Arc<Catalog>, metrics: Arc<Metrics>) {
         // The slow look runs also beside a watcher: a directory can be replaced under it.
         let _ = tokio::time::timeout(LOOK_EVERY, changes.recv()).await;
         while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
-        let now = fingerprint(dir.clone()).await;
-        if now == seen {
+        let Some((loaded, fingerprint)) = look(&dir).await else {
+            continue;
+        };
+        if seen == Some(fingerprint) {
             continue;
         }
-        seen = now;
-        let (dir, catalog, metrics) = (dir.clone(), catalog.clone(), metrics.clone());
-        let loading = tokio::task::spawn_blocking(move || load(&dir, &catalog, &metrics));
-        if let Err(error) = loading.await {
-            error!(%error, "the filters could not be read");
-        }
+        seen = Some(fingerprint);
+        put(loaded, &catalog, &metrics);
         // What was watched may be another directory by now.
         watcher = None;
     }
 }
 
-fn start(dir: &std::path::Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+fn start(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
             // Full: a look is already announced.
@@ -90,7 +93,20 @@ fn start(dir: &std::path::Path, changed: mpsc::Sender<()>) -> Option<notify::Rec
     Some(watcher)
 }
 
-/// Names and contents of the files, as one number.
-async fn fingerprint(dir: PathBuf) -> u64 {
-    tokio::task::spawn_blocking(move || filter::fingerprint(&dir)).await.unwrap_or_default()
+/// Reads the files, and says as one number what they are.
+async fn look(dir: &Path) -> Option<(Loaded, u64)> {
+    let dir = dir.to_path_buf();
+    let looking = tokio::task::spawn_blocking(move || {
+        let loaded = filter::load_directory(&dir);
+        let mut hasher = DefaultHasher::new();
+        for (name, filter) in &loaded.filters.0 {
+            (name, filter.source_digest).hash(&mut hasher);
+        }
+        for diagnostic in &loaded.diagnostics {
+            diagnostic.to_string().hash(&mut hasher);
+        }
+        (loaded, hasher.finish())
+    });
+    // It fails only when the process ends.
+    looking.await.ok()
 }

@@ -76,6 +76,14 @@ enum Phase {
     Replaying(mpsc::Receiver<Replayed>),
 }
 
+/// What ended a wait.
+enum Woke {
+    Wake,
+    Beat,
+    Live,
+    Replayed(Option<Replayed>),
+}
+
 /// See the file's head.
 #[derive(Debug)]
 pub struct Subscription {
@@ -183,29 +191,28 @@ impl Subscription {
                 continue;
             }
             let beat = tokio::time::sleep_until(self.beat);
-            match &mut self.phase {
+            let woke = match &mut self.phase {
                 Phase::Following(_) => tokio::select! {
-                    () = &mut woken => {}
-                    () = beat => self.heartbeat(),
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
                 },
-                Phase::Waiting(was_live) => {
-                    let is_live = tokio::select! {
-                        () = &mut woken => false,
-                        () = beat => { self.heartbeat(); false }
-                        _ = was_live.wait_for(|was| *was) => true,
-                    };
-                    if is_live {
-                        self.go_to_now();
-                    }
-                }
-                Phase::Replaying(replay) => {
-                    let replayed = tokio::select! {
-                        () = &mut woken => continue,
-                        () = beat => { self.heartbeat(); continue }
-                        replayed = replay.recv() => replayed,
-                    };
-                    self.take(replayed);
-                }
+                Phase::Waiting(was_live) => tokio::select! {
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
+                    // The feed outlives its subscriptions, so there is no error to hear of.
+                    _ = was_live.wait_for(|was| *was) => Woke::Live,
+                },
+                Phase::Replaying(replay) => tokio::select! {
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
+                    replayed = replay.recv() => Woke::Replayed(replayed),
+                },
+            };
+            match woke {
+                Woke::Wake => {}
+                Woke::Beat => self.heartbeat(),
+                Woke::Live => self.go_to_now(),
+                Woke::Replayed(replayed) => self.take(replayed),
             }
         }
     }

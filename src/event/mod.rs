@@ -4,7 +4,9 @@
 //! reads them through [`ChangeEvent`]. Field names and operation types are those of MongoDB's
 //! [change events](https://www.mongodb.com/docs/manual/reference/change-events/).
 
+pub mod json;
 pub mod position;
+pub mod raw;
 
 use std::time::Instant;
 

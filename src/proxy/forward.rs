@@ -88,10 +88,14 @@ impl Forward {
                     .await
                     .or_err(ErrorType::ConnectNoRoute, "the app's host name cannot be resolved")
                     .map_err(|error| error.into_up())?;
-                let address = addresses
-                    .get(failures % addresses.len().max(1))
-                    .or_err(ErrorType::ConnectNoRoute, "the app's host name has no address")
-                    .map_err(|error| error.into_up())?;
+                let address =
+                    addresses.get(failures % addresses.len().max(1)).ok_or_else(|| {
+                        Error::explain(
+                            ErrorType::ConnectNoRoute,
+                            "the app's host name has no address",
+                        )
+                        .into_up()
+                    })?;
                 HttpPeer::new(address, *tls, host.clone())
             }
         };

@@ -198,7 +198,7 @@ impl Desk {
                 json!({
                     "name": filter.name,
                     "description": filter.description,
-                    "params": filter.params.describe(),
+                    "params": filter.params.to_json(),
                 })
             })
             .collect();

@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::delivery::Delivery;
 use super::route::Route;
 use crate::event::ChangeEvent;
-use crate::filter::{Bound, Filter};
+use crate::filter::{Bound, BoundValues, Filter};
 
 /// What makes two subscriptions the same route: the file as it was read, and the bound values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     stream: String,
     digest: u64,
-    values: Vec<u8>,
+    values: BoundValues,
 }
 
 /// Only touched under the feed's lock.
@@ -81,5 +80,13 @@ impl RouteTable {
 
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
+    }
+}
+
+fn key(filter: &Filter, bound: &Bound) -> Key {
+    Key {
+        stream: filter.name.clone(),
+        digest: filter.source_digest,
+        values: bound.values.clone(),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Document, Timestamp, doc};
 use mongodb::Client;
 use mongodb::error::Error;
-use mongodb::options::{ClientOptions, SelectionCriteria, ServerAddress};
+use mongodb::options::{ClientOptions, ServerAddress};
 use tokio::net::TcpStream;
 
 use super::trouble::STANDALONE_ADVICE;
@@ -40,12 +40,14 @@ pub enum DeploymentError {
 /// # Errors
 /// [`DeploymentError`], each with what to do.
 pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
-    let mut command = client.database("admin").run_command(doc! { "hello": 1 });
-    if let Some(criteria) = client_criteria(client) {
+    let admin = client.database("admin");
+    let mut command = admin.run_command(doc! { "hello": 1 });
+    // `run_command` ignores the client's read preference unless it is told.
+    if let Some(criteria) = client.selection_criteria().cloned() {
         command = command.selection_criteria(criteria);
     }
     let hello = command.await?;
-    let is_sharded = hello.get_str("msg") == Ok("isdbgrid");
+    let is_sharded = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
     if !is_sharded && !hello.contains_key("setName") {
         return Err(DeploymentError::Standalone);
     }
@@ -64,11 +66,6 @@ pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
         .and_then(|gossip| time(gossip, "clusterTime"))
         .unwrap_or(majority_time);
     Ok(Deployment { majority_time, cluster_time, is_sharded })
-}
-
-/// `run_command` ignores the client's read preference unless it is told.
-fn client_criteria(client: &Client) -> Option<SelectionCriteria> {
-    client.selection_criteria().cloned()
 }
 
 /// After no server could be chosen: looks at the hosts one by one, for a reason that helps.
@@ -113,7 +110,7 @@ async fn diagnose_host(options: &ClientOptions, address: &ServerAddress) -> Stri
                 "{address} is a member of the replica set `{name}`, but the set has no primary \
                  at present, or its members' names (rs.conf()) cannot be reached from here"
             ),
-            (None, _) if hello.get_bool("isreplicaset") == Ok(true) => {
+            (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => {
                 format!("{address} is not initiated: run rs.initiate() once in mongosh")
             }
             (None, _) => format!("{address} is a standalone server: {STANDALONE_ADVICE}"),

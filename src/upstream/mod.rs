@@ -82,7 +82,8 @@ impl Upstream {
                     self.metrics.upstream_cursors.inc();
                     let (ended, has_read) = self.follow(events, generation, deployment).await;
                     self.metrics.upstream_cursors.dec();
-                    if has_read {
+                    if has_read && failures > 0 {
+                        info!(upstream = %self.feed.key(), "change stream is read again");
                         failures = 0;
                     }
                     match ended {
