@@ -10,6 +10,7 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timestamp, Uuid};
 
 use super::diagnostic::Reporter;
+use super::value;
 use crate::yaml::{Entry, Kind, Node, Scalar, Typed};
 
 /// A mapping as a document. `None` after an error, which is reported.
@@ -33,7 +34,7 @@ fn fields(entries: &[Entry], reporter: &mut Reporter<'_>) -> Option<Document> {
             reporter.error(entry.key_place, "a field name with a NUL", "remove it");
             is_whole = false;
         }
-        match value(&entry.value, reporter) {
+        match any(&entry.value, reporter) {
             Some(value) => {
                 document.insert(entry.key.clone(), value);
             }
@@ -45,12 +46,11 @@ fn fields(entries: &[Entry], reporter: &mut Reporter<'_>) -> Option<Document> {
 }
 
 /// Any value. `None` after an error, which is reported.
-pub(super) fn value(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
+pub(super) fn any(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
     match &node.kind {
         Kind::Scalar(scalar) => scalar_value(node, scalar, reporter),
         Kind::Sequence(items) => {
-            let values: Vec<Option<Bson>> =
-                items.iter().map(|item| value(item, reporter)).collect();
+            let values: Vec<Option<Bson>> = items.iter().map(|item| any(item, reporter)).collect();
             values.into_iter().collect::<Option<Vec<Bson>>>().map(Bson::Array)
         }
         Kind::Mapping(entries) => match entries.iter().find(|e| is_extended(&e.key)) {
@@ -179,7 +179,10 @@ fn extended(key: &str, node: &Node) -> Result<Bson, &'static str> {
             .map(Bson::Double)
             .ok_or("{ $numberDouble: \"1.5\" }"),
         "$numberDecimal" => text
-            .and_then(|text| text.parse::<Decimal128>().ok())
+            .and_then(|text| match text {
+                "Infinity" | "-Infinity" | "NaN" => text.parse::<Decimal128>().ok(),
+                text => value::decimal(text),
+            })
             .map(Bson::Decimal128)
             .ok_or("{ $numberDecimal: \"1.50\" }"),
         "$binary" => {

@@ -439,7 +439,7 @@ fn typed(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Option<Bs
     let parsed = match node.scalar() {
         Some(_) if node.is_null() => None,
         Some(scalar) => kind.parse(&scalar.text).ok(),
-        None => Some(literal::value(node, reporter)?).filter(|value| kind.holds(value)),
+        None => Some(literal::any(node, reporter)?).filter(|value| kind.holds(value)),
     };
     if parsed.is_none() {
         reporter.error(

@@ -122,6 +122,9 @@ impl ParamType {
     }
 }
 
+/// What RFC 3339 can write, in milliseconds since 1970.
+const YEARS_1_TO_9999: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
 /// A parameter value as one would write it in a query.
 pub(super) fn text(value: &Bson) -> String {
     match value {
@@ -132,9 +135,8 @@ pub(super) fn text(value: &Bson) -> String {
         Bson::Decimal128(value) => value.to_string(),
         Bson::Boolean(value) => value.to_string(),
         Bson::DateTime(value) => match value.try_to_rfc3339_string() {
-            Ok(text) => text,
-            // Beyond the year 9999.
-            Err(_) => value.timestamp_millis().to_string(),
+            Ok(text) if YEARS_1_TO_9999.contains(&value.timestamp_millis()) => text,
+            _ => value.timestamp_millis().to_string(),
         },
         Bson::ObjectId(value) => value.to_hex(),
         Bson::Binary(binary) => match binary.to_uuid() {
@@ -146,8 +148,25 @@ pub(super) fn text(value: &Bson) -> String {
     }
 }
 
-fn decimal(text: &str) -> Option<Decimal128> {
-    text.parse::<Decimal128>().ok().filter(is_finite)
+/// A finite decimal number of at most 34 digits.
+pub(super) fn decimal(text: &str) -> Option<Decimal128> {
+    // bson's own parser takes the empty text for a zero, and more of that kind.
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (unsigned, None),
+    };
+    let are_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let is_number = are_digits(whole)
+        && are_digits(fraction)
+        && !(whole.is_empty() && fraction.is_empty())
+        && exponent.is_none_or(|exponent| {
+            let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+            // More digits cannot be in range, and must not overflow on the way to that finding.
+            !digits.is_empty() && digits.len() <= 5 && are_digits(digits)
+        });
+    is_number.then(|| text.parse::<Decimal128>().ok()).flatten().filter(is_finite)
 }
 
 fn is_finite(value: &Decimal128) -> bool {
