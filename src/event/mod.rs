@@ -1,1 +1,4 @@
 //! Change events.
+
+pub mod json;
+pub(crate) mod raw;
