@@ -20,6 +20,7 @@ mod operators;
 mod parse;
 mod path;
 mod pattern;
+pub mod projection;
 mod types;
 
 use crate::event::raw::Value;
