@@ -22,8 +22,7 @@ pub fn is_same_origin(request: Origin<'_>) -> bool {
                 .map(|at| (&origin[..at], &origin[at + 3..]));
             match (authority, request.host) {
                 (Some((scheme, authority)), Some(host)) => {
-                    without_port(authority, scheme)
-                        .eq_ignore_ascii_case(without_port(host, scheme))
+                    without_port(authority, scheme).eq_ignore_ascii_case(without_port(host, scheme))
                 }
                 _ => false,
             }

@@ -71,7 +71,9 @@ const BACKLOG: u32 = 4096;
 /// Why the sidecar does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{key}: cannot listen on {address}: {source}; choose another address, or end what uses it")]
+    #[error(
+        "{key}: cannot listen on {address}: {source}; choose another address, or end what uses it"
+    )]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("tls: {path}: {reason}")]
     Tls { path: PathBuf, reason: String },
@@ -110,7 +112,8 @@ impl Sidecar {
                 source,
             })
         };
-        let (listen, admin) = (bound("listen", &public_listener)?, bound("admin", &admin_listener)?);
+        let (listen, admin) =
+            (bound("listen", &public_listener)?, bound("admin", &admin_listener)?);
 
         let metrics = Arc::new(Metrics::default());
         let drain = Drain::new(config.drain);
@@ -119,10 +122,7 @@ impl Sidecar {
         let catalog = Arc::new(Catalog::new(
             server.clone(),
             FeedSettings {
-                limits: Limits {
-                    window: config.replay.window,
-                    max_bytes: config.replay.max_bytes,
-                },
+                limits: Limits { window: config.replay.window, max_bytes: config.replay.max_bytes },
                 keep: config.clients.max_buffered,
                 window: config.replay.window,
             },
@@ -139,14 +139,10 @@ impl Sidecar {
         ));
         let broken_filters = reload::load(&config.filters, &catalog, &metrics);
 
-        let desk =
-            Desk::new(catalog.clone(), drain.clone(), metrics.clone(), &config.clients);
+        let desk = Desk::new(catalog.clone(), drain.clone(), metrics.clone(), &config.clients);
         let public = PublicPort::new(&config, Arc::new(desk), drain.clone(), tls);
-        let admin_app = Admin {
-            catalog: catalog.clone(),
-            metrics: metrics.clone(),
-            drain: drain.clone(),
-        };
+        let admin_app =
+            Admin { catalog: catalog.clone(), metrics: metrics.clone(), drain: drain.clone() };
         let connecting = server.clone();
         let uri = config.mongodb.uri.clone();
         let background = vec![

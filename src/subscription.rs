@@ -301,9 +301,9 @@ impl Subscription {
 
     fn is_plausible(&self, position: &Position) -> bool {
         let Timestamp { time: ahead, .. } = position.time();
-        self.feed.now().is_none_or(|(head, _)| {
-            ahead <= head.time().time.saturating_add(FUTURE_SLACK_SECONDS)
-        })
+        self.feed
+            .now()
+            .is_none_or(|(head, _)| ahead <= head.time().time.saturating_add(FUTURE_SLACK_SECONDS))
     }
 
     fn replay(&mut self, position: Position) {

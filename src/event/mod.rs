@@ -6,7 +6,7 @@
 
 pub mod json;
 pub mod position;
-pub mod raw;
+pub(crate) mod raw;
 
 use std::time::Instant;
 

@@ -144,8 +144,7 @@ impl Door {
     }
 
     async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut) -> Read {
-        let mut deadline =
-            Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
+        let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
         loop {
             match gate::inspect(bytes) {
                 Verdict::Request(head) => return Read::Request(head),

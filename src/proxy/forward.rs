@@ -77,11 +77,9 @@ impl Forward {
 
     async fn peer(&self, failures: usize) -> pingora::Result<HttpPeer> {
         let mut peer = match &self.app {
-            AppAddress::Unix { path } => HttpPeer::new_uds(
-                path.to_str().unwrap_or_default(),
-                false,
-                String::new(),
-            )?,
+            AppAddress::Unix { path } => {
+                HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
+            }
             AppAddress::Tcp { host, port, tls } => {
                 let addresses = self
                     .addresses(host, *port)
@@ -115,11 +113,7 @@ impl Forward {
 
     /// Sets `X-Forwarded-For`, `-Proto` and `-Host`; what was there is believed only from trusted
     /// proxies.
-    fn set_forwarded(
-        &self,
-        session: &Session,
-        request: &mut RequestHeader,
-    ) -> pingora::Result<()> {
+    fn set_forwarded(&self, session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
         let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip().to_canonical());
         let is_trusted = self.is_trusted(peer);
         let client = peer.map_or_else(|| "unknown".to_string(), |ip| ip.to_string());
@@ -200,11 +194,7 @@ async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()
     session.write_response_body(Some(plain.body.clone()), true).await
 }
 
-async fn write_stream(
-    session: &mut Session,
-    opened: Opened,
-    is_head: bool,
-) -> pingora::Result<()> {
+async fn write_stream(session: &mut Session, opened: Opened, is_head: bool) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(200, Some(3))?;
     for (name, value) in Opened::headers() {
         head.insert_header(name, value)?;
@@ -310,13 +300,13 @@ impl ProxyHttp for Forward {
         let failed = |error_code| FailToProxy { error_code, can_reuse_downstream: false };
         let problem = match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError)
-            | (_, ErrorType::ConnectionClosed) if error.esource() == &ErrorSource::Downstream => {
+            | (_, ErrorType::ConnectionClosed)
+                if error.esource() == &ErrorSource::Downstream =>
+            {
                 // Nobody is there to read it.
                 return failed(0);
             }
-            (_, ErrorType::HTTPStatus(status)) => {
-                Problem::new(*status, "the request was refused")
-            }
+            (_, ErrorType::HTTPStatus(status)) => Problem::new(*status, "the request was refused"),
             (ErrorSource::Downstream, _) => Problem::new(400, "the request is malformed"),
             (_, ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout) => {
                 Problem::new(504, "the app did not accept the connection in time")

@@ -11,7 +11,9 @@ use percent_encoding::percent_decode;
 pub enum Target {
     App,
     /// The reserved path; the rest of it, without the slash: a stream's name, or nothing.
-    Reserved { rest: String },
+    Reserved {
+        rest: String,
+    },
     /// Raw and resolved forms disagree.
     Ambiguous,
 }

@@ -126,8 +126,9 @@ impl Desk {
 
     fn decide(self: &Arc<Desk>, mut ask: Ask<'_>) -> Result<Answer, Problem> {
         if !matches!(ask.method, "GET" | "HEAD") {
-            return Err(Problem::new(405, "streams are opened with GET")
-                .with_header("Allow", "GET, HEAD"));
+            return Err(
+                Problem::new(405, "streams are opened with GET").with_header("Allow", "GET, HEAD")
+            );
         }
         if !access::is_same_origin(ask.origin) {
             return Err(Problem::new(403, "pages of other origins may not open streams here"));
@@ -177,8 +178,9 @@ impl Desk {
         self.metrics.connections.with_label_values(&["sse"]).inc();
         let place = Place { desk: self.clone(), _held: self.drain.hold() };
         if open >= self.max_connections {
-            return Err(Problem::new(429, "too many open streams")
-                .with_header("Retry-After", RETRY_AFTER));
+            return Err(
+                Problem::new(429, "too many open streams").with_header("Retry-After", RETRY_AFTER)
+            );
         }
         Ok(place)
     }
@@ -223,8 +225,7 @@ fn from(ask: &mut Ask<'_>) -> From {
         }
         !is_id
     });
-    let in_header =
-        ask.last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
+    let in_header = ask.last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
     match in_header.or(in_query).as_deref() {
         None | Some("") => From::Now,
         Some(id) => Position::parse(id).map_or(From::Invalid, From::Position),

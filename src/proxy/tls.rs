@@ -20,12 +20,10 @@ pub fn acceptor(tls: Option<&Tls>) -> Result<Option<TlsAcceptor>, StartError> {
     let Some(tls) = tls else {
         return Ok(None);
     };
-    let error =
-        |path: &Path, reason: String| StartError::Tls { path: path.to_path_buf(), reason };
-    let certificates: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(&tls.cert_file)
-            .and_then(Iterator::collect)
-            .map_err(|reason| error(&tls.cert_file, reason.to_string()))?;
+    let error = |path: &Path, reason: String| StartError::Tls { path: path.to_path_buf(), reason };
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
+        .and_then(Iterator::collect)
+        .map_err(|reason| error(&tls.cert_file, reason.to_string()))?;
     if certificates.is_empty() {
         return Err(error(&tls.cert_file, "the file holds no certificate".to_string()));
     }

@@ -142,9 +142,9 @@ impl Route {
         let after = match event.full_document() {
             Some(document) => self.predicate.matches(document),
             // No document: an update without a look-up, or one deleted before the look-up.
-            None => {
-                event.document_key().is_some_and(|key| self.predicate.matches_key(key) == Some(true))
-            }
+            None => event
+                .document_key()
+                .is_some_and(|key| self.predicate.matches_key(key) == Some(true)),
         };
         if !self.wants_view() {
             return after.then_some(Matched { view: None });

@@ -84,9 +84,5 @@ impl RouteTable {
 }
 
 fn key(filter: &Filter, bound: &Bound) -> Key {
-    Key {
-        stream: filter.name.clone(),
-        digest: filter.source_digest,
-        values: bound.values.clone(),
-    }
+    Key { stream: filter.name.clone(), digest: filter.source_digest, values: bound.values.clone() }
 }

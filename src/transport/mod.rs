@@ -79,7 +79,9 @@ pub async fn serve_sse<S: Sink>(
         match serve.max_duration.is_zero() {
             true => std::future::pending().await,
             // Spread, so that clients that came together do not come back together.
-            false => tokio::time::sleep(serve.max_duration.mul_f64(1.0 - fastrand::f64() / 10.0)).await,
+            false => {
+                tokio::time::sleep(serve.max_duration.mul_f64(1.0 - fastrand::f64() / 10.0)).await
+            }
         }
     };
     tokio::pin!(expired);

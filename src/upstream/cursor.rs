@@ -10,9 +10,7 @@ use mongodb::Client;
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::Error;
-use mongodb::options::{
-    ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType,
-};
+use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType};
 
 use crate::event::Position;
 use crate::feed::{Collections, FeedKey};

@@ -265,19 +265,14 @@ impl Upstream {
             || self.feed.now().is_some_and(|(head, _)| reached(&head))
     }
 
-    async fn report(
-        &self,
-        error: &DeploymentError,
-        failures: u32,
-    ) -> (Trouble, Duration) {
+    async fn report(&self, error: &DeploymentError, failures: u32) -> (Trouble, Duration) {
         let database = &self.feed.key().database;
         let trouble = match error {
             DeploymentError::Driver(error) => Trouble::of(error),
             DeploymentError::Standalone => Trouble::Standalone,
             DeploymentError::Unsupported => Trouble::Unsupported,
         };
-        let (first, longest) =
-            if trouble.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
+        let (first, longest) = if trouble.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
         let doubled = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
         let pause = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.count_restart(trouble.reason());

@@ -35,7 +35,10 @@ const RETRY: Duration = Duration::from_millis(500);
 pub enum Replayed {
     Delivery(Arc<Delivery>),
     /// Everything up to here is read; go on in the journal from this number.
-    Met { position: Position, cursor: u64 },
+    Met {
+        position: Position,
+        cursor: u64,
+    },
     /// It cannot be done.
     Lost(ResetReason),
 }
