@@ -2,4 +2,5 @@
 
 mod matcher;
 mod rows;
+mod streams;
 mod support;
