@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use super::number::Number;
-use super::raw::{Value, tag};
+use crate::event::raw::{Value, tag};
 
 /// A comparison of the query language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,8 +3,8 @@
 use super::node::{BitTest, Bits, Node, Set, Test};
 use super::number::Number;
 use super::path::{Leaf, Path};
-use super::raw::{Elements, Owned, Value, tag};
 use super::{compare, expr};
+use crate::event::raw::{Elements, Owned, Value, tag};
 
 pub(crate) type BoundNode = Node<Owned, Set>;
 pub(crate) type BoundTest = Test<Owned, Set>;

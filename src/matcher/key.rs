@@ -8,7 +8,7 @@ use super::eval::{self, BoundNode, Subject};
 use super::expr;
 use super::node::{Node, Test};
 use super::path::{Leaf, Path};
-use super::raw::{Elements, Value, tag};
+use crate::event::raw::{Elements, Value, tag};
 
 /// The verdict, where no field outside the key can change it.
 pub(crate) fn decide(node: &BoundNode, key: &RawDocument) -> Option<bool> {

@@ -21,12 +21,11 @@ mod parse;
 mod path;
 mod pattern;
 pub mod projection;
-mod raw;
 mod types;
 
+use crate::event::raw::Value;
 use bind::OpenNode;
 use eval::{BoundNode, Subject};
-use raw::Value;
 
 /// One step from the root of a `match` or `project` declaration to a place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The shape of a parsed `match`, the same before and after binding.
 //!
 //! `V` is a value and `L` a list of values: open ([`operand::Operand`](super::operand::Operand))
-//! in a template, closed ([`Owned`](super::raw::Owned), [`Set`]) in a predicate.
+//! in a template, closed ([`Owned`], [`Set`]) in a predicate.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::compare::{self, Comparison};
 use super::expr::Expression;
 use super::path::Path;
 use super::pattern::Pattern;
-use super::raw::{Owned, Value, tag};
 use super::types::TypeSet;
+use crate::event::raw::{Owned, Value, tag};
 
 /// One condition, or several under a logical operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

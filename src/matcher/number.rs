@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use super::raw::{Value, tag};
+use crate::event::raw::{Value, tag};
 
 /// A number as it was stored.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,20 @@ impl Number {
             (Double(a), Dec(b)) => compare_double_decimal(a, b),
             (Dec(a), Double(b)) => compare_double_decimal(b, a).reverse(),
         }
+    }
+}
+
+/// Whether an operator that asks for truth (`$exists`, `$and` in an expression) takes it as true.
+pub(crate) fn is_truthy(value: Value<'_>) -> bool {
+    match value.tag {
+        tag::NULL | tag::UNDEFINED | tag::IMPOSSIBLE => false,
+        tag::BOOLEAN => value.boolean(),
+        _ => match Number::read(value) {
+            Some(Number::Int(int)) => int != 0,
+            Some(Number::Double(double)) => double != 0.0,
+            Some(Number::Decimal(decimal)) => !decimal.is_zero(),
+            None => true,
+        },
     }
 }
 

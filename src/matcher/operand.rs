@@ -6,8 +6,8 @@ use bson::Bson;
 
 use super::node::Set;
 use super::pattern::Pattern;
-use super::raw::Owned;
 use super::{Placeholder, Role};
+use crate::event::raw::Owned;
 
 /// Gives the value of a placeholder, or nothing.
 pub(crate) type Lookup<'l> = &'l mut dyn FnMut(&Placeholder) -> Option<Bson>;

@@ -7,13 +7,13 @@ use bson::{Bson, Document};
 use super::bind::OpenNode;
 use super::compare::Comparison;
 use super::node::{BitTest, Bits, Node, Test};
-use super::number::Number;
+use super::number::{Number, is_truthy};
 use super::operand::{OpenSet, Operand};
 use super::parse::{Parser, Place, single_or};
 use super::path::Path;
-use super::raw::Owned;
 use super::types::TypeSet;
 use super::{Role, Step, names, operand};
+use crate::event::raw::Owned;
 
 type OpenTest = Test<Operand, OpenSet>;
 
@@ -67,7 +67,7 @@ impl Parser {
             "$exists" => {
                 self.refuse_placeholder(operator, value)?;
                 let exists = field(Test::Exists);
-                Some(if Owned::from_bson(value).get().is_truthy() { exists } else { not(exists) })
+                Some(if is_truthy(Owned::from_bson(value).get()) { exists } else { not(exists) })
             }
             "$type" => self.types(value).map(|types| field(Test::Type(types))),
             "$mod" => self.modulo(value).map(field),

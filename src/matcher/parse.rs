@@ -232,7 +232,7 @@ impl Parser {
         if self.uses.len() > before {
             Operand::Nested(Arc::new(value.clone()))
         } else {
-            Operand::Fixed(super::raw::Owned::from_bson(value))
+            Operand::Fixed(crate::event::raw::Owned::from_bson(value))
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::raw::{Elements, Value, tag};
+use crate::event::raw::{Elements, Value, tag};
 
 /// A dotted path, taken apart once.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::raw::{Value, tag};
+use crate::event::raw::{Value, tag};
 
 /// A compiled `$regex`.
 #[derive(Clone, Debug)]

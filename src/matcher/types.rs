@@ -1,6 +1,6 @@
 //! BSON types by name and number, as `$type` takes them.
 
-use super::raw::tag;
+use crate::event::raw::tag;
 
 /// A set of BSON types, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

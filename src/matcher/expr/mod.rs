@@ -1,8 +1,9 @@
 //! Aggregation expressions under `$expr`.
 
+use super::number::is_truthy;
 use super::operand::{Lookup, Operand};
 use super::path::Path;
-use super::raw::{Owned, Value};
+use crate::event::raw::{Owned, Value};
 
 /// A parsed expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +22,7 @@ pub(crate) fn bind(
 
 pub(crate) fn is_true(expression: &Expression<Owned>, _document: Value<'_>) -> bool {
     match expression {
-        Expression::Literal(value) => value.get().is_truthy(),
+        Expression::Literal(value) => is_truthy(value.get()),
     }
 }
 

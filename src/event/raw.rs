@@ -122,18 +122,6 @@ impl<'a> Value<'a> {
     pub fn i64(self) -> i64 {
         i64::from_le_bytes(self.bytes())
     }
-
-    /// Whether an operator that asks for truth (`$exists`, `$and` of expressions) takes it as true.
-    pub fn is_truthy(self) -> bool {
-        match self.tag {
-            tag::NULL | tag::UNDEFINED | tag::IMPOSSIBLE => false,
-            tag::BOOLEAN => self.boolean(),
-            tag::INT32 | tag::INT64 => self.data.iter().any(|byte| *byte != 0),
-            tag::DOUBLE => f64::from_le_bytes(self.bytes()) != 0.0,
-            tag::DECIMAL => !super::number::Decimal::read(self).is_zero(),
-            _ => true,
-        }
-    }
 }
 
 /// A value of our own: an operand, bound and ready.
@@ -305,7 +293,7 @@ mod tests {
                 return;
             }
             let _ = (value.text(), value.binary(), value.regex(), value.code_with_scope());
-            let _ = (value.db_pointer(), value.boolean(), value.is_truthy(), value.i64());
+            let _ = (value.db_pointer(), value.boolean(), value.i64());
             for (_, inner) in value.elements() {
                 walk(inner, depth + 1);
             }
