@@ -141,10 +141,9 @@ impl Route {
     fn matches_change(&self, event: &ChangeEvent) -> Option<Matched> {
         let after = match event.full_document() {
             Some(document) => self.predicate.matches(document),
-            // No document: an update without a look-up, or one deleted before the look-up.
-            None => event
-                .document_key()
-                .is_some_and(|key| self.predicate.matches_key(key) == Some(true)),
+            // No document: an update without a look-up, or one deleted before the look-up. Unless
+            // the key decides, whether it still matches is unknown, and nothing is said.
+            None => self.predicate.matches_key(event.document_key()?)?,
         };
         if !self.wants_view() {
             return after.then_some(Matched { view: None });
