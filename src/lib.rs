@@ -7,8 +7,10 @@
 //! - [`event`]: one change event as raw BSON, its resume token, its position
 //! - [`matcher`]: the MongoDB query language over raw BSON; pure
 //! - [`filter`]: filter files, from what is written to what is bound for one client
+//! - [`routes`]: from a document to the subscriptions that may want it, by index
 
 pub mod config;
 pub mod event;
 pub mod filter;
 pub mod matcher;
+pub mod routes;
