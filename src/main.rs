@@ -1,1 +1,195 @@
-fn main() {}
+//! Arguments, logging, exit codes. Everything else is in the library.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use sidestream::Sidecar;
+use sidestream::config::{Config, Flags, Log, LogFormat, Origin, Sources};
+use sidestream::upstream::connect::ProbeError;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+// glibc keeps the memory of connections that are gone; jemalloc gives it back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The input is bad.
+const BAD_INPUT: u8 = 1;
+/// The command line is wrong.
+const BAD_USAGE: u8 = 2;
+/// MongoDB or a port is unavailable at the start.
+const UNAVAILABLE: u8 = 3;
+
+/// Live updates for an existing web app, without a change in its code.
+///
+/// A sidecar in front of the app: forwards ordinary HTTP unchanged, and answers one reserved path
+/// with streams of Server-Sent Events that come from MongoDB change streams.
+#[derive(Parser)]
+#[command(name = "sidestream", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the sidecar: forward to the app, serve the event streams.
+    #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
+        --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
+        curl -N http://127.0.0.1:8080/_events/orders")]
+    Run(RunArgs),
+    /// Validate filter files.
+    #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
+        Exit code 0: all good. 1: problems, each with file, line and column.")]
+    Check {
+        /// The directory of filter files.
+        #[arg(default_value = "./filters")]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A settings file [default: sidestream.yaml in the working directory, where there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The public port [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Health and metrics; not for the public [default: 127.0.0.1:9180]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// The app behind the sidecar: http://, https:// or unix:/path [default: http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL")]
+    app: Option<String>,
+    /// The reserved path [default: /_events]
+    #[arg(long, value_name = "PATH")]
+    prefix: Option<String>,
+    /// The directory of filter files, watched for changes [default: ./filters]
+    #[arg(long, value_name = "DIR")]
+    filters: Option<String>,
+    /// The MongoDB connection string [default: mongodb://127.0.0.1:27017/?replicaSet=rs0]
+    #[arg(long, value_name = "URI")]
+    mongodb: Option<String>,
+    /// Wait for MongoDB instead of giving up when nothing answers at the start
+    #[arg(long)]
+    wait: bool,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Check { dir } => check(&dir),
+    }
+}
+
+fn check(dir: &std::path::Path) -> ExitCode {
+    let report = sidestream::filter::check(dir);
+    print!("{report}");
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
+}
+
+fn run(args: RunArgs) -> ExitCode {
+    let working_dir = match std::env::current_dir() {
+        Ok(dir) => dir,
+        Err(error) => {
+            eprintln!("error: the working directory cannot be read: {error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let sources = Sources {
+        config_file: args.config,
+        working_dir,
+        // Variables that are no text cannot be settings.
+        env: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        flags: Flags {
+            listen: args.listen,
+            admin: args.admin,
+            app: args.app,
+            prefix: args.prefix,
+            filters: args.filters,
+            mongodb: args.mongodb,
+        },
+    };
+    let config = match Config::load(sources) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            let is_usage =
+                errors.problems.iter().all(|problem| matches!(problem.origin, Origin::Flag(_)));
+            return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });
+        }
+    };
+    start_log(config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "no threads could be started");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    runtime.block_on(serve(config, args.wait))
+}
+
+async fn serve(config: Config, wait: bool) -> ExitCode {
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                error!(%error, "signals cannot be received");
+                return ExitCode::from(UNAVAILABLE);
+            }
+        };
+    let sidecar = match Sidecar::start(config).await {
+        Ok(sidecar) => sidecar,
+        Err(error) => {
+            error!("{error}");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    info!(listen = %sidecar.listen, admin = %sidecar.admin, "sidestream is listening");
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(stopped);
+    let probed = tokio::select! {
+        probed = sidecar.probe() => Some(probed),
+        () = &mut stopped => None,
+    };
+    match probed {
+        Some(Err(ProbeError::Unavailable(reason))) if !wait => {
+            error!("MongoDB is unavailable: {reason}. With --wait, sidestream waits for it");
+            sidecar.finish().await;
+            return ExitCode::from(UNAVAILABLE);
+        }
+        Some(Err(reason)) => {
+            warn!("MongoDB cannot be used yet: {reason}. The app is served meanwhile");
+            stopped.await;
+        }
+        Some(Ok(())) => stopped.await,
+        None => {}
+    }
+    info!("shutting down");
+    sidecar.finish().await;
+    ExitCode::SUCCESS
+}
+
+fn start_log(log: Log) {
+    // pingora tells of every client that leaves; what matters of that we say ourselves.
+    let quiet = "pingora=error,pingora_core=error,pingora_proxy=error";
+    let level = log.level.as_str();
+    let filter = EnvFilter::new(format!("{level},{quiet}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}

@@ -1,1 +1,166 @@
-//! Filter files.
+//! Filter files: what is written, what it means, and what is bound for one client.
+//!
+//! One file is one stream. [`load_directory`] reads them all, [`parse_filter`] judges one text:
+//! every mistake at once, each as a [`Diagnostic`] with its place. A [`Filter`] is resolved and
+//! validated; [`Filter::bind`] puts a client's parameters in and gives a predicate. Nothing here
+//! keeps state or watches files: that is for whoever holds the filters.
+//!
+//! This room and no other reads filter files.
+
+mod access;
+mod advice;
+mod bind;
+mod check;
+mod declaration;
+mod diagnostic;
+mod directory;
+mod literal;
+mod namespace;
+mod params;
+mod resolve;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::event::OperationType;
+use crate::matcher::Template;
+use crate::matcher::projection::Projection;
+
+pub use access::Access;
+pub use bind::{Bound, BoundValues, ParamError};
+pub use check::{CheckReport, check};
+pub use diagnostic::{Diagnostic, Severity};
+pub use directory::{Loaded, load_directory};
+pub use namespace::Namespace;
+pub use params::{Param, Params};
+pub use resolve::parse_filter;
+pub use value::ParamType;
+
+/// A stream's filter, resolved: everything in it has been checked.
+#[derive(Debug)]
+pub struct Filter {
+    /// The stream's name: the path below the filter directory without extension, with `/`.
+    pub name: String,
+    pub description: Option<String>,
+    pub namespace: Namespace,
+    pub operations: Operations,
+    /// The `match`, placeholders still open. Empty: every document.
+    pub template: Template,
+    pub params: Params,
+    /// `None`: whole documents.
+    pub projection: Option<Projection>,
+    pub full_document: FullDocument,
+    pub before_image: FullDocumentBeforeChange,
+    pub access: Access,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Diagnostic>,
+    /// Equal for equal texts, to see whether a file changed. Of this process only: not for storing.
+    pub source_digest: u64,
+}
+
+/// The filters in force, by stream name.
+#[derive(Debug, Clone, Default)]
+pub struct FilterSet(pub BTreeMap<String, Arc<Filter>>);
+
+/// A set of the four operations that a filter may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Operations(u8);
+
+impl Operations {
+    /// insert, update, replace and delete: the default.
+    pub const ALL: Operations = Operations(0b1111);
+    const NONE: Operations = Operations(0);
+
+    /// In the order in which they are shown.
+    const KNOWN: [(OperationType, &str); 4] = [
+        (OperationType::Insert, "insert"),
+        (OperationType::Update, "update"),
+        (OperationType::Replace, "replace"),
+        (OperationType::Delete, "delete"),
+    ];
+
+    /// Whether events of this type are asked for; never so for anything but the four.
+    pub fn contains(self, operation: OperationType) -> bool {
+        let index = Operations::KNOWN.iter().position(|(known, _)| *known == operation);
+        index.is_some_and(|index| self.0 & (1 << index) != 0)
+    }
+
+    /// MongoDB's names of the operations in the set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Operations::KNOWN
+            .into_iter()
+            .enumerate()
+            .filter(move |(index, _)| self.0 & (1 << index) != 0)
+            .map(|(_, (_, name))| name)
+    }
+
+    /// The set with the operation of this name; `None` for a name that is not one of the four.
+    fn with(self, name: &str) -> Option<Operations> {
+        let index = Operations::KNOWN.iter().position(|(_, known)| *known == name)?;
+        Some(Operations(self.0 | (1 << index)))
+    }
+}
+
+/// What an update event carries of the document after it: MongoDB's `fullDocument`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FullDocument {
+    /// Nothing.
+    Default,
+    /// The document as it is when the event is read, which may be later than the update.
+    UpdateLookup,
+    /// The post-image where the server kept one.
+    WhenAvailable,
+    /// The post-image; the stream fails where there is none.
+    Required,
+}
+
+impl FullDocument {
+    const KNOWN: [(FullDocument, &str); 4] = [
+        (FullDocument::Default, "default"),
+        (FullDocument::UpdateLookup, "updateLookup"),
+        (FullDocument::WhenAvailable, "whenAvailable"),
+        (FullDocument::Required, "required"),
+    ];
+
+    /// MongoDB's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FullDocument::Default => "default",
+            FullDocument::UpdateLookup => "updateLookup",
+            FullDocument::WhenAvailable => "whenAvailable",
+            FullDocument::Required => "required",
+        }
+    }
+}
+
+/// What an event carries of the document before it: MongoDB's `fullDocumentBeforeChange`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FullDocumentBeforeChange {
+    /// Nothing.
+    Off,
+    /// The pre-image where the server kept one.
+    WhenAvailable,
+    /// The pre-image; the stream fails where there is none.
+    Required,
+}
+
+impl FullDocumentBeforeChange {
+    const KNOWN: [(FullDocumentBeforeChange, &str); 3] = [
+        (FullDocumentBeforeChange::Off, "off"),
+        (FullDocumentBeforeChange::WhenAvailable, "whenAvailable"),
+        (FullDocumentBeforeChange::Required, "required"),
+    ];
+
+    /// MongoDB's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FullDocumentBeforeChange::Off => "off",
+            FullDocumentBeforeChange::WhenAvailable => "whenAvailable",
+            FullDocumentBeforeChange::Required => "required",
+        }
+    }
+}

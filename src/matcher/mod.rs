@@ -3,7 +3,29 @@
 //! Pure: no I/O, no clock, no allocation while matching. A filter's `match` is parsed once into a
 //! [`Template`], which may hold placeholders; binding them gives a [`Predicate`].
 
+use std::sync::Arc;
+
 use bson::{Bson, Document, RawDocument};
+
+mod bind;
+mod compare;
+mod eval;
+mod expr;
+mod key;
+mod names;
+mod node;
+mod number;
+mod operand;
+mod operators;
+mod parse;
+mod path;
+mod pattern;
+pub mod projection;
+mod types;
+
+use crate::event::raw::Value;
+use bind::OpenNode;
+use eval::{BoundNode, Subject};
 
 /// One step from the root of a `match` or `project` declaration to a place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,59 +75,80 @@ pub struct PlaceholderUse {
 /// A parsed `match`, placeholders still open.
 #[derive(Debug, Clone)]
 pub struct Template {
-    document: Document,
+    root: Arc<OpenNode>,
+    placeholders: Arc<[PlaceholderUse]>,
+    is_empty: bool,
 }
 
 impl Template {
     /// Parses a `match`. Reports every mistake, not just the first.
+    ///
+    /// Two things that `mongod` takes are refused, because they are mistakes: an operator inside
+    /// a document that is compared as a whole (`{ a: { b: { $gt: 1 } } }`), and `undefined`.
     pub fn parse(document: &Document) -> Result<Template, Vec<ParseError>> {
-        Ok(Template { document: document.clone() })
+        let mut parser = parse::Parser::default();
+        let root = parser.document(document);
+        if !parser.errors.is_empty() {
+            return Err(parser.errors);
+        }
+        Ok(Template {
+            is_empty: matches!(&root, OpenNode::And(nodes) if nodes.is_empty()),
+            root: Arc::new(root),
+            placeholders: parser.uses.into(),
+        })
     }
 
     /// Every placeholder, in the order in which it is written.
     pub fn placeholders(&self) -> Vec<PlaceholderUse> {
-        Vec::new()
+        self.placeholders.to_vec()
     }
 
     /// Whether it has no conditions at all.
     pub fn is_empty(&self) -> bool {
-        self.document.is_empty()
+        self.is_empty
     }
 
     /// Puts values in the place of placeholders. A value is data, never an operator, whatever it
-    /// holds; an absent one removes the condition that it stands in.
+    /// holds: a document `{ $gt: "" }` is compared as a document, a regular expression equals only
+    /// itself.
+    ///
+    /// An array where [`Role::Equality`] stands means "one of these", for `$ne` "none of these";
+    /// an empty one equals nothing. A value that is no array where [`Role::Set`] stands is a list
+    /// of one. Null is a value, and equals a missing field too.
+    ///
+    /// An absent value removes the condition that it stands in: one operator of a field, not its
+    /// neighbours. A value among others in the list of an `$in` leaves the list, and the
+    /// condition goes when the list runs empty by that. A branch of `$and`, `$or` or `$nor`
+    /// without conditions goes, and so does the operator when no branch is left; `$not` and
+    /// `$elemMatch` likewise. An `$expr` is one condition.
     pub fn bind(&self, lookup: &mut dyn FnMut(&Placeholder) -> Option<Bson>) -> Predicate {
-        let _ = lookup;
-        Predicate { document: self.document.clone() }
+        let root = bind::bind(&self.root, lookup).unwrap_or(BoundNode::And(Vec::new()));
+        Predicate { root: Arc::new(root) }
     }
 }
 
-/// A `match` with every value known.
-#[derive(Debug, Clone)]
+/// A `match` with every value known. Cheap to clone.
+///
+/// Two predicates are equal when they come from the same `match` and were bound to the same
+/// values, so that a predicate can be the key under which subscriptions share a route.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Predicate {
-    document: Document,
+    root: Arc<BoundNode>,
 }
 
 impl Predicate {
-    /// Whether the document matches, as `mongod` would say.
+    /// Whether the document matches, as `mongod` would say. A document that breaks off is taken
+    /// as ending there.
     pub fn matches(&self, document: &RawDocument) -> bool {
-        self.document.iter().all(|(k, v)| {
-            document
-                .get(k)
-                .ok()
-                .flatten()
-                .is_some_and(|raw| Bson::try_from(raw).is_ok_and(|b| b == *v))
-        })
+        eval::matches(&self.root, Subject::Fields(Value::document(document)))
     }
 
-    /// What a part of the document decides: `Some` where no other field can change the verdict.
-    /// `known` says which top-level fields the part is complete for.
+    /// What a key alone decides: `Some` where no other field can change the verdict.
+    ///
+    /// The key is a delete's `documentKey`: every field in it is known whole, also below a dotted
+    /// name, and any other field of the document may be anything. A null outside `_id` may stand
+    /// for a missing field, as shard keys have it.
     pub fn matches_key(&self, key: &RawDocument) -> Option<bool> {
-        if self.document.is_empty() {
-            Some(true)
-        } else {
-            let _ = key;
-            None
-        }
+        key::decide(&self.root, key)
     }
 }

@@ -1,0 +1,147 @@
+//! The admin port: health, metrics, and what is open. Never on the public port.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::Response;
+use pingora::apps::ServerApp;
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::catalog::Catalog;
+use crate::drain::Drain;
+use crate::feed::Status;
+use crate::metrics::Metrics;
+use crate::proxy::io::{Connection, Socket};
+
+/// Answers the admin port.
+pub struct Admin {
+    pub catalog: Arc<Catalog>,
+    pub metrics: Arc<Metrics>,
+    pub drain: Drain,
+}
+
+impl Admin {
+    /// Serves until the returned future is dropped: health is asked for to the very end.
+    pub async fn serve(self, listener: TcpListener) {
+        let app = Arc::new(self);
+        let (_never, shutdown) = watch::channel(false);
+        loop {
+            match listener.accept().await {
+                Ok((tcp, _)) => {
+                    let app = app.clone();
+                    let shutdown = shutdown.clone();
+                    tokio::spawn(async move {
+                        let connection = Box::new(Connection::new(Socket::Plain(tcp)));
+                        app.process_new(connection, &shutdown).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no connection accepted on the admin port");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn ready(&self) -> Response<Vec<u8>> {
+        if self.drain.has_begun() {
+            return text(503, "shutting down\n");
+        }
+        if self.catalog.is_ready() {
+            return text(200, "ready\n");
+        }
+        let troubles = self.catalog.troubles();
+        let why = match troubles.is_empty() {
+            true => "MongoDB has not been read yet\n".to_string(),
+            false => format!("{}\n", troubles.join("\n")),
+        };
+        text(503, &why)
+    }
+
+    fn metrics(&self) -> Response<Vec<u8>> {
+        for feed in self.catalog.feeds() {
+            if let Some(lag) = feed.lag_seconds() {
+                let upstream = feed.key().to_string();
+                self.metrics.upstream_lag_seconds.with_label_values(&[&upstream]).set(lag);
+            }
+        }
+        answer(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text().into_bytes())
+    }
+
+    /// Names, counts and positions; no parameter values, no claims, no addresses.
+    fn streams(&self) -> Response<Vec<u8>> {
+        let streams: Vec<Value> = self
+            .catalog
+            .filters()
+            .iter()
+            .map(|filter| {
+                let open = self.metrics.subscriptions.with_label_values(&[&filter.name]).get();
+                json!({ "name": filter.name, "connections": open, "subscriptions": open })
+            })
+            .collect();
+        let upstreams: Vec<Value> = self
+            .catalog
+            .feeds()
+            .iter()
+            .map(|feed| {
+                let status = match feed.status() {
+                    Status::Starting => "starting",
+                    Status::Live => "live",
+                    Status::Away(_) => "away",
+                };
+                json!({
+                    "database": feed.key().database,
+                    "mode": feed.key().mode(),
+                    "status": status,
+                    "lag_seconds": feed.lag_seconds(),
+                    "position": feed.now().map(|(head, _)| head.to_string()),
+                    "routes": feed.route_count(),
+                    "journal_bytes": feed.journal_bytes(),
+                })
+            })
+            .collect();
+        let body = json!({ "streams": streams, "upstreams": upstreams });
+        answer(200, "application/json", body.to_string().into_bytes())
+    }
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let request = session.req_header();
+        if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
+            return text(405, "only GET\n");
+        }
+        match request.uri.path() {
+            "/healthz" => text(200, "alive\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics(),
+            "/streams" => self.streams(),
+            "/" => text(200, "sidestream\n\n/healthz\n/readyz\n/metrics\n/streams\n"),
+            _ => text(404, "not here; see /\n"),
+        }
+    }
+}
+
+fn text(status: u16, body: &str) -> Response<Vec<u8>> {
+    answer(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
+    let length = body.len();
+    let mut response = Response::new(body);
+    // All that come here are statuses and header values of this file.
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    if let Ok(value) = http::HeaderValue::from_str(content_type) {
+        headers.insert(http::header::CONTENT_TYPE, value);
+    }
+    headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,207 @@
+//! The streams in force: filters by name, and the feeds that supply them.
+//!
+//! Reloading the filter files comes through here: what did not change is not touched.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::feed::{Feed, FeedKey, Status};
+use crate::filter::{Filter, FilterSet, ParamError};
+use crate::journal::Limits;
+use crate::metrics::Metrics;
+use crate::subscription::{From, Shared, Subscription};
+use crate::upstream::Upstream;
+use crate::upstream::connect::Server;
+
+/// Why a stream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("there is no stream `{0}`")]
+    NoSuchStream(String),
+    #[error(transparent)]
+    Parameter(#[from] ParamError),
+    #[error("the stream's change stream has not been read up to now yet")]
+    Starting,
+}
+
+/// What feeds are made with.
+#[derive(Debug, Clone)]
+pub struct FeedSettings {
+    pub limits: Limits,
+    /// `clients.max_buffered`
+    pub keep: usize,
+    pub window: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    filters: BTreeMap<String, Arc<Filter>>,
+    feeds: BTreeMap<FeedKey, Arc<Feed>>,
+}
+
+/// See the file's head.
+pub struct Catalog {
+    state: RwLock<State>,
+    settings: FeedSettings,
+    server: Server,
+    pub shared: Shared,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Receiver<bool>,
+    /// One task per feed. Held here so that closing can wait for them.
+    upstreams: Mutex<JoinSet<()>>,
+}
+
+/// What a reload did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    pub added: Vec<String>,
+    pub changed: Vec<String>,
+    pub removed: Vec<String>,
+}
+
+impl Catalog {
+    pub fn new(
+        server: Server,
+        settings: FeedSettings,
+        shared: Shared,
+        shutdown: watch::Receiver<bool>,
+    ) -> Catalog {
+        Catalog {
+            state: RwLock::new(State::default()),
+            settings,
+            server,
+            metrics: shared.metrics.clone(),
+            shared,
+            shutdown,
+            upstreams: Mutex::new(JoinSet::new()),
+        }
+    }
+
+    /// Puts a set of filters in force. Filters whose file did not change keep their routes and
+    /// their clients; those of a changed or removed one are told.
+    pub fn put(&self, set: FilterSet) -> Reloaded {
+        let mut state = self.state.write();
+        let mut reloaded = Reloaded::default();
+        let mut filters = BTreeMap::new();
+        let mut retired = Vec::new();
+        for (name, filter) in set.0 {
+            match state.filters.remove(&name) {
+                Some(old) if old.source_digest == filter.source_digest => {
+                    filters.insert(name, old);
+                    continue;
+                }
+                Some(old) => {
+                    reloaded.changed.push(name.clone());
+                    retired.push(old);
+                }
+                None => reloaded.added.push(name.clone()),
+            }
+            filters.insert(name, filter);
+        }
+        for (name, old) in std::mem::take(&mut state.filters) {
+            reloaded.removed.push(name);
+            retired.push(old);
+        }
+        state.filters = filters;
+        self.supply(&mut state);
+        for filter in retired {
+            if let Some(feed) = state.feeds.get(&FeedKey::of(&filter)) {
+                feed.retire(&filter);
+            }
+        }
+        reloaded
+    }
+
+    /// Makes sure that every filter has a feed that reads its collection.
+    fn supply(&self, state: &mut State) {
+        let mut wanted: HashMap<FeedKey, Vec<Arc<Filter>>> = HashMap::new();
+        for filter in state.filters.values() {
+            wanted.entry(FeedKey::of(filter)).or_default().push(filter.clone());
+        }
+        for (key, filters) in wanted {
+            let known = state.feeds.get(&key).cloned();
+            let feed = known.unwrap_or_else(|| {
+                let feed =
+                    Arc::new(Feed::new(key.clone(), self.settings.limits, self.settings.keep));
+                state.feeds.insert(key, feed.clone());
+                self.start(feed.clone(), &filters);
+                feed
+            });
+            feed.read_also(&filters);
+        }
+    }
+
+    fn start(&self, feed: Arc<Feed>, filters: &[Arc<Filter>]) {
+        feed.read_also(filters);
+        let upstream = Upstream {
+            server: self.server.clone(),
+            feed,
+            window: self.settings.window,
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        self.upstreams.lock().spawn(upstream.run());
+    }
+
+    /// Waits until every cursor is closed, after shutdown was said.
+    pub async fn closed(&self) {
+        let mut upstreams = std::mem::take(&mut *self.upstreams.lock());
+        while upstreams.join_next().await.is_some() {}
+    }
+
+    /// Opens a stream for a client.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open(
+        &self,
+        name: &str,
+        query: &[(String, String)],
+        from: From,
+    ) -> Result<Subscription, OpenError> {
+        let (filter, feed) = {
+            let state = self.state.read();
+            let filter = state
+                .filters
+                .get(name)
+                .cloned()
+                .ok_or_else(|| OpenError::NoSuchStream(name.to_string()))?;
+            let feed = state.feeds.get(&FeedKey::of(&filter)).cloned();
+            (filter, feed.ok_or(OpenError::Starting)?)
+        };
+        let bound = filter.bind(query)?;
+        Ok(Subscription::new(self.shared.clone(), feed, &filter, bound, from))
+    }
+
+    /// Every filter in force, by name.
+    pub fn filters(&self) -> Vec<Arc<Filter>> {
+        self.state.read().filters.values().cloned().collect()
+    }
+
+    pub fn feeds(&self) -> Vec<Arc<Feed>> {
+        self.state.read().feeds.values().cloned().collect()
+    }
+
+    /// Whether every feed has been read up to now at least once. It stays true through an outage:
+    /// streams wait for MongoDB to come back, and the app is served all the while.
+    pub fn is_ready(&self) -> bool {
+        self.state.read().feeds.values().all(|feed| feed.was_live())
+    }
+
+    /// What keeps the feeds from being read, for people.
+    pub fn troubles(&self) -> Vec<String> {
+        let feeds = self.feeds();
+        feeds
+            .iter()
+            .filter_map(|feed| match feed.status() {
+                Status::Away(reason) => Some(format!("{}: {reason}", feed.key())),
+                Status::Starting | Status::Live => None,
+            })
+            .collect()
+    }
+}

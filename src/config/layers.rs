@@ -1,0 +1,435 @@
+//! The layers as written, merged by `figment`, each value with its place.
+//!
+//! Values stay text until they are resolved: no layer guesses types, so `8080` or a connection
+//! string comes through every layer as it was written. What a layer alone can judge is judged
+//! here: syntax, unknown keys, and a group where a value belongs or the other way round. Only
+//! well-shaped values go on, so merging cannot replace a group by a value.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use figment::value::{Dict, Map, Tag, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::problem::{Origin, Problem, show};
+use super::settings::{self, Kind, SETTINGS, Setting};
+use crate::yaml::{self, Entry, Node};
+
+/// The settings file that is read from the working directory where no other is named.
+pub(super) const DEFAULT_FILE: &str = "sidestream.yaml";
+
+const ENV_PREFIX: &str = "SIDESTREAM_";
+
+/// Where the layers come from. Nothing else is read: not the process's own environment, nor its
+/// working directory.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config`; it must exist. `None`: `sidestream.yaml` in the working directory, where there
+    /// is one.
+    pub config_file: Option<PathBuf>,
+    /// Where relative paths start.
+    pub working_dir: PathBuf,
+    /// All environment variables; those that do not start with `SIDESTREAM_` are ignored.
+    pub env: Vec<(String, String)>,
+    pub flags: Flags,
+}
+
+/// The flags that set something, as given.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    pub listen: Option<String>,
+    pub admin: Option<String>,
+    pub app: Option<String>,
+    pub prefix: Option<String>,
+    pub filters: Option<String>,
+    pub mongodb: Option<String>,
+}
+
+/// What the layers say: for each key that is set, the value of the highest layer. May hold
+/// secrets, hence no `Debug`.
+pub struct Declared {
+    values: BTreeMap<&'static str, Written>,
+}
+
+/// A value as written.
+pub struct Written {
+    pub raw: Raw,
+    pub origin: Origin,
+    /// The place of each item of a list that has its own.
+    pub item_origins: Vec<Origin>,
+    /// The layer: 0 defaults, 1 file, 2 environment, 3 flags.
+    pub rank: usize,
+}
+
+pub enum Raw {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Declared {
+    /// The value of a setting, where a layer sets it.
+    pub fn get(&self, key: &str) -> Option<&Written> {
+        self.values.get(key)
+    }
+}
+
+/// Reads and merges all layers. What could be read is there even where there are problems, so
+/// that its mistakes are reported too.
+pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let layers = [
+        default_layer(),
+        file_layer(sources, &mut problems),
+        env_layer(&sources.env, &mut problems),
+        flag_layer(&sources.flags),
+    ];
+    let mut figment = Figment::new();
+    for layer in &layers {
+        figment = figment.merge(layer);
+    }
+
+    let mut values = BTreeMap::new();
+    // Our own providers do not fail, so neither does merging them.
+    let merged = figment.data().unwrap_or_default().remove(&Profile::Default).unwrap_or_default();
+    let merged = Value::Dict(Tag::Default, merged);
+    for setting in SETTINGS {
+        let Some(value) = merged.find_ref(setting.key) else { continue };
+        let name = figment.get_metadata(value.tag()).map(|metadata| metadata.name.as_ref());
+        let Some(rank) = layers.iter().position(|layer| Some(layer.name) == name) else { continue };
+        let raw = match value {
+            Value::Array(_, items) => Raw::List(
+                items.iter().filter_map(|item| item.as_str()).map(str::to_owned).collect(),
+            ),
+            value => Raw::Text(value.as_str().unwrap_or_default().to_owned()),
+        };
+        let origin_of = |key: &str| layers[rank].origins.get(key).cloned();
+        let origin = origin_of(setting.key).unwrap_or(Origin::Default);
+        let item_origins =
+            (0..).map_while(|index| origin_of(&format!("{}[{index}]", setting.key))).collect();
+        values.insert(setting.key, Written { raw, origin, item_origins, rank });
+    }
+    (Declared { values }, problems)
+}
+
+/// One layer, for `figment` to merge.
+struct Layer {
+    name: &'static str,
+    dict: Dict,
+    origins: HashMap<String, Origin>,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Map::from([(Profile::Default, self.dict.clone())]))
+    }
+}
+
+impl Layer {
+    fn new(name: &'static str) -> Layer {
+        Layer { name, dict: Dict::new(), origins: HashMap::new() }
+    }
+
+    /// Sets a key of the table, dotted; the groups on the way are made.
+    fn set(&mut self, key: &str, raw: Raw, origin: Origin) {
+        self.origins.insert(key.to_owned(), origin);
+        let value = match raw {
+            Raw::Text(text) => Value::from(text),
+            Raw::List(items) => Value::from(items),
+        };
+        insert(&mut self.dict, key, value);
+    }
+}
+
+fn insert(dict: &mut Dict, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            dict.insert(key.to_owned(), value);
+        }
+        Some((group, rest)) => {
+            let inner = dict.entry(group.to_owned()).or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn default_layer() -> Layer {
+    let mut layer = Layer::new("defaults");
+    for setting in SETTINGS {
+        let Some(default) = setting.default else { continue };
+        layer.set(setting.key, raw_text(setting, default), Origin::Default);
+    }
+    layer
+}
+
+fn flag_layer(flags: &Flags) -> Layer {
+    let mut layer = Layer::new("flags");
+    let Flags { listen, admin, app, prefix, filters, mongodb } = flags;
+    for setting in SETTINGS {
+        let (Some(name), value) = (
+            setting.flag,
+            match setting.key {
+                "listen" => listen,
+                "admin" => admin,
+                "app" => app,
+                "prefix" => prefix,
+                "filters" => filters,
+                "mongodb.uri" => mongodb,
+                _ => continue,
+            },
+        ) else {
+            continue;
+        };
+        if let Some(value) = value {
+            layer.set(setting.key, raw_text(setting, value), Origin::Flag(name));
+        }
+    }
+    layer
+}
+
+/// The environment variable of a key: `clients.heartbeat` is `SIDESTREAM_CLIENTS__HEARTBEAT`.
+pub(super) fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+fn env_layer(env: &[(String, String)], problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::new("environment");
+    let names: Vec<(String, &Setting)> =
+        SETTINGS.iter().map(|setting| (variable(setting.key), setting)).collect();
+    for (name, value) in env {
+        let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
+        let key = rest.to_lowercase().replace("__", ".");
+        let mut problem = |key: &str, message: &str, hint: String| {
+            let origin = Origin::Environment(name.clone());
+            problems.push(Problem { key: key.into(), origin, message: message.into(), hint });
+        };
+        if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
+            if value.trim().is_empty() {
+                problem(setting.key, "is empty", "unset the variable, or give it a value".into());
+                continue;
+            }
+            layer.set(setting.key, raw_text(setting, value), Origin::Environment(name.clone()));
+        } else if is_authentication(&key) {
+            problem(&key, NO_AUTHENTICATION.0, NO_AUTHENTICATION.1.into());
+        } else if is_injected_by_kubernetes(name, value) {
+            // Nobody wrote it: every pod gets these when a Service is named `sidestream`.
+        } else if settings::is_group(&key) {
+            let example = settings::members(&key).remove(0);
+            let example = variable(&format!("{key}.{example}"));
+            problem(&key, "is a group of settings", format!("set its members: {example}=…"));
+        } else {
+            let known = names.iter().filter_map(|(known, _)| known.strip_prefix(ENV_PREFIX));
+            let hint = match yaml::nearest(rest, known) {
+                Some(known) => format!("did you mean {ENV_PREFIX}{known}?"),
+                None => "levels are separated by `__`, as in SIDESTREAM_CLIENTS__HEARTBEAT".into(),
+            };
+            problem("", "not a setting", hint);
+        }
+    }
+    layer
+}
+
+/// The variables that Kubernetes makes of a Service `sidestream` or `sidestream-…`.
+fn is_injected_by_kubernetes(name: &str, value: &str) -> bool {
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && is_url)
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
+            name.split_once("_PORT_").is_some_and(|(_, rest)| rest.contains(protocol))
+        })
+}
+
+const NO_AUTHENTICATION: (&str, &str) = (
+    "this version has no authentication yet",
+    "remove it; streams with `access: public` are the only ones that can be served",
+);
+
+/// `auth` is kept free for the version that has it. Until then it is refused, so that nobody
+/// believes a stream to be protected that is not.
+fn is_authentication(key: &str) -> bool {
+    key == "auth" || key.starts_with("auth.")
+}
+
+fn file_layer(sources: &Sources, problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::new("file");
+    let (shown, path) = match &sources.config_file {
+        Some(file) => (file.clone(), sources.working_dir.join(file)),
+        None => (PathBuf::from(DEFAULT_FILE), sources.working_dir.join(DEFAULT_FILE)),
+    };
+    let at = |place: yaml::Place| Origin::File {
+        path: shown.clone(),
+        line: place.line,
+        column: place.column,
+    };
+    let mut problem = |place, message: String, hint: String| {
+        problems.push(Problem { key: String::new(), origin: at(place), message, hint });
+    };
+    let start = yaml::Place::START;
+    let text = match std::fs::read(&path) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(_) => {
+                problem(start, "the file is not UTF-8".into(), "save it as UTF-8".into());
+                return layer;
+            }
+        },
+        Err(error)
+            if sources.config_file.is_none() && error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            return layer;
+        }
+        Err(error) => {
+            let hint = "name an existing, readable file with --config".into();
+            problem(start, format!("cannot read the file: {error}"), hint);
+            return layer;
+        }
+    };
+    let root = match yaml::parse(&text) {
+        Ok(root) => root,
+        Err(found) => {
+            for found in found {
+                let hint = found.hint.unwrap_or_else(|| "see the syntax of YAML 1.2".into());
+                problem(found.place, found.message, hint);
+            }
+            return layer;
+        }
+    };
+    match root {
+        Some(root) if !root.is_null() => {
+            FileReader { path: &shown, layer: &mut layer, problems }.group("", &root);
+        }
+        // An empty file, or comments only.
+        _ => {}
+    }
+    layer
+}
+
+struct FileReader<'a> {
+    path: &'a Path,
+    layer: &'a mut Layer,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl FileReader<'_> {
+    fn origin(&self, place: yaml::Place) -> Origin {
+        Origin::File { path: self.path.to_owned(), line: place.line, column: place.column }
+    }
+
+    fn problem(&mut self, key: &str, place: yaml::Place, message: String, hint: String) {
+        let origin = self.origin(place);
+        self.problems.push(Problem { key: key.to_owned(), origin, message, hint });
+    }
+
+    fn group(&mut self, group: &str, node: &Node) {
+        let Some(entries) = node.entries() else {
+            let hint = format!("it holds the keys {}", settings::members(group).join(", "));
+            let message = format!("expected a mapping, found {}", node.noun());
+            return self.problem(group, node.place, message, hint);
+        };
+        for entry in entries {
+            let key = match group {
+                "" => entry.key.clone(),
+                group => format!("{group}.{}", entry.key),
+            };
+            if is_authentication(&key) {
+                let (message, hint) = NO_AUTHENTICATION;
+                self.problem(&key, entry.key_place, message.into(), hint.into());
+            } else if entry.key.contains('.') {
+                let hint = "write levels as nested keys, as in `clients: { heartbeat: 15s }`";
+                self.problem(&key, entry.key_place, "unknown key".into(), hint.into());
+            } else if let Some(setting) = settings::find(&key) {
+                self.value(setting, entry);
+            } else if settings::is_group(&key) {
+                // A group whose keys are all commented out is as good as none.
+                if !entry.value.is_null() {
+                    self.group(&key, &entry.value);
+                }
+            } else {
+                self.unknown(group, &entry.key, &key, entry.key_place);
+            }
+        }
+    }
+
+    fn unknown(&mut self, group: &str, name: &str, key: &str, place: yaml::Place) {
+        let members = settings::members(group);
+        // First among its siblings, then anywhere: `heartbeat` at the top level.
+        let sibling = yaml::nearest(name, members.iter().map(String::as_str));
+        let anywhere = SETTINGS
+            .iter()
+            .map(|setting| setting.key)
+            .find(|known| known.rsplit('.').next().is_some_and(|last| last == name));
+        let hint = match (sibling, anywhere) {
+            (Some(sibling), _) if group.is_empty() => format!("did you mean `{sibling}`?"),
+            (Some(sibling), _) => format!("did you mean `{group}.{sibling}`?"),
+            (None, Some(known)) => format!("did you mean `{known}`?"),
+            (None, None) => format!("known keys here: {}", members.join(", ")),
+        };
+        self.problem(key, place, "unknown key".into(), hint);
+    }
+
+    fn value(&mut self, setting: &'static Setting, entry: &Entry) {
+        let (key, node) = (setting.key, &entry.value);
+        if node.is_null() {
+            let hint = "give it a value, or remove the key for the default";
+            return self.problem(key, entry.key_place, "has no value".into(), hint.into());
+        }
+        let origin = self.origin(node.place);
+        if let Some(scalar) = node.scalar() {
+            return self.layer.set(key, raw_text(setting, &scalar.text), origin);
+        }
+        let items = match (setting.kind, node.items()) {
+            (Kind::Networks, Some(items)) => items,
+            (Kind::Networks, None) => {
+                let message = format!("expected a list, found {}", node.noun());
+                return self.problem(key, node.place, message, "write [127.0.0.0/8]".into());
+            }
+            _ => {
+                let message = format!("expected one value, found {}", node.noun());
+                let hint = match setting.default {
+                    Some(default) => format!("for example {key}: {default}", key = last(key)),
+                    None => "write one value".to_owned(),
+                };
+                return self.problem(key, node.place, message, hint);
+            }
+        };
+        let mut texts = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let Some(scalar) = item.scalar() else {
+                let message = format!("expected text, found {}", item.noun());
+                self.problem(key, item.place, message, "write a list of networks".into());
+                continue;
+            };
+            let item_origin = self.origin(item.place);
+            self.layer.origins.insert(format!("{key}[{index}]"), item_origin);
+            texts.push(scalar.text.clone());
+        }
+        self.layer.set(key, Raw::List(texts), origin);
+    }
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+/// A value that came as one text. Lists are written with commas, or as `[a, b]`.
+fn raw_text(setting: &Setting, text: &str) -> Raw {
+    if setting.kind != Kind::Networks {
+        return Raw::Text(text.to_owned());
+    }
+    let inner = text.trim();
+    let inner = inner.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(inner);
+    let items = inner.split(',').map(|item| item.trim().trim_matches(['"', '\'']).to_owned());
+    // `[]` and a trailing comma leave an empty item, which says nothing.
+    Raw::List(items.filter(|item| !item.is_empty()).collect())
+}
+
+/// A written value as it may be shown.
+pub(super) fn show_written(setting: &Setting, text: &str) -> String {
+    if setting.kind.is_secret() { "the value".to_owned() } else { show(text) }
+}

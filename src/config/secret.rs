@@ -1,0 +1,216 @@
+//! Values that must not be shown, and the MongoDB connection string, which is one.
+
+use std::fmt;
+
+use super::units::{Invalid, invalid};
+
+/// Text that shows itself as `***`. [`Secret::expose`] is the one way to it, and easy to search
+/// for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself. Never for logs, errors or output.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A MongoDB connection string. Its `Debug` is `***`; [`MongodbUri::redacted`] keeps the hosts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MongodbUri(Secret);
+
+/// Options whose values say nothing secret; all others are hidden, so that a new secret option of
+/// the driver is hidden from the start.
+const SHOWN_OPTIONS: &[&str] = &[
+    "appname",
+    "authmechanism",
+    "authsource",
+    "compressors",
+    "connecttimeoutms",
+    "directconnection",
+    "heartbeatfrequencyms",
+    "loadbalanced",
+    "localthresholdms",
+    "maxidletimems",
+    "maxpoolsize",
+    "minpoolsize",
+    "readconcernlevel",
+    "readpreference",
+    "replicaset",
+    "retryreads",
+    "retrywrites",
+    "serverselectiontimeoutms",
+    "sockettimeoutms",
+    "srvservicename",
+    "ssl",
+    "tls",
+    "w",
+];
+
+impl MongodbUri {
+    /// Checks the shape: scheme, hosts, and credentials that are percent-encoded where they must
+    /// be. What the options mean is for the driver to judge.
+    ///
+    /// # Errors
+    /// What is wrong, without any part of the text.
+    pub fn parse(text: &str) -> Result<MongodbUri, Invalid> {
+        const EXAMPLE: &str = "write mongodb://host:27017/?replicaSet=rs0 or mongodb+srv://host";
+        let parts = Parts::of(text).ok_or_else(|| {
+            invalid("a connection string starts with mongodb:// or mongodb+srv://", EXAMPLE)
+        })?;
+        if parts.rest.contains('@') {
+            return Err(invalid(
+                "there is a `@` behind the hosts",
+                "percent-encode / ? # [ ] @ and : in user name, password and options (@ is %40)",
+            ));
+        }
+        if parts.user.is_some_and(|user| user.contains('@')) {
+            return Err(invalid(
+                "the user name or password holds an `@`",
+                "percent-encode it: @ is %40",
+            ));
+        }
+        if parts.hosts.is_empty() {
+            return Err(invalid("the connection string names no host", EXAMPLE));
+        }
+        if !parts.hosts.split(',').all(is_host) {
+            return Err(invalid("the connection string has a malformed host list", EXAMPLE));
+        }
+        Ok(MongodbUri(Secret::new(text)))
+    }
+
+    /// The connection string with its secrets, for the driver alone.
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    /// The connection string for logs: scheme, hosts, database and harmless options; user and
+    /// password, and the values of all other options, are `***`.
+    pub fn redacted(&self) -> String {
+        // `parse` was there before, so the parts are there.
+        let Some(parts) = Parts::of(self.expose()) else { return "***".to_owned() };
+        let (path, options) = parts.rest.split_once('?').unwrap_or((parts.rest, ""));
+        let user = if parts.user.is_some() { "***@" } else { "" };
+        let mut shown = format!("{}{user}{}{path}", parts.scheme, parts.hosts);
+        for (index, option) in options.split('&').filter(|o| !o.is_empty()).enumerate() {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let is_shown = SHOWN_OPTIONS.contains(&name.to_ascii_lowercase().as_str());
+            let value = if is_shown { value } else { "***" };
+            shown.push(if index == 0 { '?' } else { '&' });
+            shown.push_str(&format!("{name}={value}"));
+        }
+        shown
+    }
+}
+
+impl fmt::Debug for MongodbUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+struct Parts<'a> {
+    scheme: &'static str,
+    user: Option<&'a str>,
+    hosts: &'a str,
+    /// From the first `/` or `?` behind the hosts.
+    rest: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Option<Parts<'a>> {
+        let (scheme, after) = ["mongodb://", "mongodb+srv://"]
+            .into_iter()
+            .find_map(|scheme| Some((scheme, text.strip_prefix(scheme)?)))?;
+        let end = after.find(['/', '?']).unwrap_or(after.len());
+        let (authority, rest) = after.split_at(end);
+        let (user, hosts) = match authority.rsplit_once('@') {
+            Some((user, hosts)) => (Some(user), hosts),
+            None => (None, authority),
+        };
+        Some(Parts { scheme, user, hosts, rest })
+    }
+}
+
+/// `host`, `host:port`, `[::1]:port`, or a percent-encoded socket path.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.strip_prefix('[') {
+        Some(inner) => match inner.split_once(']') {
+            Some((address, "")) => (address, None),
+            Some((address, port)) => match port.strip_prefix(':') {
+                Some(port) => (address, Some(port)),
+                None => return false,
+            },
+            None => return false,
+        },
+        None => match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        },
+    };
+    let is_name =
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._%:".contains(c));
+    is_name && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redacted_keeps_hosts_and_hides_the_rest() {
+        let rows = [
+            (
+                "mongodb://127.0.0.1:27017/?replicaSet=rs0",
+                "mongodb://127.0.0.1:27017/?replicaSet=rs0",
+            ),
+            (
+                "mongodb://u:p%40ss@a:1,b:2/shop?authSource=admin&tlsCertificateKeyFilePassword=x",
+                "mongodb://***@a:1,b:2/shop?authSource=admin&tlsCertificateKeyFilePassword=***",
+            ),
+            ("mongodb+srv://u@cluster.example.net", "mongodb+srv://***@cluster.example.net"),
+            (
+                "mongodb://[::1]:27017/?authMechanismProperties=AWS_SESSION_TOKEN:x",
+                "mongodb://[::1]:27017/?authMechanismProperties=***",
+            ),
+        ];
+        for (text, expected) in rows {
+            let uri = MongodbUri::parse(text).unwrap();
+            assert_eq!(uri.redacted(), expected);
+            assert_eq!(format!("{uri:?}"), "***");
+            assert_eq!(uri.expose(), text);
+        }
+    }
+
+    #[test]
+    fn malformed_is_refused_without_showing_it() {
+        for text in [
+            "postgres://hunter2",
+            "mongodb://",
+            "mongodb:///db",
+            "mongodb://u:hunter2",
+            "mongodb://u:hun@ter2@host",
+            "mongodb://u:hun/ter2@host",
+            "mongodb://u:hun?ter2@host/",
+            "mongodb://a:0",
+            "mongodb://a,,b",
+            "mongodb://[::1",
+            "mongodb://[::1]x",
+            "",
+        ] {
+            let error = MongodbUri::parse(text).unwrap_err();
+            assert!(!format!("{error:?}").contains("ter2"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The table of settings: the one place that knows which keys there are.
+//!
+//! Unknown keys, defaults, ranges, flags and the JSON Schema all come from here.
+
+use std::time::Duration;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Dotted: `clients.heartbeat`.
+    pub key: &'static str,
+    pub kind: Kind,
+    /// As one would write it; `None`: unset.
+    pub default: Option<&'static str>,
+    /// The flag of `sidestream run` that sets it.
+    pub flag: Option<&'static str>,
+    /// One line for help and the schema.
+    pub about: &'static str,
+}
+
+/// What a setting holds. Ranges include both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `host:port`, the host an IP address or `localhost`.
+    Address,
+    /// `http://host[:port]`, `https://…` or `unix:/path`.
+    App,
+    /// A path that starts with `/`.
+    Prefix,
+    /// A file or a directory.
+    Path,
+    /// A file that holds the secret named by the key without `_file`.
+    SecretFile,
+    /// A MongoDB connection string; a secret.
+    Mongodb,
+    /// `250ms`, `30s`, `5m`, `1h`. With `zero_means_none`, `0s` is also good and means no limit.
+    Duration { least: Duration, most: Duration, zero_means_none: bool },
+    /// `512B`, `64KiB`, `16MiB`, `1GiB`; in bytes.
+    Size { least: u64, most: u64 },
+    /// A whole number.
+    Count { least: u64, most: u64 },
+    /// A list of networks in CIDR notation, or single addresses.
+    Networks,
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+impl Kind {
+    /// Whether a value of this kind must never be shown.
+    pub fn is_secret(self) -> bool {
+        self == Kind::Mongodb
+    }
+}
+
+const KIB: u64 = 1024;
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+const fn duration(least: Duration, most: Duration) -> Kind {
+    Kind::Duration { least, most, zero_means_none: false }
+}
+
+/// Every setting of this version. `auth` is missing: see `layers`.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        kind: Kind::Address,
+        default: Some("0.0.0.0:8080"),
+        flag: Some("--listen"),
+        about: "the public address",
+    },
+    Setting {
+        key: "admin",
+        kind: Kind::Address,
+        default: Some("127.0.0.1:9180"),
+        flag: Some("--admin"),
+        about: "the address of health, metrics and console",
+    },
+    Setting {
+        key: "app",
+        kind: Kind::App,
+        default: Some("http://127.0.0.1:3000"),
+        flag: Some("--app"),
+        about: "the app behind the sidecar",
+    },
+    Setting {
+        key: "prefix",
+        kind: Kind::Prefix,
+        default: Some("/_events"),
+        flag: Some("--prefix"),
+        about: "the reserved path",
+    },
+    Setting {
+        key: "filters",
+        kind: Kind::Path,
+        default: Some("./filters"),
+        flag: Some("--filters"),
+        about: "the directory of filter files, watched for changes",
+    },
+    Setting {
+        key: "mongodb.uri",
+        kind: Kind::Mongodb,
+        default: Some("mongodb://127.0.0.1:27017/?replicaSet=rs0"),
+        flag: Some("--mongodb"),
+        about: "the connection string",
+    },
+    Setting {
+        key: "mongodb.uri_file",
+        kind: Kind::SecretFile,
+        default: None,
+        flag: None,
+        about: "a file that holds the connection string",
+    },
+    Setting {
+        key: "replay.window",
+        kind: duration(Duration::from_secs(1), DAY),
+        default: Some("2m"),
+        flag: None,
+        about: "how much recent history is kept in memory",
+    },
+    Setting {
+        key: "replay.max_bytes",
+        kind: Kind::Size { least: 64 * KIB, most: KIB * KIB * KIB * KIB },
+        default: Some("64MiB"),
+        flag: None,
+        about: "at most this much history is kept in memory",
+    },
+    Setting {
+        key: "replay.max_concurrent",
+        kind: Kind::Count { least: 1, most: 1000 },
+        default: Some("8"),
+        flag: None,
+        about: "older resume points are read from the oplog, so many at a time",
+    },
+    Setting {
+        key: "clients.heartbeat",
+        kind: duration(Duration::from_millis(100), HOUR),
+        default: Some("15s"),
+        flag: None,
+        about: "how long a stream may be quiet",
+    },
+    Setting {
+        key: "clients.retry",
+        kind: duration(Duration::from_millis(10), HOUR),
+        default: Some("2s"),
+        flag: None,
+        about: "the retry field of Server-Sent Events, jittered",
+    },
+    Setting {
+        key: "clients.max_connections",
+        kind: Kind::Count { least: 1, most: 10_000_000 },
+        default: Some("100000"),
+        flag: None,
+        about: "open streams at the same time",
+    },
+    Setting {
+        key: "clients.max_connections_per_address",
+        kind: Kind::Count { least: 0, most: 10_000_000 },
+        default: Some("0"),
+        flag: None,
+        about: "open streams of one client address; 0: no limit",
+    },
+    Setting {
+        key: "clients.max_buffered",
+        kind: Kind::Count { least: 1, most: 1_000_000 },
+        default: Some("256"),
+        flag: None,
+        about: "events a slow client may lag behind before it is moved to replay",
+    },
+    Setting {
+        key: "clients.max_duration",
+        kind: Kind::Duration {
+            least: Duration::from_secs(1),
+            most: Duration::from_secs(365 * 24 * 3600),
+            zero_means_none: true,
+        },
+        default: Some("0s"),
+        flag: None,
+        about: "how long a stream may stay open; 0s: no limit",
+    },
+    Setting {
+        key: "trusted_proxies",
+        kind: Kind::Networks,
+        default: Some("127.0.0.0/8"),
+        flag: None,
+        about: "whose X-Forwarded-* headers are believed",
+    },
+    Setting {
+        key: "drain",
+        kind: duration(Duration::ZERO, HOUR),
+        default: Some("10s"),
+        flag: None,
+        about: "after SIGTERM, streams are closed spread over this long",
+    },
+    Setting {
+        key: "tls.cert_file",
+        kind: Kind::Path,
+        default: None,
+        flag: None,
+        about: "the certificate chain of the public port, PEM",
+    },
+    Setting {
+        key: "tls.key_file",
+        kind: Kind::Path,
+        default: None,
+        flag: None,
+        about: "the private key of the public port, PEM",
+    },
+    Setting {
+        key: "log.format",
+        kind: Kind::Word(&["text", "json"]),
+        default: Some("text"),
+        flag: None,
+        about: "how log lines are written",
+    },
+    Setting {
+        key: "log.level",
+        kind: Kind::Word(&["error", "warn", "info", "debug", "trace"]),
+        default: Some("info"),
+        flag: None,
+        about: "how much is logged",
+    },
+];
+
+/// The setting with this key.
+pub(super) fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// Whether the key stands for several settings: `clients`.
+pub(super) fn is_group(key: &str) -> bool {
+    SETTINGS
+        .iter()
+        .any(|setting| setting.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The keys of a group, dotted; of the top level for an empty group.
+pub(super) fn members(group: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for setting in SETTINGS {
+        let rest = match group {
+            "" => Some(setting.key),
+            group => setting.key.strip_prefix(group).and_then(|rest| rest.strip_prefix('.')),
+        };
+        let Some(rest) = rest else { continue };
+        let first = rest.split('.').next().unwrap_or(rest);
+        if !found.iter().any(|known| known == first) {
+            found.push(first.to_owned());
+        }
+    }
+    found
+}

@@ -1,0 +1,422 @@
+//! Each layer, and the errors of each layer with their places.
+
+use super::*;
+
+/// A working directory with these files.
+fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn sources(dir: &tempfile::TempDir, env: &[(&str, &str)], flags: Flags) -> Sources {
+    Sources {
+        config_file: None,
+        working_dir: dir.path().to_owned(),
+        env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        flags,
+    }
+}
+
+fn from_file(text: &str) -> Result<Config, ConfigErrors> {
+    let dir = directory(&[("sidestream.yaml", text)]);
+    Config::load(sources(&dir, &[], Flags::default()))
+}
+
+fn from_env(env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let dir = directory(&[]);
+    Config::load(sources(&dir, env, Flags::default()))
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = from_env(&[]).unwrap();
+    assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.admin.to_string(), "127.0.0.1:9180");
+    assert_eq!(config.app.to_string(), "http://127.0.0.1:3000");
+    assert_eq!(config.prefix, "/_events");
+    assert!(config.filters.ends_with("filters") && config.filters.is_absolute());
+    assert_eq!(config.mongodb.uri.expose(), "mongodb://127.0.0.1:27017/?replicaSet=rs0");
+    assert_eq!(
+        config.replay,
+        Replay { window: Duration::from_secs(120), max_bytes: 64 << 20, max_concurrent: 8 }
+    );
+    assert_eq!(
+        config.clients,
+        Clients {
+            heartbeat: Duration::from_secs(15),
+            retry: Duration::from_secs(2),
+            max_connections: 100_000,
+            max_connections_per_address: None,
+            max_buffered: 256,
+            max_duration: None,
+        }
+    );
+    assert_eq!(config.trusted_proxies, ["127.0.0.0/8".parse().unwrap()]);
+    assert_eq!(config.drain, Duration::from_secs(10));
+    assert_eq!(config.tls, None);
+    assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
+}
+
+#[test]
+fn the_file_sets_everything() {
+    let dir = directory(&[("cert.pem", ""), ("key.pem", ""), ("uri", "mongodb://u:p@a/\n")]);
+    let text = "\
+listen: 127.0.0.1:0
+admin: '[::1]:0'
+app: unix:app.sock
+prefix: /live/events
+filters: my/filters
+mongodb: { uri_file: uri }
+replay: { window: 1s, max_bytes: 1GiB, max_concurrent: 1 }
+clients:
+  heartbeat: 100ms
+  retry: 10ms
+  max_connections: 1
+  max_connections_per_address: 3
+  max_buffered: 1
+  max_duration: 1h
+trusted_proxies:
+  - 10.0.0.0/8
+  - ::1
+drain: 0s
+tls: { cert_file: cert.pem, key_file: key.pem }
+log:
+  format: json
+  level: trace
+";
+    std::fs::write(dir.path().join("other.yaml"), text).unwrap();
+    let mut sources = sources(&dir, &[], Flags::default());
+    sources.config_file = Some("other.yaml".into());
+    let config = Config::load(sources).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(config.admin.to_string(), "[::1]:0");
+    assert_eq!(config.app, AppAddress::Unix { path: dir.path().join("app.sock") });
+    assert_eq!(config.prefix, "/live/events");
+    assert_eq!(config.filters, dir.path().join("my/filters"));
+    assert_eq!(config.mongodb.uri.expose(), "mongodb://u:p@a/");
+    assert_eq!(config.replay.max_bytes, 1 << 30);
+    assert_eq!(config.clients.heartbeat, Duration::from_millis(100));
+    assert_eq!(config.clients.max_connections_per_address, Some(3));
+    assert_eq!(config.clients.max_duration, Some(Duration::from_secs(3600)));
+    assert_eq!(config.trusted_proxies.len(), 2);
+    assert_eq!(config.tls.unwrap().key_file, dir.path().join("key.pem"));
+    assert_eq!(config.log, Log { format: LogFormat::Json, level: LogLevel::Trace });
+}
+
+#[test]
+fn higher_layers_win_key_by_key() {
+    let text = "listen: 127.0.0.1:1\nadmin: 127.0.0.1:11\nclients: {heartbeat: 1s, retry: 1s}\n";
+    let dir = directory(&[("sidestream.yaml", text)]);
+    let env = [
+        ("SIDESTREAM_LISTEN", "127.0.0.1:2"),
+        ("SIDESTREAM_CLIENTS__HEARTBEAT", "2s"),
+        ("SIDESTREAM_APP", "http://127.0.0.1:8080"),
+        ("HOME", "/root"),
+    ];
+    let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
+    let config = Config::load(sources(&dir, &env, flags)).unwrap();
+    assert_eq!(config.listen.port(), 3);
+    assert_eq!(config.admin.port(), 11);
+    assert_eq!(config.clients.heartbeat, Duration::from_secs(2));
+    assert_eq!(config.clients.retry, Duration::from_secs(1));
+    assert_eq!(config.app.authority(), "127.0.0.1:8080");
+}
+
+#[test]
+fn environment_values_are_taken_as_they_are() {
+    let uri = "mongodb://u:p%40[x]@a:1,b:2/?appName=a,b#c";
+    let config = from_env(&[
+        ("SIDESTREAM_MONGODB__URI", uri),
+        ("SIDESTREAM_FILTERS", "007"),
+        ("SIDESTREAM_CLIENTS__MAX_BUFFERED", "1"),
+        ("SIDESTREAM_TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+    ]);
+    // A `[` in a password is refused by nobody but the driver: we keep the text.
+    let config = config.unwrap();
+    assert_eq!(config.mongodb.uri.expose(), uri);
+    assert!(config.filters.ends_with("007"));
+    assert_eq!(config.trusted_proxies.len(), 2);
+    for (value, count) in [("[10.0.0.0/8, '::1']", 2), ("[]", 0), ("10.0.0.0/8", 1)] {
+        let config = from_env(&[("SIDESTREAM_TRUSTED_PROXIES", value)]).unwrap();
+        assert_eq!(config.trusted_proxies.len(), count, "{value}");
+    }
+}
+
+#[test]
+fn what_kubernetes_injects_is_no_mistake() {
+    let env = [
+        ("SIDESTREAM_SERVICE_HOST", "10.0.0.1"),
+        ("SIDESTREAM_SERVICE_PORT", "80"),
+        ("SIDESTREAM_SERVICE_PORT_HTTP", "80"),
+        ("SIDESTREAM_PORT", "tcp://10.0.0.1:80"),
+        ("SIDESTREAM_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("SIDESTREAM_PORT_80_TCP_PROTO", "tcp"),
+        ("SIDESTREAM_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("SIDESTREAM_WEBHOOK_SERVICE_HOST", "10.0.0.2"),
+    ];
+    from_env(&env).unwrap();
+    assert!(from_env(&[("SIDESTREAM_PORT", "8080")]).is_err());
+}
+
+#[test]
+fn file_errors() {
+    let rows: &[(&str, &str)] = &[
+        (
+            "listne: 0.0.0.0:1\n",
+            "sidestream.yaml:1:1: error: listne: unknown key\n  hint: did you mean `listen`?",
+        ),
+        (
+            "clients:\n  hartbeat: 1s\n",
+            "sidestream.yaml:2:3: error: clients.hartbeat: unknown key\n  \
+             hint: did you mean `clients.heartbeat`?",
+        ),
+        (
+            "heartbeat: 1s\n",
+            "sidestream.yaml:1:1: error: heartbeat: unknown key\n  \
+             hint: did you mean `clients.heartbeat`?",
+        ),
+        (
+            "log: { colour: 1 }\n",
+            "sidestream.yaml:1:8: error: log.colour: unknown key\n  \
+             hint: known keys here: format, level",
+        ),
+        (
+            "clients.heartbeat: 1s\n",
+            "sidestream.yaml:1:1: error: clients.heartbeat: unknown key\n  \
+             hint: write levels as nested keys, as in `clients: { heartbeat: 15s }`",
+        ),
+        (
+            "clients: 5\n",
+            "sidestream.yaml:1:10: error: clients: expected a mapping, found a number\n  \
+             hint: it holds the keys heartbeat, retry, max_connections, \
+             max_connections_per_address, max_buffered, max_duration",
+        ),
+        (
+            "listen: { port: 1 }\n",
+            "sidestream.yaml:1:9: error: listen: expected one value, found a mapping\n  \
+             hint: for example listen: 0.0.0.0:8080",
+        ),
+        (
+            "mongodb: { uri: [a] }\n",
+            "sidestream.yaml:1:17: error: mongodb.uri: expected one value, found a list\n  \
+             hint: for example uri: mongodb://127.0.0.1:27017/?replicaSet=rs0",
+        ),
+        (
+            "drain: 10\n",
+            "sidestream.yaml:1:8: error: drain: `10` has no unit\n  \
+             hint: write 10s for seconds or 10ms for milliseconds",
+        ),
+        (
+            "drain:\n",
+            "sidestream.yaml:1:1: error: drain: has no value\n  \
+             hint: give it a value, or remove the key for the default",
+        ),
+        (
+            "clients: { heartbeat: 99ms }\n",
+            "sidestream.yaml:1:23: error: clients.heartbeat: `99ms` is out of range\n  \
+             hint: the range is 100ms to 1h",
+        ),
+        (
+            "clients: { max_duration: 1ms }\n",
+            "sidestream.yaml:1:26: error: clients.max_duration: `1ms` is out of range\n  \
+             hint: the range is 0s for no limit, or 1s to 8760h",
+        ),
+        (
+            "replay: { max_bytes: 1KiB }\n",
+            "sidestream.yaml:1:22: error: replay.max_bytes: `1KiB` is out of range\n  \
+             hint: the range is 64KiB to 1024GiB",
+        ),
+        (
+            "replay: { max_concurrent: 0 }\n",
+            "sidestream.yaml:1:27: error: replay.max_concurrent: `0` is out of range\n  \
+             hint: the range is 1 to 1000",
+        ),
+        (
+            "log: { level: inf }\n",
+            "sidestream.yaml:1:15: error: log.level: `inf` is not one of \
+             error, warn, info, debug, trace\n  hint: did you mean info?",
+        ),
+        (
+            "trusted_proxies:\n  - 10.0.0.0/8\n  - 10.0.0.0/40\n",
+            "sidestream.yaml:3:5: error: trusted_proxies: `10.0.0.0/40` is not a network\n  \
+             hint: write it in CIDR notation, for example 10.0.0.0/8",
+        ),
+        (
+            "auth: { jwt: { secret: hunter2 } }\n",
+            "sidestream.yaml:1:1: error: auth: this version has no authentication yet\n  \
+             hint: remove it; streams with `access: public` are the only ones that can be served",
+        ),
+        (
+            "drain: 1s\ndrain: 2s\n",
+            "sidestream.yaml:2:1: error: `drain` is written twice\n  hint: it is also on line 1",
+        ),
+        (
+            "- a\n",
+            "sidestream.yaml:1:1: error: expected a mapping, found a list\n  hint: it holds the \
+             keys listen, admin, app, prefix, filters, mongodb, replay, clients, \
+             trusted_proxies, drain, tls, log",
+        ),
+        (
+            "tls: { cert_file: x }\n",
+            "sidestream.yaml:1:19: error: tls.cert_file: needs `tls.key_file` as well\n  \
+             hint: give both files, or neither for plain HTTP",
+        ),
+        (
+            "mongodb: { uri: 'mongodb://a', uri_file: x }\n",
+            "sidestream.yaml:1:42: error: mongodb.uri_file: is given together with \
+             `mongodb.uri`\n  hint: keep one of them",
+        ),
+        (
+            "listen: 0.0.0.0:9180\n",
+            "built-in default: error: admin: is the same address as `listen`\n  hint: give the \
+             admin port an address of its own: it must never be the public one",
+        ),
+        (
+            "app: http://localhost:8080\n",
+            "sidestream.yaml:1:6: error: app: is the sidecar's own `listen` address: requests \
+             would go round in circles\n  hint: point it at the port that the app listens on",
+        ),
+    ];
+    for (text, expected) in rows {
+        let errors = from_file(text).expect_err(text);
+        assert_eq!(errors.to_string(), *expected, "{text}");
+    }
+}
+
+#[test]
+fn files_without_settings_are_fine() {
+    for text in ["", "# nothing\n", "---\n", "clients:\n  # heartbeat: 1s\nlog: ~\n"] {
+        from_file(text).unwrap();
+    }
+}
+
+#[test]
+fn environment_and_flag_errors() {
+    let dir = directory(&[]);
+    let rows: &[(&str, &str, &str)] = &[
+        (
+            "SIDESTREAM_MONGODB_URI",
+            "mongodb://u:hunter2@a",
+            "environment variable SIDESTREAM_MONGODB_URI: error: not a setting\n  \
+             hint: did you mean SIDESTREAM_MONGODB__URI?",
+        ),
+        (
+            "SIDESTREAM_BANANA",
+            "1",
+            "environment variable SIDESTREAM_BANANA: error: not a setting\n  \
+             hint: levels are separated by `__`, as in SIDESTREAM_CLIENTS__HEARTBEAT",
+        ),
+        (
+            "SIDESTREAM_CLIENTS",
+            "1",
+            "environment variable SIDESTREAM_CLIENTS: error: clients: is a group of settings\n  \
+             hint: set its members: SIDESTREAM_CLIENTS__HEARTBEAT=…",
+        ),
+        (
+            "SIDESTREAM_LISTEN",
+            "8080",
+            "environment variable SIDESTREAM_LISTEN: error: listen: `8080` is not an address \
+             with a port\n  hint: write 0.0.0.0:8080 for every interface, 127.0.0.1:8080 for \
+             this host",
+        ),
+        (
+            "SIDESTREAM_LISTEN",
+            "",
+            "environment variable SIDESTREAM_LISTEN: error: listen: is empty\n  \
+             hint: unset the variable, or give it a value",
+        ),
+        (
+            "SIDESTREAM_AUTH__JWT__SECRET",
+            "hunter2",
+            "environment variable SIDESTREAM_AUTH__JWT__SECRET: error: auth.jwt.secret: this \
+             version has no authentication yet\n  hint: remove it; streams with `access: \
+             public` are the only ones that can be served",
+        ),
+    ];
+    for (name, value, expected) in rows {
+        let errors = from_env(&[(*name, *value)]).expect_err(name);
+        assert_eq!(errors.to_string(), *expected, "{name}");
+    }
+    let flags = Flags { prefix: Some("events".into()), ..Flags::default() };
+    let errors = Config::load(sources(&dir, &[], flags)).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "--prefix: error: prefix: `events` does not start with `/`\n  \
+         hint: write a path such as /_events"
+    );
+}
+
+#[test]
+fn all_mistakes_at_once() {
+    let text = "listne: 1\ndrain: 10\nclients: { retry: 1, max_buffered: many }\n";
+    let dir = directory(&[("sidestream.yaml", text)]);
+    let flags = Flags { app: Some("app".into()), ..Flags::default() };
+    let env = [("SIDESTREAM_PREFIX", "/"), ("SIDESTREAM_LOG__LEVEL", "loud")];
+    let errors = Config::load(sources(&dir, &env, flags)).unwrap_err();
+    let keys: Vec<_> = errors.problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        ["listne", "app", "prefix", "clients.retry", "clients.max_buffered", "drain", "log.level"]
+    );
+}
+
+#[test]
+fn the_named_file_must_exist() {
+    let dir = directory(&[]);
+    let mut sources = sources(&dir, &[], Flags::default());
+    sources.config_file = Some("nowhere.yaml".into());
+    let errors = Config::load(sources).unwrap_err().to_string();
+    assert!(errors.starts_with("nowhere.yaml:1:1: error: cannot read the file: "), "{errors}");
+}
+
+#[test]
+fn the_higher_layer_decides_between_a_secret_and_its_file() {
+    let dir = directory(&[
+        ("sidestream.yaml", "mongodb: { uri: 'mongodb://file' }\n"),
+        ("uri", "mongodb://secret\r\n"),
+        ("empty", "\n"),
+    ]);
+    let by_env = [("SIDESTREAM_MONGODB__URI_FILE", "uri")];
+    let config = Config::load(sources(&dir, &by_env, Flags::default())).unwrap();
+    assert_eq!(config.mongodb.uri.expose(), "mongodb://secret");
+    let flags = Flags { mongodb: Some("mongodb://flag".into()), ..Flags::default() };
+    let config = Config::load(sources(&dir, &by_env, flags)).unwrap();
+    assert_eq!(config.mongodb.uri.expose(), "mongodb://flag");
+    for (file, expected) in [("nowhere", "cannot read "), ("empty", "is empty")] {
+        let env = [("SIDESTREAM_MONGODB__URI_FILE", file)];
+        let errors = Config::load(sources(&dir, &env, Flags::default())).unwrap_err().to_string();
+        assert!(errors.contains(expected), "{errors}");
+        assert!(errors.starts_with("environment variable SIDESTREAM_MONGODB__URI_FILE: "));
+    }
+}
+
+#[test]
+fn secrets_never_show() {
+    let dir = directory(&[("uri", "mongodb://u:hunter2")]);
+    for env in [
+        [("SIDESTREAM_MONGODB__URI", "mongodb://u:hunter2")],
+        [("SIDESTREAM_MONGODB__URI", "hunter2")],
+        [("SIDESTREAM_MONGODB__URI_FILE", "uri")],
+        [("SIDESTREAM_APP", "mongodb://u:hunter2@a")],
+        [("SIDESTREAM_LISTEN", "mongodb://u:hunter2@a")],
+    ] {
+        let errors = Config::load(sources(&dir, &env, Flags::default())).unwrap_err();
+        assert!(!format!("{errors} {errors:?}").contains("hunter2"), "{errors}");
+    }
+    let config = from_env(&[("SIDESTREAM_MONGODB__URI", "mongodb://u:hunter2@a/")]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(config.mongodb.uri.redacted(), "mongodb://***@a/");
+}
+
+#[test]
+fn the_table_is_sound() {
+    for setting in SETTINGS {
+        let same = SETTINGS.iter().filter(|other| other.key == setting.key).count();
+        assert_eq!(same, 1, "{}", setting.key);
+        assert!(!settings::is_group(setting.key), "{}", setting.key);
+        assert!(!setting.about.is_empty() && !setting.about.ends_with('.'));
+    }
+}

@@ -1,0 +1,130 @@
+//! The end of the process: streams are closed spread over `drain`, so that their clients do not
+//! all reconnect to the other replicas at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// The share of the drain time over which streams are closed; the rest is for their last bytes.
+const SPREAD: f64 = 0.8;
+
+/// Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// When draining began, once it has.
+    began: watch::Sender<Option<Instant>>,
+    over: Duration,
+    open: AtomicUsize,
+    emptied: Notify,
+}
+
+/// A connection that has to end before the process may.
+#[derive(Debug)]
+pub struct Held {
+    shared: Arc<Shared>,
+}
+
+impl Drain {
+    pub fn new(over: Duration) -> Drain {
+        let shared = Shared {
+            began: watch::Sender::new(None),
+            over,
+            open: AtomicUsize::new(0),
+            emptied: Notify::new(),
+        };
+        Drain { shared: Arc::new(shared) }
+    }
+
+    pub fn begin(&self) {
+        self.shared.began.send_if_modified(|began| {
+            let is_first = began.is_none();
+            began.get_or_insert_with(Instant::now);
+            is_first
+        });
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.shared.began.borrow().is_some()
+    }
+
+    /// Resolves when draining begins.
+    pub async fn begun(&self) {
+        let mut began = self.shared.began.subscribe();
+        // The sender lives in `self`, so there is no error to hear of.
+        let _ = began.wait_for(Option::is_some).await;
+    }
+
+    /// Resolves at this stream's own time to end, somewhere within the drain time.
+    pub async fn my_turn(&self) {
+        self.begun().await;
+        tokio::time::sleep(self.shared.over.mul_f64(fastrand::f64() * SPREAD)).await;
+    }
+
+    /// Counts a connection as open until the result is dropped.
+    pub fn hold(&self) -> Held {
+        self.shared.open.fetch_add(1, Ordering::AcqRel);
+        Held { shared: self.shared.clone() }
+    }
+
+    /// Waits until nothing is open any more, or the drain time is over.
+    pub async fn finished(&self) {
+        self.begun().await;
+        let empty = async {
+            loop {
+                let emptied = self.shared.emptied.notified();
+                tokio::pin!(emptied);
+                emptied.as_mut().enable();
+                if self.shared.open.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                emptied.await;
+            }
+        };
+        let _ = tokio::time::timeout(self.shared.over, empty).await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.shared.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_with_the_last_connection_and_not_later() {
+        let drain = Drain::new(Duration::from_secs(10));
+        let held = drain.hold();
+        drain.begin();
+        let began = Instant::now();
+        let closing = async {
+            drain.my_turn().await;
+            drop(held);
+        };
+        tokio::join!(drain.finished(), closing);
+        assert!(began.elapsed() < Duration::from_secs(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_does_not_wait_longer_than_it_may() {
+        let drain = Drain::new(Duration::from_secs(10));
+        let _held = drain.hold();
+        drain.begin();
+        let began = Instant::now();
+        drain.finished().await;
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+}

@@ -1,0 +1,424 @@
+//! Relaxed Extended JSON (version 2), straight from raw BSON to bytes.
+//!
+//! No tree is built in between. The output is one line: control characters are escaped, so that
+//! it can stand behind `data:` as it is. Broken input never panics: text that is not UTF-8 gets
+//! replacement characters, a value that makes no sense is null, a document that breaks off ends.
+
+use std::io::Write;
+
+use bson::{Decimal128, RawBsonRef, RawDocument, RawDocumentBuf};
+
+use super::raw::{Elements, Value, tag};
+
+/// Deeper than `mongod` stores: what is below is written as null.
+const MAX_DEPTH: u32 = 250;
+
+/// Appends one value.
+pub fn write_relaxed(value: RawBsonRef<'_>, out: &mut Vec<u8>) {
+    match value {
+        RawBsonRef::Document(document) => write_relaxed_document(document, out),
+        RawBsonRef::Array(array) => {
+            write_value(Value { tag: tag::ARRAY, data: array.as_bytes() }, MAX_DEPTH, out);
+        }
+        RawBsonRef::String(text) => write_text(text.as_bytes(), out),
+        RawBsonRef::ObjectId(id) => {
+            write_value(Value { tag: tag::OBJECT_ID, data: &id.bytes() }, MAX_DEPTH, out);
+        }
+        RawBsonRef::Int32(int) => write_display(int, out),
+        RawBsonRef::Int64(int) => write_display(int, out),
+        RawBsonRef::Double(double) => write_double(double, out),
+        RawBsonRef::Boolean(truth) => write_display(truth, out),
+        RawBsonRef::Null => out.extend_from_slice(b"null"),
+        // The rest is rare and goes through the encoder, to be read like a field.
+        other => {
+            let mut holder = RawDocumentBuf::new();
+            holder.append(bson::raw::cstr!(""), other);
+            match Elements::new(holder.as_bytes()).next() {
+                Some((_, value)) => write_value(value, MAX_DEPTH, out),
+                None => out.extend_from_slice(b"null"),
+            }
+        }
+    }
+}
+
+/// Appends a document.
+pub fn write_relaxed_document(document: &RawDocument, out: &mut Vec<u8>) {
+    write_value(Value::document(document), MAX_DEPTH, out);
+}
+
+fn write_value(value: Value<'_>, depth: u32, out: &mut Vec<u8>) {
+    match value.tag {
+        tag::DOCUMENT => write_fields(value, depth, out),
+        tag::ARRAY => write_elements(value, depth, out),
+        tag::STRING => write_text(value.text(), out),
+        tag::INT32 => write_display(i32::from_le_bytes(value.bytes()), out),
+        tag::INT64 => write_display(value.i64(), out),
+        tag::DOUBLE => write_double(f64::from_le_bytes(value.bytes()), out),
+        tag::BOOLEAN => write_display(value.boolean(), out),
+        tag::DATE => write_date(value.i64(), out),
+        tag::OBJECT_ID => write_object_id(value.data, out),
+        tag::DECIMAL => {
+            write_display(
+                format_args!(r#"{{"$numberDecimal":"{}"}}"#, Decimal128::from_bytes(value.bytes())),
+                out,
+            );
+        }
+        tag::BINARY => write_binary(value, out),
+        tag::TIMESTAMP => {
+            let bits = value.i64() as u64;
+            write_display(
+                format_args!(
+                    r#"{{"$timestamp":{{"t":{},"i":{}}}}}"#,
+                    bits >> 32,
+                    bits & 0xffff_ffff
+                ),
+                out,
+            );
+        }
+        tag::REGEX => write_regex(value, out),
+        tag::CODE => wrap(br#"{"$code":"#, value.text(), out),
+        tag::SYMBOL => wrap(br#"{"$symbol":"#, value.text(), out),
+        tag::CODE_WITH_SCOPE => match value.code_with_scope() {
+            Some((code, scope)) => {
+                out.extend_from_slice(br#"{"$code":"#);
+                write_text(code.text(), out);
+                out.extend_from_slice(br#","$scope":"#);
+                write_value(scope, depth, out);
+                out.push(b'}');
+            }
+            None => out.extend_from_slice(b"null"),
+        },
+        tag::DB_POINTER => {
+            let (namespace, id) = value.db_pointer();
+            out.extend_from_slice(br#"{"$dbPointer":{"$ref":"#);
+            write_text(namespace, out);
+            out.extend_from_slice(br#","$id":"#);
+            write_object_id(id, out);
+            out.extend_from_slice(b"}}");
+        }
+        tag::UNDEFINED => out.extend_from_slice(br#"{"$undefined":true}"#),
+        tag::MIN_KEY => out.extend_from_slice(br#"{"$minKey":1}"#),
+        tag::MAX_KEY => out.extend_from_slice(br#"{"$maxKey":1}"#),
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+fn write_fields(document: Value<'_>, depth: u32, out: &mut Vec<u8>) {
+    let Some(depth) = depth.checked_sub(1) else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    out.push(b'{');
+    let mut is_first = true;
+    for (key, value) in document.elements() {
+        if !is_first {
+            out.push(b',');
+        }
+        is_first = false;
+        write_text(key, out);
+        out.push(b':');
+        write_value(value, depth, out);
+    }
+    out.push(b'}');
+}
+
+fn write_elements(array: Value<'_>, depth: u32, out: &mut Vec<u8>) {
+    let Some(depth) = depth.checked_sub(1) else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    out.push(b'[');
+    let mut is_first = true;
+    for (_, value) in array.elements() {
+        if !is_first {
+            out.push(b',');
+        }
+        is_first = false;
+        write_value(value, depth, out);
+    }
+    out.push(b']');
+}
+
+fn write_display(value: impl std::fmt::Display, out: &mut Vec<u8>) {
+    // Writing to a vector does not fail.
+    let _ = write!(out, "{value}");
+}
+
+fn write_double(double: f64, out: &mut Vec<u8>) {
+    if double.is_finite() {
+        // Shortest digits that read back the same, and always with a point or an exponent.
+        let _ = serde_json::to_writer(out, &double);
+        return;
+    }
+    let name = match (double.is_nan(), double.is_sign_negative()) {
+        (true, false) => "NaN",
+        (true, true) => "-NaN",
+        (false, false) => "Infinity",
+        (false, true) => "-Infinity",
+    };
+    write_display(format_args!(r#"{{"$numberDouble":"{name}"}}"#), out);
+}
+
+/// A quoted text.
+fn write_text(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    for chunk in text.utf8_chunks() {
+        write_escaped(chunk.valid().as_bytes(), out);
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    out.push(b'"');
+}
+
+fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
+    // Plain stretches are copied whole; escapes are rare.
+    let mut plain = 0;
+    for (at, byte) in text.iter().enumerate() {
+        let escape: &[u8] = match byte {
+            b'"' => br#"\""#,
+            b'\\' => br"\\",
+            b'\n' => br"\n",
+            b'\r' => br"\r",
+            b'\t' => br"\t",
+            0x08 => br"\b",
+            0x0c => br"\f",
+            0..=0x1f => b"",
+            _ => continue,
+        };
+        out.extend_from_slice(&text[plain..at]);
+        if escape.is_empty() {
+            write_display(format_args!("\\u{byte:04x}"), out);
+        } else {
+            out.extend_from_slice(escape);
+        }
+        plain = at + 1;
+    }
+    out.extend_from_slice(&text[plain..]);
+}
+
+fn wrap(open: &[u8], text: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(open);
+    write_text(text, out);
+    out.push(b'}');
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
+        out.push(HEX[usize::from(byte >> 4)]);
+        out.push(HEX[usize::from(byte & 15)]);
+    }
+}
+
+fn write_object_id(id: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"$oid":""#);
+    write_hex(id, out);
+    out.extend_from_slice(br#""}"#);
+}
+
+fn write_binary(value: Value<'_>, out: &mut Vec<u8>) {
+    let (subtype, content) = value.binary();
+    // The old subtype repeats its length inside.
+    let content = if subtype == 2 { content.get(4..).unwrap_or_default() } else { content };
+    out.extend_from_slice(br#"{"$binary":{"base64":""#);
+    write_base64(content, out);
+    out.extend_from_slice(br#"","subType":""#);
+    write_hex(&[subtype], out);
+    out.extend_from_slice(br#""}}"#);
+}
+
+fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for group in bytes.chunks(3) {
+        let at = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            out.push(if digit <= group.len() {
+                DIGITS[(bits >> (18 - 6 * digit) & 63) as usize]
+            } else {
+                b'='
+            });
+        }
+    }
+}
+
+fn write_regex(value: Value<'_>, out: &mut Vec<u8>) {
+    let (pattern, options) = value.regex();
+    out.extend_from_slice(br#"{"$regularExpression":{"pattern":"#);
+    write_text(pattern, out);
+    out.extend_from_slice(br#","options":"#);
+    if options.is_sorted() {
+        write_text(options, out);
+    } else {
+        // Extended JSON wants them in alphabetical order; stored ones nearly always are.
+        let mut sorted = options.to_vec();
+        sorted.sort_unstable();
+        write_text(&sorted, out);
+    }
+    out.extend_from_slice(b"}}");
+}
+
+/// Years 1970 to 9999 as text, others as milliseconds. Milliseconds have three digits, or none
+/// where they are zero.
+fn write_date(millis: i64, out: &mut Vec<u8>) {
+    const END_OF_9999: i64 = 253_402_300_800_000;
+    if !(0..END_OF_9999).contains(&millis) {
+        write_display(format_args!(r#"{{"$date":{{"$numberLong":"{millis}"}}}}"#), out);
+        return;
+    }
+    let (seconds, millis) = (millis / 1000, millis % 1000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    write_display(
+        format_args!(
+            r#"{{"$date":"{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}"#,
+            second / 3600,
+            second / 60 % 60,
+            second % 60
+        ),
+        out,
+    );
+    if millis != 0 {
+        write_display(format_args!(".{millis:03}"), out);
+    }
+    out.extend_from_slice(br#"Z"}"#);
+}
+
+/// Year, month and day of a day after 1970-01-01. Years are counted from March, so that the leap
+/// day is the last; 400 of them always have 146,097 days.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let since_march_0 = days + 719_468;
+    let era = since_march_0 / 146_097;
+    let day_of_era = since_march_0 % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{Bson, Document, doc};
+    use proptest::prelude::*;
+
+    fn written(document: &Document) -> String {
+        let raw = RawDocumentBuf::try_from(document).unwrap();
+        let mut out = Vec::new();
+        write_relaxed_document(&raw, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// The crate trims zeros of the milliseconds; the specification wants three digits or none.
+    fn expected(value: Bson) -> String {
+        fn three_digits(value: &mut serde_json::Value) {
+            match value {
+                serde_json::Value::Array(values) => values.iter_mut().for_each(three_digits),
+                serde_json::Value::Object(fields) => {
+                    if let Some(serde_json::Value::String(date)) = fields.get_mut("$date")
+                        && let Some((whole, fraction)) = date.trim_end_matches('Z').split_once('.')
+                    {
+                        *date = format!("{whole}.{fraction:0<3}Z");
+                    }
+                    fields.values_mut().for_each(three_digits);
+                }
+                _ => {}
+            }
+        }
+        let mut value = value.into_relaxed_extjson();
+        three_digits(&mut value);
+        value.to_string()
+    }
+
+    fn any_bson() -> impl Strategy<Value = Bson> {
+        let leaf = prop_oneof![
+            any::<i32>().prop_map(Bson::Int32),
+            any::<i64>().prop_map(Bson::Int64),
+            any::<f64>().prop_map(Bson::Double),
+            prop_oneof![Just(1e16), Just(1.0), Just(-0.0), Just(1e-7), Just(5e-324)]
+                .prop_map(Bson::Double),
+            ".*".prop_map(Bson::String),
+            "[\u{0}-\u{20}\"\\\\\u{7f}-\u{a0}\u{2028}]*".prop_map(Bson::String),
+            any::<bool>().prop_map(Bson::Boolean),
+            Just(Bson::Null),
+            Just(Bson::Undefined),
+            Just(Bson::MinKey),
+            Just(Bson::MaxKey),
+            any::<[u8; 12]>().prop_map(|b| Bson::ObjectId(bson::oid::ObjectId::from_bytes(b))),
+            any::<[u8; 16]>().prop_map(|b| Bson::Decimal128(Decimal128::from_bytes(b))),
+            // Past 9999 the crate writes the wrong date.
+            prop_oneof![i64::MIN..0, 0..253_402_300_800_000i64]
+                .prop_map(|ms| Bson::DateTime(bson::DateTime::from_millis(ms))),
+            any::<(u32, u32)>()
+                .prop_map(|(time, increment)| Bson::Timestamp(bson::Timestamp { time, increment })),
+            (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..20)).prop_map(
+                |(kind, bytes)| { Bson::Binary(bson::Binary { subtype: kind.into(), bytes }) }
+            ),
+            ".*".prop_map(Bson::JavaScriptCode),
+            ".*".prop_map(Bson::Symbol),
+            ".*".prop_map(|code| Bson::JavaScriptCodeWithScope(bson::JavaScriptCodeWithScope {
+                code,
+                scope: doc! { "a": 1 }
+            })),
+            ("[^\u{0}]*", "[imsx]{0,4}").prop_map(|(pattern, options)| {
+                Bson::RegularExpression(bson::Regex {
+                    pattern: pattern.try_into().unwrap(),
+                    options: options.try_into().unwrap(),
+                })
+            }),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Bson::Array),
+                proptest::collection::vec(("[^\u{0}]{0,6}", inner), 0..6)
+                    .prop_map(|fields| Bson::Document(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_crate(value in any_bson()) {
+            let line = written(&doc! { "v": value.clone() });
+            prop_assert_eq!(&line, &expected(Bson::Document(doc! { "v": value.clone() })));
+            prop_assert!(!line.bytes().any(|byte| byte < 0x20));
+            let raw = bson::RawBson::try_from(value.clone()).unwrap();
+            let mut out = Vec::new();
+            write_relaxed(raw.as_raw_bson_ref(), &mut out);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), expected(value));
+        }
+
+        #[test]
+        fn writes_json_whatever_the_bytes(
+            value in any_bson(),
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let raw = RawDocumentBuf::try_from(&doc! { "v": value, "w": [1, "x"] }).unwrap();
+            let mut bytes = raw.into_bytes();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(broken) = RawDocument::from_bytes(&bytes) {
+                let mut out = Vec::new();
+                write_relaxed_document(broken, &mut out);
+                prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_nested_too_deep_is_null() {
+        let mut value = Bson::Int32(1);
+        for _ in 0..400 {
+            value = Bson::Array(vec![value]);
+        }
+        let line = written(&doc! { "v": value });
+        assert!(line.contains("[null]") && line.len() < 600, "{line}");
+    }
+}

@@ -1,0 +1,133 @@
+//! A place in the order of one deployment's change events, and the id that clients hold.
+//!
+//! Three forms share one order, that of their text:
+//!
+//! - an event's resume token, the `_data` of its `_id`: hex of a sortable encoding that begins
+//!   with the cluster time and goes on to name the document;
+//! - a high-water mark, the same encoding without a document: "everything before this time";
+//! - our own form, only the encoding's beginning, type byte and cluster time (18 characters). It
+//!   says what a high-water mark says, and sorts right before every token of that time.
+//!
+//! The order means something only within one deployment and token version. See
+//! [change stream resume tokens](https://www.mongodb.com/docs/manual/changeStreams/#resume-tokens).
+
+use std::fmt;
+use std::sync::Arc;
+
+use bson::Timestamp;
+
+/// The encoding's type byte of a timestamp, with which every token begins.
+const TIMESTAMP_TYPE: &str = "82";
+/// Type byte and cluster time, in characters.
+const TIME_LENGTH: usize = 18;
+/// Longer ids do not come from a server: a token grows with the document's `_id`, and request
+/// heads end at 64 KiB.
+const MAX_LENGTH: usize = 32 * 1024;
+
+/// Everything up to and including this place.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(Arc<str>);
+
+/// Why a client's id is no position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a resume token: hexadecimal digits beginning with 82 are expected")]
+pub struct InvalidPosition;
+
+impl Position {
+    /// Takes a token from the server; `None` if it is of a form that this version cannot order.
+    pub fn from_server(data: &str) -> Option<Position> {
+        Position::parse(data).ok()
+    }
+
+    /// Takes an id from a client.
+    ///
+    /// # Errors
+    /// When no server can have made it. Whether this deployment did is for `upstream` to find out.
+    pub fn parse(text: &str) -> Result<Position, InvalidPosition> {
+        let is_hex = text.len() % 2 == 0 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let has_time = text.len() >= TIME_LENGTH && text.starts_with(TIMESTAMP_TYPE);
+        if !is_hex || !has_time || text.len() > MAX_LENGTH {
+            return Err(InvalidPosition);
+        }
+        // Servers write capitals, and the order is that of the text.
+        if text.bytes().any(|b| b.is_ascii_lowercase()) {
+            return Ok(Position(text.to_ascii_uppercase().into()));
+        }
+        Ok(Position(text.into()))
+    }
+
+    /// "Everything before this time has been read", in our own form.
+    pub fn before(time: Timestamp) -> Position {
+        Position(format!("{TIMESTAMP_TYPE}{:08X}{:08X}", time.time, time.increment).into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The cluster time at its beginning.
+    pub fn time(&self) -> Timestamp {
+        let part = |range: std::ops::Range<usize>| {
+            // Both constructors made sure of the length and the digits.
+            self.0.get(range).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0)
+        };
+        Timestamp { time: part(2..10), increment: part(10..TIME_LENGTH) }
+    }
+
+    /// Whether this is our own form, which a server does not know as a token.
+    pub fn is_time_only(&self) -> bool {
+        self.0.len() == TIME_LENGTH
+    }
+
+    /// Whether it is the token of an event, which shows the key of the event's document.
+    ///
+    /// After the time come the token version (`2B` and a byte) and the token type: `29`, zero, is
+    /// a high-water mark.
+    pub fn names_document(&self) -> bool {
+        !self.is_time_only()
+            && !(self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29"))
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Position({})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HIGH_WATER_MARK: &str = "8266F3AAAA000000012B0229296E04";
+    const EVENT: &str = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
+
+    #[test]
+    fn the_three_forms_sort_by_what_they_cover() {
+        let own = Position::before(Timestamp { time: 0x66F3_AAAA, increment: 1 });
+        let mark = Position::parse(HIGH_WATER_MARK).unwrap();
+        let event = Position::parse(EVENT).unwrap();
+        let next = Position::before(Timestamp { time: 0x66F3_AAAA, increment: 2 });
+        assert!(own < mark && mark < event && event < next);
+        for position in [&own, &mark, &event] {
+            assert_eq!(position.time(), Timestamp { time: 0x66F3_AAAA, increment: 1 });
+        }
+        assert!(event.names_document() && !mark.names_document() && !own.names_document());
+    }
+
+    #[test]
+    fn only_what_a_server_can_have_made_is_taken() {
+        for bad in ["", "82", "zz", "8266F3AAAA0000000", "9966F3AAAA00000001", "8266F3AAAA0000000g"]
+        {
+            assert_eq!(Position::parse(bad), Err(InvalidPosition), "{bad:?}");
+        }
+        let lower = Position::parse(&EVENT.to_ascii_lowercase()).unwrap();
+        assert_eq!(lower.as_str(), EVENT);
+    }
+}

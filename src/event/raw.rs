@@ -1,0 +1,317 @@
+//! Raw BSON, read in place: a value is a type byte and the bytes behind it.
+//!
+//! The matcher, the index and the JSON writer all walk documents through this file and nothing
+//! else. It neither allocates nor panics, whatever the bytes: a document that breaks off is a
+//! document that ends there. Unlike the reader in the `bson` crate it does not check that keys
+//! are UTF-8, which nothing here needs and which costs more than the walk itself.
+
+use bson::{Bson, RawDocument, RawDocumentBuf};
+
+/// BSON type bytes.
+pub(crate) mod tag {
+    pub const DOUBLE: u8 = 0x01;
+    pub const STRING: u8 = 0x02;
+    pub const DOCUMENT: u8 = 0x03;
+    pub const ARRAY: u8 = 0x04;
+    pub const BINARY: u8 = 0x05;
+    pub const UNDEFINED: u8 = 0x06;
+    pub const OBJECT_ID: u8 = 0x07;
+    pub const BOOLEAN: u8 = 0x08;
+    pub const DATE: u8 = 0x09;
+    pub const NULL: u8 = 0x0a;
+    pub const REGEX: u8 = 0x0b;
+    pub const DB_POINTER: u8 = 0x0c;
+    pub const CODE: u8 = 0x0d;
+    pub const SYMBOL: u8 = 0x0e;
+    pub const CODE_WITH_SCOPE: u8 = 0x0f;
+    pub const INT32: u8 = 0x10;
+    pub const TIMESTAMP: u8 = 0x11;
+    pub const INT64: u8 = 0x12;
+    pub const DECIMAL: u8 = 0x13;
+    pub const MAX_KEY: u8 = 0x7f;
+    pub const MIN_KEY: u8 = 0xff;
+    /// No BSON type: a bound value that BSON cannot hold (a key with a NUL in it). Equal to
+    /// nothing, not even to itself.
+    pub const IMPOSSIBLE: u8 = 0x00;
+}
+
+/// One value where it lies. `data` has the length that the type demands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Value<'a> {
+    pub tag: u8,
+    pub data: &'a [u8],
+}
+
+impl<'a> Value<'a> {
+    pub const NULL: Value<'static> = Value { tag: tag::NULL, data: &[] };
+
+    pub fn document(document: &'a RawDocument) -> Value<'a> {
+        Value { tag: tag::DOCUMENT, data: document.as_bytes() }
+    }
+
+    pub fn is_array(self) -> bool {
+        self.tag == tag::ARRAY
+    }
+
+    /// A document or an array, which BSON stores alike.
+    pub fn is_container(self) -> bool {
+        matches!(self.tag, tag::DOCUMENT | tag::ARRAY)
+    }
+
+    pub fn is_number(self) -> bool {
+        matches!(self.tag, tag::INT32 | tag::INT64 | tag::DOUBLE | tag::DECIMAL)
+    }
+
+    /// The fields of a document or array; none for anything else.
+    pub fn elements(self) -> Elements<'a> {
+        if self.is_container() { Elements::new(self.data) } else { Elements::empty() }
+    }
+
+    /// The bytes of a string, code or symbol, without length and NUL. They need not be UTF-8.
+    pub fn text(self) -> &'a [u8] {
+        match self.tag {
+            tag::STRING | tag::CODE | tag::SYMBOL => {
+                self.data.get(4..self.data.len().saturating_sub(1)).unwrap_or_default()
+            }
+            _ => &[],
+        }
+    }
+
+    /// Subtype and content of a binary. The old subtype 2 keeps its inner length, as in the order
+    /// of values.
+    pub fn binary(self) -> (u8, &'a [u8]) {
+        match self.data {
+            [_, _, _, _, subtype, content @ ..] if self.tag == tag::BINARY => (*subtype, content),
+            _ => (0, &[]),
+        }
+    }
+
+    /// Pattern and options of a regular expression.
+    pub fn regex(self) -> (&'a [u8], &'a [u8]) {
+        let Some(end) = self.data.iter().position(|byte| *byte == 0) else { return (&[], &[]) };
+        let options = &self.data[end + 1..];
+        (&self.data[..end], options.strip_suffix(&[0]).unwrap_or(options))
+    }
+
+    /// Code (with its length and NUL) and scope of a code with scope.
+    pub fn code_with_scope(self) -> Option<(Value<'a>, Value<'a>)> {
+        let rest = self.data.get(4..)?;
+        let code_end = 4usize.checked_add(length_at(rest)?)?;
+        let code = Value { tag: tag::CODE, data: rest.get(..code_end)? };
+        let scope = rest.get(code_end..)?;
+        (length_at(scope)? == scope.len() && scope.len() >= 5)
+            .then_some((code, Value { tag: tag::DOCUMENT, data: scope }))
+    }
+
+    /// Namespace and id of a DBPointer.
+    pub fn db_pointer(self) -> (&'a [u8], &'a [u8]) {
+        let split = self.data.len().saturating_sub(12);
+        let (name, id) = self.data.split_at(split);
+        (name.get(4..name.len().saturating_sub(1)).unwrap_or_default(), id)
+    }
+
+    pub fn boolean(self) -> bool {
+        self.tag == tag::BOOLEAN && self.data.first().is_some_and(|byte| *byte != 0)
+    }
+
+    pub fn bytes<const N: usize>(self) -> [u8; N] {
+        self.data.first_chunk().copied().unwrap_or([0; N])
+    }
+
+    /// Date and timestamp as they are stored; numbers are read by `number`.
+    pub fn i64(self) -> i64 {
+        i64::from_le_bytes(self.bytes())
+    }
+}
+
+/// A value of our own: an operand, bound and ready.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Owned {
+    tag: u8,
+    data: Box<[u8]>,
+}
+
+impl Owned {
+    pub fn null() -> Owned {
+        Owned { tag: tag::NULL, data: Box::default() }
+    }
+
+    pub fn of(value: Value<'_>) -> Owned {
+        Owned { tag: value.tag, data: value.data.into() }
+    }
+
+    /// A value that BSON cannot write becomes one that equals nothing: never a missing condition.
+    pub fn from_bson(value: &Bson) -> Owned {
+        let impossible = Owned { tag: tag::IMPOSSIBLE, data: Box::default() };
+        // A document is the way into the encoder; the copy is made once, at binding.
+        let mut holder = bson::Document::new();
+        holder.insert("", value.clone());
+        let Ok(raw) = RawDocumentBuf::try_from(&holder) else { return impossible };
+        Elements::new(raw.as_bytes()).next().map_or(impossible, |(_, value)| Owned::of(value))
+    }
+
+    pub fn get(&self) -> Value<'_> {
+        Value { tag: self.tag, data: &self.data }
+    }
+}
+
+/// The fields of a document in order. Ends at the first byte that makes no sense.
+#[derive(Clone, Debug)]
+pub(crate) struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    pub fn empty() -> Elements<'a> {
+        Elements { rest: &[] }
+    }
+
+    /// From the bytes of a whole document, its length prefix included.
+    pub fn new(document: &'a [u8]) -> Elements<'a> {
+        let end = length_at(document).unwrap_or(0).min(document.len());
+        Elements { rest: document.get(4..end).unwrap_or_default() }
+    }
+
+    /// The first field of that name.
+    pub fn find_key(self, name: &[u8]) -> Option<Value<'a>> {
+        for (key, value) in self {
+            if key == name {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = (&'a [u8], Value<'a>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&kind, after) = self.rest.split_first()?;
+        // The terminator; what follows it does not belong to the document.
+        if kind == 0 {
+            self.rest = &[];
+            return None;
+        }
+        let parsed = end_of_key(after).and_then(|end| {
+            let (key, rest) = (&after[..end], &after[end + 1..]);
+            let size = size_of(kind, rest)?;
+            (size <= rest.len()).then(|| (key, rest, size))
+        });
+        let Some((key, rest, size)) = parsed else {
+            self.rest = &[];
+            return None;
+        };
+        let (data, next) = rest.split_at(size);
+        self.rest = next;
+        Some((key, Value { tag: kind, data }))
+    }
+}
+
+/// Keys are short: a plain loop beats a call to a vectorised search.
+#[inline]
+fn end_of_key(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == 0)
+}
+
+#[inline]
+pub(crate) fn length_at(bytes: &[u8]) -> Option<usize> {
+    let prefix: [u8; 4] = *bytes.first_chunk()?;
+    usize::try_from(i32::from_le_bytes(prefix)).ok()
+}
+
+#[inline]
+fn size_of(kind: u8, rest: &[u8]) -> Option<usize> {
+    Some(match kind {
+        tag::NULL | tag::UNDEFINED | tag::MIN_KEY | tag::MAX_KEY => 0,
+        tag::BOOLEAN => 1,
+        tag::INT32 => 4,
+        tag::DOUBLE | tag::INT64 | tag::DATE | tag::TIMESTAMP => 8,
+        tag::OBJECT_ID => 12,
+        tag::DECIMAL => 16,
+        tag::STRING | tag::CODE | tag::SYMBOL => text_size(rest)?,
+        tag::DOCUMENT | tag::ARRAY => {
+            let length = length_at(rest)?;
+            if length < 5 {
+                return None;
+            }
+            length
+        }
+        tag::BINARY => length_at(rest)?.checked_add(5)?,
+        tag::DB_POINTER => text_size(rest)?.checked_add(12)?,
+        tag::CODE_WITH_SCOPE => {
+            let length = length_at(rest)?;
+            if length < 14 {
+                return None;
+            }
+            length
+        }
+        tag::REGEX => {
+            let pattern = end_of_key(rest)?;
+            let options = end_of_key(&rest[pattern + 1..])?;
+            pattern + options + 2
+        }
+        _ => return None,
+    })
+}
+
+fn text_size(rest: &[u8]) -> Option<usize> {
+    let length = length_at(rest)?;
+    if length == 0 {
+        return None;
+    }
+    length.checked_add(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{doc, rawdoc};
+
+    #[test]
+    fn reads_what_the_crate_writes() {
+        let document = doc! { "a": 1, "b": "x", "c": [1, { "d": true }], "e": bson::Bson::Null };
+        let raw = RawDocumentBuf::try_from(&document).unwrap();
+        let keys: Vec<_> =
+            Elements::new(raw.as_bytes()).map(|(key, value)| (key.to_vec(), value.tag)).collect();
+        assert_eq!(
+            keys,
+            [
+                (b"a".to_vec(), tag::INT32),
+                (b"b".to_vec(), tag::STRING),
+                (b"c".to_vec(), tag::ARRAY),
+                (b"e".to_vec(), tag::NULL)
+            ]
+        );
+    }
+
+    #[test]
+    fn any_cut_and_any_changed_byte_only_ends_the_walk() {
+        fn walk(value: Value<'_>, depth: usize) {
+            if depth > 20 {
+                return;
+            }
+            let _ = (value.text(), value.binary(), value.regex(), value.code_with_scope());
+            let _ = (value.db_pointer(), value.boolean(), value.i64());
+            for (_, inner) in value.elements() {
+                walk(inner, depth + 1);
+            }
+        }
+        let raw = rawdoc! { "a": { "b": [1, 2.5, "text"] }, "r": bson::Regex {
+        pattern: bson::raw::cstr!("x").into(), options: bson::raw::cstr!("i").into() },
+        "code": bson::raw::RawJavaScriptCodeWithScope {
+            code: "f".into(), scope: rawdoc! { "s": 1 } } };
+        let bytes = raw.as_bytes();
+        for end in 0..bytes.len() {
+            walk(Value { tag: tag::DOCUMENT, data: &bytes[..end] }, 0);
+        }
+        for at in 0..bytes.len() {
+            for change in [0, 1, 2, 3, 4, 5, 0x0b, 0x0f, 0x7f, 0xff] {
+                let mut broken = bytes.to_vec();
+                broken[at] = change;
+                walk(Value { tag: tag::DOCUMENT, data: &broken }, 0);
+            }
+        }
+    }
+}

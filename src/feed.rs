@@ -1,0 +1,360 @@
+//! One upstream as its readers see it: the journal and the routes under one lock.
+//!
+//! Law of this file:
+//!
+//! - One writer: the upstream's task appends. Appending and joining take the same lock, so a route
+//!   that joins is complete from the number that it was told, with nothing in between.
+//! - Lock order: the feed, then a route. Nothing awaits while a lock is held.
+//! - The lock is taken per event, per join and per heartbeat, not per delivery: a subscription
+//!   that is up to date reads its route alone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::event::{ChangeEvent, Position};
+use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
+use crate::journal::{Journal, Limits, Located};
+use crate::routes::{Delivery, Route, RouteTable};
+
+/// What shares one change stream cursor: a database and an image mode.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FeedKey {
+    pub database: String,
+    pub full_document: FullDocument,
+    pub before_image: FullDocumentBeforeChange,
+}
+
+impl FeedKey {
+    pub fn of(filter: &Filter) -> FeedKey {
+        FeedKey {
+            database: filter.namespace.database.clone(),
+            full_document: filter.full_document,
+            before_image: filter.before_image,
+        }
+    }
+
+    /// The image mode, for people and metrics.
+    pub fn mode(&self) -> String {
+        match self.before_image {
+            FullDocumentBeforeChange::Off => self.full_document.name().to_string(),
+            before => format!("{}+{}", self.full_document.name(), before.name()),
+        }
+    }
+}
+
+impl std::fmt::Display for FeedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.database, self.mode())
+    }
+}
+
+/// How the upstream is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Not opened yet, or reading what happened before the start.
+    Starting,
+    /// Everything that MongoDB has is read, or about to be.
+    Live,
+    /// The cursor is away; the reason is for people.
+    Away(String),
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` until the cursor was open for the first time.
+    journal: Option<Journal>,
+    routes: RouteTable,
+    collections: Collections,
+    /// Rises with every change of `collections`: what a cursor with an older list says is void.
+    generation: u64,
+}
+
+/// What a cursor reads of its database. Only grows: a token of a collection that left the list
+/// could not be resumed from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Collections {
+    All,
+    These(BTreeSet<String>),
+}
+
+impl Collections {
+    /// Takes in what a filter reads; says whether that is new.
+    fn add(&mut self, collection: Option<&str>) -> bool {
+        match (&mut *self, collection) {
+            (Collections::All, _) => false,
+            (Collections::These(_), None) => {
+                *self = Collections::All;
+                true
+            }
+            (Collections::These(names), Some(name)) => names.insert(name.to_string()),
+        }
+    }
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Feed {
+    key: FeedKey,
+    limits: Limits,
+    /// Deliveries that a route keeps for slow readers.
+    keep: usize,
+    inner: Mutex<Inner>,
+    /// Rises when the history breaks: every subscription has to be told.
+    epoch: AtomicU64,
+    /// The generation of the list, for the upstream's task to follow.
+    relisted: watch::Sender<u64>,
+    status: watch::Sender<Status>,
+    /// Whether the cursor has ever read everything there was.
+    was_live: watch::Sender<bool>,
+}
+
+/// Where a subscription stands after it joined.
+#[derive(Debug)]
+pub struct Joined {
+    pub route: Arc<Route>,
+    pub epoch: u64,
+}
+
+impl Feed {
+    pub fn new(key: FeedKey, limits: Limits, keep: usize) -> Feed {
+        Feed {
+            key,
+            limits,
+            keep,
+            inner: Mutex::new(Inner {
+                journal: None,
+                routes: RouteTable::default(),
+                collections: Collections::These(BTreeSet::new()),
+                generation: 0,
+            }),
+            relisted: watch::Sender::new(0),
+            epoch: AtomicU64::new(0),
+            status: watch::Sender::new(Status::Starting),
+            was_live: watch::Sender::new(false),
+        }
+    }
+
+    pub fn key(&self) -> &FeedKey {
+        &self.key
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    pub fn set_status(&self, status: Status) {
+        if status == Status::Live {
+            self.was_live.send_if_modified(|was| !std::mem::replace(was, true));
+        }
+        self.status.send_if_modified(|current| {
+            let is_new = *current != status;
+            *current = status;
+            is_new
+        });
+    }
+
+    /// Whether the cursor has ever caught up; then the feed can say where "now" is.
+    pub fn was_live(&self) -> bool {
+        *self.was_live.borrow()
+    }
+
+    /// Turns true once, when the cursor has caught up for the first time.
+    pub fn watch_was_live(&self) -> watch::Receiver<bool> {
+        self.was_live.subscribe()
+    }
+
+    // The writer's side.
+
+    /// The cursor is open and reads what comes after `start`: either for the first time or again
+    /// without a break.
+    pub fn opened_at(&self, start: &Position) {
+        let mut inner = self.inner.lock();
+        if inner.journal.is_none() {
+            inner.journal = Some(Journal::starting_at(start.clone(), self.limits));
+        }
+    }
+
+    /// What was between the last event and `start` can no longer be read.
+    pub fn restart_at(&self, start: &Position) {
+        let mut inner = self.inner.lock();
+        let Inner { journal, routes, .. } = &mut *inner;
+        match journal {
+            Some(journal) => {
+                journal.restart_at(start.clone());
+                self.epoch.fetch_add(1, Ordering::AcqRel);
+                routes.restart_at(journal.end());
+            }
+            None => *journal = Some(Journal::starting_at(start.clone(), self.limits)),
+        }
+    }
+
+    /// Makes sure that the collections of these filters are read, from the newest position on.
+    ///
+    /// Takes effect at once: whatever a cursor with the old list reads from now on is not taken,
+    /// so the new cursor misses nothing between.
+    pub fn read_also(&self, filters: &[Arc<Filter>]) {
+        let mut inner = self.inner.lock();
+        let Inner { journal, routes, collections, generation } = &mut *inner;
+        let mut is_new = false;
+        for filter in filters {
+            is_new |= collections.add(filter.namespace.collection.as_deref());
+        }
+        if !is_new {
+            return;
+        }
+        *generation += 1;
+        if let Some(journal) = journal {
+            let head = journal.head().clone();
+            journal.restart_at(head);
+            routes.trim(journal.first());
+        }
+        self.relisted.send_replace(*generation);
+    }
+
+    /// What the next cursor has to read, and the generation in whose name it speaks.
+    pub fn collections(&self) -> (u64, Collections) {
+        let inner = self.inner.lock();
+        (inner.generation, inner.collections.clone())
+    }
+
+    /// Follows the generation of the list.
+    pub fn watch_generation(&self) -> watch::Receiver<u64> {
+        self.relisted.subscribe()
+    }
+
+    /// Appends the next event and wakes the clients that want it. Says whether it was taken: not
+    /// before [`Feed::opened_at`], and not from a cursor with an old list.
+    #[must_use]
+    pub fn append(&self, generation: u64, event: ChangeEvent) -> bool {
+        let event = Arc::new(event);
+        let mut inner = self.inner.lock();
+        if inner.generation != generation {
+            return false;
+        }
+        let Inner { journal, routes, .. } = &mut *inner;
+        let Some(journal) = journal else {
+            return false;
+        };
+        let number = journal.push(event.clone());
+        routes.offer(number, &event);
+        true
+    }
+
+    /// Everything up to `head` has been read. Says whether that was taken, as for
+    /// [`Feed::append`].
+    #[must_use]
+    pub fn advance(&self, generation: u64, head: Position) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.generation != generation {
+            return false;
+        }
+        match &mut inner.journal {
+            Some(journal) => {
+                journal.advance(head);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Lets go of what is too old; called now and then.
+    pub fn expire(&self) {
+        let mut inner = self.inner.lock();
+        let Inner { journal, routes, .. } = &mut *inner;
+        if let Some(journal) = journal {
+            journal.expire(Instant::now());
+            routes.trim(journal.first());
+        }
+    }
+
+    /// Tells the subscriptions of a filter that it is no longer the one in force.
+    pub fn retire(&self, filter: &Arc<Filter>) {
+        self.inner.lock().routes.retire(filter);
+    }
+
+    // The readers' side.
+
+    /// Joins the route of a filter with these values.
+    pub fn join(&self, filter: &Arc<Filter>, bound: Bound) -> Joined {
+        let mut inner = self.inner.lock();
+        let complete_from = inner.journal.as_ref().map_or(0, Journal::end);
+        let route = inner.routes.join(filter, bound, complete_from, self.keep);
+        Joined { route, epoch: self.epoch() }
+    }
+
+    pub fn leave(&self, route: &Arc<Route>) {
+        self.inner.lock().routes.leave(route);
+    }
+
+    /// Where reading goes on after a position; `None` before the cursor was open.
+    pub fn locate(&self, position: &Position) -> Option<Located> {
+        self.inner.lock().journal.as_ref().map(|journal| journal.locate(position))
+    }
+
+    /// The newest position, and the number that the next event will have.
+    pub fn now(&self) -> Option<(Position, u64)> {
+        self.inner.lock().journal.as_ref().map(|journal| (journal.head().clone(), journal.end()))
+    }
+
+    /// Read past up to here, and kept from here on.
+    pub fn span(&self) -> Option<(Position, Position)> {
+        let inner = self.inner.lock();
+        inner.journal.as_ref().map(|journal| (journal.floor().clone(), journal.head().clone()))
+    }
+
+    /// Events from a number on, at most `max`, with the number after them; `None` when the first
+    /// of them is gone.
+    pub fn events_from(&self, number: u64, max: usize) -> Option<Vec<(u64, Arc<ChangeEvent>)>> {
+        let inner = self.inner.lock();
+        let events = inner.journal.as_ref()?.from(number)?;
+        Some(events.take(max).map(|(number, event)| (number, event.clone())).collect())
+    }
+
+    /// A position past everything that a cursor on this route has to know, that names no
+    /// document; `None` while something is still to be sent.
+    pub fn position_without_document(&self, route: &Route, cursor: u64) -> Option<Position> {
+        let inner = self.inner.lock();
+        let journal = inner.journal.as_ref()?;
+        if !route.is_up_to_date(cursor) {
+            return None;
+        }
+        let head = journal.head();
+        // A head that is an event's token says nothing of other events of the same time, which a
+        // transaction may have: only what lies before that time is certain.
+        Some(if head.names_document() { Position::before(head.time()) } else { head.clone() })
+    }
+
+    /// How far behind the wall clock the newest position is, in seconds. An idle deployment writes
+    /// a no-op every ten seconds, so up to ten are normal.
+    pub fn lag_seconds(&self) -> Option<f64> {
+        let head = self.inner.lock().journal.as_ref()?.head().time();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+        Some((now - f64::from(head.time)).max(0.0))
+    }
+
+    pub fn route_count(&self) -> usize {
+        self.inner.lock().routes.len()
+    }
+
+    /// What the journal holds, in bytes.
+    pub fn journal_bytes(&self) -> usize {
+        self.inner.lock().journal.as_ref().map_or(0, Journal::bytes)
+    }
+}
+
+/// Evaluates a route on events that the journal still has.
+pub fn scan(route: &Route, events: &[(u64, Arc<ChangeEvent>)]) -> Vec<Arc<Delivery>> {
+    events
+        .iter()
+        .filter_map(|(number, event)| route.deliver(*number, event).map(Arc::new))
+        .collect()
+}

@@ -1,0 +1,107 @@
+//! What is allowed but probably not meant: warnings.
+
+use std::collections::BTreeSet;
+
+use bson::{Bson, Document};
+
+use super::declaration::Declaration;
+use super::diagnostic::Reporter;
+use super::{Filter, FullDocument, FullDocumentBeforeChange};
+use crate::event::OperationType;
+use crate::matcher::{Placeholder, Template};
+use crate::yaml::{Entry, Place};
+
+/// Parameters that no condition uses.
+pub(super) fn unused_params(
+    template: &Template,
+    params: Option<&Entry>,
+    reporter: &mut Reporter<'_>,
+) {
+    let uses = template.placeholders();
+    let is_used = |name: &str| {
+        uses.iter().any(|one| matches!(&one.placeholder, Placeholder::Param(used) if used == name))
+    };
+    for entry in params.and_then(|entry| entry.value.entries()).unwrap_or_default() {
+        if !is_used(&entry.key) {
+            reporter.warning(
+                entry.key_place,
+                format!("the parameter `{}` is not used", entry.key),
+                format!("use it in `match` as {{ $param: {} }}, or remove it", entry.key),
+            );
+        }
+    }
+}
+
+/// What the choice of operations and images means for the conditions.
+pub(super) fn advise(
+    filter: &Filter,
+    document: &Document,
+    declaration: &Declaration<'_>,
+    reporter: &mut Reporter<'_>,
+) {
+    let mut fields = BTreeSet::new();
+    collect_fields(document, &mut fields);
+    // A delete's key holds `_id`; the fields of a shard key too, but no file tells those.
+    fields.retain(|field| field != "_id" && !field.starts_with("_id."));
+    if fields.is_empty() {
+        return;
+    }
+    let fields = list(&fields);
+    let operations = place_of(declaration.operations.or(declaration.matching));
+
+    if filter.operations.contains(OperationType::Delete)
+        && filter.before_image == FullDocumentBeforeChange::Off
+    {
+        reporter.warning(
+            operations,
+            format!(
+                "deletes are sent only where the key alone decides, and `match` asks for {fields}"
+            ),
+            "write `fullDocumentBeforeChange: whenAvailable` and turn pre-images on for the \
+             collection, or leave `delete` out of `operations`",
+        );
+    }
+    if filter.operations.contains(OperationType::Update)
+        && filter.full_document == FullDocument::Default
+    {
+        reporter.warning(
+            place_of(declaration.full_document),
+            format!(
+                "updates carry no document under `fullDocument: default`, so they are not sent: \
+                 `match` asks for {fields}"
+            ),
+            "write `fullDocument: updateLookup`, or leave `update` out of `operations`",
+        );
+    }
+}
+
+/// The dotted fields that conditions ask for. What reads the document in other ways (`$expr`)
+/// counts under its own name.
+fn collect_fields(document: &Document, fields: &mut BTreeSet<String>) {
+    for (key, value) in document {
+        match (key.as_str(), value) {
+            ("$and" | "$or" | "$nor", Bson::Array(branches)) => {
+                for branch in branches.iter().filter_map(Bson::as_document) {
+                    collect_fields(branch, fields);
+                }
+            }
+            ("$comment", _) => {}
+            (key, _) => {
+                fields.insert(key.to_owned());
+            }
+        }
+    }
+}
+
+/// At most three, in backticks.
+fn list(fields: &BTreeSet<String>) -> String {
+    let mut shown: Vec<String> = fields.iter().take(3).map(|field| format!("`{field}`")).collect();
+    if fields.len() > shown.len() {
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
+}
+
+fn place_of(entry: Option<&Entry>) -> Place {
+    entry.map_or(Place::START, |entry| entry.key_place)
+}

@@ -1,0 +1,169 @@
+//! From a client's query to a predicate.
+//!
+//! A query is hostile until it is typed: whatever comes in becomes a value of the declared type or
+//! a refusal that names the parameter, and a value never becomes an operator.
+
+use bson::Bson;
+
+use super::Filter;
+use super::params::{MAX_VALUE_BYTES, MAX_VALUES, Param, RESERVED};
+use crate::matcher::{Placeholder, Predicate};
+use crate::yaml::nearest;
+
+/// A filter with its values in.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    pub predicate: Predicate,
+    pub values: BoundValues,
+}
+
+/// The bound values in one canonical form: equal exactly where the same documents match, as far as
+/// the values tell. Sets are sorted and hold nothing twice.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct BoundValues(Vec<(String, Option<Bson>)>);
+
+impl BoundValues {
+    /// Name and value of every parameter, in the order of the declaration; `None`: left out.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Bson>)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_ref()))
+    }
+}
+
+/// A query that does not fit the declared parameters: the client's mistake, a 400.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("parameter `{parameter}`: {message}")]
+pub struct ParamError {
+    /// The name as the client wrote it, cut to a reasonable length.
+    pub parameter: String,
+    pub message: String,
+}
+
+/// So much of a client's own text is given back in an error, in characters.
+const MAX_ECHO_CHARS: usize = 64;
+
+fn echo(text: &str) -> String {
+    let mut shown: String = text.chars().take(MAX_ECHO_CHARS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn refuse<T>(parameter: &str, message: impl Into<String>) -> Result<T, ParamError> {
+    Err(ParamError { parameter: echo(parameter), message: message.into() })
+}
+
+impl Filter {
+    /// Puts the values of a query in, names and values already percent-decoded. The query names
+    /// with a meaning of their own (`lastEventId`, `wait`, `stream`) are passed over.
+    ///
+    /// # Errors
+    /// The first mistake: a parameter that is required and missing, not declared, given twice
+    /// though it is no array, in bracket notation, or with a value that is not of its type or
+    /// outside its limits.
+    pub fn bind(&self, query: &[(String, String)]) -> Result<Bound, ParamError> {
+        for (name, _) in query {
+            self.check_declared(name)?;
+        }
+        let mut values = Vec::with_capacity(self.params.0.len());
+        for param in &self.params.0 {
+            values.push((param.name.clone(), value_of(param, query)?));
+        }
+        let mut needs_claims = false;
+        let predicate = self.template.bind(&mut |placeholder| match placeholder {
+            Placeholder::Param(name) => {
+                values.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone())
+            }
+            Placeholder::Claim(_) => {
+                needs_claims = true;
+                None
+            }
+        });
+        if needs_claims {
+            // Such a filter does not load. Should it ever, an absent claim must not widen it.
+            return refuse("", "this stream needs a caller with claims");
+        }
+        Ok(Bound { predicate, values: BoundValues(values) })
+    }
+
+    fn check_declared(&self, name: &str) -> Result<(), ParamError> {
+        if RESERVED.contains(&name) || self.params.get(name).is_some() {
+            return Ok(());
+        }
+        if let Some((base, _)) = name.split_once('[') {
+            return refuse(
+                name,
+                format!(
+                    "brackets have no meaning here: write `{0}=a`, and `{0}=a&{0}=b` for a list",
+                    echo(base)
+                ),
+            );
+        }
+        let known = self.params.iter().map(|param| param.name.as_str());
+        match nearest(&echo(name), known) {
+            Some(known) => refuse(name, format!("not declared; did you mean `{known}`?")),
+            None if self.params.is_empty() => refuse(name, "this stream has no parameters"),
+            None => {
+                let names: Vec<_> = self.params.iter().map(|p| p.name.as_str()).collect();
+                refuse(name, format!("not declared; this stream has {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+fn value_of(param: &Param, query: &[(String, String)]) -> Result<Option<Bson>, ParamError> {
+    let name = param.name.as_str();
+    let given: Vec<&str> = query
+        .iter()
+        .filter(|(given, _)| given == name)
+        // One more than allowed is enough to refuse.
+        .take(MAX_VALUES + 1)
+        .map(|(_, value)| value.as_str())
+        .collect();
+    if given.is_empty() {
+        return match &param.default {
+            Some(default) => Ok(Some(default.clone())),
+            None if param.is_required => refuse(name, "missing"),
+            None => Ok(None),
+        };
+    }
+    if !param.is_array {
+        let [value] = given.as_slice() else {
+            return refuse(name, "given more than once");
+        };
+        return typed(param, value).map(Some);
+    }
+    if given.len() > MAX_VALUES {
+        return refuse(name, format!("more than {MAX_VALUES} values"));
+    }
+    let values: Result<Vec<Bson>, ParamError> =
+        given.into_iter().map(|value| typed(param, value)).collect();
+    Ok(Some(set_of(values?)))
+}
+
+fn typed(param: &Param, text: &str) -> Result<Bson, ParamError> {
+    // Before anything is parsed, copied or matched. A character has at most four bytes.
+    let most = param.limits.max_length.map_or(MAX_VALUE_BYTES, |characters| characters * 4);
+    if text.len() > most {
+        let unit = match param.limits.max_length {
+            Some(characters) => format!("{characters} characters"),
+            None => format!("{most} bytes"),
+        };
+        return refuse(&param.name, format!("longer than {unit}"));
+    }
+    let value = param
+        .kind
+        .parse(text)
+        .or_else(|wants| refuse(&param.name, format!("`{}` is not {wants}", echo(text))))?;
+    match param.limits.check(&value) {
+        Ok(()) => Ok(value),
+        Err(message) => refuse(&param.name, format!("`{}` {message}", echo(text))),
+    }
+}
+
+/// The values as a set in canonical order: all of one type, so their text orders them.
+pub(super) fn set_of(mut values: Vec<Bson>) -> Bson {
+    values.sort_by_cached_key(super::value::text);
+    values.dedup();
+    Bson::Array(values)
+}

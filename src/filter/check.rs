@@ -1,0 +1,68 @@
+//! What `sidestream check DIR` says, without a deployment.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{Diagnostic, FilterSet, Severity, load_directory};
+
+/// All findings about a directory of filter files. Its `Display` lists them and sums up.
+#[derive(Debug)]
+pub struct CheckReport {
+    pub directory: PathBuf,
+    /// The good filters, for further checks against a deployment.
+    pub filters: FilterSet,
+    pub diagnostics: Vec<Diagnostic>,
+    /// Filter files, good or bad.
+    pub file_count: usize,
+}
+
+/// Validates all filter files below a directory.
+pub fn check(dir: &Path) -> CheckReport {
+    let loaded = load_directory(dir);
+    let file_count = loaded.filters.0.len() + loaded.broken.len();
+    let mut diagnostics = loaded.diagnostics;
+    if file_count == 0 && diagnostics.is_empty() {
+        // Most likely the wrong directory; nothing to check is nothing checked.
+        diagnostics.push(
+            Diagnostic::of_file(Severity::Error, dir, "no filter files here".to_owned())
+                .hint("filter files end with .yaml, .yml or .json"),
+        );
+    }
+    CheckReport { directory: dir.to_owned(), filters: loaded.filters, diagnostics, file_count }
+}
+
+impl CheckReport {
+    /// Whether there is no error; warnings are allowed.
+    pub fn is_good(&self) -> bool {
+        !self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    pub fn error_count(&self) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count()
+    }
+
+    pub fn warning_count(&self) -> usize {
+        self.diagnostics.len() - self.error_count()
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for diagnostic in &self.diagnostics {
+            writeln!(f, "{diagnostic}\n")?;
+        }
+        let files = count(self.file_count, "filter");
+        match (self.error_count(), self.warning_count()) {
+            (0, 0) => write!(f, "{files}: all good"),
+            (0, warnings) => write!(f, "{files}: {}", count(warnings, "warning")),
+            (errors, 0) => write!(f, "{files}: {}", count(errors, "error")),
+            (errors, warnings) => {
+                write!(f, "{files}: {}, {}", count(errors, "error"), count(warnings, "warning"))
+            }
+        }
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}

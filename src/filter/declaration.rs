@@ -1,0 +1,82 @@
+//! A filter file as written: its top-level keys, each with its place.
+
+use super::diagnostic::Reporter;
+use crate::yaml::{Entry, Node, nearest};
+
+/// Every key of a filter file, in the order in which the documentation has them.
+const KEYS: [&str; 9] = [
+    "description",
+    "collection",
+    "operations",
+    "match",
+    "params",
+    "project",
+    "fullDocument",
+    "fullDocumentBeforeChange",
+    "access",
+];
+
+/// What is written; nothing of it is judged yet but the names of the keys.
+#[derive(Default)]
+pub(super) struct Declaration<'t> {
+    pub description: Option<&'t Entry>,
+    pub collection: Option<&'t Entry>,
+    pub operations: Option<&'t Entry>,
+    pub matching: Option<&'t Entry>,
+    pub params: Option<&'t Entry>,
+    pub project: Option<&'t Entry>,
+    pub full_document: Option<&'t Entry>,
+    pub before_image: Option<&'t Entry>,
+    pub access: Option<&'t Entry>,
+}
+
+impl<'t> Declaration<'t> {
+    /// Sorts the keys out. `None` where the file is no mapping.
+    pub fn read(root: &'t Node, reporter: &mut Reporter<'_>) -> Option<Declaration<'t>> {
+        let Some(entries) = root.entries() else {
+            reporter.error(
+                root.place,
+                format!("a filter file is a mapping, not {}", root.noun()),
+                "start with `collection: database.collection`",
+            );
+            return None;
+        };
+        let mut declaration = Declaration::default();
+        for entry in entries {
+            let slot = match entry.key.as_str() {
+                "description" => &mut declaration.description,
+                "collection" => &mut declaration.collection,
+                "operations" => &mut declaration.operations,
+                "match" => &mut declaration.matching,
+                "params" => &mut declaration.params,
+                "project" => &mut declaration.project,
+                "fullDocument" => &mut declaration.full_document,
+                "fullDocumentBeforeChange" => &mut declaration.before_image,
+                "access" => &mut declaration.access,
+                unknown => {
+                    unknown_key(unknown, entry, &KEYS, reporter);
+                    continue;
+                }
+            };
+            if entry.value.is_null() {
+                reporter.error(
+                    entry.key_place,
+                    format!("`{}` has no value", entry.key),
+                    "give it one, or remove the key",
+                );
+                continue;
+            }
+            *slot = Some(entry);
+        }
+        Some(declaration)
+    }
+}
+
+/// Reports a key that is none of the known ones.
+pub(super) fn unknown_key(key: &str, entry: &Entry, known: &[&str], reporter: &mut Reporter<'_>) {
+    let hint = match nearest(key, known.iter().copied()) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => format!("known keys here: {}", known.join(", ")),
+    };
+    reporter.error(entry.key_place, format!("unknown key `{key}`"), hint);
+}

@@ -1,0 +1,209 @@
+//! The directory of filter files: which files count, what their streams are called, reading them.
+//!
+//! Made for a mounted ConfigMap too: there, `orders.yaml` is a link into `..data`, which is a link
+//! to a directory named by time. Links are followed, and names that start with a dot are passed
+//! over, so that each file is seen once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::{FilterSet, parse_filter};
+use crate::yaml;
+
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// The deepest directory below the filter directory.
+const MAX_DEPTH: usize = 8;
+/// The most filter files.
+const MAX_FILES: usize = 10_000;
+/// The longest stream name, in bytes.
+const MAX_NAME_BYTES: usize = 200;
+
+/// What a directory of filter files holds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The good filters.
+    pub filters: FilterSet,
+    /// Everything that was found, errors and warnings, file by file.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The streams whose file is there but bad. Whoever has an older filter of that name keeps it.
+    pub broken: BTreeSet<String>,
+    /// False where a directory could not be read: then a stream that is in neither `filters` nor
+    /// `broken` may still be there, and is not to be taken for removed.
+    pub is_complete: bool,
+}
+
+/// Reads all filter files below a directory. Never fails: what is wrong is in the result.
+pub fn load_directory(dir: &Path) -> Loaded {
+    let mut walk = Walk {
+        files: BTreeMap::new(),
+        count: 0,
+        visited: Vec::new(),
+        diagnostics: Vec::new(),
+        is_complete: true,
+    };
+    walk.directory(dir, "", 0);
+
+    let mut loaded = Loaded { is_complete: walk.is_complete, ..Loaded::default() };
+    loaded.diagnostics = walk.diagnostics;
+    for (name, files) in walk.files {
+        let outcome = match files.as_slice() {
+            [file] => read(file).and_then(|text| parse_filter(&name, file, &text)),
+            // Which of them is meant is not for us to guess.
+            files => Err(twice(&name, files)),
+        };
+        match outcome {
+            Ok(filter) => {
+                loaded.diagnostics.extend(filter.warnings.iter().cloned());
+                loaded.filters.0.insert(name, Arc::new(filter));
+            }
+            Err(diagnostics) => {
+                loaded.diagnostics.extend(diagnostics);
+                loaded.broken.insert(name);
+            }
+        }
+    }
+    loaded
+}
+
+fn twice(name: &str, files: &[PathBuf]) -> Vec<Diagnostic> {
+    let first = files.first().map(|file| file.display().to_string()).unwrap_or_default();
+    files
+        .iter()
+        .skip(1)
+        .map(|file| {
+            error(file, format!("the stream `{name}` is also declared by {first}"))
+                .hint("keep one of them, or rename one")
+        })
+        .collect()
+}
+
+fn error(file: &Path, message: String) -> Diagnostic {
+    Diagnostic::of_file(Severity::Error, file, message)
+}
+
+struct Walk {
+    /// By stream name; more than one file is an error.
+    files: BTreeMap<String, Vec<PathBuf>>,
+    count: usize,
+    /// The real paths of the directories on the way down, against links that go in circles.
+    visited: Vec<PathBuf>,
+    diagnostics: Vec<Diagnostic>,
+    is_complete: bool,
+}
+
+impl Walk {
+    fn directory(&mut self, dir: &Path, prefix: &str, depth: usize) {
+        if let Err(failure) = self.enter(dir, prefix, depth) {
+            self.is_complete = false;
+            let message = format!("cannot read the directory: {failure}");
+            self.diagnostics.push(error(dir, message).hint("it must exist and be readable"));
+        }
+    }
+
+    fn enter(&mut self, dir: &Path, prefix: &str, depth: usize) -> io::Result<()> {
+        let real = fs::canonicalize(dir)?;
+        if self.visited.contains(&real) {
+            let message = "the directory contains itself by a link".to_owned();
+            self.diagnostics.push(error(dir, message).hint("remove the link"));
+            return Ok(());
+        }
+        if depth > MAX_DEPTH {
+            let message = format!("more than {MAX_DEPTH} directories deep");
+            self.diagnostics.push(error(dir, message).hint("move the files up"));
+            return Ok(());
+        }
+        let mut entries: Vec<PathBuf> =
+            fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        // The order of a directory is an accident; that of the diagnostics is not.
+        entries.sort();
+        self.visited.push(real);
+        for path in entries {
+            self.entry(&path, prefix, depth);
+        }
+        self.visited.pop();
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, prefix: &str, depth: usize) {
+        let Some(file_name) = path.file_name() else { return };
+        let file_name = file_name.to_string_lossy();
+        if file_name.starts_with('.') {
+            return;
+        }
+        let (stem, is_filter) = match file_name.rsplit_once('.') {
+            Some((stem, extension)) if EXTENSIONS.contains(&extension) => (stem, true),
+            _ => (&*file_name, false),
+        };
+        // Follows links, also a link to a directory.
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            // Reading it says why, and makes its stream a broken one, not a removed one.
+            Err(_) if is_filter => {
+                if let Some(name) = self.segment(path, prefix, stem) {
+                    self.add(name, path);
+                }
+                return;
+            }
+            // A dangling link that is nothing of ours.
+            Err(_) => return,
+        };
+        if metadata.is_dir() {
+            // A directory may be called `a.yaml`, too.
+            let Some(prefix) = self.segment(path, prefix, &file_name) else { return };
+            return self.directory(path, &format!("{prefix}/"), depth + 1);
+        }
+        if !is_filter {
+            return;
+        }
+        let Some(name) = self.segment(path, prefix, stem) else { return };
+        self.add(name, path);
+    }
+
+    fn add(&mut self, name: String, path: &Path) {
+        self.count += 1;
+        if self.count == MAX_FILES + 1 {
+            self.is_complete = false;
+            let message = format!("more than {MAX_FILES} filter files; the rest is not read");
+            self.diagnostics.push(error(path, message));
+        }
+        if self.count <= MAX_FILES {
+            self.files.entry(name).or_default().push(path.to_owned());
+        }
+    }
+
+    /// The name so far with one more segment, where that is a good one.
+    fn segment(&mut self, path: &Path, prefix: &str, segment: &str) -> Option<String> {
+        let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-';
+        let name = format!("{prefix}{segment}");
+        if segment.is_empty() || !segment.chars().all(is_good) || name.len() > MAX_NAME_BYTES {
+            let hint = format!(
+                "streams are called by their path: use letters, digits and _ . -, \
+                 at most {MAX_NAME_BYTES} of them"
+            );
+            let message = format!("`{}` cannot be a stream's name", name.escape_debug());
+            self.diagnostics.push(error(path, message).hint(hint));
+            return None;
+        }
+        Some(name)
+    }
+}
+
+/// Reads one file, within bounds.
+fn read(path: &Path) -> Result<String, Vec<Diagnostic>> {
+    use io::Read;
+    let failed = |message: String| vec![error(path, message)];
+    let cannot_read = |failure: io::Error| failed(format!("cannot read the file: {failure}"));
+    // Opening a pipe would wait for a writer.
+    if !fs::metadata(path).map_err(cannot_read)?.is_file() {
+        return Err(failed("cannot read the file: not a regular file".to_owned()));
+    }
+    let file = fs::File::open(path).map_err(cannot_read)?;
+    let mut bytes = Vec::new();
+    file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
+    String::from_utf8(bytes).map_err(|_| failed("the file is not UTF-8".to_owned()))
+}

@@ -1,0 +1,455 @@
+//! The parameters that a filter file declares, and the limits of their values.
+
+use bson::{Bson, Document};
+use regex::Regex;
+
+use super::declaration::unknown_key;
+use super::diagnostic::Reporter;
+use super::literal;
+use super::value::{self, ParamType};
+use crate::matcher::{Predicate, Template};
+use crate::yaml::{Entry, Node, Place, nearest};
+
+/// The longest value of a parameter without `maxLength`, in bytes.
+pub(super) const MAX_VALUE_BYTES: usize = 1024;
+/// The most that `maxLength` may be, in characters.
+const MAX_LENGTH: usize = 16 * 1024;
+/// The most values of an array, and the most parameters of a filter.
+pub(super) const MAX_VALUES: usize = 100;
+const MAX_PARAMS: usize = 100;
+/// The longest name, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Query names with a meaning of their own.
+pub(super) const RESERVED: [&str; 3] = ["lastEventId", "wait", "stream"];
+
+const KEYS: [&str; 8] =
+    ["type", "required", "default", "enum", "min", "max", "maxLength", "pattern"];
+
+/// The declared parameters, in the order in which they are written.
+#[derive(Debug, Clone, Default)]
+pub struct Params(pub(super) Vec<Param>);
+
+/// One declared parameter.
+#[derive(Debug, Clone)]
+pub struct Param {
+    pub name: String,
+    pub kind: ParamType,
+    /// Whether it is given as `name=a&name=b`, a set of values.
+    pub is_array: bool,
+    /// Whether leaving it out is an error. Otherwise its default stands in; without one, its
+    /// conditions go.
+    pub is_required: bool,
+    /// Of the declared type; an array for an array.
+    pub default: Option<Bson>,
+    pub(super) limits: Limits,
+}
+
+/// What a value may be, beyond its type.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Limits {
+    pub allowed: Option<Vec<Bson>>,
+    pub least: Option<Bson>,
+    pub most: Option<Bson>,
+    /// In characters.
+    pub max_length: Option<usize>,
+    pub pattern: Option<Pattern>,
+}
+
+/// `pattern`: the whole value must match.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    written: String,
+    regex: Regex,
+}
+
+impl Params {
+    pub fn iter(&self) -> impl Iterator<Item = &Param> {
+        self.0.iter()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Param> {
+        self.0.iter().find(|param| param.name == name)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The declaration as JSON, for the list of streams: `{"status":{"type":"string",…}}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let entries = self.0.iter().map(|param| (param.name.clone(), param.to_json()));
+        serde_json::Value::Object(entries.collect())
+    }
+}
+
+impl Param {
+    /// The declaration as JSON. Numbers, truth values and text are themselves; values of other
+    /// types are text as one would write it in a query.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::{Map, Value, json};
+        let mut shown = Map::new();
+        let name = self.kind.name();
+        shown.insert("type".into(), if self.is_array { json!([name]) } else { json!(name) });
+        shown.insert("required".into(), json!(self.is_required));
+        let Limits { allowed, least, most, max_length, pattern } = &self.limits;
+        if let Some(default) = &self.default {
+            shown.insert("default".into(), json_value(default));
+        }
+        if let Some(allowed) = allowed {
+            shown.insert("enum".into(), Value::Array(allowed.iter().map(json_value).collect()));
+        }
+        if let Some(least) = least {
+            shown.insert("min".into(), json_value(least));
+        }
+        if let Some(most) = most {
+            shown.insert("max".into(), json_value(most));
+        }
+        if let Some(max_length) = max_length {
+            shown.insert("maxLength".into(), json!(max_length));
+        }
+        if let Some(pattern) = pattern {
+            shown.insert("pattern".into(), json!(pattern.written));
+        }
+        Value::Object(shown)
+    }
+}
+
+fn json_value(value: &Bson) -> serde_json::Value {
+    match value {
+        Bson::Int32(value) => (*value).into(),
+        Bson::Int64(value) => (*value).into(),
+        Bson::Double(value) => (*value).into(),
+        Bson::Boolean(value) => (*value).into(),
+        Bson::Array(values) => values.iter().map(json_value).collect(),
+        other => value::text(other).into(),
+    }
+}
+
+impl Limits {
+    /// Whether a value of the right type may be. The error is what is wrong with it, for
+    /// "`x` …".
+    pub fn check(&self, value: &Bson) -> Result<(), String> {
+        let shown = |values: &[Bson]| values.iter().map(value::text).collect::<Vec<_>>().join(", ");
+        if let Bson::String(text) = value {
+            let length = text.chars().count();
+            match self.max_length {
+                Some(most) if length > most => {
+                    return Err(format!("is longer than {most} characters"));
+                }
+                None if text.len() > MAX_VALUE_BYTES => {
+                    return Err(format!("is longer than {MAX_VALUE_BYTES} bytes"));
+                }
+                _ => {}
+            }
+        }
+        if let Some(allowed) = &self.allowed
+            && !compares("$in", value, &Bson::Array(allowed.clone()))
+        {
+            return Err(format!("is not one of {}", shown(allowed)));
+        }
+        if let Some(least) = &self.least
+            && !compares("$gte", value, least)
+        {
+            return Err(format!("is less than {}", value::text(least)));
+        }
+        if let Some(most) = &self.most
+            && !compares("$lte", value, most)
+        {
+            return Err(format!("is more than {}", value::text(most)));
+        }
+        if let (Some(pattern), Bson::String(text)) = (&self.pattern, value)
+            && !pattern.regex.is_match(text)
+        {
+            return Err(format!("does not match {}", pattern.written));
+        }
+        Ok(())
+    }
+}
+
+/// Compares as MongoDB does, by the matcher itself: `1.5` is `1.50`, and there is one comparison
+/// of values in this program.
+fn compares(operator: &str, value: &Bson, with: &Bson) -> bool {
+    let condition = Document::from_iter([(operator.to_owned(), with.clone())]);
+    let filter = Document::from_iter([("v".to_owned(), Bson::Document(condition))]);
+    let document = Document::from_iter([("v".to_owned(), value.clone())]);
+    let Ok(template) = Template::parse(&filter) else { return false };
+    let predicate: Predicate = template.bind(&mut |_| None);
+    bson::RawDocumentBuf::try_from(&document).is_ok_and(|raw| predicate.matches(&raw))
+}
+
+/// Reads `params`. What could not be read is reported and left out.
+pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Params {
+    let Some(entries) = entry.value.entries() else {
+        reporter.error(
+            entry.value.place,
+            format!("`params` is a mapping, not {}", entry.value.noun()),
+            "write `params: { status: { type: string } }`",
+        );
+        return Params::default();
+    };
+    if entries.len() > MAX_PARAMS {
+        let message = format!("more than {MAX_PARAMS} parameters");
+        reporter.error(entry.key_place, message, "split the filter into several streams");
+    }
+    let params = entries.iter().take(MAX_PARAMS).filter_map(|entry| param(entry, reporter));
+    Params(params.collect())
+}
+
+fn param(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Param> {
+    let name = entry.key.as_str();
+    check_name(name, entry.key_place, reporter);
+    let Some(entries) = entry.value.entries() else {
+        reporter.error(
+            entry.value.place,
+            format!("a parameter is a mapping, not {}", entry.value.noun()),
+            format!("write `{name}: {{ type: string }}`"),
+        );
+        return None;
+    };
+    for inner in entries.iter().filter(|inner| !KEYS.contains(&inner.key.as_str())) {
+        unknown_key(&inner.key, inner, &KEYS, reporter);
+    }
+    let get = |key: &str| entry.value.get(key);
+    let Some(kind_entry) = get("type") else {
+        let hint = format!("write `{name}: {{ type: string }}`");
+        reporter.error(entry.key_place, format!("the parameter `{name}` has no type"), hint);
+        return None;
+    };
+    let (kind, is_array) = kind_of(&kind_entry.value, reporter)?;
+    let limits = limits(kind, &entry.value, reporter);
+    let default =
+        get("default").and_then(|entry| default(kind, is_array, &limits, &entry.value, reporter));
+    let has_default = get("default").is_some();
+    let required = get("required").and_then(|entry| {
+        let text = entry.value.scalar().map(|scalar| scalar.text.as_str());
+        match text {
+            Some("true") => Some((true, entry)),
+            Some("false") => Some((false, entry)),
+            _ => {
+                let hint = "write true or false";
+                reporter.error(entry.value.place, "`required` is not true or false", hint);
+                None
+            }
+        }
+    });
+    if let Some((true, required)) = required
+        && has_default
+    {
+        reporter.error(
+            required.key_place,
+            "a parameter with a default is never required",
+            "remove `required: true` or `default`",
+        );
+    }
+    let is_required = required.map_or(!has_default, |(is_required, _)| is_required);
+    Some(Param { name: name.to_owned(), kind, is_array, is_required, default, limits })
+}
+
+fn check_name(name: &str, place: Place, reporter: &mut Reporter<'_>) {
+    if RESERVED.contains(&name) {
+        reporter.error(
+            place,
+            format!("`{name}` has a meaning of its own in a query"),
+            "give the parameter another name",
+        );
+    }
+    let is_word = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if !is_word || name.len() > MAX_NAME_BYTES {
+        reporter.error(
+            place,
+            "not a name for a parameter",
+            format!("use up to {MAX_NAME_BYTES} letters, digits, _ and -, a letter or _ first"),
+        );
+    }
+}
+
+/// `string`, or `[string]`.
+fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)> {
+    let (inner, is_array) = match node.items() {
+        Some([inner]) => (inner, true),
+        Some(_) => {
+            let hint = "write one type in brackets, as in [string]";
+            reporter.error(node.place, "a list of types", hint);
+            return None;
+        }
+        None => (node, false),
+    };
+    let names = ParamType::KNOWN.map(|(_, name)| name);
+    let Some(scalar) = inner.scalar() else {
+        let hint = format!("the types are {}", names.join(", "));
+        reporter.error(inner.place, format!("a type is a word, not {}", inner.noun()), hint);
+        return None;
+    };
+    let written = scalar.text.as_str();
+    let found = ParamType::KNOWN.into_iter().find(|(_, name)| *name == written);
+    if let Some((kind, _)) = found {
+        return Some((kind, is_array));
+    }
+    let hint = match written {
+        "number" | "float" => "write int, long, double or decimal".to_owned(),
+        "integer" => "did you mean `int` or `long`?".to_owned(),
+        "boolean" => "did you mean `bool`?".to_owned(),
+        "array" => "write the type of the items in brackets, as in [string]".to_owned(),
+        "oid" | "id" => "did you mean `objectId`?".to_owned(),
+        _ => match nearest(written, names) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => format!("the types are {}", names.join(", ")),
+        },
+    };
+    reporter.error(inner.place, format!("`{written}` is no type"), hint);
+    None
+}
+
+fn limits(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Limits {
+    let mut limits = Limits::default();
+    let of_kind = |key: &str, is_fitting: bool, wants: &str, reporter: &mut Reporter<'_>| {
+        let entry = node.get(key)?;
+        if !is_fitting {
+            let message = format!("`{key}` does not go with the type {}", kind.name());
+            reporter.error(entry.key_place, message, format!("it is for {wants}"));
+            return None;
+        }
+        Some(entry)
+    };
+    let is_text = kind == ParamType::String;
+    let ordered = "int, long, double, decimal and date";
+
+    if let Some(entry) = of_kind("maxLength", is_text, "string", reporter) {
+        let length = entry.value.scalar().and_then(|scalar| scalar.text.parse().ok());
+        match length {
+            Some(length @ 1..=MAX_LENGTH) => limits.max_length = Some(length),
+            _ => reporter.error(
+                entry.value.place,
+                "not a length",
+                format!("write a whole number of characters from 1 to {MAX_LENGTH}"),
+            ),
+        }
+    }
+    if let Some(entry) = of_kind("pattern", is_text, "string", reporter) {
+        limits.pattern = pattern(&entry.value, reporter);
+    }
+    for key in ["min", "max"] {
+        let Some(entry) = of_kind(key, kind.is_ordered(), ordered, reporter) else { continue };
+        let value = typed(kind, &entry.value, reporter);
+        if key == "min" {
+            limits.least = value;
+            continue;
+        }
+        limits.most = value;
+        if let (Some(least), Some(most)) = (&limits.least, &limits.most)
+            && !compares("$gte", most, least)
+        {
+            let hint = "swap them, or no value will ever fit";
+            reporter.error(entry.value.place, "`max` is less than `min`", hint);
+        }
+    }
+    if let Some(entry) = node.get("enum") {
+        limits.allowed = allowed(kind, &limits, &entry.value, reporter);
+    }
+    limits
+}
+
+fn pattern(node: &Node, reporter: &mut Reporter<'_>) -> Option<Pattern> {
+    let Some(scalar) = node.scalar() else {
+        let message = format!("`pattern` is text, not {}", node.noun());
+        reporter.error(node.place, message, "write a regular expression for the whole value");
+        return None;
+    };
+    let written = scalar.text.clone();
+    // The whole value: an unanchored pattern that was meant to be anchored lets everything in.
+    match Regex::new(&format!(r"\A(?:{written})\z")) {
+        Ok(regex) => Some(Pattern { written, regex }),
+        Err(error) => {
+            let text = error.to_string();
+            let cause = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            reporter.error(
+                node.place,
+                format!("not a regular expression: {cause}"),
+                "the syntax is that of the Rust crate regex: no look-around, no back-references",
+            );
+            None
+        }
+    }
+}
+
+fn allowed(
+    kind: ParamType,
+    limits: &Limits,
+    node: &Node,
+    reporter: &mut Reporter<'_>,
+) -> Option<Vec<Bson>> {
+    let items = match node.items() {
+        Some(items) if !items.is_empty() => items,
+        _ => {
+            let hint = "write the values that are allowed, as in [new, paid]";
+            reporter.error(node.place, "`enum` is a list with at least one value", hint);
+            return None;
+        }
+    };
+    let mut values = Vec::new();
+    for item in items {
+        let Some(value) = typed(kind, item, reporter) else { continue };
+        if let Err(message) = limits.check(&value) {
+            let message = format!("`{}` {message}", value::text(&value));
+            reporter.error(item.place, message, "it could never be given: remove it");
+        }
+        values.push(value);
+    }
+    Some(values)
+}
+
+fn default(
+    kind: ParamType,
+    is_array: bool,
+    limits: &Limits,
+    node: &Node,
+    reporter: &mut Reporter<'_>,
+) -> Option<Bson> {
+    let mut one = |node: &Node| {
+        let value = typed(kind, node, reporter)?;
+        if let Err(message) = limits.check(&value) {
+            let message = format!("the default `{}` {message}", value::text(&value));
+            reporter.error(node.place, message, "a default keeps to the parameter's own limits");
+        }
+        Some(value)
+    };
+    if !is_array {
+        return one(node);
+    }
+    match node.items() {
+        Some(items) if !items.is_empty() => {
+            let values: Vec<Bson> = items.iter().filter_map(one).collect();
+            Some(super::bind::set_of(values))
+        }
+        _ => {
+            reporter.error(
+                node.place,
+                "the default of an array is a list with at least one value",
+                "without a default, leaving the parameter out removes its condition",
+            );
+            None
+        }
+    }
+}
+
+/// One value of the declared type: as text of a query, or as Extended JSON.
+fn typed(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
+    let parsed = match node.scalar() {
+        Some(_) if node.is_null() => None,
+        Some(scalar) => kind.parse(&scalar.text).ok(),
+        None => Some(literal::any(node, reporter)?).filter(|value| kind.holds(value)),
+    };
+    if parsed.is_none() {
+        reporter.error(
+            node.place,
+            format!("not a value of the type {}", kind.name()),
+            match kind.parse("") {
+                Err(wants) => format!("write {wants}"),
+                Ok(_) => "write text".to_owned(),
+            },
+        );
+    }
+    parsed
+}

@@ -1,0 +1,335 @@
+//! From what is written to a filter. The only step that can fail; it goes through everything
+//! before it does.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use bson::Document;
+
+use super::declaration::Declaration;
+use super::diagnostic::{Diagnostic, Reporter, Severity};
+use super::{
+    Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
+    advice, literal, params,
+};
+use crate::matcher::projection::Projection;
+use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Step, Template};
+use crate::yaml::{self, Entry, Node, Place, nearest};
+
+/// The longest description, in characters.
+const MAX_DESCRIPTION_CHARS: usize = 1000;
+
+/// Judges one filter file. `name` is the stream's name, `path` is only for showing.
+///
+/// # Errors
+/// Everything that was found, warnings too, in the order of the text; at least one is an error.
+pub fn parse_filter(name: &str, path: &Path, text: &str) -> Result<Filter, Vec<Diagnostic>> {
+    let mut reporter = Reporter::new(path, text);
+    let filter = resolve(name, text, &mut reporter);
+    match filter {
+        Some(mut filter) if !reporter.has_errors() => {
+            filter.warnings = reporter.finish();
+            Ok(filter)
+        }
+        _ => Err(reporter.finish()),
+    }
+}
+
+/// `None` only with an error reported.
+fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter> {
+    let root = match yaml::parse(text) {
+        Ok(Some(root)) if !root.is_null() => root,
+        Ok(_) => {
+            let hint = "start with `collection: database.collection`";
+            reporter.error(Place::START, "the file is empty", hint);
+            return None;
+        }
+        Err(problems) => {
+            for yaml::Problem { place, message, hint } in problems {
+                reporter.add(Severity::Error, place, message, hint);
+            }
+            return None;
+        }
+    };
+    let declaration = Declaration::read(&root, reporter)?;
+
+    let description = declaration.description.and_then(|entry| description(entry, reporter));
+    let namespace = match declaration.collection {
+        Some(entry) => collection(entry, reporter),
+        None => {
+            let hint = "write `collection: database.collection`";
+            reporter.error(Place::START, "`collection` is missing", hint);
+            None
+        }
+    };
+    let operations =
+        declaration.operations.map_or(Operations::ALL, |entry| operations(entry, reporter));
+    let matching = match declaration.matching {
+        Some(entry) => literal::document(&entry.value, reporter).and_then(|document| {
+            let template = parse(Template::parse(&document), entry, reporter)?;
+            Some((document, template))
+        }),
+        None => parse_empty().map(|template| (Document::new(), template)),
+    };
+    let params = declaration.params.map(|entry| params::read(entry, reporter)).unwrap_or_default();
+    let projection = declaration.project.and_then(|entry| projection(entry, reporter));
+    let full_document = declaration.full_document.map_or(FullDocument::UpdateLookup, |entry| {
+        word(entry, &FullDocument::KNOWN, reporter).unwrap_or(FullDocument::UpdateLookup)
+    });
+    let before_image = declaration.before_image.map_or(FullDocumentBeforeChange::Off, |entry| {
+        word(entry, &FullDocumentBeforeChange::KNOWN, reporter)
+            .unwrap_or(FullDocumentBeforeChange::Off)
+    });
+    let access = match declaration.access {
+        Some(entry) => access::read(entry, reporter)
+            .inspect(|access| access::require_enforceable(access, entry, reporter)),
+        None => {
+            reporter.error(
+                Place::START,
+                "`access` is missing: a filter says who may open its stream",
+                "write `access: public` if everybody may",
+            );
+            None
+        }
+    };
+
+    let (document, template) = matching?;
+    if let Some(entry) = declaration.matching {
+        let uses = template.placeholders();
+        check_placeholders(&uses, entry, &params, access.as_ref(), reporter);
+    }
+    advice::unused_params(&template, declaration.params, reporter);
+    let filter = Filter {
+        name: name.to_owned(),
+        description,
+        namespace: namespace?,
+        operations,
+        template,
+        params,
+        projection,
+        full_document,
+        before_image,
+        access: access?,
+        warnings: Vec::new(),
+        source_digest: digest(text),
+    };
+    advice::advise(&filter, &document, &declaration, reporter);
+    Some(filter)
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A filter without `match`: every document.
+fn parse_empty() -> Option<Template> {
+    Template::parse(&Document::new()).ok()
+}
+
+fn description(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<String> {
+    let hint = format!("write text of up to {MAX_DESCRIPTION_CHARS} characters");
+    let Some(scalar) = entry.value.scalar() else {
+        let message = format!("`description` is text, not {}", entry.value.noun());
+        reporter.error(entry.value.place, message, hint);
+        return None;
+    };
+    if scalar.text.chars().count() > MAX_DESCRIPTION_CHARS {
+        reporter.error(entry.value.place, "the description is too long", hint);
+    }
+    Some(scalar.text.trim().to_owned())
+}
+
+fn collection(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Namespace> {
+    let Some(scalar) = entry.value.scalar() else {
+        let message = format!("`collection` is text, not {}", entry.value.noun());
+        reporter.error(entry.value.place, message, "write database.collection");
+        return None;
+    };
+    match Namespace::parse(&scalar.text) {
+        Ok(namespace) => Some(namespace),
+        Err((message, hint)) => {
+            reporter.error(entry.value.place, message, hint);
+            None
+        }
+    }
+}
+
+fn operations(entry: &Entry, reporter: &mut Reporter<'_>) -> Operations {
+    let items = match entry.value.items() {
+        Some(items) if !items.is_empty() => items,
+        _ => {
+            reporter.error(
+                entry.value.place,
+                "`operations` is a list with at least one operation",
+                "write some of [insert, update, replace, delete]",
+            );
+            return Operations::ALL;
+        }
+    };
+    let known = Operations::KNOWN.map(|(_, name)| name);
+    let mut operations = Operations::NONE;
+    for item in items {
+        let name = item.scalar().map(|scalar| scalar.text.as_str()).unwrap_or_default();
+        match operations.with(name) {
+            Some(with) if with == operations => {
+                let hint = "remove one of them";
+                reporter.error(item.place, format!("`{name}` is listed twice"), hint);
+            }
+            Some(with) => operations = with,
+            None => {
+                let hint = match (name, nearest(name, known)) {
+                    ("drop" | "rename" | "dropDatabase" | "invalidate", _) => {
+                        "clients learn of it as `event: reset` without asking".to_owned()
+                    }
+                    (_, Some(known)) => format!("did you mean `{known}`?"),
+                    (_, None) => format!("the operations are {}", known.join(", ")),
+                };
+                reporter.error(item.place, format!("`{name}` is no operation"), hint);
+            }
+        }
+    }
+    operations
+}
+
+/// One of the words of a table.
+fn word<T: Copy>(entry: &Entry, known: &[(T, &str)], reporter: &mut Reporter<'_>) -> Option<T> {
+    let names = || known.iter().map(|(_, name)| *name);
+    let Some(scalar) = entry.value.scalar() else {
+        let message = format!("`{}` is a word, not {}", entry.key, entry.value.noun());
+        let hint = format!("write one of {}", names().collect::<Vec<_>>().join(", "));
+        reporter.error(entry.value.place, message, hint);
+        return None;
+    };
+    let text = scalar.text.as_str();
+    let found = known.iter().find(|(_, name)| *name == text).map(|(value, _)| *value);
+    if found.is_none() {
+        let hint = match nearest(text, names()) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => format!("write one of {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        let message = format!("`{text}` is no value of `{}`", entry.key);
+        reporter.error(entry.value.place, message, hint);
+    }
+    found
+}
+
+fn projection(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Projection> {
+    let document = literal::document(&entry.value, reporter)?;
+    // As in find(): an empty projection is none.
+    if document.is_empty() {
+        return None;
+    }
+    parse(Projection::parse(&document), entry, reporter)
+}
+
+fn parse<T>(
+    parsed: Result<T, Vec<ParseError>>,
+    entry: &Entry,
+    reporter: &mut Reporter<'_>,
+) -> Option<T> {
+    match parsed {
+        Ok(parsed) => Some(parsed),
+        Err(errors) => {
+            report(&errors, entry, reporter);
+            None
+        }
+    }
+}
+
+/// Reports the matcher's errors, each at its place below the entry.
+pub(super) fn report(errors: &[ParseError], entry: &Entry, reporter: &mut Reporter<'_>) {
+    for error in errors {
+        let place = locate(entry, &error.path);
+        reporter.add(Severity::Error, place, error.message.clone(), error.hint.clone());
+    }
+}
+
+/// The place of a path below an entry: of the key where it ends with one, else of the value. As
+/// far as it goes, where Extended JSON has become one value.
+fn locate(entry: &Entry, path: &[Step]) -> Place {
+    let mut node = &entry.value;
+    let mut place = entry.key_place;
+    for step in path {
+        match step {
+            Step::Key(key) => {
+                let Some(entry) = node.get(key) else { return place };
+                (node, place) = (&entry.value, entry.key_place);
+            }
+            Step::Index(index) => {
+                let item = node.items().and_then(|items| items.get(*index));
+                let Some(item) = item else { return place };
+                (node, place) = (item, item.place);
+            }
+        }
+    }
+    place
+}
+
+/// The node at a path below an entry, as far as it goes.
+fn node_at<'t>(entry: &'t Entry, path: &[Step]) -> &'t Node {
+    let mut node = &entry.value;
+    for step in path {
+        let next = match step {
+            Step::Key(key) => node.get(key).map(|entry| &entry.value),
+            Step::Index(index) => node.items().and_then(|items| items.get(*index)),
+        };
+        let Some(next) = next else { break };
+        node = next;
+    }
+    node
+}
+
+/// Every placeholder stands for something, and for something that fits where it stands.
+fn check_placeholders(
+    uses: &[PlaceholderUse],
+    entry: &Entry,
+    params: &Params,
+    access: Option<&Access>,
+    reporter: &mut Reporter<'_>,
+) {
+    for placeholder_use in uses {
+        let node = node_at(entry, &placeholder_use.path);
+        match &placeholder_use.placeholder {
+            Placeholder::Claim(claim) => {
+                if matches!(access, Some(Access::Public)) {
+                    reporter.error(
+                        node.place,
+                        format!("`$claim: {claim}` under `access: public`"),
+                        "a public stream knows no caller, so there are no claims: \
+                         use `$param`, or another `access`",
+                    );
+                }
+            }
+            Placeholder::Param(name) => {
+                let Some(param) = params.get(name) else {
+                    let place = node.get("$param").map_or(node.place, |entry| entry.value.place);
+                    let known = params.iter().map(|param| param.name.as_str());
+                    let hint = match nearest(name, known) {
+                        Some(known) => format!("did you mean `{known}`?"),
+                        None => format!("declare it: `params: {{ {name}: {{ type: string }} }}`"),
+                    };
+                    reporter.error(place, format!("`{name}` is no declared parameter"), hint);
+                    continue;
+                };
+                let kind = param.kind.name();
+                match (&placeholder_use.role, param.is_array) {
+                    (Role::Value, true) => reporter.error(
+                        node.place,
+                        format!("`{name}` is an array, and one value stands here"),
+                        format!("declare it as `type: {kind}`, or use it under `$in`"),
+                    ),
+                    (Role::Set, false) => reporter.error(
+                        node.place,
+                        format!("`{name}` is one value, and a list stands here"),
+                        format!(
+                            "declare it as `type: [{kind}]`, or write `[{{ $param: {name} }}]`"
+                        ),
+                    ),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

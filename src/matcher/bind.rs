@@ -1,0 +1,67 @@
+//! From a template to a predicate: values take the place of placeholders.
+
+use std::sync::Arc;
+
+use super::compare::Comparison;
+use super::eval::{BoundNode, BoundTest};
+use super::expr;
+use super::node::{Node, Test};
+use super::operand::{Bound, Lookup, OpenSet, Operand};
+
+pub(crate) type OpenNode = Node<Operand, OpenSet>;
+
+/// The bound condition, or nothing where an absent value removed it.
+pub(crate) fn bind(node: &OpenNode, lookup: Lookup<'_>) -> Option<BoundNode> {
+    Some(match node {
+        Node::Constant(verdict) => Node::Constant(*verdict),
+        Node::And(nodes) => join(bind_all(nodes, lookup)?, Node::And),
+        Node::Or(nodes) => join(bind_all(nodes, lookup)?, Node::Or),
+        Node::Not(node) => Node::Not(Box::new(bind(node, lookup)?)),
+        Node::Field { path, test } => {
+            Node::Field { path: Arc::clone(path), test: bind_test(test, lookup)? }
+        }
+        Node::All { path, members } => {
+            Node::All { path: Arc::clone(path), members: members.bind(lookup)? }
+        }
+        Node::Expression(expression) => Node::Expression(expr::bind(expression, lookup)?),
+    })
+}
+
+/// The branches that are left; nothing where there were some and all of them went.
+fn bind_all(nodes: &[OpenNode], lookup: Lookup<'_>) -> Option<Vec<BoundNode>> {
+    let bound: Vec<BoundNode> = nodes.iter().filter_map(|node| bind(node, lookup)).collect();
+    (nodes.is_empty() || !bound.is_empty()).then_some(bound)
+}
+
+fn join(mut nodes: Vec<BoundNode>, wrap: fn(Vec<BoundNode>) -> BoundNode) -> BoundNode {
+    match nodes.pop() {
+        Some(only) if nodes.is_empty() => only,
+        Some(last) => {
+            nodes.push(last);
+            wrap(nodes)
+        }
+        None => wrap(nodes),
+    }
+}
+
+fn bind_test(test: &Test<Operand, OpenSet>, lookup: Lookup<'_>) -> Option<BoundTest> {
+    Some(match test {
+        Test::Compare(comparison, operand) => match operand.bind(lookup) {
+            Bound::Absent => return None,
+            Bound::One(value) => Test::Compare(*comparison, value),
+            Bound::Any(set) => {
+                debug_assert_eq!(*comparison, Comparison::Equal, "only equality takes a set");
+                Test::In(set)
+            }
+        },
+        Test::In(set) => Test::In(set.bind(lookup)?),
+        Test::Regex(pattern) => Test::Regex(Arc::clone(pattern)),
+        Test::Exists => Test::Exists,
+        Test::Type(types) => Test::Type(*types),
+        Test::Mod { divisor, remainder } => Test::Mod { divisor: *divisor, remainder: *remainder },
+        Test::Size(size) => Test::Size(*size),
+        Test::Bits(bits) => Test::Bits(Arc::clone(bits)),
+        Test::ElementDocument(node) => Test::ElementDocument(Box::new(bind(node, lookup)?)),
+        Test::ElementValue(node) => Test::ElementValue(Box::new(bind(node, lookup)?)),
+    })
+}

@@ -1,0 +1,119 @@
+//! Asking a predicate about a document. Nothing is allocated on the way.
+
+use super::node::{BitTest, Bits, Node, Set, Test};
+use super::number::Number;
+use super::path::{Leaf, Path};
+use super::{compare, expr};
+use crate::event::raw::{Elements, Owned, Value, tag};
+
+pub(crate) type BoundNode = Node<Owned, Set>;
+pub(crate) type BoundTest = Test<Owned, Set>;
+
+/// Where a condition looks: into the fields of a document, or at one element of an array, which
+/// has no path.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    Fields(Value<'a>),
+    Element(Value<'a>),
+}
+
+/// Whether the subject fulfils the condition.
+pub(crate) fn matches(node: &BoundNode, subject: Subject<'_>) -> bool {
+    match node {
+        Node::Constant(verdict) => *verdict,
+        Node::And(nodes) => nodes.iter().all(|node| matches(node, subject)),
+        Node::Or(nodes) => nodes.iter().any(|node| matches(node, subject)),
+        Node::Not(node) => !matches(node, subject),
+        Node::Field { path, test } => field_matches(path, test, subject),
+        Node::All { path, members } => all_match(path, members, subject),
+        Node::Expression(expression) => match subject {
+            Subject::Fields(document) => expr::is_true(expression, document),
+            // Parsing refuses `$expr` below `$elemMatch`.
+            Subject::Element(_) => false,
+        },
+    }
+}
+
+fn field_matches(path: &Path, test: &BoundTest, subject: Subject<'_>) -> bool {
+    let leaf = if test.asks_for_array() { Leaf::Whole } else { Leaf::Spread };
+    match subject {
+        Subject::Fields(value) => {
+            path.any(Elements::new(value.data), leaf, &mut |value| passes(test, value))
+        }
+        Subject::Element(value) => passes(test, Some(value)),
+    }
+}
+
+/// `$all` of nothing matches nothing.
+fn all_match(path: &Path, members: &Set, subject: Subject<'_>) -> bool {
+    let some_value = |passes: &mut dyn FnMut(Option<Value<'_>>) -> bool| match subject {
+        Subject::Fields(value) => path.any(Elements::new(value.data), Leaf::Spread, passes),
+        Subject::Element(value) => passes(Some(value)),
+    };
+    let equals = |member: &Owned| {
+        some_value(&mut |value| compare::passes(compare::Comparison::Equal, value, member.get()))
+    };
+    let fits = |regex: &std::sync::Arc<super::pattern::Pattern>| {
+        some_value(&mut |value| value.is_some_and(|value| regex.matches(value)))
+    };
+    if members.values().is_empty() && members.regexes().is_empty() {
+        return false;
+    }
+    members.values().iter().all(equals) && members.regexes().iter().all(fits)
+}
+
+/// Whether one value (`None`: the field is missing) passes the test.
+pub(crate) fn passes(test: &BoundTest, value: Option<Value<'_>>) -> bool {
+    if let Test::Compare(comparison, operand) = test {
+        return compare::passes(*comparison, value, operand.get());
+    }
+    if let Test::In(set) = test {
+        return set.contains(value);
+    }
+    let Some(value) = value else { return false };
+    match test {
+        Test::Compare(..) | Test::In(_) => false,
+        Test::Regex(pattern) => pattern.matches(value),
+        Test::Exists => true,
+        Test::Type(types) => types.contains(value.tag),
+        Test::Mod { divisor, remainder } => Number::read(value)
+            .and_then(Number::truncated)
+            .is_some_and(|dividend| dividend.wrapping_rem(*divisor) == *remainder),
+        Test::Size(size) => {
+            value.is_array() && i64::try_from(value.elements().count()).is_ok_and(|n| n == *size)
+        }
+        Test::Bits(bits) => bits_match(bits, value),
+        Test::ElementDocument(node) => {
+            value.is_array()
+                && value.elements().any(|(_, element)| {
+                    element.is_container() && matches(node, Subject::Fields(element))
+                })
+        }
+        Test::ElementValue(node) => {
+            value.is_array()
+                && value.elements().any(|(_, element)| matches(node, Subject::Element(element)))
+        }
+    }
+}
+
+fn bits_match(bits: &Bits, value: Value<'_>) -> bool {
+    if value.tag == tag::BINARY {
+        let (_, content) = value.binary();
+        return bits_pass(bits, |position| {
+            content.get(position as usize / 8).is_some_and(|byte| byte >> (position % 8) & 1 == 1)
+        });
+    }
+    let Some(number) = Number::read(value).and_then(Number::exact_i64) else { return false };
+    // A negative number has its sign in every position from the 63rd on.
+    bits_pass(bits, |position| number >> position.min(63) & 1 == 1)
+}
+
+fn bits_pass(bits: &Bits, is_set: impl Fn(u32) -> bool) -> bool {
+    let mut positions = bits.positions.iter();
+    match bits.test {
+        BitTest::AllSet => positions.all(|position| is_set(*position)),
+        BitTest::AllClear => !positions.any(|position| is_set(*position)),
+        BitTest::AnySet => positions.any(|position| is_set(*position)),
+        BitTest::AnyClear => !positions.all(|position| is_set(*position)),
+    }
+}

@@ -1,0 +1,120 @@
+//! The operators by name: which there are, which there are not and why, which was meant.
+
+/// Where an operator was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Where {
+    TopLevel,
+    Field,
+}
+
+const TOP_LEVEL: [&str; 5] = ["$and", "$or", "$nor", "$expr", "$comment"];
+
+const FIELD: [&str; 21] = [
+    "$eq",
+    "$ne",
+    "$gt",
+    "$gte",
+    "$lt",
+    "$lte",
+    "$in",
+    "$nin",
+    "$all",
+    "$not",
+    "$exists",
+    "$type",
+    "$mod",
+    "$size",
+    "$regex",
+    "$options",
+    "$elemMatch",
+    "$bitsAllSet",
+    "$bitsAllClear",
+    "$bitsAnySet",
+    "$bitsAnyClear",
+];
+
+/// Operators of MongoDB that the sidecar cannot or will not evaluate.
+const REFUSED: [(&str, &str); 13] = [
+    ("$where", "it runs JavaScript"),
+    ("$function", "it runs JavaScript"),
+    ("$text", "it needs a text index, which only the server has"),
+    ("$jsonSchema", "it describes a document rather than selects one"),
+    ("$near", "it orders by distance, and needs an index"),
+    ("$nearSphere", "it orders by distance, and needs an index"),
+    ("$geoIntersects", "geometry is not evaluated outside the server"),
+    ("$geoWithin", "geometry is not evaluated outside the server"),
+    ("$within", "geometry is not evaluated outside the server"),
+    ("$geoNear", "it orders by distance, and needs an index"),
+    ("$sampleRate", "a stream sends every event that matches"),
+    ("$collation", "texts are compared byte by byte"),
+    ("collation", "texts are compared byte by byte"),
+];
+
+/// Whether it is an operator of a field that works here.
+pub(crate) fn is_known(name: &str) -> bool {
+    FIELD.contains(&name)
+}
+
+/// What is wrong with an operator that is not known here.
+pub(crate) fn complaint(name: &str, place: Where) -> String {
+    if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+        return format!("`{name}` is not supported: {reason}");
+    }
+    match place {
+        Where::TopLevel if FIELD.contains(&name) => {
+            format!("`{name}` is asked of a field, not of the whole document")
+        }
+        Where::Field if TOP_LEVEL.contains(&name) => {
+            format!("`{name}` does not stand behind a field")
+        }
+        Where::Field if !name.starts_with('$') => {
+            format!("`{name}` is no operator, and stands among operators")
+        }
+        _ => format!("unknown operator `{name}`"),
+    }
+}
+
+/// What to do about it.
+pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
+    match name {
+        "$where" | "$function" => {
+            return Some("write the condition with query operators, or with `$expr`".to_owned());
+        }
+        "$text" => return Some("use `$regex`".to_owned()),
+        "$jsonSchema" => return Some("use `$type` and `$exists`".to_owned()),
+        _ => {}
+    }
+    if REFUSED.iter().any(|(refused, _)| *refused == name) {
+        return None;
+    }
+    match place {
+        Where::TopLevel if FIELD.contains(&name) => {
+            return Some(format!("write `field: {{ {name}: … }}`"));
+        }
+        Where::Field if TOP_LEVEL.contains(&name) => {
+            return Some(match name {
+                "$comment" => "write it at the top level".to_owned(),
+                _ => format!("write it around the field: `{name}: [{{ field: … }}, …]`"),
+            });
+        }
+        Where::Field if !name.starts_with('$') => {
+            return Some("write a path with dots, `a.b`, to ask for a field inside".to_owned());
+        }
+        _ => {}
+    }
+    let known: &[&str] = if place == Where::TopLevel { &TOP_LEVEL } else { &FIELD };
+    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
+}
+
+/// The known name nearest to the one written, where any is near.
+pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    // The dollar is common to all and would make everything look alike.
+    let bare = |name: &str| name.trim_start_matches('$').to_lowercase();
+    let written = bare(name);
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&bare(candidate), &written), *candidate))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}

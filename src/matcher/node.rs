@@ -1,0 +1,132 @@
+//! The shape of a parsed `match`, the same before and after binding.
+//!
+//! `V` is a value and `L` a list of values: open ([`operand::Operand`](super::operand::Operand))
+//! in a template, closed ([`Owned`], [`Set`]) in a predicate.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use super::compare::{self, Comparison};
+use super::expr::Expression;
+use super::path::Path;
+use super::pattern::Pattern;
+use super::types::TypeSet;
+use crate::event::raw::{Owned, Value, tag};
+
+/// One condition, or several under a logical operator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Node<V, L> {
+    Constant(bool),
+    And(Vec<Node<V, L>>),
+    Or(Vec<Node<V, L>>),
+    Not(Box<Node<V, L>>),
+    /// Some value at the path passes the test.
+    Field {
+        path: Arc<Path>,
+        test: Test<V, L>,
+    },
+    /// For each member, some value at the path equals it.
+    All {
+        path: Arc<Path>,
+        members: L,
+    },
+    Expression(Expression<V>),
+}
+
+/// What is asked of one value at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Test<V, L> {
+    Compare(Comparison, V),
+    In(L),
+    Regex(Arc<Pattern>),
+    Exists,
+    Type(TypeSet),
+    Mod {
+        divisor: i64,
+        remainder: i64,
+    },
+    Size(i64),
+    Bits(Arc<Bits>),
+    /// Some element, a document, matches as a document.
+    ElementDocument(Box<Node<V, L>>),
+    /// Some element passes tests of its own; the paths of these are empty.
+    ElementValue(Box<Node<V, L>>),
+}
+
+impl<V, L> Test<V, L> {
+    /// Whether the test is about an array as such, so that its elements are not asked.
+    pub fn asks_for_array(&self) -> bool {
+        matches!(self, Test::Size(_) | Test::ElementDocument(_) | Test::ElementValue(_))
+    }
+
+    /// Whether null and a missing field are told apart.
+    pub fn sees_null(&self) -> bool {
+        matches!(self, Test::Exists | Test::Type(_))
+    }
+}
+
+/// Bit positions for the `$bits` operators.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Bits {
+    pub positions: Box<[u32]>,
+    pub test: BitTest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum BitTest {
+    AllSet,
+    AllClear,
+    AnySet,
+    AnyClear,
+}
+
+/// A closed list: sorted, so that asking it costs a binary search.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Set {
+    values: Box<[Owned]>,
+    regexes: Box<[Arc<Pattern>]>,
+    has_null: bool,
+}
+
+impl Set {
+    pub fn new(mut values: Vec<Owned>, regexes: Vec<Arc<Pattern>>) -> Set {
+        values.retain(|value| value.get().tag != tag::IMPOSSIBLE);
+        values.sort_by(|a, b| compare::order(a.get(), b.get()));
+        values.dedup_by(|a, b| compare::equal(a.get(), b.get()));
+        let has_null = values.iter().any(|value| value.get().tag == tag::NULL);
+        Set { values: values.into(), regexes: regexes.into(), has_null }
+    }
+
+    pub fn values(&self) -> &[Owned] {
+        &self.values
+    }
+
+    pub fn regexes(&self) -> &[Arc<Pattern>] {
+        &self.regexes
+    }
+
+    pub fn contains(&self, value: Option<Value<'_>>) -> bool {
+        let Some(value) = value else { return self.has_null };
+        if self.has_null && value.tag == tag::UNDEFINED {
+            return true;
+        }
+        let found =
+            self.values.binary_search_by(|member| compare::order(member.get(), value)).is_ok();
+        found || self.regexes.iter().any(|regex| regex.matches(value))
+    }
+}
+
+impl PartialEq for Set {
+    fn eq(&self, other: &Set) -> bool {
+        self.values == other.values && self.regexes == other.regexes
+    }
+}
+
+impl Eq for Set {}
+
+impl Hash for Set {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.values.hash(state);
+        self.regexes.hash(state);
+    }
+}

@@ -1,0 +1,379 @@
+//! Numbers of four types compared as one: int, long, double and decimal128.
+//!
+//! Exact, as in `mongod`: the long 2^53 + 1 differs from the double 2^53, and the decimal 0.1 from
+//! the double 0.1. No allocation: where a double meets a decimal, the arithmetic is done on
+//! integers of fixed size on the stack.
+
+use std::cmp::Ordering;
+
+use crate::event::raw::{Value, tag};
+
+/// A number as it was stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Number {
+    Int(i64),
+    Double(f64),
+    Decimal(Decimal),
+}
+
+impl Number {
+    pub fn read(value: Value<'_>) -> Option<Number> {
+        Some(match value.tag {
+            tag::INT32 => Number::Int(i64::from(i32::from_le_bytes(value.bytes()))),
+            tag::INT64 => Number::Int(value.i64()),
+            tag::DOUBLE => Number::Double(f64::from_le_bytes(value.bytes())),
+            tag::DECIMAL => Number::Decimal(Decimal::read(value)),
+            _ => return None,
+        })
+    }
+
+    pub fn is_nan(self) -> bool {
+        match self {
+            Number::Int(_) => false,
+            Number::Double(double) => double.is_nan(),
+            Number::Decimal(decimal) => decimal.class == Class::NaN,
+        }
+    }
+
+    /// The whole part, where it fits; nothing for NaN and infinities.
+    pub fn truncated(self) -> Option<i64> {
+        match self {
+            Number::Int(int) => Some(int),
+            Number::Double(double) => {
+                // Exactly the doubles whose whole part fits: 2^63 itself does not.
+                (double > -9_223_372_036_854_777_856.0 && double < 9_223_372_036_854_775_808.0)
+                    .then_some(double as i64)
+            }
+            Number::Decimal(decimal) => decimal.truncated(),
+        }
+    }
+
+    /// The number as a long, where nothing gets lost.
+    pub fn exact_i64(self) -> Option<i64> {
+        match self {
+            Number::Int(int) => Some(int),
+            Number::Double(double) => {
+                let whole = self.truncated()?;
+                (double.trunc() == double).then_some(whole)
+            }
+            Number::Decimal(decimal) => decimal.exact_i64(),
+        }
+    }
+
+    pub fn nearest_f64(self) -> f64 {
+        match self {
+            Number::Int(int) => int as f64,
+            Number::Double(double) => double,
+            Number::Decimal(decimal) => decimal.nearest_f64(),
+        }
+    }
+
+    /// The total order of numbers in BSON: NaN equals NaN and comes before everything.
+    pub fn compare(self, other: Number) -> Ordering {
+        use Number::{Decimal as Dec, Double, Int};
+        match (self, other) {
+            (Int(a), Int(b)) => a.cmp(&b),
+            (Double(a), Double(b)) => compare_doubles(a, b),
+            (Int(a), Double(b)) => compare_int_double(a, b),
+            (Double(a), Int(b)) => compare_int_double(b, a).reverse(),
+            (Dec(a), Dec(b)) => a.compare(b),
+            (Int(a), Dec(b)) => Decimal::from_i64(a).compare(b),
+            (Dec(a), Int(b)) => a.compare(Decimal::from_i64(b)),
+            (Double(a), Dec(b)) => compare_double_decimal(a, b),
+            (Dec(a), Double(b)) => compare_double_decimal(b, a).reverse(),
+        }
+    }
+}
+
+/// Whether an operator that asks for truth (`$exists`, `$and` in an expression) takes it as true.
+pub(crate) fn is_truthy(value: Value<'_>) -> bool {
+    match value.tag {
+        tag::NULL | tag::UNDEFINED | tag::IMPOSSIBLE => false,
+        tag::BOOLEAN => value.boolean(),
+        _ => match Number::read(value) {
+            Some(Number::Int(int)) => int != 0,
+            Some(Number::Double(double)) => double != 0.0,
+            Some(Number::Decimal(decimal)) => !decimal.is_zero(),
+            None => true,
+        },
+    }
+}
+
+fn compare_doubles(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
+}
+
+fn compare_int_double(int: i64, double: f64) -> Ordering {
+    if double.is_nan() {
+        return Ordering::Greater;
+    }
+    if double >= 9_223_372_036_854_775_808.0 {
+        return Ordering::Less;
+    }
+    if double < -9_223_372_036_854_775_808.0 {
+        return Ordering::Greater;
+    }
+    // In range, so the whole part converts without loss and the fraction decides a tie.
+    let whole = double.trunc();
+    int.cmp(&(whole as i64)).then_with(|| {
+        let fraction = double - whole;
+        0.0_f64.partial_cmp(&fraction).unwrap_or(Ordering::Equal)
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    NaN,
+    Infinite,
+    Finite,
+}
+
+/// A decimal128: sign, and coefficient × 10^exponent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decimal {
+    class: Class,
+    negative: bool,
+    coefficient: u128,
+    exponent: i32,
+}
+
+const MAX_COEFFICIENT: u128 = 10_u128.pow(34) - 1;
+
+impl Decimal {
+    pub fn read(value: Value<'_>) -> Decimal {
+        let bits = u128::from_le_bytes(value.bytes());
+        let negative = bits >> 127 == 1;
+        let combination = (bits >> 122) & 0b1_1111;
+        let class = match combination {
+            0b1_1111 => Class::NaN,
+            0b1_1110 => Class::Infinite,
+            _ => Class::Finite,
+        };
+        if class != Class::Finite {
+            return Decimal { class, negative, coefficient: 0, exponent: 0 };
+        }
+        let (exponent, coefficient) = if (bits >> 125) & 0b11 == 0b11 {
+            // The large form would need more than 34 digits: by the standard it is zero.
+            ((bits >> 111) & 0x3fff, 0)
+        } else {
+            ((bits >> 113) & 0x3fff, bits & ((1 << 113) - 1))
+        };
+        let coefficient = if coefficient > MAX_COEFFICIENT { 0 } else { coefficient };
+        Decimal { class, negative, coefficient, exponent: exponent as i32 - 6176 }
+    }
+
+    pub fn from_i64(int: i64) -> Decimal {
+        Decimal {
+            class: Class::Finite,
+            negative: int < 0,
+            coefficient: u128::from(int.unsigned_abs()),
+            exponent: 0,
+        }
+    }
+
+    pub fn is_zero(self) -> bool {
+        self.class == Class::Finite && self.coefficient == 0
+    }
+
+    /// -1, 0 or 1; infinities have a sign, NaN has none here.
+    fn sign(self) -> i8 {
+        match self.class {
+            Class::NaN => 0,
+            Class::Finite if self.coefficient == 0 => 0,
+            _ if self.negative => -1,
+            _ => 1,
+        }
+    }
+
+    fn compare(self, other: Decimal) -> Ordering {
+        match (self.class, other.class) {
+            (Class::NaN, Class::NaN) => return Ordering::Equal,
+            (Class::NaN, _) => return Ordering::Less,
+            (_, Class::NaN) => return Ordering::Greater,
+            _ => {}
+        }
+        let by_sign = self.sign().cmp(&other.sign());
+        if by_sign != Ordering::Equal || self.sign() == 0 {
+            return by_sign;
+        }
+        let magnitude = match (self.class, other.class) {
+            (Class::Infinite, Class::Infinite) => Ordering::Equal,
+            (Class::Infinite, _) => Ordering::Greater,
+            (_, Class::Infinite) => Ordering::Less,
+            _ => compare_scaled(self.coefficient, self.exponent, other.coefficient, other.exponent),
+        };
+        if self.negative { magnitude.reverse() } else { magnitude }
+    }
+
+    fn truncated(self) -> Option<i64> {
+        if self.class != Class::Finite {
+            return None;
+        }
+        let mut magnitude = self.coefficient;
+        if self.exponent < 0 {
+            let drop = self.exponent.unsigned_abs();
+            magnitude = if drop > 38 { 0 } else { magnitude / 10_u128.pow(drop) };
+        } else if magnitude != 0 {
+            let factor = (self.exponent <= 19).then(|| 10_u128.pow(self.exponent as u32))?;
+            magnitude = magnitude.checked_mul(factor)?;
+        }
+        if self.negative {
+            (magnitude <= 1 << 63).then(|| (magnitude as i128).wrapping_neg() as i64)
+        } else {
+            i64::try_from(magnitude).ok()
+        }
+    }
+
+    fn exact_i64(self) -> Option<i64> {
+        let whole = self.truncated()?;
+        (Decimal::from_i64(whole).compare(self) == Ordering::Equal).then_some(whole)
+    }
+
+    fn nearest_f64(self) -> f64 {
+        let magnitude = match self.class {
+            Class::NaN => return f64::NAN,
+            Class::Infinite => f64::INFINITY,
+            Class::Finite if self.coefficient == 0 => 0.0,
+            Class::Finite => {
+                // The standard library rounds decimal text correctly; the text fits on the
+                // stack.
+                let mut text = StackText { bytes: [0; 48], used: 0 };
+                let _ = std::fmt::Write::write_fmt(
+                    &mut text,
+                    format_args!("{}e{}", self.coefficient, self.exponent),
+                );
+                text.as_str().parse().unwrap_or(f64::NAN)
+            }
+        };
+        if self.negative { -magnitude } else { magnitude }
+    }
+}
+
+/// The longest text is 34 digits, an `e` and five characters of exponent.
+struct StackText {
+    bytes: [u8; 48],
+    used: usize,
+}
+
+impl StackText {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.used]).unwrap_or("")
+    }
+}
+
+impl std::fmt::Write for StackText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.used + text.len();
+        self.bytes.get_mut(self.used..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.used = end;
+        Ok(())
+    }
+}
+
+fn digits(number: u128) -> i32 {
+    number.checked_ilog10().map_or(0, |log| log as i32 + 1)
+}
+
+/// `a × 10^x` against `b × 10^y`, both above zero.
+fn compare_scaled(a: u128, x: i32, b: u128, y: i32) -> Ordering {
+    // The power of ten of the first digit decides unless it is the same; then the exponents are
+    // at most 33 apart and the wider product has at most 34 digits.
+    let first = (digits(a) + x).cmp(&(digits(b) + y));
+    if first != Ordering::Equal {
+        return first;
+    }
+    if x >= y {
+        (a * 10_u128.pow((x - y) as u32)).cmp(&b)
+    } else {
+        a.cmp(&(b * 10_u128.pow((y - x) as u32)))
+    }
+}
+
+fn compare_double_decimal(double: f64, decimal: Decimal) -> Ordering {
+    if double.is_nan() || decimal.class == Class::NaN {
+        return (decimal.class == Class::NaN).cmp(&double.is_nan());
+    }
+    let sign = if double > 0.0 { 1 } else { -i8::from(double < 0.0) };
+    let by_sign = sign.cmp(&decimal.sign());
+    if by_sign != Ordering::Equal || sign == 0 {
+        return by_sign;
+    }
+    let magnitude = match (double.is_infinite(), decimal.class == Class::Infinite) {
+        (true, true) => Ordering::Equal,
+        (true, false) => Ordering::Greater,
+        (false, true) => Ordering::Less,
+        (false, false) => compare_magnitudes(double.abs(), decimal.coefficient, decimal.exponent),
+    };
+    if sign < 0 { magnitude.reverse() } else { magnitude }
+}
+
+/// A finite double above zero against `coefficient × 10^exponent` above zero.
+fn compare_magnitudes(double: f64, coefficient: u128, exponent: i32) -> Ordering {
+    // Far apart: no double lies outside 10^-324 .. 10^309.
+    let first = digits(coefficient) + exponent;
+    if first > 310 {
+        return Ordering::Less;
+    }
+    if first < -325 {
+        return Ordering::Greater;
+    }
+    let bits = double.to_bits();
+    let biased = (bits >> 52) as i32 & 0x7ff;
+    let fraction = bits & ((1 << 52) - 1);
+    let (mantissa, power) =
+        if biased == 0 { (fraction, -1074) } else { (fraction | 1 << 52, biased - 1075) };
+    // mantissa × 2^power against coefficient × 10^exponent: negative powers change sides, so that
+    // both sides are whole.
+    let mut left = Wide::from(u128::from(mantissa));
+    let mut right = Wide::from(coefficient);
+    if power >= 0 {
+        left.shift(power as u32)
+    } else {
+        right.shift(power.unsigned_abs())
+    }
+    if exponent >= 0 {
+        right.scale(exponent as u32)
+    } else {
+        left.scale(exponent.unsigned_abs())
+    }
+    left.limbs.iter().rev().cmp(right.limbs.iter().rev())
+}
+
+/// A whole number of up to 2,560 bits. The largest needed here is 2^53 × 10^359 or
+/// 10^34 × 2^1074, well below.
+struct Wide {
+    limbs: [u64; 40],
+}
+
+impl Wide {
+    fn from(number: u128) -> Wide {
+        let mut limbs = [0; 40];
+        limbs[0] = number as u64;
+        limbs[1] = (number >> 64) as u64;
+        Wide { limbs }
+    }
+
+    fn multiply(&mut self, factor: u64) {
+        let mut carry = 0_u128;
+        for limb in &mut self.limbs {
+            let product = u128::from(*limb) * u128::from(factor) + carry;
+            *limb = product as u64;
+            carry = product >> 64;
+        }
+    }
+
+    fn shift(&mut self, bits: u32) {
+        for _ in 0..bits / 32 {
+            self.multiply(1 << 32);
+        }
+        self.multiply(1 << (bits % 32));
+    }
+
+    /// Times ten to that power.
+    fn scale(&mut self, power: u32) {
+        for _ in 0..power / 19 {
+            self.multiply(10_u64.pow(19));
+        }
+        self.multiply(10_u64.pow(power % 19));
+    }
+}

@@ -1,0 +1,127 @@
+//! Values that may hold placeholders, and what binding makes of them.
+
+use std::sync::Arc;
+
+use bson::Bson;
+
+use super::node::Set;
+use super::pattern::Pattern;
+use super::{Placeholder, Role};
+use crate::event::raw::Owned;
+
+/// Gives the value of a placeholder, or nothing.
+pub(crate) type Lookup<'l> = &'l mut dyn FnMut(&Placeholder) -> Option<Bson>;
+
+/// A value in a template.
+#[derive(Clone, Debug)]
+pub(crate) enum Operand {
+    Fixed(Owned),
+    Open(Placeholder, Role),
+    /// A document or array with placeholders somewhere inside.
+    Nested(Arc<Bson>),
+}
+
+/// What an operand is once bound.
+pub(crate) enum Bound {
+    One(Owned),
+    /// An array where one of its elements is meant.
+    Any(Set),
+    /// The condition goes.
+    Absent,
+}
+
+impl Operand {
+    pub fn bind(&self, lookup: Lookup<'_>) -> Bound {
+        match self {
+            Operand::Fixed(value) => Bound::One(value.clone()),
+            Operand::Open(placeholder, role) => match lookup(placeholder) {
+                None => Bound::Absent,
+                Some(Bson::Array(values)) if *role == Role::Equality => {
+                    Bound::Any(Set::new(values.iter().map(Owned::from_bson).collect(), Vec::new()))
+                }
+                Some(value) => Bound::One(Owned::from_bson(&value)),
+            },
+            Operand::Nested(value) => match fill(value, lookup) {
+                None => Bound::Absent,
+                Some(value) => Bound::One(Owned::from_bson(&value)),
+            },
+        }
+    }
+
+    /// For places where an array is one value like any other.
+    pub fn bind_one(&self, lookup: Lookup<'_>) -> Option<Owned> {
+        match self {
+            Operand::Open(placeholder, _) => lookup(placeholder).map(|v| Owned::from_bson(&v)),
+            _ => match self.bind(lookup) {
+                Bound::One(value) => Some(value),
+                Bound::Any(_) | Bound::Absent => None,
+            },
+        }
+    }
+}
+
+/// The list of an `$in`, `$nin` or `$all` in a template.
+#[derive(Clone, Debug)]
+pub(crate) enum OpenSet {
+    Whole(Placeholder),
+    Listed { values: Vec<Operand>, regexes: Vec<Arc<Pattern>> },
+}
+
+impl OpenSet {
+    /// Absent members leave the list; where they leave nothing of it, the condition goes. A value
+    /// that is no array, standing for the whole list, is a list of one: a claim such as `aud` is
+    /// written either way.
+    pub fn bind(&self, lookup: Lookup<'_>) -> Option<Set> {
+        match self {
+            OpenSet::Whole(placeholder) => Some(match lookup(placeholder)? {
+                Bson::Array(values) => {
+                    Set::new(values.iter().map(Owned::from_bson).collect(), Vec::new())
+                }
+                value => Set::new(vec![Owned::from_bson(&value)], Vec::new()),
+            }),
+            OpenSet::Listed { values, regexes } => {
+                let bound: Vec<Owned> =
+                    values.iter().filter_map(|value| value.bind_one(lookup)).collect();
+                if bound.is_empty() && regexes.is_empty() && !values.is_empty() {
+                    return None;
+                }
+                Some(Set::new(bound, regexes.clone()))
+            }
+        }
+    }
+}
+
+/// The placeholder that a value is, if it is one and well formed.
+pub(crate) fn as_placeholder(value: &Bson) -> Option<Placeholder> {
+    let document = value.as_document()?;
+    let (key, name) = document.iter().next()?;
+    if document.len() != 1 {
+        return None;
+    }
+    match (key.as_str(), name) {
+        ("$claim", Bson::String(name)) => Some(Placeholder::Claim(name.clone())),
+        ("$param", Bson::String(name)) => Some(Placeholder::Param(name.clone())),
+        _ => None,
+    }
+}
+
+/// The value with all placeholders in it replaced; nothing where one of them is absent.
+fn fill(value: &Bson, lookup: Lookup<'_>) -> Option<Bson> {
+    if let Some(placeholder) = as_placeholder(value) {
+        return lookup(&placeholder);
+    }
+    match value {
+        Bson::Document(document) => {
+            let mut filled = bson::Document::new();
+            for (key, value) in document {
+                filled.insert(key.clone(), fill(value, lookup)?);
+            }
+            Some(Bson::Document(filled))
+        }
+        Bson::Array(values) => {
+            let filled: Option<Vec<Bson>> = values.iter().map(|v| fill(v, lookup)).collect();
+            filled.map(Bson::Array)
+        }
+        other => Some(other.clone()),
+    }
+}

@@ -1,0 +1,174 @@
+//! What a projection shows and hides, row by row.
+
+use bson::{Document, RawDocumentBuf, doc};
+
+use super::Projection;
+
+fn projection(project: Document) -> Projection {
+    Projection::parse(&project).unwrap_or_else(|errors| panic!("{project}: {errors:?}"))
+}
+
+fn shown(project: Document, document: Document) -> Document {
+    let raw = RawDocumentBuf::try_from(&document).unwrap();
+    Document::try_from(projection(project).apply(&raw)).unwrap()
+}
+
+fn updated(project: Document, update: Document) -> Document {
+    let raw = RawDocumentBuf::try_from(&update).unwrap();
+    Document::try_from(projection(project).apply_update_description(&raw)).unwrap()
+}
+
+#[test]
+fn documents() {
+    let row = |project, document, expected: Document| {
+        assert_eq!(shown(project, document), expected);
+    };
+    row(doc! {}, doc! { "_id": 1, "a": 1 }, doc! { "_id": 1, "a": 1 });
+    row(doc! { "a": 1 }, doc! { "_id": 1, "a": 1, "b": 2 }, doc! { "_id": 1, "a": 1 });
+    row(doc! { "a": 0 }, doc! { "_id": 1, "a": 1, "b": 2 }, doc! { "_id": 1, "b": 2 });
+    row(doc! { "a": 1, "_id": 0 }, doc! { "_id": 1, "a": 1, "b": 2 }, doc! { "a": 1 });
+    row(doc! { "a": 0, "_id": 1 }, doc! { "_id": 1, "a": 1, "b": 2 }, doc! { "_id": 1, "b": 2 });
+    row(doc! { "_id": 1 }, doc! { "_id": 1, "a": 1 }, doc! { "_id": 1 });
+    row(doc! { "_id": 0 }, doc! { "_id": 1, "a": 1 }, doc! { "a": 1 });
+    row(
+        doc! { "_id.x": 1 },
+        doc! { "_id": { "x": 1, "y": 2 }, "a": 1 },
+        doc! { "_id": { "x": 1 } },
+    );
+    row(
+        doc! { "_id.x": 0 },
+        doc! { "_id": { "x": 1, "y": 2 }, "a": 1 },
+        doc! { "_id": { "y": 2 }, "a": 1 },
+    );
+    row(
+        doc! { "a": { "b": 1, "c.d": 1 } },
+        doc! { "a": { "b": 1, "c": { "d": 2, "e": 3 }, "x": 1 } },
+        doc! { "a": { "b": 1, "c": { "d": 2 } } },
+    );
+    let mixed = doc! { "a": [1, { "b": 1, "c": 2 }, [{ "b": 1, "c": 1 }, 3], [], {}] };
+    row(doc! { "a.b": 1 }, mixed.clone(), doc! { "a": [{ "b": 1 }, [{ "b": 1 }], [], {}] });
+    row(doc! { "a.b": 0 }, mixed, doc! { "a": [1, { "c": 2 }, [{ "c": 1 }, 3], [], {}] });
+    row(doc! { "a.0.b": 1 }, doc! { "a": [{ "b": 1 }, 2] }, doc! { "a": [{}] });
+    row(doc! { "a.b": 1 }, doc! { "a": 5 }, doc! {});
+    row(doc! { "a.b": 0 }, doc! { "a": 5 }, doc! { "a": 5 });
+    row(doc! { "a.b": 1 }, doc! { "a": { "c": 1 } }, doc! { "a": {} });
+}
+
+#[test]
+fn keys() {
+    let row = |project, key: Document, expected: Document| {
+        let raw = RawDocumentBuf::try_from(&key).unwrap();
+        assert_eq!(Document::try_from(projection(project).apply_key(&raw)).unwrap(), expected);
+    };
+    row(doc! { "a": 1 }, doc! { "_id": 1 }, doc! { "_id": 1 });
+    row(doc! { "a": 1, "_id": 0 }, doc! { "_id": 1 }, doc! {});
+    row(doc! { "a": 1 }, doc! { "a": 2, "b.c": 3, "_id": 1 }, doc! { "a": 2, "_id": 1 });
+    row(doc! { "b": 1 }, doc! { "a": 2, "b.c": 3, "_id": 1 }, doc! { "b.c": 3, "_id": 1 });
+    row(doc! { "b.c": 0 }, doc! { "a": 2, "b.c": 3, "_id": 1 }, doc! { "a": 2, "_id": 1 });
+    row(doc! { "_id.x": 1 }, doc! { "_id": { "x": 1, "y": 2 } }, doc! { "_id": { "x": 1 } });
+}
+
+#[test]
+fn update_descriptions() {
+    let update = doc! {
+        "updatedFields": {
+            "a": { "b": 1, "c": 2 },
+            "items.0.sku": "x",
+            "items.0.cost": 7,
+            "items.1": { "sku": "y", "cost": 8 },
+            "secret": 1,
+            "secret.deep": 2,
+        },
+        "removedFields": ["a.c", "a.b", "items.0.cost", "secret.x", "items"],
+        "truncatedArrays": [{ "field": "secret.list", "newSize": 1 }, { "field": "items", "newSize": 2 }],
+        "disambiguatedPaths": { "secret.0": ["secret", "0"], "items.0.sku": ["items", 0, "sku"] },
+        "somethingNew": { "secret": 1 },
+    };
+    assert_eq!(
+        updated(doc! { "items.sku": 1, "a.b": 1 }, update.clone()),
+        doc! {
+            "updatedFields": {
+                "a": { "b": 1 },
+                "items.0.sku": "x",
+                "items.1": { "sku": "y" },
+            },
+            "removedFields": ["a.b", "items"],
+            "truncatedArrays": [{ "field": "items", "newSize": 2 }],
+            "disambiguatedPaths": { "items.0.sku": ["items", 0, "sku"] },
+        }
+    );
+    assert_eq!(
+        updated(doc! { "items.cost": 0, "secret": 0, "a.c": 0 }, update),
+        doc! {
+            "updatedFields": {
+                "a": { "b": 1 },
+                "items.0.sku": "x",
+                "items.1": { "sku": "y" },
+            },
+            "removedFields": ["a.b", "items"],
+            "truncatedArrays": [{ "field": "items", "newSize": 2 }],
+            "disambiguatedPaths": { "items.0.sku": ["items", 0, "sku"] },
+        }
+    );
+}
+
+#[test]
+fn a_number_in_an_updated_path() {
+    let fields = |project: Document, update: Document| {
+        updated(project, doc! { "updatedFields": update })
+            .get_document("updatedFields")
+            .unwrap()
+            .clone()
+    };
+    // By itself it is an index.
+    assert_eq!(fields(doc! { "a.b": 1 }, doc! { "a.0.b": 1 }), doc! { "a.0.b": 1 });
+    assert_eq!(fields(doc! { "a.b": 0 }, doc! { "a.0.b": 1 }), doc! {});
+    // Named by the projection it may be either, and is shown where both show it.
+    assert_eq!(fields(doc! { "a.0": 1 }, doc! { "a.0.b": 1 }), doc! {});
+    assert_eq!(fields(doc! { "a.0": 0 }, doc! { "a.0.b": 1 }), doc! {});
+    assert_eq!(fields(doc! { "a.0": 0 }, doc! { "a.1.b": 1 }), doc! { "a.1.b": 1 });
+    // At the top there are no arrays.
+    assert_eq!(fields(doc! { "a": 1 }, doc! { "0": 1, "0.a": 2 }), doc! {});
+    assert_eq!(fields(doc! { "0": 1 }, doc! { "0": 1, "0.a": 2 }), doc! { "0": 1, "0.a": 2 });
+
+    // The document tells.
+    let exact = |project: Document, update: Document, document: Document| {
+        let update = RawDocumentBuf::try_from(&doc! { "updatedFields": update }).unwrap();
+        let document = RawDocumentBuf::try_from(&document).unwrap();
+        let shown = projection(project).apply_update_description_of(&update, &document);
+        Document::try_from(shown).unwrap().get_document("updatedFields").unwrap().clone()
+    };
+    let year = doc! { "a.2024": 5 };
+    assert_eq!(exact(doc! { "a.2024": 1 }, year.clone(), doc! { "a": { "2024": 5 } }), year);
+    assert_eq!(exact(doc! { "a.2024": 1 }, year.clone(), doc! { "a": [5] }), doc! {});
+    let inner = doc! { "a.0.b": 1 };
+    assert_eq!(exact(doc! { "a.b": 1 }, inner.clone(), doc! { "a": { "0": { "b": 1 } } }), doc! {});
+    assert_eq!(exact(doc! { "a.b": 1 }, inner.clone(), doc! { "a": [{ "b": 1 }] }), inner);
+}
+
+#[test]
+fn mistakes() {
+    let row = |project: Document, expected: &str| {
+        let errors = Projection::parse(&project).expect_err(expected);
+        assert!(errors.iter().any(|e| e.message.contains(expected)), "{project}: {errors:?}");
+    };
+    row(doc! { "a": 1, "b": 0 }, "not both");
+    row(doc! { "_id.x": 0, "a": 1 }, "not both");
+    row(doc! { "a": { "b": 1, "c": 0 } }, "not both");
+    row(doc! { "a": 1, "a.b": 1 }, "collides");
+    row(doc! { "a.b": 1, "a": 1 }, "collides");
+    row(doc! { "a.b": 1, "a": { "b": 1 } }, "collides");
+    row(doc! { "_id": 1, "_id.x": 1 }, "_id");
+    row(doc! { "_id.x": 1, "_id": 1 }, "_id");
+    row(doc! { "a": {} }, "empty document");
+    row(doc! { "a..b": 1 }, "empty part");
+    row(doc! { "": 1 }, "empty part");
+    row(doc! { "a.$": 1 }, "positional");
+    row(doc! { "$a": 1 }, "no field name");
+    row(doc! { "a": { "$slice": 1 } }, "$slice");
+    row(doc! { "a": { "$elemMatch": {} } }, "$elemMatch");
+    row(doc! { "a": { "$meta": "textScore" } }, "$meta");
+    row(doc! { "a": { "$add": [1, 2] } }, "expressions");
+    row(doc! { "a": "x" }, "by 1");
+    row(doc! { "a": bson::Bson::Null }, "by 1");
+}

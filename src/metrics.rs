@@ -1,0 +1,190 @@
+//! Every metric in one place, and the text that Prometheus reads.
+//!
+//! The names are promises to dashboards; docs/operations.md says how each is read and misread.
+//! Rooms take the whole struct: counting is not worth an interface.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+/// Buckets in seconds, from a local event to a long replay.
+const DELIVERY_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+const REQUEST_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// All are prefixed `sidestream_`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub connections: IntGaugeVec,
+    pub connections_total: IntCounterVec,
+    pub events_read_total: IntCounterVec,
+    pub events_sent_total: IntCounterVec,
+    pub upstream_lag_seconds: GaugeVec,
+    pub upstream_restarts_total: IntCounterVec,
+    pub upstream_cursors: IntGauge,
+    pub subscriptions: IntGaugeVec,
+    pub replays_total: IntCounterVec,
+    pub resets_total: IntCounterVec,
+    pub slow_clients_total: IntCounter,
+    pub delivery_seconds: Histogram,
+    pub filter_reloads_total: IntCounterVec,
+    pub proxy_requests_total: IntCounterVec,
+    pub proxy_request_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let registry = Registry::new();
+        let r = &registry;
+        Metrics {
+            connections: gauges(r, "connections", "Open event streams.", &["transport"]),
+            connections_total: counters(
+                r,
+                "connections_total",
+                "Requests for event streams, by how they were answered.",
+                &["transport", "outcome"],
+            ),
+            events_read_total: counters(
+                r,
+                "events_read_total",
+                "Change events read from MongoDB.",
+                &["upstream"],
+            ),
+            events_sent_total: counters(
+                r,
+                "events_sent_total",
+                "Events written to clients.",
+                &["stream"],
+            ),
+            upstream_lag_seconds: register(
+                r,
+                GaugeVec::new(
+                    opts(
+                        "upstream_lag_seconds",
+                        "Wall clock minus the newest position read; up to 10 when MongoDB is idle.",
+                    ),
+                    &["upstream"],
+                ),
+            ),
+            upstream_restarts_total: counters(
+                r,
+                "upstream_restarts_total",
+                "Times that a change stream was opened again, by reason.",
+                &["upstream", "reason"],
+            ),
+            upstream_cursors: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "upstream_cursors",
+                    "Open change stream cursors, without replays.",
+                )),
+            ),
+            subscriptions: gauges(
+                r,
+                "subscriptions",
+                "Clients that listen to a stream.",
+                &["stream"],
+            ),
+            replays_total: counters(
+                r,
+                "replays_total",
+                "Reconnects that were brought up to date, by where the events came from.",
+                &["source"],
+            ),
+            resets_total: counters(
+                r,
+                "resets_total",
+                "Times that a client was told to fetch its data anew, by reason.",
+                &["reason"],
+            ),
+            slow_clients_total: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "slow_clients_total",
+                    "Times that a client fell so far behind that it was moved to a replay.",
+                )),
+            ),
+            delivery_seconds: histogram(
+                r,
+                "delivery_seconds",
+                "From the server's clock time of an event to the client's socket.",
+                &DELIVERY_BUCKETS,
+            ),
+            filter_reloads_total: counters(
+                r,
+                "filter_reloads_total",
+                "Times that the filter files were read again, by result.",
+                &["result"],
+            ),
+            proxy_requests_total: counters(
+                r,
+                "proxy_requests_total",
+                "Requests forwarded to the app, by the status that the client got.",
+                &["code"],
+            ),
+            proxy_request_seconds: histogram(
+                r,
+                "proxy_request_seconds",
+                "From a forwarded request's head to the end of its answer.",
+                &REQUEST_BUCKETS,
+            ),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// In the
+    /// [text format](https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format).
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+            Err(error) => format!("# the metrics cannot be encoded: {error}\n"),
+        }
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("sidestream")
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(opts(name, help), labels))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+    register(registry, Histogram::with_opts(opts))
+}
+
+/// Names and labels are the constants above, so that an error here is one of this file, and the
+/// first start of any build shows it.
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
+    let metric = metric.expect("a metric's name and labels are valid");
+    registry.register(Box::new(metric.clone())).expect("a metric's name is used once");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_prefixed() {
+        let metrics = Metrics::default();
+        metrics.connections.with_label_values(&["sse"]).set(3);
+        assert!(metrics.text().contains("sidestream_connections{transport=\"sse\"} 3"));
+    }
+}

@@ -1,0 +1,357 @@
+//! The door before pingora's `HttpProxy`: reads each request head once, applies the gate, and
+//! either answers the reserved path on the bare socket, so that an idle client costs a small task,
+//! or hands head and connection to pingora unchanged.
+//!
+//! Law of this file:
+//!
+//! - A connection is in one of three hands: the door's (a head is awaited), pingora's (a request
+//!   is answered), or a stream's task. It never has two owners.
+//! - Bytes that were read are never dropped while the connection lives: they are in `held`, or
+//!   with pingora as the prefix of its request.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+use super::forward::Forward;
+use super::gate::{self, Body, Head, Verdict};
+use super::io::{Connection, Socket};
+use super::path::{self, Target};
+use super::reserved::{Answer, Ask, Desk, Opened, Plain};
+use crate::access::Origin;
+use crate::drain::Drain;
+use crate::transport::Sink;
+use crate::transport::problem::Problem;
+
+/// A request head must be complete this long after its first byte.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may wait for its next request.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long a refused client may take to read why.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long bytes to a client may stay unacknowledged before the connection is given up.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Serves connections of the public port. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    pub proxy: Arc<HttpProxy<Forward>>,
+    pub desk: Arc<Desk>,
+    pub prefix: Arc<str>,
+    pub trusted_proxies: Arc<[ipnet::IpNet]>,
+    pub drain: Drain,
+    /// What pingora watches; flips when draining begins.
+    pub shutdown: ShutdownWatch,
+}
+
+/// What was read at the beginning of a connection or after a request.
+enum Read {
+    Request(Head),
+    Http2,
+    /// Nothing came, or nothing more: not worth an answer.
+    Over,
+    Refused(Problem),
+}
+
+impl Door {
+    /// Serves one connection to its end.
+    pub async fn serve(self, socket: Socket) {
+        let peer = socket.peer();
+        let mut connection = Box::new(Connection::new(socket));
+        if connection.socket.is_h2() {
+            self.proxy.process_new(connection, &self.shutdown).await;
+            return;
+        }
+        let mut persistent: Option<HttpPersistentSettings> = None;
+        loop {
+            connection.is_holding = false;
+            let mut bytes = std::mem::take(&mut connection.held);
+            let head = match self.read_head(&mut connection.socket, &mut bytes).await {
+                Read::Request(head) => head,
+                Read::Http2 => {
+                    connection.held = bytes;
+                    self.proxy.process_new(connection, &self.shutdown).await;
+                    return;
+                }
+                Read::Over => return,
+                Read::Refused(problem) => {
+                    self.desk
+                        .metrics
+                        .proxy_requests_total
+                        .with_label_values(&[&problem.status.to_string()])
+                        .inc();
+                    return refuse(&mut connection.socket, problem).await;
+                }
+            };
+            match path::classify(&head.target, &self.prefix) {
+                Target::App => {
+                    let _held = self.drain.hold();
+                    match self.forward(connection, bytes, &head, persistent.take()).await {
+                        Some((back, settings)) => {
+                            connection = back;
+                            persistent = settings;
+                        }
+                        None => return,
+                    }
+                }
+                Target::Ambiguous => {
+                    let problem = Problem::new(
+                        400,
+                        "this path can be read as two different ones: send it without encoded \
+                         or dot segments",
+                    );
+                    return refuse(&mut connection.socket, problem).await;
+                }
+                Target::Reserved { rest } => {
+                    let answer = self.ask(&head, &bytes, &rest, peer);
+                    match answer {
+                        Answer::Stream(opened) => {
+                            let Connection { socket, .. } = *connection;
+                            let is_head = head.method == "HEAD";
+                            // A task of its own, so that the memory of this one is given back.
+                            tokio::spawn(stream(socket, *opened, head.minor, is_head));
+                            return;
+                        }
+                        Answer::Plain(plain) => {
+                            let is_last = !head.is_keep_alive
+                                || head.body != Body::None
+                                || self.drain.has_begun();
+                            let is_head = head.method == "HEAD";
+                            let written =
+                                answer_plain(&mut connection.socket, &plain, is_head, is_last);
+                            if written.await.is_err() {
+                                return;
+                            }
+                            if is_last {
+                                return close(&mut connection.socket).await;
+                            }
+                            connection.held = bytes.split_off(head.length);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut) -> Read {
+        let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
+        loop {
+            match gate::inspect(bytes) {
+                Verdict::Request(head) => return Read::Request(head),
+                Verdict::Http2 => return Read::Http2,
+                Verdict::Refused(refusal) => {
+                    return Read::Refused(Problem::new(refusal.status, refusal.reason));
+                }
+                Verdict::Partial => {}
+            }
+            let is_idle = bytes.is_empty();
+            let read = poll_fn(|cx| Connection::poll_fill(socket, cx, bytes));
+            let read = tokio::select! {
+                biased;
+                read = timeout_at(deadline, read) => read,
+                // An idle connection need not outlive the process's farewell.
+                () = self.drain.begun(), if is_idle => return Read::Over,
+            };
+            match read {
+                Ok(Ok(1..)) if is_idle => deadline = Instant::now() + HEAD_DEADLINE,
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) => return Read::Over,
+                Err(_) if is_idle => return Read::Over,
+                Err(_) => {
+                    return Read::Refused(Problem::new(
+                        408,
+                        "the request head was not complete within 10 seconds",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Lets pingora answer one request; gives the connection back if it can be used again.
+    async fn forward(
+        &self,
+        mut connection: Box<Connection>,
+        mut bytes: BytesMut,
+        head: &Head,
+        persistent: Option<HttpPersistentSettings>,
+    ) -> Option<(Box<Connection>, Option<HttpPersistentSettings>)> {
+        // What comes after an upgrade belongs to it; what comes after a head without a body is the
+        // next request.
+        if head.body == Body::None && !head.is_upgrade {
+            connection.held = bytes.split_off(head.length);
+            connection.is_holding = true;
+        }
+        let mut session = ServerSession::new_http1(connection);
+        match persistent {
+            Some(settings) => settings.apply_to_session(&mut session),
+            None => session.set_keepalive(Some(IDLE.as_secs())),
+        }
+        if self.drain.has_begun() {
+            session.set_keepalive(None);
+        }
+        session.set_pipelined_prefix(bytes);
+        let reused = self.proxy.process_new_http(session, &self.shutdown).await?;
+        let (stream, settings) = reused.consume();
+        // The only connections that pingora is given here are ours.
+        let connection = stream.into_any().downcast::<Connection>().ok()?;
+        Some((connection, settings))
+    }
+
+    fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
+        let fields = &bytes[..head.length];
+        let first = |name: &str| gate::header_values(fields, name).into_iter().next();
+        let forwarded_host = || {
+            let is_trusted = gate::is_trusted(&self.trusted_proxies, peer.map(|peer| peer.ip()));
+            if is_trusted { first("x-forwarded-host") } else { None }
+        };
+        self.desk.answer(Ask {
+            method: &head.method,
+            rest,
+            query: path::pairs_of(path::query_of(&head.target)),
+            accept: gate::header_values(fields, "accept"),
+            last_event_id: first("last-event-id"),
+            origin: Origin {
+                origin: first("origin"),
+                fetch_site: first("sec-fetch-site"),
+                host: forwarded_host().or_else(|| first("host")),
+            },
+            is_upgrade: head.is_upgrade,
+        })
+    }
+}
+
+fn head_of(status: u16, fields: &[(&str, &str)], minor: u8) -> Vec<u8> {
+    let reason = http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("");
+    let mut head = format!("HTTP/1.{minor} {status} {reason}\r\n");
+    for (name, value) in fields {
+        head.push_str(name);
+        head.push_str(": ");
+        head.push_str(value);
+        head.push_str("\r\n");
+    }
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    head.push_str(&format!("Date: {date}\r\n\r\n"));
+    head.into_bytes()
+}
+
+async fn answer_plain(
+    socket: &mut Socket,
+    plain: &Plain,
+    is_head: bool,
+    is_last: bool,
+) -> io::Result<()> {
+    let length = plain.body.len().to_string();
+    let mut fields: Vec<(&str, &str)> =
+        plain.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    fields.push(("Content-Length", &length));
+    if is_last {
+        fields.push(("Connection", "close"));
+    }
+    let mut bytes = head_of(plain.status, &fields, 1);
+    if !is_head {
+        bytes.extend_from_slice(&plain.body);
+    }
+    socket.write_all(&bytes).await?;
+    socket.flush().await
+}
+
+async fn refuse(socket: &mut Socket, problem: Problem) {
+    let plain = Plain::from(problem);
+    let answer = async {
+        answer_plain(socket, &plain, false, true).await?;
+        close(socket).await;
+        io::Result::Ok(())
+    };
+    // A client that does not read its refusal has had its chance.
+    let _ = tokio::time::timeout(REFUSAL_DEADLINE, answer).await;
+}
+
+/// Says that nothing more comes, and waits a moment for the client to close: closing with unread
+/// bytes in the socket would reset the connection and could take the answer along.
+async fn close(socket: &mut Socket) {
+    let closing = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = [0; 4096];
+        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
+    };
+    let _ = tokio::time::timeout(REFUSAL_DEADLINE, closing).await;
+}
+
+/// A stream's own task.
+async fn stream(mut socket: Socket, opened: Opened, minor: u8, is_head: bool) {
+    if let Socket::Plain(tcp) = &socket {
+        // Without it a vanished client is noticed only after many retransmissions.
+        let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT));
+    }
+    let is_chunked = minor > 0 && !is_head;
+    let mut fields = Opened::headers().to_vec();
+    fields.push(("Connection", "close"));
+    if is_chunked {
+        fields.push(("Transfer-Encoding", "chunked"));
+    }
+    let head = head_of(200, &fields, minor);
+    if socket.write_all(&head).await.is_err() || is_head {
+        return close(&mut socket).await;
+    }
+    let mut sink = SocketSink { socket, is_chunked };
+    opened.serve(&mut sink).await;
+    sink.finish().await;
+}
+
+/// Server-Sent Events on a bare socket.
+struct SocketSink {
+    socket: Socket,
+    is_chunked: bool,
+}
+
+impl SocketSink {
+    async fn finish(mut self) {
+        let end = async {
+            if self.is_chunked {
+                self.socket.write_all(b"0\r\n\r\n").await?;
+            }
+            self.socket.shutdown().await
+        };
+        // The stream is over either way.
+        let _ = tokio::time::timeout(REFUSAL_DEADLINE, end).await;
+    }
+}
+
+impl Sink for SocketSink {
+    async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let mut chunk = Vec::with_capacity(length + 16);
+        if self.is_chunked {
+            chunk.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+        }
+        for piece in pieces {
+            chunk.extend_from_slice(piece);
+        }
+        if self.is_chunked {
+            chunk.extend_from_slice(b"\r\n");
+        }
+        self.socket.write_all(&chunk).await?;
+        self.socket.flush().await
+    }
+
+    async fn closed(&mut self) {
+        // A client has nothing more to say on this connection; whatever it sends is dropped.
+        let mut rest = [0; 64];
+        while matches!(self.socket.read(&mut rest).await, Ok(1..)) {}
+    }
+}

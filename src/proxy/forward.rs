@@ -1,0 +1,345 @@
+//! The app behind us, as pingora's `ProxyHttp`: forwards unchanged, adds `X-Forwarded-*`, and says
+//! what is wrong when the app is away. HTTP/2 streams on the reserved path are answered here.
+//!
+//! Nothing in this file depends on MongoDB or on filter files.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, OrErr};
+use tracing::{debug, warn};
+
+use super::gate;
+use super::path::{self, Target};
+use super::reserved::{Answer, Ask, Desk, Opened, Plain};
+use crate::access::Origin;
+use crate::config::AppAddress;
+use crate::transport::Sink;
+use crate::transport::problem::Problem;
+
+/// An app that has not accepted a connection by then is too slow: 504.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections to the app are kept this long, less than most apps keep them.
+const APP_IDLE: Duration = Duration::from_secs(4);
+/// How long a resolved name of the app is used.
+const RESOLVED_FOR: Duration = Duration::from_secs(5);
+
+/// See the file's head.
+pub struct Forward {
+    pub app: AppAddress,
+    pub desk: Arc<Desk>,
+    pub prefix: Arc<str>,
+    pub trusted_proxies: Arc<[ipnet::IpNet]>,
+    /// `https` when the public port speaks TLS.
+    pub scheme: &'static str,
+    pub resolved: Mutex<Option<Resolved>>,
+}
+
+/// The app's addresses, and when they were looked up.
+pub struct Resolved {
+    addresses: Vec<SocketAddr>,
+    at: Instant,
+}
+
+/// One request on its way.
+pub struct Progress {
+    began: Instant,
+    /// Addresses of the app that did not take the connection.
+    failures: usize,
+    /// Answered here, not by the app.
+    is_ours: bool,
+}
+
+impl Forward {
+    async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        if let Some(resolved) = &*self.resolved.lock()
+            && resolved.at.elapsed() < RESOLVED_FOR
+        {
+            return Ok(resolved.addresses.clone());
+        }
+        let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+        let resolved = Resolved { addresses: addresses.clone(), at: Instant::now() };
+        *self.resolved.lock() = Some(resolved);
+        Ok(addresses)
+    }
+
+    async fn peer(&self, failures: usize) -> pingora::Result<HttpPeer> {
+        let mut peer = match &self.app {
+            AppAddress::Unix { path } => {
+                HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
+            }
+            AppAddress::Tcp { host, port, tls } => {
+                let addresses = self
+                    .addresses(host, *port)
+                    .await
+                    .or_err(ErrorType::ConnectNoRoute, "the app's host name cannot be resolved")
+                    .map_err(|error| error.into_up())?;
+                let address =
+                    addresses.get(failures % addresses.len().max(1)).ok_or_else(|| {
+                        Error::explain(
+                            ErrorType::ConnectNoRoute,
+                            "the app's host name has no address",
+                        )
+                        .into_up()
+                    })?;
+                HttpPeer::new(address, *tls, host.clone())
+            }
+        };
+        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.idle_timeout = Some(APP_IDLE);
+        Ok(peer)
+    }
+
+    fn address_count(&self) -> usize {
+        self.resolved.lock().as_ref().map_or(1, |resolved| resolved.addresses.len())
+    }
+
+    fn is_trusted(&self, peer: Option<IpAddr>) -> bool {
+        gate::is_trusted(&self.trusted_proxies, peer)
+    }
+
+    /// Sets `X-Forwarded-For`, `-Proto` and `-Host`; what was there is believed only from trusted
+    /// proxies.
+    fn set_forwarded(&self, session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
+        let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip().to_canonical());
+        let is_trusted = self.is_trusted(peer);
+        let client = peer.map_or_else(|| "unknown".to_string(), |ip| ip.to_string());
+        let before = request
+            .headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let chain = match is_trusted && !before.is_empty() {
+            true => format!("{before}, {client}"),
+            false => client,
+        };
+        request.insert_header("X-Forwarded-For", chain)?;
+        if !is_trusted || !request.headers.contains_key("x-forwarded-proto") {
+            request.insert_header("X-Forwarded-Proto", self.scheme)?;
+        }
+        if !is_trusted || !request.headers.contains_key("x-forwarded-host") {
+            let host = host_of(session.req_header()).map(<[u8]>::to_vec);
+            match host {
+                Some(host) => request.insert_header("X-Forwarded-Host", host)?,
+                None => drop(request.remove_header("x-forwarded-host")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers an HTTP/2 stream on the reserved path.
+    async fn answer_reserved(&self, session: &mut Session, rest: &str) {
+        let peer = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
+        let answer = {
+            let request = session.req_header();
+            let values = |name: &str| -> Vec<&[u8]> {
+                request.headers.get_all(name).iter().map(|value| value.as_bytes()).collect()
+            };
+            let first = |name: &str| values(name).into_iter().next();
+            let forwarded_host =
+                if self.is_trusted(peer) { first("x-forwarded-host") } else { None };
+            self.desk.answer(Ask {
+                method: request.method.as_str(),
+                rest,
+                query: path::pairs_of(path::query_of(request.raw_path())),
+                accept: values("accept"),
+                last_event_id: first("last-event-id"),
+                origin: Origin {
+                    origin: first("origin"),
+                    fetch_site: first("sec-fetch-site"),
+                    host: forwarded_host.or_else(|| host_of(request)),
+                },
+                is_upgrade: false,
+            })
+        };
+        let is_head = session.req_header().method == http::Method::HEAD;
+        // A client that left is no error.
+        let written = match answer {
+            Answer::Plain(plain) => write_plain(session, &plain).await,
+            Answer::Stream(opened) => write_stream(session, *opened, is_head).await,
+        };
+        if let Err(error) = written {
+            debug!(%error, "the client left");
+        }
+    }
+}
+
+fn host_of(request: &RequestHeader) -> Option<&[u8]> {
+    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    authority.or_else(|| request.headers.get("host").map(|value| value.as_bytes()))
+}
+
+async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build(plain.status, Some(plain.headers.len() + 1))?;
+    for (name, value) in &plain.headers {
+        head.insert_header(*name, value.as_str())?;
+    }
+    head.insert_header("Content-Length", plain.body.len())?;
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(plain.body.clone()), true).await
+}
+
+async fn write_stream(session: &mut Session, opened: Opened, is_head: bool) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build(200, Some(3))?;
+    for (name, value) in Opened::headers() {
+        head.insert_header(name, value)?;
+    }
+    session.write_response_header(Box::new(head), is_head).await?;
+    if !is_head {
+        let mut sink = SessionSink { session: &mut session.downstream_session };
+        opened.serve(&mut sink).await;
+        session.write_response_body(None, true).await?;
+    }
+    Ok(())
+}
+
+/// Server-Sent Events on an HTTP/2 stream.
+struct SessionSink<'a> {
+    session: &'a mut ServerSession,
+}
+
+impl Sink for SessionSink<'_> {
+    async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        let body = match pieces {
+            [one] => one.clone(),
+            many => many.concat().into(),
+        };
+        self.session.write_response_body(body, false).await.map_err(io::Error::other)
+    }
+
+    async fn closed(&mut self) {
+        // Resolves at the client's end of stream or reset; a body it has no business sending is
+        // read and dropped.
+        while matches!(self.session.read_body_or_idle(true).await, Ok(Some(_))) {}
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Forward {
+    type CTX = Progress;
+
+    fn new_ctx(&self) -> Progress {
+        Progress { began: Instant::now(), failures: 0, is_ours: false }
+    }
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        progress: &mut Progress,
+    ) -> pingora::Result<bool> {
+        match path::classify(session.req_header().raw_path(), &self.prefix) {
+            Target::App => Ok(false),
+            Target::Reserved { rest } => {
+                progress.is_ours = true;
+                self.answer_reserved(session, &rest).await;
+                Ok(true)
+            }
+            Target::Ambiguous => {
+                progress.is_ours = true;
+                let problem = Problem::new(400, "this path can be read as two different ones");
+                // A client that left is no error.
+                let _ = write_plain(session, &problem.into()).await;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        progress: &mut Progress,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        self.peer(progress.failures).await.map(Box::new)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        _progress: &mut Progress,
+    ) -> pingora::Result<()> {
+        self.set_forwarded(session, request)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        progress: &mut Progress,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // A name such as localhost has several addresses, and the app listens on one of them.
+        progress.failures += 1;
+        if progress.failures < self.address_count() {
+            error.set_retry(true);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        _progress: &mut Progress,
+    ) -> FailToProxy {
+        let failed = |error_code| FailToProxy { error_code, can_reuse_downstream: false };
+        let problem = match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError)
+            | (_, ErrorType::ConnectionClosed)
+                if error.esource() == &ErrorSource::Downstream =>
+            {
+                // Nobody is there to read it.
+                return failed(0);
+            }
+            (_, ErrorType::HTTPStatus(status)) => Problem::new(*status, "the request was refused"),
+            (ErrorSource::Downstream, _) => Problem::new(400, "the request is malformed"),
+            (_, ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout) => {
+                Problem::new(504, "the app did not accept the connection in time")
+            }
+            (ErrorSource::Upstream, _) => {
+                Problem::new(502, "the app behind this address does not answer")
+            }
+            _ => Problem::new(500, "the request could not be forwarded"),
+        };
+        if session.response_written().is_some() {
+            // Part of an answer is out: all that is left is to break it off.
+            return failed(problem.status);
+        }
+        warn!(status = problem.status, %error, "request not forwarded");
+        let status = problem.status;
+        if let Err(error) = write_plain(session, &problem.into()).await {
+            debug!(%error, "the client left before the error could be told");
+        }
+        failed(status)
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Progress, _: &Error) -> bool {
+        // `fail_to_proxy` has said it, once and with less noise.
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, progress: &mut Progress) {
+        if progress.is_ours {
+            return;
+        }
+        let code = session.response_written().map_or(0, |response| response.status.as_u16());
+        let metrics = &self.desk.metrics;
+        metrics.proxy_requests_total.with_label_values(&[code.to_string()]).inc();
+        metrics.proxy_request_seconds.observe(progress.began.elapsed().as_secs_f64());
+    }
+}

@@ -1,0 +1,124 @@
+//! The public port: the app, or the reserved path.
+//!
+//! Accepts connections, does the TLS handshake where one is wanted, and gives each connection to
+//! the [`door::Door`]. Never depends on MongoDB: a sidecar whose event side is broken is still a
+//! good proxy.
+
+pub mod door;
+pub mod forward;
+pub mod gate;
+pub mod io;
+pub mod path;
+pub mod reserved;
+pub mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::HttpServerOptions;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use crate::config::Config;
+use crate::drain::Drain;
+use door::Door;
+use forward::Forward;
+use io::Socket;
+use reserved::Desk;
+
+/// A TLS handshake that takes longer is given up.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause after accept failed, which means that descriptors are used up.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Handshakes at the same time: they cost CPU, and a flood of them must not starve the rest.
+const MAX_HANDSHAKES: usize = 1024;
+
+/// The public port, ready to be served.
+pub struct PublicPort {
+    door: Door,
+    tls: Option<TlsAcceptor>,
+    drain: Drain,
+}
+
+impl PublicPort {
+    pub fn new(config: &Config, desk: Arc<Desk>, drain: Drain, tls: Option<TlsAcceptor>) -> Self {
+        let prefix: Arc<str> = config.prefix.as_str().into();
+        let trusted_proxies: Arc<[ipnet::IpNet]> = config.trusted_proxies.clone().into();
+        let forward = Forward {
+            app: config.app.clone(),
+            desk: desk.clone(),
+            prefix: prefix.clone(),
+            trusted_proxies: trusted_proxies.clone(),
+            scheme: if tls.is_some() { "https" } else { "http" },
+            resolved: parking_lot::Mutex::new(None),
+        };
+        let mut proxy = http_proxy(&Arc::new(ServerConf::default()), forward);
+        let mut options = HttpServerOptions::default();
+        // The door hands over only what begins with the HTTP/2 preface.
+        options.h2c = true;
+        proxy.server_options = Some(options);
+        let (say_shutdown, shutdown) = watch::channel(false);
+        let watched = drain.clone();
+        tokio::spawn(async move {
+            watched.begun().await;
+            let _ = say_shutdown.send(true);
+            // HTTP/2 connections look at it until they are closed.
+            say_shutdown.closed().await;
+        });
+        let door = Door {
+            proxy: Arc::new(proxy),
+            desk,
+            prefix,
+            trusted_proxies,
+            drain: drain.clone(),
+            shutdown,
+        };
+        PublicPort { door, tls, drain }
+    }
+
+    /// Accepts connections until draining is finished: a load balancer may send requests until it
+    /// has noticed that this sidecar is no longer ready.
+    pub async fn serve(self, listener: TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.drain.finished() => return,
+            };
+            match accepted {
+                Ok((tcp, _)) => self.take(tcp, &handshakes),
+                Err(error) => {
+                    warn!(%error, "no connection accepted; are the file descriptors used up?");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn take(&self, tcp: TcpStream, handshakes: &Arc<Semaphore>) {
+        if let Err(error) = tcp.set_nodelay(true) {
+            debug!(%error, "TCP_NODELAY not set");
+        }
+        let door = self.door.clone();
+        let Some(tls) = self.tls.clone() else {
+            tokio::spawn(door.serve(Socket::Plain(tcp)));
+            return;
+        };
+        let Ok(turn) = handshakes.clone().try_acquire_owned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(tcp)).await;
+            drop(turn);
+            match shaken {
+                Ok(Ok(stream)) => door.serve(Socket::Tls(Box::new(stream))).await,
+                Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+                Err(_) => debug!("TLS handshake took too long"),
+            }
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! What one event becomes for the clients of one route: encoded once, shared by all of them.
+
+use std::sync::OnceLock;
+
+use bson::{RawBsonRef, RawDocument};
+use bytes::Bytes;
+
+use crate::event::json::{write_relaxed, write_relaxed_document};
+use crate::event::{ChangeEvent, OperationType, Position};
+use crate::filter::Filter;
+use crate::matcher::projection::Projection;
+
+/// How an event moves a client's view, where before-images let us know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    Enter,
+    Stay,
+    Leave,
+}
+
+impl View {
+    fn name(self) -> &'static str {
+        match self {
+            View::Enter => "enter",
+            View::Stay => "stay",
+            View::Leave => "leave",
+        }
+    }
+}
+
+/// Why a client has to fetch its data anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetReason {
+    /// MongoDB no longer holds what came after the client's position.
+    HistoryLost,
+    /// The client's position is none of this deployment.
+    InvalidToken,
+    /// The collection was dropped or renamed.
+    Invalidated,
+    /// The filter file was edited.
+    FilterChanged,
+}
+
+impl ResetReason {
+    pub const ALL: [ResetReason; 4] = [
+        ResetReason::HistoryLost,
+        ResetReason::InvalidToken,
+        ResetReason::Invalidated,
+        ResetReason::FilterChanged,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ResetReason::HistoryLost => "history-lost",
+            ResetReason::InvalidToken => "invalid-token",
+            ResetReason::Invalidated => "invalidated",
+            ResetReason::FilterChanged => "filter-changed",
+        }
+    }
+}
+
+/// An event that is sent as such, or one that resets the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Event(OperationType),
+    Reset(ResetReason),
+}
+
+/// One event for one route.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The journal's number of the event; zero for one that a replay read.
+    pub number: u64,
+    pub token: Position,
+    pub kind: Kind,
+    /// The change event in relaxed Extended JSON, on one line.
+    pub json: Vec<u8>,
+    /// When the server wrote it, in milliseconds since 1970.
+    pub wall_millis: Option<i64>,
+    /// A transport's encoding of it, made by the first client that needs it.
+    sse: OnceLock<Bytes>,
+}
+
+impl Delivery {
+    pub fn event(
+        number: u64,
+        event: &ChangeEvent,
+        filter: &Filter,
+        view: Option<View>,
+    ) -> Delivery {
+        Delivery {
+            number,
+            token: event.token().clone(),
+            kind: Kind::Event(event.operation()),
+            json: encode(event, filter.projection.as_ref(), view),
+            wall_millis: event.wall_millis(),
+            sse: OnceLock::new(),
+        }
+    }
+
+    pub fn reset(number: u64, event: &ChangeEvent, reason: ResetReason) -> Delivery {
+        Delivery {
+            number,
+            token: event.token().clone(),
+            kind: Kind::Reset(reason),
+            json: format!("{{\"reason\":\"{}\"}}", reason.name()).into_bytes(),
+            wall_millis: event.wall_millis(),
+            sse: OnceLock::new(),
+        }
+    }
+
+    /// The event type as clients see it.
+    pub fn event_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Event(operation) => operation.name(),
+            Kind::Reset(_) => "reset",
+        }
+    }
+
+    /// The encoding for Server-Sent Events, made once by `encode`.
+    pub fn sse(&self, encode: impl FnOnce(&Delivery) -> Bytes) -> Bytes {
+        self.sse.get_or_init(|| encode(self)).clone()
+    }
+}
+
+/// Fields that are copied as they are. What is not listed here or handled below (session ids,
+/// transaction numbers, `_id`) is the server's business and stays out.
+const VERBATIM: [&str; 2] = ["clusterTime", "wallTime"];
+
+/// Writes the event, restricted by the projection everywhere a document's field shows.
+///
+/// What the client's filter does not match is not shown: a document that left the view goes
+/// without its new content, one that entered it without its old.
+fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<View>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"{\"operationType\":\"");
+    out.extend_from_slice(event.operation().name().as_bytes());
+    out.push(b'"');
+    if let Some(ns) = event.field("ns") {
+        name(&mut out, "ns");
+        write_relaxed(ns, &mut out);
+    }
+    if let Some(view) = view {
+        name(&mut out, "view");
+        out.extend_from_slice(format!("\"{}\"", view.name()).as_bytes());
+    }
+    if let Some(key) = event.document_key() {
+        name(&mut out, "documentKey");
+        match projection {
+            Some(projection) => write_relaxed_document(&projection.apply_key(key), &mut out),
+            None => write_relaxed_document(key, &mut out),
+        }
+    }
+    if view != Some(View::Leave) {
+        match event.field("fullDocument") {
+            Some(RawBsonRef::Document(document)) => {
+                write_projected(&mut out, "fullDocument", document, projection);
+            }
+            Some(RawBsonRef::Null) => {
+                name(&mut out, "fullDocument");
+                out.extend_from_slice(b"null");
+            }
+            _ => {}
+        }
+        if let Some(description) = event.update_description() {
+            name(&mut out, "updateDescription");
+            match projection {
+                Some(projection) => write_relaxed_document(
+                    &projection.apply_update_description(description),
+                    &mut out,
+                ),
+                None => write_relaxed_document(description, &mut out),
+            }
+        }
+    }
+    if view != Some(View::Enter)
+        && let Some(before) = event.full_document_before_change()
+    {
+        write_projected(&mut out, "fullDocumentBeforeChange", before, projection);
+    }
+    for key in VERBATIM {
+        if let Some(value) = event.field(key) {
+            name(&mut out, key);
+            write_relaxed(value, &mut out);
+        }
+    }
+    out.push(b'}');
+    out
+}
+
+fn name(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn write_projected(
+    out: &mut Vec<u8>,
+    key: &str,
+    document: &RawDocument,
+    projection: Option<&Projection>,
+) {
+    name(out, key);
+    match projection {
+        Some(projection) => write_relaxed_document(&projection.apply(document), out),
+        None => write_relaxed_document(document, out),
+    }
+}

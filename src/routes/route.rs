@@ -1,0 +1,231 @@
+//! One filter with one set of bound values, and the deliveries that it made lately.
+//!
+//! Law of this file:
+//!
+//! - `recent` holds every delivery of this route with a number from `complete_from` on. Whoever
+//!   reads from an earlier number has to scan the journal.
+//! - It is appended to only under the feed's lock, so numbers rise.
+//! - Lock order: the feed, then the route. Never the other way.
+//! - A reader creates its `Notified` before it looks, so that no wake-up falls in between.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::delivery::{Delivery, ResetReason, View};
+use crate::event::{ChangeEvent, OperationType};
+use crate::filter::{Filter, FullDocumentBeforeChange};
+use crate::matcher::Predicate;
+
+/// The result of looking for deliveries.
+#[derive(Debug)]
+pub enum Read {
+    /// In order; the cursor has been moved behind them.
+    Deliveries(Vec<Arc<Delivery>>),
+    UpToDate,
+    /// The deliveries from the cursor on are no longer all here.
+    Behind,
+}
+
+#[derive(Debug)]
+struct Recent {
+    complete_from: u64,
+    deliveries: VecDeque<Arc<Delivery>>,
+}
+
+/// Shared by all subscriptions with the same filter and values.
+#[derive(Debug)]
+pub struct Route {
+    filter: Arc<Filter>,
+    predicate: Predicate,
+    recent: Mutex<Recent>,
+    /// How many deliveries are kept: `clients.max_buffered`.
+    keep: usize,
+    pub(super) subscribers: AtomicUsize,
+    is_retired: AtomicBool,
+    pub wake: Notify,
+}
+
+impl Route {
+    /// A route that is complete from the journal's number `complete_from` on.
+    pub fn new(
+        filter: Arc<Filter>,
+        predicate: Predicate,
+        complete_from: u64,
+        keep: usize,
+    ) -> Route {
+        Route {
+            filter,
+            predicate,
+            recent: Mutex::new(Recent { complete_from, deliveries: VecDeque::new() }),
+            keep,
+            subscribers: AtomicUsize::new(0),
+            is_retired: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    pub fn filter(&self) -> &Arc<Filter> {
+        &self.filter
+    }
+
+    pub fn predicate(&self) -> &Predicate {
+        &self.predicate
+    }
+
+    /// Whether the filter has been changed or removed since: its subscriptions have to move.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+    }
+
+    /// What the event is for this route's clients; `None` when they do not see it.
+    pub fn deliver(&self, number: u64, event: &ChangeEvent) -> Option<Delivery> {
+        let operation = event.operation();
+        if self.is_invalidated_by(event) {
+            return Some(Delivery::reset(number, event, ResetReason::Invalidated));
+        }
+        let is_of_collection = match &self.filter.namespace.collection {
+            Some(collection) => event.collection() == Some(collection),
+            None => true,
+        };
+        if !is_of_collection || !self.filter.operations.contains(operation) {
+            return None;
+        }
+        let matched = match operation {
+            OperationType::Delete => self.matches_delete(event),
+            OperationType::Insert | OperationType::Replace | OperationType::Update => {
+                self.matches_change(event)
+            }
+            _ => None,
+        }?;
+        Some(Delivery::event(number, event, &self.filter, matched.view))
+    }
+
+    fn is_invalidated_by(&self, event: &ChangeEvent) -> bool {
+        // dropDatabase needs no case of its own: a drop of each collection comes before it.
+        if !matches!(event.operation(), OperationType::Drop | OperationType::Rename) {
+            return false;
+        }
+        match self.filter.namespace.collection.as_deref() {
+            None => true,
+            Some(collection) => {
+                event.collection() == Some(collection) || event.rename_target() == Some(collection)
+            }
+        }
+    }
+
+    fn wants_view(&self) -> bool {
+        self.filter.before_image != FullDocumentBeforeChange::Off
+    }
+
+    /// A delete carries only its key: without a before-image it is matched on what that tells, and
+    /// not sent when that does not decide, so that no one learns of a document never theirs.
+    fn matches_delete(&self, event: &ChangeEvent) -> Option<Matched> {
+        if let Some(before) = event.full_document_before_change() {
+            let is_leave = self.predicate.matches(before);
+            return is_leave.then_some(Matched { view: Some(View::Leave) });
+        }
+        let view = self.wants_view().then_some(View::Leave);
+        let is_decided = self.predicate.matches_key(event.document_key()?) == Some(true);
+        is_decided.then_some(Matched { view })
+    }
+
+    fn matches_change(&self, event: &ChangeEvent) -> Option<Matched> {
+        let after = match event.full_document() {
+            Some(document) => self.predicate.matches(document),
+            // No document: an update without a look-up, or one deleted before the look-up.
+            None => event
+                .document_key()
+                .is_some_and(|key| self.predicate.matches_key(key) == Some(true)),
+        };
+        if !self.wants_view() {
+            return after.then_some(Matched { view: None });
+        }
+        let before = match (event.operation(), event.full_document_before_change()) {
+            (OperationType::Insert, _) => Some(false),
+            (_, Some(document)) => Some(self.predicate.matches(document)),
+            // The server did not keep it: the view cannot be told, the match still can.
+            (_, None) => None,
+        };
+        match (before, after) {
+            (Some(false), true) => Some(Matched { view: Some(View::Enter) }),
+            (Some(true), true) => Some(Matched { view: Some(View::Stay) }),
+            (Some(true), false) => Some(Matched { view: Some(View::Leave) }),
+            (None, true) => Some(Matched { view: None }),
+            (Some(false) | None, false) => None,
+        }
+    }
+
+    /// Adds a delivery and wakes whoever waits. Only under the feed's lock.
+    pub(super) fn push(&self, delivery: Arc<Delivery>) {
+        {
+            let mut recent = self.recent.lock();
+            recent.deliveries.push_back(delivery);
+            while recent.deliveries.len() > self.keep {
+                if let Some(gone) = recent.deliveries.pop_front() {
+                    recent.complete_from = gone.number + 1;
+                }
+            }
+        }
+        self.wake.notify_waiters();
+    }
+
+    /// Lets go of deliveries older than the journal's first event. Only under the feed's lock.
+    pub(super) fn trim(&self, first: u64) {
+        let mut recent = self.recent.lock();
+        while recent.deliveries.front().is_some_and(|delivery| delivery.number < first) {
+            if let Some(gone) = recent.deliveries.pop_front() {
+                recent.complete_from = gone.number + 1;
+            }
+        }
+        if recent.deliveries.is_empty() {
+            recent.deliveries.shrink_to_fit();
+        }
+    }
+
+    /// Forgets everything after a break in the history.
+    pub(super) fn restart_at(&self, number: u64) {
+        {
+            let mut recent = self.recent.lock();
+            recent.deliveries.clear();
+            recent.complete_from = number;
+        }
+        self.wake.notify_waiters();
+    }
+
+    /// The next deliveries from the cursor on, at most `max`.
+    pub fn read(&self, cursor: &mut u64, max: usize) -> Read {
+        let recent = self.recent.lock();
+        if *cursor < recent.complete_from {
+            return Read::Behind;
+        }
+        let from = recent.deliveries.partition_point(|delivery| delivery.number < *cursor);
+        let found: Vec<_> = recent.deliveries.range(from..).take(max).cloned().collect();
+        match found.last() {
+            None => Read::UpToDate,
+            Some(last) => {
+                *cursor = last.number + 1;
+                Read::Deliveries(found)
+            }
+        }
+    }
+
+    /// Whether a cursor has everything that this route made.
+    pub(crate) fn is_up_to_date(&self, cursor: u64) -> bool {
+        let recent = self.recent.lock();
+        cursor >= recent.complete_from
+            && recent.deliveries.back().is_none_or(|delivery| delivery.number < cursor)
+    }
+}
+
+struct Matched {
+    view: Option<View>,
+}

@@ -1,0 +1,385 @@
+//! One client's cursor: everything after its position that its filter matches, each once, in
+//! order, until it is told `Reset` or the stream ends.
+//!
+//! Law of this file:
+//!
+//! - Register on the route first, then read the journal from the position, then follow.
+//! - `position` is what the client has: the last event that it was given, or further. Nothing at
+//!   or before it is ever given again.
+//! - A [`Frame::Position`] names no document, and is past everything that was given.
+//! - [`Subscription::next`] may be dropped at any await: what it took out of a channel or a route
+//!   is in `ready` before it awaits again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::event::Position;
+use crate::feed::{self, Feed};
+use crate::filter::{Bound, Filter};
+use crate::journal::Located;
+use crate::metrics::Metrics;
+use crate::routes::{Delivery, Kind, Read, ResetReason, Route};
+use crate::upstream::replay::{Replayed, Replayer};
+
+/// How many deliveries one wake-up takes.
+const BATCH: usize = 64;
+/// How many events one look into the journal takes out from under the feed's lock.
+const SCAN: usize = 256;
+/// How soon a client without any position is given one.
+const FIRST_POSITION: Duration = Duration::from_millis(250);
+/// A position without a document is taken on trust; further ahead than this it is of another
+/// deployment. Replicas differ by what one of them has not read yet.
+const FUTURE_SLACK_SECONDS: u32 = 300;
+
+/// What a transport has to send.
+#[derive(Debug)]
+pub enum Frame {
+    Delivery(Arc<Delivery>),
+    /// Everything up to here has been read, and nothing was for this client.
+    Position(Position),
+    /// Nothing to say, and still here.
+    Keepalive,
+    /// Fetch anew, then go on from this position.
+    Reset(ResetReason, Option<Position>),
+}
+
+/// What a client came with.
+#[derive(Debug, Clone)]
+pub enum From {
+    Now,
+    Position(Position),
+    /// An id that is none.
+    Invalid,
+    /// Goes on from now, after the filter file of its stream was edited.
+    FilterChanged,
+}
+
+/// What all subscriptions share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub replayer: Replayer,
+    pub metrics: Arc<Metrics>,
+    pub heartbeat: Duration,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The feed has not said yet where "now" is.
+    Waiting(watch::Receiver<bool>),
+    /// Reading routes and journal from this number on.
+    Following(u64),
+    Replaying(mpsc::Receiver<Replayed>),
+}
+
+/// What ended a wait.
+enum Woke {
+    Wake,
+    Beat,
+    Live,
+    Replayed(Option<Replayed>),
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Shared,
+    feed: Arc<Feed>,
+    route: Arc<Route>,
+    epoch: u64,
+    phase: Phase,
+    position: Option<Position>,
+    /// Whether the client holds an id, so that it can come back without a loss.
+    has_id: bool,
+    ready: VecDeque<Frame>,
+    /// When there has to be a sign of life, or a look for a first position.
+    beat: Instant,
+    spoke_at: Instant,
+}
+
+impl Subscription {
+    /// Joins the route of a filter with these values.
+    pub fn new(
+        shared: Shared,
+        feed: Arc<Feed>,
+        filter: &Arc<Filter>,
+        bound: Bound,
+        from: From,
+    ) -> Subscription {
+        let joined = feed.join(filter, bound);
+        shared.metrics.subscriptions.with_label_values(&[&filter.name]).inc();
+        let mut subscription = Subscription {
+            beat: Instant::now() + shared.heartbeat,
+            spoke_at: Instant::now(),
+            phase: Phase::Waiting(feed.watch_was_live()),
+            shared,
+            feed,
+            route: joined.route,
+            epoch: joined.epoch,
+            position: None,
+            has_id: false,
+            ready: VecDeque::new(),
+        };
+        match from {
+            From::Now => subscription.go_to_now(),
+            From::Position(position) => {
+                subscription.has_id = true;
+                subscription.go_to(position);
+            }
+            From::Invalid => subscription.reset(ResetReason::InvalidToken),
+            From::FilterChanged => subscription.reset(ResetReason::FilterChanged),
+        }
+        subscription
+    }
+
+    pub fn filter(&self) -> &Arc<Filter> {
+        self.route.filter()
+    }
+
+    /// Whether the filter file was edited or removed since.
+    pub fn is_retired(&self) -> bool {
+        self.route.is_retired()
+    }
+
+    /// What the client has, for opening another subscription in its place.
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    /// What can be sent without waiting, to go into the same write.
+    pub fn next_ready(&mut self) -> Option<Frame> {
+        if self.ready.is_empty() {
+            self.collect();
+        }
+        let frame = self.ready.pop_front()?;
+        self.note(&frame);
+        Some(frame)
+    }
+
+    /// The next thing to send. Returns `None` when the filter is no longer the one in force.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                self.note(&frame);
+                return Some(frame);
+            }
+            if self.route.is_retired() {
+                return None;
+            }
+            if self.feed.epoch() != self.epoch {
+                self.epoch = self.feed.epoch();
+                self.reset(ResetReason::HistoryLost);
+                continue;
+            }
+            let route = self.route.clone();
+            let woken = route.wake.notified();
+            tokio::pin!(woken);
+            // From here on a wake-up is kept, also one that comes before the await.
+            woken.as_mut().enable();
+            if self.collect() {
+                if self.ready.is_empty() {
+                    // A long look into the journal must not hold up the other clients.
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+            if self.route.is_retired() || self.feed.epoch() != self.epoch {
+                continue;
+            }
+            let beat = tokio::time::sleep_until(self.beat);
+            let woke = match &mut self.phase {
+                Phase::Following(_) => tokio::select! {
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
+                },
+                Phase::Waiting(was_live) => tokio::select! {
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
+                    // The feed outlives its subscriptions, so there is no error to hear of.
+                    _ = was_live.wait_for(|was| *was) => Woke::Live,
+                },
+                Phase::Replaying(replay) => tokio::select! {
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
+                    replayed = replay.recv() => Woke::Replayed(replayed),
+                },
+            };
+            match woke {
+                Woke::Wake => {}
+                Woke::Beat => self.heartbeat(),
+                Woke::Live => self.go_to_now(),
+                Woke::Replayed(replayed) => self.take(replayed),
+            }
+        }
+    }
+
+    /// Takes what is there without waiting; says whether there was anything to do.
+    fn collect(&mut self) -> bool {
+        let Phase::Following(cursor) = &mut self.phase else {
+            return false;
+        };
+        match self.route.read(cursor, BATCH) {
+            Read::UpToDate => false,
+            Read::Deliveries(found) => {
+                self.queue(found);
+                true
+            }
+            Read::Behind => {
+                self.catch_up();
+                true
+            }
+        }
+    }
+
+    /// The route no longer has what comes next: look in the journal, else in the oplog.
+    fn catch_up(&mut self) {
+        let Phase::Following(cursor) = &mut self.phase else {
+            return;
+        };
+        match self.feed.events_from(*cursor, SCAN) {
+            Some(events) => {
+                if let Some((last, _)) = events.last() {
+                    *cursor = last + 1;
+                }
+                let found = feed::scan(&self.route, &events);
+                self.queue(found);
+            }
+            None => {
+                self.shared.metrics.slow_clients_total.inc();
+                match self.position.clone() {
+                    Some(position) => self.replay(position),
+                    None => self.reset(ResetReason::HistoryLost),
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, found: Vec<Arc<Delivery>>) {
+        for delivery in found {
+            let is_new = self.position.as_ref().is_none_or(|had| delivery.token > *had);
+            if is_new {
+                self.position = Some(delivery.token.clone());
+                self.ready.push_back(Frame::Delivery(delivery));
+            }
+        }
+    }
+
+    fn take(&mut self, replayed: Option<Replayed>) {
+        match replayed {
+            Some(Replayed::Delivery(delivery)) => self.queue(vec![delivery]),
+            Some(Replayed::Met { position, cursor }) => {
+                self.reach(position);
+                self.phase = Phase::Following(cursor);
+            }
+            Some(Replayed::Lost(reason)) => self.reset(reason),
+            // The replay's task is gone without a word, which only a panic can do: say so.
+            None => self.reset(ResetReason::HistoryLost),
+        }
+    }
+
+    fn reach(&mut self, position: Position) {
+        if self.position.as_ref().is_none_or(|had| position > *had) {
+            self.position = Some(position);
+        }
+    }
+
+    fn go_to(&mut self, position: Position) {
+        self.position = Some(position.clone());
+        match self.feed.locate(&position) {
+            Some(Located::At(cursor)) if self.is_plausible(&position) => {
+                self.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
+                self.phase = Phase::Following(cursor);
+            }
+            Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
+            Some(Located::Gone | Located::Unknown) | None => self.replay(position),
+        }
+    }
+
+    fn is_plausible(&self, position: &Position) -> bool {
+        let Timestamp { time: ahead, .. } = position.time();
+        self.feed
+            .now()
+            .is_none_or(|(head, _)| ahead <= head.time().time.saturating_add(FUTURE_SLACK_SECONDS))
+    }
+
+    fn replay(&mut self, position: Position) {
+        let replay = self.shared.replayer.start(self.feed.clone(), self.route.clone(), position);
+        self.phase = Phase::Replaying(replay);
+    }
+
+    fn go_to_now(&mut self) {
+        if let Some(first) = self.find_now() {
+            self.ready.push_back(Frame::Position(first));
+        }
+    }
+
+    fn reset(&mut self, reason: ResetReason) {
+        self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
+        self.has_id = false;
+        let position = self.find_now();
+        self.ready.push_back(Frame::Reset(reason, position));
+    }
+
+    /// Moves to where nothing has been missed because nothing was asked for yet. Returns the
+    /// position to give the client, so that being cut off before its first event costs nothing;
+    /// without one now, the heartbeat looks for one soon.
+    fn find_now(&mut self) -> Option<Position> {
+        self.position = None;
+        self.beat = Instant::now() + FIRST_POSITION.min(self.shared.heartbeat);
+        if !self.feed.was_live() {
+            self.phase = Phase::Waiting(self.feed.watch_was_live());
+            return None;
+        }
+        let (head, end) = self.feed.now()?;
+        self.phase = Phase::Following(end);
+        self.position = Some(head.clone());
+        (!head.names_document()).then_some(head)
+    }
+
+    fn heartbeat(&mut self) {
+        let now = Instant::now();
+        let heartbeat = self.shared.heartbeat;
+        let found = match &self.phase {
+            Phase::Following(cursor) => self.feed.position_without_document(&self.route, *cursor),
+            Phase::Waiting(_) | Phase::Replaying(_) => None,
+        };
+        match found {
+            Some(position) if self.position.as_ref().is_none_or(|had| position > *had) => {
+                self.position = Some(position.clone());
+                self.ready.push_back(Frame::Position(position));
+            }
+            _ if now.duration_since(self.spoke_at) >= heartbeat => {
+                self.ready.push_back(Frame::Keepalive);
+            }
+            _ => {}
+        }
+        self.beat = now + if self.has_id { heartbeat } else { FIRST_POSITION.min(heartbeat) };
+    }
+
+    fn note(&mut self, frame: &Frame) {
+        self.has_id |= match frame {
+            Frame::Delivery(_) | Frame::Position(_) | Frame::Reset(_, Some(_)) => true,
+            Frame::Keepalive | Frame::Reset(_, None) => false,
+        };
+        if let Frame::Delivery(delivery) = frame
+            && let Kind::Reset(reason) = delivery.kind
+        {
+            self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
+        }
+        self.spoke_at = Instant::now();
+        if self.has_id {
+            self.beat = self.spoke_at + self.shared.heartbeat;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.shared.metrics.subscriptions.with_label_values(&[&self.route.filter().name]).dec();
+        self.feed.leave(&self.route);
+    }
+}

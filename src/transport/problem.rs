@@ -1,0 +1,44 @@
+//! Errors as `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+
+use bytes::Bytes;
+use serde_json::json;
+
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// One refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: u16,
+    pub detail: String,
+    /// Further header fields, such as `Allow` or `Retry-After`.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Problem {
+    pub fn new(status: u16, detail: impl Into<String>) -> Problem {
+        Problem { status, detail: detail.into(), headers: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Problem {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn title(&self) -> &'static str {
+        http::StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .unwrap_or("Error")
+    }
+
+    pub fn body(&self) -> Bytes {
+        let body = json!({
+            "type": "about:blank",
+            "title": self.title(),
+            "status": self.status,
+            "detail": self.detail,
+        });
+        Bytes::from(body.to_string())
+    }
+}

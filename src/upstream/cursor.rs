@@ -1,0 +1,116 @@
+//! Opening a change stream: one place for the pipeline and the options, live or replayed.
+//!
+//! The pipeline holds namespaces and operation types, nothing that depends on a document: a
+//! condition on a document can make the event of a resume token vanish, and with it the resume.
+
+use std::time::Duration;
+
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
+use mongodb::Client;
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
+use mongodb::error::Error;
+use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType};
+
+use crate::event::Position;
+use crate::feed::{Collections, FeedKey};
+use crate::filter::{FullDocument, FullDocumentBeforeChange};
+
+/// How long the server waits for something new before it answers with its position alone.
+const MAX_AWAIT: Duration = Duration::from_millis(500);
+
+/// Events as the server sent them.
+pub type Events = ChangeStream<RawDocumentBuf>;
+
+/// Where a change stream begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// At this cluster time, included.
+    At(Timestamp),
+    After(Position),
+}
+
+impl Start {
+    /// Everything after a position.
+    pub fn after(position: &Position) -> Start {
+        if position.is_time_only() {
+            Start::At(position.time())
+        } else {
+            Start::After(position.clone())
+        }
+    }
+
+    /// The position from which a stream that begins here is complete.
+    pub fn position(&self) -> Position {
+        match self {
+            Start::At(time) => Position::before(*time),
+            Start::After(position) => position.clone(),
+        }
+    }
+}
+
+/// The stages that follow `$changeStream`; shown by `explain`.
+pub fn pipeline(collections: &Collections) -> Vec<Document> {
+    match collections {
+        Collections::All => Vec::new(),
+        Collections::These(names) => {
+            let names: Vec<Bson> = names.iter().map(|name| Bson::from(name.as_str())).collect();
+            vec![doc! { "$match": { "$or": [
+                { "ns.coll": { "$in": names.clone() } },
+                // A rename onto one of them replaces it.
+                { "to.coll": { "$in": names } },
+                { "operationType": { "$in": ["dropDatabase", "invalidate"] } },
+            ] } }]
+        }
+    }
+}
+
+/// Opens a change stream on a database.
+///
+/// # Errors
+/// Those of the driver; [`super::trouble`] knows what they mean.
+pub async fn open(
+    client: &Client,
+    key: &FeedKey,
+    collections: &Collections,
+    start: &Start,
+) -> Result<Events, Error> {
+    let mut options = ChangeStreamOptions::default();
+    options.max_await_time = Some(MAX_AWAIT);
+    options.full_document = match key.full_document {
+        FullDocument::Default => None,
+        FullDocument::UpdateLookup => Some(FullDocumentType::UpdateLookup),
+        FullDocument::WhenAvailable => Some(FullDocumentType::WhenAvailable),
+        FullDocument::Required => Some(FullDocumentType::Required),
+    };
+    options.full_document_before_change = match key.before_image {
+        FullDocumentBeforeChange::Off => None,
+        FullDocumentBeforeChange::WhenAvailable => {
+            Some(FullDocumentBeforeChangeType::WhenAvailable)
+        }
+        FullDocumentBeforeChange::Required => Some(FullDocumentBeforeChangeType::Required),
+    };
+    match start {
+        Start::At(time) => options.start_at_operation_time = Some(*time),
+        // Unlike `resumeAfter` it also takes the token of an invalidate event.
+        Start::After(position) => options.start_after = Some(token(position)?),
+    }
+    let stream = client
+        .database(&key.database)
+        .watch()
+        .pipeline(pipeline(collections))
+        .with_options(options)
+        .await?;
+    Ok(stream.with_type())
+}
+
+fn token(position: &Position) -> Result<ResumeToken, Error> {
+    bson::deserialize_from_bson(Bson::Document(doc! { "_data": position.as_str() }))
+        .map_err(Error::custom)
+}
+
+/// How far the stream has read, as the server says.
+pub fn read_past(stream: &Events) -> Option<Position> {
+    let token = bson::serialize_to_bson(&stream.resume_token()?).ok()?;
+    Position::from_server(token.as_document()?.get_str("_data").ok()?)
+}

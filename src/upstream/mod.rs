@@ -1,0 +1,347 @@
+//! Owns the change stream cursors: one task per feed that opens, resumes, backs off and appends.
+//!
+//! The only room that touches the MongoDB client. Few cursors whatever the number of clients:
+//! each one scans the oplog and costs the server CPU for every write.
+
+pub mod connect;
+pub mod cursor;
+pub mod deployment;
+pub mod replay;
+pub mod trouble;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::Timestamp;
+use mongodb::error::Error;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::event::{ChangeEvent, OperationType, Position};
+use crate::feed::{Collections, Feed, Status};
+use crate::metrics::Metrics;
+use connect::Server;
+use cursor::{Events, Start};
+use deployment::{Deployment, DeploymentError};
+use trouble::Trouble;
+
+/// First and longest pause between attempts that time may heal.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The same where somebody has to do something first.
+const SLOW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+/// How often old events are let go of on a quiet stream.
+const EXPIRE_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps one feed supplied until told to stop.
+pub struct Upstream {
+    pub server: Server,
+    pub feed: Arc<Feed>,
+    /// How far back the first cursor begins, so that reconnecting clients find the last minutes.
+    pub window: Duration,
+    pub metrics: Arc<Metrics>,
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Why following a cursor ended.
+enum Ended {
+    /// The list of collections grew.
+    Relisted,
+    /// The database was dropped, and the cursor with it.
+    Invalidated,
+    Failed(Error),
+}
+
+/// From where the next cursor is opened.
+enum Resume {
+    /// Nothing was read yet.
+    First,
+    FromHead,
+    /// The place to go on from is lost.
+    FromNow,
+}
+
+impl Upstream {
+    /// Runs until shutdown.
+    pub async fn run(self) {
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = self.supply() => {}
+            // An error means that whoever could say it is gone: the same.
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn supply(&self) {
+        let mut resume = Resume::First;
+        let mut failures = 0u32;
+        loop {
+            let (generation, collections) = self.feed.collections();
+            let error = match self.open(&resume, &collections).await {
+                Ok((events, start, deployment)) => {
+                    self.note_opened(&resume, &start);
+                    self.metrics.upstream_cursors.inc();
+                    let (ended, has_read) = self.follow(events, generation, deployment).await;
+                    self.metrics.upstream_cursors.dec();
+                    if has_read && failures > 0 {
+                        info!(upstream = %self.feed.key(), "change stream is read again");
+                        failures = 0;
+                    }
+                    match ended {
+                        Ended::Relisted => {
+                            resume = Resume::FromHead;
+                            self.count_restart("collections");
+                            continue;
+                        }
+                        Ended::Invalidated => {
+                            resume = Resume::FromHead;
+                            self.count_restart("invalidate");
+                            continue;
+                        }
+                        Ended::Failed(error) => {
+                            resume = Resume::FromHead;
+                            DeploymentError::Driver(error)
+                        }
+                    }
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            let (trouble, pause) = self.report(&error, failures).await;
+            resume = match (trouble, resume) {
+                // The window may reach back further than the oplog; see `start_for`.
+                (_, Resume::First) if self.feed.now().is_none() => Resume::First,
+                (Trouble::HistoryLost | Trouble::Fatal, _) => Resume::FromNow,
+                (_, Resume::FromNow) => Resume::FromNow,
+                (_, _) => Resume::FromHead,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn open(
+        &self,
+        resume: &Resume,
+        collections: &Collections,
+    ) -> Result<(Events, Start, Deployment), DeploymentError> {
+        let deployment = deployment::ask(self.server.client().await).await?;
+        let now = deployment.majority_time;
+        let start = match resume {
+            Resume::First => {
+                let (events, start) = self.warm_start(now, collections).await?;
+                return Ok((events, start, deployment));
+            }
+            Resume::FromHead => match self.feed.now() {
+                Some((head, _)) => Start::after(&head),
+                None => Start::At(now),
+            },
+            Resume::FromNow => Start::At(after(now)),
+        };
+        let events = self.open_at(&start, collections).await?;
+        Ok((events, start, deployment))
+    }
+
+    async fn open_at(&self, start: &Start, collections: &Collections) -> Result<Events, Error> {
+        cursor::open(self.server.client().await, self.feed.key(), collections, start).await
+    }
+
+    /// As far back as the window and the oplog allow. Whether the oplog reaches that far, only the
+    /// server can tell.
+    async fn warm_start(
+        &self,
+        now: Timestamp,
+        collections: &Collections,
+    ) -> Result<(Events, Start), Error> {
+        let mut back = u32::try_from(self.window.as_secs()).unwrap_or(u32::MAX);
+        loop {
+            let start = match back {
+                0 => Start::At(after(now)),
+                _ => Start::At(Timestamp { time: now.time.saturating_sub(back), increment: 1 }),
+            };
+            match self.open_at(&start, collections).await {
+                Ok(events) => return Ok((events, start)),
+                Err(error) if back > 0 && Trouble::of(&error) == Trouble::HistoryLost => back /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn note_opened(&self, resume: &Resume, start: &Start) {
+        match resume {
+            Resume::FromNow => self.feed.restart_at(&start.position()),
+            Resume::First | Resume::FromHead => {
+                self.feed.opened_at(&start.position());
+            }
+        }
+    }
+
+    /// Reads the cursor to its end; also says whether the server answered it at all.
+    async fn follow(
+        &self,
+        mut events: Events,
+        generation: u64,
+        deployment: Deployment,
+    ) -> (Ended, bool) {
+        let mut has_read = false;
+        let ended = self.read_on(&mut events, generation, &deployment, &mut has_read).await;
+        (ended, has_read)
+    }
+
+    async fn read_on(
+        &self,
+        events: &mut Events,
+        generation: u64,
+        deployment: &Deployment,
+        has_read: &mut bool,
+    ) -> Ended {
+        let mut generations = self.feed.watch_generation();
+        let mut is_live = false;
+        let upstream = self.feed.key().to_string();
+        let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
+        let mut expired_at = Instant::now();
+        loop {
+            if !is_live && self.has_caught_up(deployment.majority_time, cursor::read_past(events)) {
+                is_live = true;
+                self.feed.set_status(Status::Live);
+            }
+            // Dropping the getMore in flight is fine: the cursor is not used again after that.
+            let next = tokio::select! {
+                biased;
+                next = events.next_if_any() => next,
+                _ = generations.wait_for(|current| *current != generation) => {
+                    return Ended::Relisted;
+                }
+            };
+            *has_read |= next.is_ok();
+            let was_taken = match next {
+                Ok(Some(raw)) => {
+                    read.inc();
+                    match ChangeEvent::parse(raw) {
+                        Ok(event) if event.operation() == OperationType::Invalidate => {
+                            return if self.feed.advance(generation, event.token().clone()) {
+                                Ended::Invalidated
+                            } else {
+                                Ended::Relisted
+                            };
+                        }
+                        Ok(event) => self.feed.append(generation, event),
+                        Err(error) => {
+                            warn!(%upstream, %error, "change event skipped");
+                            true
+                        }
+                    }
+                }
+                Ok(None) => {
+                    if !events.is_alive() {
+                        return Ended::Failed(Error::custom("the server closed the cursor"));
+                    }
+                    // Nothing new within the wait: all that a majority has is read.
+                    if !is_live {
+                        is_live = true;
+                        self.feed.set_status(Status::Live);
+                    }
+                    match cursor::read_past(events) {
+                        Some(head) => self.feed.advance(generation, quiet_head(head, deployment)),
+                        None => true,
+                    }
+                }
+                Err(error) => return Ended::Failed(error),
+            };
+            if !was_taken {
+                return Ended::Relisted;
+            }
+            if expired_at.elapsed() >= EXPIRE_EVERY {
+                expired_at = Instant::now();
+                self.feed.expire();
+            }
+        }
+    }
+
+    fn has_caught_up(&self, target: Timestamp, head: Option<Position>) -> bool {
+        let reached = |position: &Position| {
+            let time = position.time();
+            (time.time, time.increment) >= (target.time, target.increment)
+        };
+        head.as_ref().is_some_and(reached)
+            || self.feed.now().is_some_and(|(head, _)| reached(&head))
+    }
+
+    async fn report(&self, error: &DeploymentError, failures: u32) -> (Trouble, Duration) {
+        let database = &self.feed.key().database;
+        let trouble = match error {
+            DeploymentError::Driver(error) => Trouble::of(error),
+            DeploymentError::Standalone => Trouble::Standalone,
+            DeploymentError::Unsupported => Trouble::Unsupported,
+        };
+        let (first, longest) = if trouble.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
+        let doubled = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
+        let pause = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.count_restart(trouble.reason());
+        let message = match trouble {
+            // The driver's own message lists what it knows of every host; a look says more.
+            Trouble::Unreachable => self.server.diagnose().await,
+            _ => None,
+        };
+        let message = message.unwrap_or_else(|| crate::redact::uris(&error.to_string()));
+        let advice = trouble.advice(database);
+        warn!(
+            upstream = %self.feed.key(),
+            reason = trouble.reason(),
+            attempt = failures,
+            retry_in = ?pause,
+            "change stream is away: {message}; {advice}"
+        );
+        self.feed.set_status(Status::Away(format!("{message}; {advice}")));
+        (trouble, pause)
+    }
+
+    fn count_restart(&self, reason: &str) {
+        let upstream = self.feed.key().to_string();
+        self.metrics.upstream_restarts_total.with_label_values(&[upstream.as_str(), reason]).inc();
+    }
+}
+
+/// The time right after another one.
+fn after(time: Timestamp) -> Timestamp {
+    match time.increment.checked_add(1) {
+        Some(increment) => Timestamp { time: time.time, increment },
+        None => Timestamp { time: time.time.saturating_add(1), increment: 0 },
+    }
+}
+
+/// The position after a batch that came empty.
+///
+/// On a replica set a quiet stream's position stays the last event's token until something else is
+/// written. An empty batch says that nothing of that event's oplog entry is left to read, and no
+/// other entry has its time: so everything up to and including that time has been read. With
+/// several shards, another one may still have an event of the same time.
+fn quiet_head(head: Position, deployment: &Deployment) -> Position {
+    if head.names_document() && !deployment.is_sharded {
+        Position::before(after(head.time()))
+    } else {
+        head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_head_names_no_document_and_is_past_the_event() {
+        let deployment = |is_sharded| Deployment {
+            majority_time: Timestamp { time: 1, increment: 1 },
+            cluster_time: Timestamp { time: 1, increment: 1 },
+            is_sharded,
+        };
+        let event = Position::parse("8266F3AAAA000000012B022C0100296E5A10046E04").unwrap();
+        let quiet = quiet_head(event.clone(), &deployment(false));
+        assert!(quiet > event && !quiet.names_document());
+        assert_eq!(quiet_head(event.clone(), &deployment(true)), event);
+    }
+
+    #[test]
+    fn times_follow_one_another() {
+        let last = Timestamp { time: 7, increment: u32::MAX };
+        assert_eq!(after(last), Timestamp { time: 8, increment: 0 });
+    }
+}

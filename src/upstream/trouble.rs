@@ -1,0 +1,134 @@
+//! What an error of the driver means, whether time heals it, and what a person should do.
+//!
+//! Codes are MongoDB's: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
+
+use mongodb::error::{Error, ErrorKind};
+
+const UNAUTHORIZED: i32 = 13;
+const AUTHENTICATION_FAILED: i32 = 18;
+const COMMAND_NOT_FOUND: i32 = 59;
+const CHANGE_STREAM_FATAL: i32 = 280;
+const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
+/// "The $changeStream stage is only supported on replica sets".
+const NOT_A_REPLICA_SET: i32 = 40573;
+/// "Unrecognized pipeline stage name".
+const UNKNOWN_STAGE: i32 = 40324;
+
+/// What went wrong with a change stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The oplog no longer holds the place to go on from.
+    HistoryLost,
+    /// The server will never go on from this token.
+    Fatal,
+    Privileges,
+    Authentication,
+    Standalone,
+    /// It answers, but it has no change streams.
+    Unsupported,
+    /// No server could be chosen: down, unreachable, or no primary.
+    Unreachable,
+    /// An error that the server gave for this very command, and not a passing one.
+    Command(i32),
+    /// Network errors, elections, restarts: will pass.
+    Passing,
+}
+
+impl Trouble {
+    pub fn of(error: &Error) -> Trouble {
+        match error.kind.as_ref() {
+            ErrorKind::Authentication { .. } => Trouble::Authentication,
+            ErrorKind::ServerSelection { .. } | ErrorKind::DnsResolve { .. } => {
+                Trouble::Unreachable
+            }
+            ErrorKind::Command(command) => match command.code {
+                CHANGE_STREAM_HISTORY_LOST => Trouble::HistoryLost,
+                CHANGE_STREAM_FATAL => Trouble::Fatal,
+                UNAUTHORIZED => Trouble::Privileges,
+                AUTHENTICATION_FAILED => Trouble::Authentication,
+                NOT_A_REPLICA_SET => Trouble::Standalone,
+                COMMAND_NOT_FOUND | UNKNOWN_STAGE => Trouble::Unsupported,
+                // The driver marks what a change stream may be resumed after.
+                _ if error.contains_label("ResumableChangeStreamError")
+                    || error.contains_label("RetryableWriteError")
+                    || is_of_a_changing_server(command.code) =>
+                {
+                    Trouble::Passing
+                }
+                code => Trouble::Command(code),
+            },
+            _ => Trouble::Passing,
+        }
+    }
+
+    /// For the metric `upstream_restarts_total{reason}`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Trouble::HistoryLost => "history-lost",
+            Trouble::Fatal => "fatal",
+            Trouble::Privileges => "privileges",
+            Trouble::Authentication => "authentication",
+            Trouble::Standalone => "standalone",
+            Trouble::Unsupported => "unsupported",
+            Trouble::Unreachable => "unreachable",
+            Trouble::Command(_) => "command",
+            Trouble::Passing => "network",
+        }
+    }
+
+    /// Whether somebody has to do something before it can work; tried again slowly meanwhile.
+    pub fn needs_a_person(self) -> bool {
+        matches!(
+            self,
+            Trouble::Privileges
+                | Trouble::Authentication
+                | Trouble::Standalone
+                | Trouble::Unsupported
+        )
+    }
+
+    /// What to do, in a sentence.
+    pub fn advice(self, database: &str) -> String {
+        match self {
+            Trouble::HistoryLost => "the oplog is too small for the outage: clients are told to \
+                refetch; a larger oplog keeps more history"
+                .to_string(),
+            Trouble::Fatal => {
+                "clients are told to refetch, and reading goes on from now".to_string()
+            }
+            Trouble::Privileges => format!(
+                "give the MongoDB user the privileges `find` and `changeStream` on all \
+                 collections of `{database}`, for instance with the role \
+                 {{ role: \"read\", db: \"{database}\" }}"
+            ),
+            Trouble::Authentication => "check user, password and authSource in mongodb.uri \
+                (special characters in a password are percent-encoded)"
+                .to_string(),
+            Trouble::Standalone => STANDALONE_ADVICE.to_string(),
+            Trouble::Unsupported => "this server answers like MongoDB but has no change streams; \
+                MongoDB 4.0 or newer is needed, as a replica set or a sharded cluster"
+                .to_string(),
+            Trouble::Unreachable => "check that MongoDB runs, that mongodb.uri names its hosts as \
+                the replica set itself does (rs.conf()), and that no firewall is in between"
+                .to_string(),
+            Trouble::Command(code) => {
+                format!("MongoDB refused the change stream with code {code}; it is tried again")
+            }
+            Trouble::Passing => "it is tried again by itself".to_string(),
+        }
+    }
+}
+
+/// What makes a standalone server usable.
+pub const STANDALONE_ADVICE: &str = "change streams need a replica set, and one member is enough: \
+    start mongod with --replSet rs0 and run rs.initiate() once in mongosh";
+
+/// Not primary, shutting down, interrupted, stale: the "not writable primary" and "node is
+/// recovering" lists of the driver specification on server discovery, and interruptions.
+fn is_of_a_changing_server(code: i32) -> bool {
+    const CODES: [i32; 24] = [
+        6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10058, 10107, 11600, 11601, 11602,
+        13388, 13435, 13436, 50, 112, 237, 317,
+    ];
+    CODES.contains(&code)
+}

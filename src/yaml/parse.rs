@@ -1,0 +1,351 @@
+//! From the parser's events to the tree. Every limit is checked here, while the tree grows.
+
+use std::collections::HashMap;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+
+use super::{Entry, Kind, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, Place, Problem, Scalar};
+
+/// Reads one document. A text that holds nothing is `Ok(None)`.
+///
+/// # Errors
+/// Every problem that does not keep the rest from being read; a mistake in the syntax itself ends
+/// the reading and is the last of the list.
+pub fn parse(text: &str) -> Result<Option<Node>, Vec<Problem>> {
+    if text.len() > MAX_BYTES {
+        return Err(vec![Problem {
+            place: Place::START,
+            message: format!("the file is larger than {} KiB", MAX_BYTES / 1024),
+            hint: None,
+        }]);
+    }
+    let mut builder = Builder {
+        lines: text.lines().collect(),
+        open: Vec::new(),
+        root: None,
+        anchors: HashMap::new(),
+        nodes: 0,
+        documents: 0,
+        problems: Vec::new(),
+    };
+    for event in Parser::new_from_str(text) {
+        let outcome = match event {
+            Ok((event, span)) => builder.take(event, span),
+            Err(error) => {
+                let mark = *error.marker();
+                let place = Place { line: mark.line().max(1), column: mark.col() + 1, width: 1 };
+                Err(Problem {
+                    place: builder.inside(place),
+                    message: format!("not valid YAML: {}", error.info()),
+                    hint: None,
+                })
+            }
+        };
+        if let Err(problem) = outcome {
+            builder.problems.push(problem);
+            break;
+        }
+    }
+    if builder.problems.is_empty() { Ok(builder.root) } else { Err(builder.problems) }
+}
+
+/// A collection whose end has not come yet.
+enum Open {
+    Sequence {
+        place: Place,
+        anchor: usize,
+        items: Vec<Node>,
+    },
+    Mapping {
+        place: Place,
+        anchor: usize,
+        entries: Vec<Entry>,
+        lines: HashMap<String, usize>,
+        key: Option<(String, Place)>,
+    },
+}
+
+struct Builder<'a> {
+    lines: Vec<&'a str>,
+    open: Vec<Open>,
+    root: Option<Node>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    documents: usize,
+    problems: Vec<Problem>,
+}
+
+impl Builder<'_> {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Problem> {
+        let place = self.place(&span);
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    return Err(problem(place, "a second document in one file")
+                        .hint("keep one document, and drop the `---` before this one"));
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let is_forced_text = match tag {
+                    Some(tag) if tag.is_yaml_core_schema_tag("str") => true,
+                    Some(tag) => return Err(unknown_tag(place, &tag.original())),
+                    None => false,
+                };
+                let is_plain = style == ScalarStyle::Plain && !is_forced_text;
+                let scalar = Scalar { text: text.into_owned(), is_plain };
+                self.close(Node { place, kind: Kind::Scalar(scalar) }, anchor)?;
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.descend(place, tag.map(|tag| tag.original()))?;
+                self.open.push(Open::Sequence { place, anchor, items: Vec::new() });
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.descend(place, tag.map(|tag| tag.original()))?;
+                self.open.push(Open::Mapping {
+                    place,
+                    anchor,
+                    entries: Vec::new(),
+                    lines: HashMap::new(),
+                    key: None,
+                });
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(Open::Sequence { place, anchor, items }) => {
+                    let place = self.until(place, &span);
+                    self.close(Node { place, kind: Kind::Sequence(items) }, anchor)?;
+                }
+                Some(Open::Mapping { place, anchor, entries, .. }) => {
+                    let place = self.until(place, &span);
+                    self.close(Node { place, kind: Kind::Mapping(entries) }, anchor)?;
+                }
+                None => {}
+            },
+            Event::Alias(id) => {
+                // An anchor inside itself is not there yet: the parser knows it, we do not.
+                let Some(mut node) = self.anchors.get(&id).cloned() else {
+                    return Err(problem(place, "an alias to something that contains it"));
+                };
+                self.nodes += count(&node);
+                node.place = place;
+                self.close(node, 0)?;
+            }
+            // Comments, starts and ends say nothing about the tree.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn descend(&self, place: Place, tag: Option<String>) -> Result<(), Problem> {
+        if let Some(tag) = tag {
+            return Err(unknown_tag(place, &tag));
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(problem(place, format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(())
+    }
+
+    /// A node is complete: it becomes a key, a value, an item, or the root.
+    fn close(&mut self, node: Node, anchor: usize) -> Result<(), Problem> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(problem(node.place, format!("more than {MAX_NODES} values")));
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut() {
+            None => self.root = Some(node),
+            Some(Open::Sequence { items, .. }) => items.push(node),
+            Some(Open::Mapping { entries, lines, key, .. }) => match key.take() {
+                Some((name, key_place)) => {
+                    if let Some(earlier) = lines.get(&name) {
+                        self.problems.push(
+                            problem(key_place, format!("`{name}` is written twice"))
+                                .hint(format!("it is also on line {earlier}")),
+                        );
+                    } else {
+                        lines.insert(name.clone(), key_place.line);
+                        entries.push(Entry { key: name, key_place, value: node });
+                    }
+                }
+                None => {
+                    let Kind::Scalar(scalar) = node.kind else {
+                        return Err(problem(node.place, "a key must be text"));
+                    };
+                    if scalar.is_plain && scalar.text == "<<" {
+                        return Err(problem(node.place, "merge keys (`<<`) are not supported")
+                            .hint("write the keys out"));
+                    }
+                    *key = Some((scalar.text, node.place));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn place(&self, span: &Span) -> Place {
+        let line = span.start.line().max(1);
+        let column = span.start.col() + 1;
+        let width = if span.end.line() == span.start.line() {
+            span.end.col().saturating_sub(span.start.col())
+        } else {
+            usize::MAX
+        };
+        self.inside(Place { line, column, width })
+    }
+
+    /// A collection's place: to its end where that is on the same line, else its first character.
+    fn until(&self, start: Place, end: &Span) -> Place {
+        if end.end.line() != start.line {
+            return start;
+        }
+        self.inside(Place { width: (end.end.col() + 1).saturating_sub(start.column), ..start })
+    }
+
+    /// Cuts a place to the text: never past its line's end, at least one character wide.
+    fn inside(&self, place: Place) -> Place {
+        let line = place.line.min(self.lines.len().max(1));
+        let text = self.lines.get(line - 1).copied().unwrap_or_default();
+        let length = text.trim_end().chars().count();
+        let column = if line == place.line { place.column.min(length + 1) } else { length + 1 };
+        let width = place.width.min((length + 1).saturating_sub(column)).max(1);
+        Place { line, column, width }
+    }
+}
+
+fn count(node: &Node) -> usize {
+    match &node.kind {
+        Kind::Scalar(_) => 1,
+        Kind::Sequence(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Kind::Mapping(entries) => 1 + entries.iter().map(|e| 1 + count(&e.value)).sum::<usize>(),
+    }
+}
+
+fn unknown_tag(place: Place, tag: &str) -> Problem {
+    problem(place, format!("the tag `{tag}` is not supported"))
+        .hint("only !!str is; for BSON types write Extended JSON, for example { $oid: … }")
+}
+
+fn problem(place: Place, message: impl Into<String>) -> Problem {
+    Problem { place, message: message.into(), hint: None }
+}
+
+impl Problem {
+    fn hint(mut self, hint: impl Into<String>) -> Problem {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(node: &Node, path: &str, into: &mut Vec<String>) {
+        let place = node.place;
+        into.push(format!("{path} {}:{}+{}", place.line, place.column, place.width));
+        for entry in node.entries().unwrap_or_default() {
+            let key = entry.key_place;
+            let path = format!("{path}.{}", entry.key);
+            into.push(format!("{path}= {}:{}+{}", key.line, key.column, key.width));
+            places(&entry.value, &path, into);
+        }
+        for (index, item) in node.items().unwrap_or_default().iter().enumerate() {
+            places(item, &format!("{path}[{index}]"), into);
+        }
+    }
+
+    #[test]
+    fn every_key_and_value_has_its_place() {
+        let text = "a: 1\nb:\n  c: [x, \"é\", {d: 2}]\n  - \n".replace("  - \n", "");
+        let tree = parse(&text).unwrap().unwrap();
+        let mut found = Vec::new();
+        places(&tree, "", &mut found);
+        let expected = [
+            " 1:1+1",
+            ".a= 1:1+1",
+            ".a 1:4+1",
+            ".b= 2:1+1",
+            ".b 3:3+1",
+            ".b.c= 3:3+1",
+            ".b.c 3:6+16",
+            ".b.c[0] 3:7+1",
+            ".b.c[1] 3:10+3",
+            ".b.c[2] 3:15+6",
+            ".b.c[2].d= 3:16+1",
+            ".b.c[2].d 3:19+1",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn json_is_read_too() {
+        let tree = parse("{\n\t\"a\": [1, \"x\"],\n\t\"b\": {\"c\": null}\n}\n").unwrap().unwrap();
+        assert_eq!(tree.entries().unwrap().len(), 2);
+        assert!(tree.get("b").unwrap().value.get("c").unwrap().value.is_null());
+    }
+
+    #[test]
+    fn nothing_is_none() {
+        for text in ["", "\n", "# a comment\n", "---\n"] {
+            let tree = parse(text).unwrap();
+            assert!(tree.is_none_or(|node| node.is_null()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn problems() {
+        let deep = format!("{}{}", "[".repeat(150), "]".repeat(150));
+        let rows: &[(&str, &str)] = &[
+            ("a: 1\nb: 2\na: 3\nb: 4\n", "3:1 `a` is written twice | 4:1 `b` is written twice"),
+            ("a: 1\n---\nb: 1\n", "2:1 a second document in one file"),
+            ("a: !!int 1\n", "1:10 the tag `!!int` is not supported"),
+            ("a: &x 1\nb:\n  <<: *x\n", "3:3 merge keys (`<<`) are not supported"),
+            ("[a]: 1\n", "1:1 a key must be text"),
+            ("a: &x [*x]\n", "1:8 an alias to something that contains it"),
+            (&deep, "1:101 nested deeper than 100 levels"),
+        ];
+        for (text, expected) in rows {
+            let problems = parse(text).unwrap_err();
+            let shown: Vec<_> = problems
+                .iter()
+                .map(|p| format!("{}:{} {}", p.place.line, p.place.column, p.message))
+                .collect();
+            assert_eq!(shown.join(" | "), *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn aliases_are_followed_but_cannot_explode() {
+        let tree = parse("a: &x {n: 1}\nb: *x\n").unwrap().unwrap();
+        assert!(tree.get("b").unwrap().value.get("n").is_some());
+
+        let mut bomb = String::from("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n");
+        for level in 1..12 {
+            let alias = format!("*a{}", level - 1);
+            let items = vec![alias; 10].join(", ");
+            bomb.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        }
+        let problems = parse(&bomb).unwrap_err();
+        assert_eq!(problems[0].message, "more than 50000 values");
+    }
+
+    #[test]
+    fn broken_syntax_has_a_place_inside_the_text() {
+        for text in ["a: [1, 2", "a: 'x", "a:\n\t- b", "a: b: c", "{", "\"\\q\"", "a: *nowhere"] {
+            let problems = parse(text).unwrap_err();
+            let place = problems[0].place;
+            assert!(place.line <= text.lines().count(), "{text}: {place:?}");
+            assert!(problems[0].message.starts_with("not valid YAML: "), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "[-a-z0-9:{}\\[\\]&*!'\" \n\t#|>~%,?é]{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}
