@@ -6,6 +6,7 @@ Python puts a script's own directory first on its path.
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -80,7 +81,11 @@ def cache_dir():
     else:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         directory = pathlib.Path(base) / "sidestream"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot make {directory} ({error.strerror}): "
+                      "set SIDESTREAM_CACHE to a directory that can be written to")
     return directory
 
 
@@ -244,6 +249,19 @@ def is_port_free(port):
         return True
 
 
+@contextlib.contextmanager
+def picking_ports():
+    """Held from picking a port until its server listens, so that two runs never pick the same.
+
+    Against other programs there is no such lock; those that start in the same instant are rare.
+    """
+    directory = cache_dir() / "run"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def pick_port(wanted, taken=()):
     """The wanted port if nobody has it, else one that the kernel says is free."""
     if wanted and wanted not in taken and is_port_free(wanted):
@@ -306,7 +324,8 @@ class Process:
 
     def tail(self, lines=20):
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
-        return "\n".join(f"  | {line}" for line in text) or "  | (nothing)"
+        # mongod writes lines of a thousand characters; the log itself has them in full.
+        return "\n".join(f"  | {line[:300]}" for line in text) or "  | (nothing)"
 
     def check(self):
         status = self.child.poll()
