@@ -13,7 +13,7 @@ try {
   const browser = await startBrowser();
   const app = new App(demo.url);
   const page = await openPage(browser, `${demo.url}/teacher`, {
-    viewport: { width: 1080, height: 810 },
+    viewport: { width: 1080, height: 770 },
     deviceScaleFactor: 2,
     reducedMotion: "reduce",
   });
