@@ -149,3 +149,25 @@ async fn a_config_map_swap_is_a_change() {
     assert!(stream.is_quiet_for(Duration::from_millis(20)).await);
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn a_new_database_does_not_refuse_the_streams_of_the_others() {
+    let (database, other) = (unique("reload"), unique("reload"));
+    let filters = Filters::new(&[("a", &filter(&database, "a", ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    filters.write("b", &filter(&other, "b", ""));
+    let sse = "Accept: text/event-stream\r\n";
+    until("the new stream is there", || async {
+        // Neither of them is ever refused with 503, which an EventSource takes for good.
+        let a = http::request(sidecar.listen, "HEAD", "/_events/a", sse).await.head.status;
+        let b = http::request(sidecar.listen, "HEAD", "/_events/b", sse).await.head.status;
+        assert!(a == 200 && matches!(b, 200 | 404), "a: {a}, b: {b}");
+        b == 200
+    })
+    .await;
+    let mut b = Stream::open(sidecar.listen, "/_events/b").await;
+    b.settled().await;
+    insert(&other, "b", doc! { "_id": 1 }).await;
+    assert_eq!(b.event().await.name(), "insert");
+    sidecar.finish().await;
+}
