@@ -20,6 +20,7 @@
 //! - [`transport`]: frames to bytes
 //! - [`proxy`]: the public port: the app, or the reserved path; alone touches pingora's proxy
 //! - [`admin`]: health, metrics, what is open
+//! - [`explain`]: what a filter becomes, without running
 //!
 //! [`Sidecar::start`] wires the rooms, so that tests start it in process on port 0.
 
@@ -29,6 +30,7 @@ pub mod catalog;
 pub mod config;
 pub mod drain;
 pub mod event;
+pub mod explain;
 pub mod feed;
 pub mod filter;
 pub mod journal;

@@ -1,12 +1,14 @@
 //! Arguments, logging, exit codes. Everything else is in the library.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidestream::Sidecar;
 use sidestream::config::{Config, Flags, Log, LogFormat, Origin, Sources};
+use sidestream::explain::Explanation;
+use sidestream::filter;
 use sidestream::upstream::connect::ProbeError;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -49,6 +51,32 @@ enum Command {
         #[arg(default_value = "./filters")]
         dir: PathBuf,
     },
+    /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
+    #[command(after_help = "Example:\n  sidestream explain orders --param status=paid")]
+    Explain {
+        /// The stream's name.
+        stream: String,
+        /// A parameter's value; may be repeated.
+        #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_pair)]
+        params: Vec<(String, String)>,
+        /// The directory of filter files.
+        #[arg(long, value_name = "DIR", default_value = "./filters")]
+        filters: PathBuf,
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+}
+
+/// For people, or for machines.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_string(), value.to_string()))
 }
 
 #[derive(Args)]
@@ -83,13 +111,40 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Check { dir } => check(&dir),
+        Command::Explain { stream, params, filters, output } => {
+            explain(&stream, &params, &filters, output)
+        }
     }
 }
 
-fn check(dir: &std::path::Path) -> ExitCode {
-    let report = sidestream::filter::check(dir);
+fn check(dir: &Path) -> ExitCode {
+    let report = filter::check(dir);
     print!("{report}");
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
+}
+
+fn explain(stream: &str, params: &[(String, String)], dir: &Path, output: Output) -> ExitCode {
+    let loaded = filter::load_directory(dir);
+    let Some(found) = loaded.filters.0.get(stream) else {
+        let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+        errors.for_each(|diagnostic| eprintln!("{diagnostic}"));
+        let names: Vec<&str> = loaded.filters.0.keys().map(String::as_str).collect();
+        eprintln!(
+            "error: no good filter file makes a stream `{stream}` in {}; there are: {}",
+            dir.display(),
+            names.join(", ")
+        );
+        return ExitCode::from(BAD_INPUT);
+    };
+    match Explanation::of(found, &loaded.filters, params) {
+        Ok(explanation) if output == Output::Json => println!("{:#}", explanation.to_json()),
+        Ok(explanation) => print!("{explanation}"),
+        Err(error) => {
+            eprintln!("error: {error}; give it with --param NAME=VALUE");
+            return ExitCode::from(BAD_INPUT);
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn run(args: RunArgs) -> ExitCode {

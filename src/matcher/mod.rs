@@ -75,6 +75,7 @@ pub struct PlaceholderUse {
 /// A parsed `match`, placeholders still open.
 #[derive(Debug, Clone)]
 pub struct Template {
+    declared: Arc<Document>,
     root: Arc<OpenNode>,
     placeholders: Arc<[PlaceholderUse]>,
     is_empty: bool,
@@ -92,10 +93,16 @@ impl Template {
             return Err(parser.errors);
         }
         Ok(Template {
+            declared: Arc::new(document.clone()),
             is_empty: matches!(&root, OpenNode::And(nodes) if nodes.is_empty()),
             root: Arc::new(root),
             placeholders: parser.uses.into(),
         })
+    }
+
+    /// As it was written, for people.
+    pub fn declared(&self) -> &Document {
+        &self.declared
     }
 
     /// Every placeholder, in the order in which it is written.
