@@ -4,8 +4,10 @@
 //! most, so that a document costs a few look-ups, however many routes there are. It may name too
 //! many candidates, never too few; the caller asks each candidate's predicate.
 
+mod describe;
 mod hash;
 pub mod index;
+mod ordered;
 mod postings;
 mod terms;
 

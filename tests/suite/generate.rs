@@ -57,7 +57,8 @@ impl Generator {
             15 => Bson::Boolean(self.coin()),
             16 => Bson::DateTime(bson::DateTime::from_millis(self.random.i64(-1..3))),
             17 => Bson::Timestamp(bson::Timestamp {
-                time: self.pick(&[0, 1, u32::MAX]),
+                // Not zero: the server puts the time there.
+                time: self.pick(&[1, 2, u32::MAX]),
                 increment: self.random.u32(0..2),
             }),
             18 => Bson::ObjectId(ObjectId::from_bytes([self.random.u8(0..3); 12])),
