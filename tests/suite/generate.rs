@@ -198,6 +198,99 @@ impl Generator {
         }
     }
 
+    /// An inclusion or an exclusion, with paths that may collide.
+    pub fn projection(&mut self) -> Document {
+        let mut document = Document::new();
+        let shown = i32::from(self.coin());
+        for _ in 0..self.random.usize(0..4) {
+            let path =
+                self.pick(&["a", "b", "a.b", "a.c", "b.a", "a.b.c", "a.0", "b.0.a", "_id.x"]);
+            document.insert(path, shown);
+        }
+        if self.random.u8(0..4) == 0 {
+            document.insert("c", doc! { "a": shown, "b.0": shown });
+        }
+        if self.random.u8(0..3) == 0 {
+            document.insert("_id", i32::from(self.coin()));
+        }
+        document
+    }
+
+    /// An expression that gives a truth, more or less.
+    pub fn expression(&mut self, depth: u8) -> Bson {
+        if depth == 0 {
+            return match self.random.u8(0..8) {
+                0 => doc! { "$literal": self.value(1) }.into(),
+                1 => self.number(),
+                2 => "$$ROOT".into(),
+                _ => format!("${}", self.path()).into(),
+            };
+        }
+        let name = self.pick(&[
+            "$eq",
+            "$ne",
+            "$gt",
+            "$gte",
+            "$lt",
+            "$lte",
+            "$cmp",
+            "$and",
+            "$or",
+            "$not",
+            "$add",
+            "$subtract",
+            "$multiply",
+            "$divide",
+            "$mod",
+            "$abs",
+            "$ceil",
+            "$floor",
+            "$round",
+            "$trunc",
+            "$cond",
+            "$ifNull",
+            "$in",
+            "$size",
+            "$arrayElemAt",
+            "$first",
+            "$last",
+            "$isArray",
+            "$concatArrays",
+            "$setIsSubset",
+            "$anyElementTrue",
+            "$concat",
+            "$toLower",
+            "$strLenCP",
+            "$strcasecmp",
+            "$year",
+            "$dayOfYear",
+            "$hour",
+            "$type",
+            "$isNumber",
+        ]);
+        let arguments = match name {
+            "$not" | "$abs" | "$ceil" | "$floor" | "$round" | "$trunc" | "$size" | "$first"
+            | "$last" | "$isArray" | "$anyElementTrue" | "$toLower" | "$strLenCP" | "$year"
+            | "$dayOfYear" | "$hour" | "$type" | "$isNumber" => 1,
+            "$cond" => 3,
+            "$and" | "$or" | "$add" | "$multiply" | "$concat" | "$concatArrays" => {
+                self.random.usize(0..4)
+            }
+            _ => 2,
+        };
+        // The server drops arguments that a constant settles, and then does not fail on them.
+        let is_lazy = matches!(name, "$and" | "$or" | "$cond" | "$ifNull");
+        let arguments: Vec<Bson> = (0..arguments)
+            .map(|_| match is_lazy {
+                true => format!("${}", self.path()).into(),
+                false => self.expression(depth - 1),
+            })
+            .collect();
+        let mut call = Document::new();
+        call.insert(name, arguments);
+        call.into()
+    }
+
     fn list(&mut self) -> Bson {
         let length = self.random.usize(0..4);
         let mut values: Vec<Bson> = (0..length).map(|_| self.operand()).collect();

@@ -44,3 +44,24 @@ pub(super) fn part<'a>(function: Function, argument: &Item<'a>) -> Computed<'a> 
     };
     Ok(Item::int(i32::try_from(part).map_err(|_| Failure)?))
 }
+
+/// The date as text, always with milliseconds.
+pub(super) fn iso(millis: i64) -> String {
+    let (days, in_day) = (millis.div_euclid(DAY_MILLIS), millis.rem_euclid(DAY_MILLIS));
+    let (year, month, day) = civil(days);
+    let (hour, minute) = (in_day / 3_600_000, in_day / 60_000 % 60);
+    let (second, millis) = (in_day / 1000 % 60, in_day % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// A timestamp as `mongod` turns it into text: without the year, with its increment.
+pub(super) fn pretty(timestamp: u64) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (seconds, increment) = ((timestamp >> 32) as i64, timestamp & 0xffff_ffff);
+    let (_, month, day) = civil(seconds / 86_400);
+    let name = usize::try_from(month - 1).ok().and_then(|month| MONTHS.get(month));
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let name = name.copied().unwrap_or_default();
+    format!("{name} {day:2} {hour:02}:{minute:02}:{second:02}:{increment}")
+}

@@ -59,7 +59,9 @@ fn follow<'a>(from: Value<'a>, parts: &[Box<str>]) -> Item<'a> {
         tag::ARRAY => {
             let mut writer = Writer::array();
             let mut index = 0;
-            for (_, element) in from.elements() {
+            // Arrays directly in an array are not entered.
+            let documents = from.elements().filter(|(_, value)| value.tag == tag::DOCUMENT);
+            for (_, element) in documents {
                 let item = follow(element, parts);
                 if !matches!(item, Item::Missing) {
                     writer.push(index, item.value());

@@ -134,7 +134,12 @@ impl Parser {
                     self.unknown_function(name);
                     return None;
                 };
-                let arguments = self.arguments(name, operand, *least, *most)?;
+                let mut arguments = self.arguments(name, operand, *least, *most)?;
+                if matches!(function, Function::Add | Function::Multiply) {
+                    // As `mongod` does. It decides which comes first, a null that settles the
+                    // result or a value that cannot be added.
+                    arguments.sort_by_key(|argument| matches!(argument, Expression::Literal(_)));
+                }
                 Some(Expression::Call(*function, arguments))
             }
         }

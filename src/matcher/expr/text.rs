@@ -2,11 +2,13 @@
 
 use std::cmp::Ordering;
 
-use super::Expression;
+use bson::Decimal128;
+
 use super::array::whole;
 use super::eval::eval;
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
+use super::{Expression, date};
 use crate::event::raw::{Owned, Value, tag};
 use crate::matcher::number::Number;
 
@@ -29,19 +31,45 @@ pub(super) fn concat<'a>(arguments: &'a [Expression<Owned>], document: Value<'a>
     Ok(Item::text(&text))
 }
 
-/// The text that a value is turned into where a function takes any: null gives none, whole
-/// numbers their digits. Others fail, though `mongod` knows texts for some.
+/// The text that a value is turned into where a function takes any, as `mongod` does: null gives
+/// none, doubles lose all but six digits.
 fn coerce(item: &Item<'_>) -> Result<Vec<u8>, Failure> {
     let value = item.value();
-    match value.tag {
-        tag::STRING | tag::SYMBOL | tag::CODE => Ok(value.text().to_vec()),
-        _ if item.is_nullish() => Ok(Vec::new()),
-        tag::INT32 | tag::INT64 => match item.number()? {
-            Number::Int(int) => Ok(int.to_string().into_bytes()),
-            _ => Err(Failure),
+    Ok(match value.tag {
+        tag::STRING | tag::SYMBOL | tag::CODE => value.text().to_vec(),
+        _ if item.is_nullish() => Vec::new(),
+        tag::DATE => date::iso(value.i64()).into_bytes(),
+        tag::TIMESTAMP => date::pretty(value.i64() as u64).into_bytes(),
+        tag::DECIMAL => Decimal128::from_bytes(value.bytes()).to_string().into_bytes(),
+        _ => match item.number()? {
+            Number::Int(int) => int.to_string().into_bytes(),
+            number => six_digits(number.nearest_f64()).into_bytes(),
         },
-        _ => Err(Failure),
+    })
+}
+
+/// Like `%g` of C.
+fn six_digits(double: f64) -> String {
+    if double.is_nan() {
+        return "NaN".to_owned();
     }
+    if double.is_infinite() {
+        return if double > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{double:.5e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trim = |text: &str| -> String {
+        let is_fraction = text.contains('.');
+        let text = if is_fraction { text.trim_end_matches('0') } else { text };
+        text.trim_end_matches('.').to_owned()
+    };
+    if (-4..6).contains(&exponent) {
+        let places = usize::try_from(5 - exponent).unwrap_or(0);
+        return trim(&format!("{double:.places$}"));
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{}e{sign}{:02}", trim(digits), exponent.abs())
 }
 
 fn only_text<'i>(item: &'i Item<'_>) -> Result<&'i [u8], Failure> {
