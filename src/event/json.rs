@@ -286,12 +286,12 @@ fn write_date(millis: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"Z"}"#);
 }
 
-/// Year, month and day of a day after 1970-01-01. Years are counted from March, so that the leap
+/// Year, month and day of a day counted from 1970-01-01. Years are counted from March, so that the leap
 /// day is the last; 400 of them always have 146,097 days.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     let since_march_0 = days + 719_468;
-    let era = since_march_0 / 146_097;
-    let day_of_era = since_march_0 % 146_097;
+    let era = since_march_0.div_euclid(146_097);
+    let day_of_era = since_march_0.rem_euclid(146_097);
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);

@@ -9,6 +9,8 @@ use bson::{Bson, Document, RawDocument};
 
 mod bind;
 pub(crate) mod compare;
+mod decimal;
+mod decimal_arithmetic;
 pub(crate) mod eval;
 mod expr;
 mod key;
@@ -22,6 +24,7 @@ pub(crate) mod path;
 mod pattern;
 pub mod projection;
 mod types;
+mod write;
 
 use crate::event::raw::Value;
 use bind::OpenNode;
@@ -147,7 +150,7 @@ impl Predicate {
     /// Whether the document matches, as `mongod` would say. A document that breaks off is taken
     /// as ending there.
     pub fn matches(&self, document: &RawDocument) -> bool {
-        eval::matches(&self.root, Subject::Fields(Value::document(document)))
+        eval::holds(&self.root, Subject::Fields(Value::document(document)))
     }
 
     pub(crate) fn root(&self) -> &BoundNode {

@@ -3,22 +3,21 @@
 //! For documents. An event that has only a key is looked up with the key as if it were the whole
 //! document: what the key alone decides to be true is true of that one too.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, btree_map, hash_map};
-use std::fmt;
 use std::hash::{Hash, RandomState};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bson::RawDocument;
 
+pub use super::describe::{Description, TermDescription, TermKind, describe};
 use super::hash::{self, Hashed};
+use super::ordered::{Ordered, Ranked};
 use super::postings::{Entry, Postings, Removed};
 use super::terms::{self, Term, Terms};
-use crate::event::raw::{Elements, Owned, Value, tag};
+use crate::event::raw::{Elements, Value, tag};
 use crate::matcher::Predicate;
-use crate::matcher::compare::{order, rank};
+use crate::matcher::compare::rank;
 use crate::matcher::path::{Leaf, Path};
 
 /// Up to so many paths, each is looked for in the document by itself, which is cheaper than to
@@ -496,159 +495,6 @@ impl<Id: Copy> Found<'_, Id> {
         self.lists += 1 + usize::from(entries.iter().any(|entry| entry.term > 0));
         let ids = entries.iter().filter_map(|entry| self.slots.get(entry.slot as usize)?.id);
         self.out.extend(ids);
-    }
-}
-
-/// A value as the key of an ordered map.
-#[derive(Clone, Debug)]
-struct Ordered(Owned);
-
-impl Ordered {
-    fn get(&self) -> Value<'_> {
-        self.0.get()
-    }
-}
-
-/// Lets an ordered map be asked for a value that lies in a document, without copying it.
-trait Ranked {
-    fn value(&self) -> Value<'_>;
-}
-
-impl Ranked for Ordered {
-    fn value(&self) -> Value<'_> {
-        self.get()
-    }
-}
-
-impl Ranked for Value<'_> {
-    fn value(&self) -> Value<'_> {
-        *self
-    }
-}
-
-impl<'a> Borrow<dyn Ranked + 'a> for Ordered {
-    fn borrow(&self) -> &(dyn Ranked + 'a) {
-        self
-    }
-}
-
-impl Ord for dyn Ranked + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        order(self.value(), other.value())
-    }
-}
-
-impl PartialOrd for dyn Ranked + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for dyn Ranked + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for dyn Ranked + '_ {}
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Ordered) -> Ordering {
-        order(self.get(), other.get())
-    }
-}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Ordered) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ordered {
-    fn eq(&self, other: &Ordered) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ordered {}
-
-/// How an index finds a predicate, for people to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Description {
-    /// Under at least one of these terms.
-    Terms(Vec<TermDescription>),
-    /// Never: no document can match.
-    Never,
-    /// It is asked about every document.
-    Always,
-}
-
-/// A term, or several of one kind on one path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TermDescription {
-    /// Dotted, as in the filter; with the path of an `$elemMatch` in front.
-    pub path: String,
-    /// How documents are looked up.
-    pub kind: TermKind,
-    /// How many values.
-    pub values: usize,
-}
-
-/// How documents are looked up by a term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TermKind {
-    /// By a hash of the value.
-    Equality,
-    /// By the order of values.
-    Range,
-    /// By whether the field is there.
-    Existence,
-}
-
-/// Which term of a predicate is indexed, in an index without other routes. Among equalities, a
-/// full index prefers those that few routes share.
-pub fn describe(predicate: &Predicate) -> Description {
-    let Some(best) = terms::ways(predicate).into_iter().next() else { return Description::Always };
-    if best.is_empty() {
-        return Description::Never;
-    }
-    let mut terms: Vec<TermDescription> = Vec::new();
-    for term in best {
-        let (path, kind) = match term {
-            Term::Equal(path, _) => (path, TermKind::Equality),
-            Term::AtLeast(path, _) | Term::AtMost(path, _) => (path, TermKind::Range),
-            Term::Exists(path) => (path, TermKind::Existence),
-        };
-        let path = path.dotted();
-        match terms.iter_mut().find(|known| known.path == path && known.kind == kind) {
-            Some(known) => known.values += 1,
-            None => terms.push(TermDescription { path, kind, values: 1 }),
-        }
-    }
-    Description::Terms(terms)
-}
-
-impl fmt::Display for Description {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let terms = match self {
-            Description::Never => return formatter.write_str("no document can match"),
-            Description::Always => return formatter.write_str("asked about every document"),
-            Description::Terms(terms) => terms,
-        };
-        for (index, term) in terms.iter().enumerate() {
-            if index > 0 {
-                formatter.write_str(", or ")?;
-            }
-            match (term.kind, term.values) {
-                (TermKind::Equality, 1) => write!(formatter, "equality on `{}`", term.path)?,
-                (TermKind::Equality, values) => {
-                    write!(formatter, "equality on `{}`, {values} values", term.path)?;
-                }
-                (TermKind::Range, _) => write!(formatter, "range on `{}`", term.path)?,
-                (TermKind::Existence, _) => write!(formatter, "existence of `{}`", term.path)?,
-            }
-        }
-        Ok(())
     }
 }
 

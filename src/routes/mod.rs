@@ -7,8 +7,10 @@
 //! nor MongoDB.
 
 pub mod delivery;
+mod describe;
 mod hash;
 pub mod index;
+mod ordered;
 mod postings;
 pub mod route;
 pub mod table;

@@ -33,7 +33,7 @@ pub(super) fn ways(predicate: &Predicate) -> Vec<Terms> {
     let mut ways = Vec::new();
     collect(predicate.root(), &mut ways);
     // Stable, so that of equal ones the first written stays first.
-    ways.sort_by_key(|way| cost(way));
+    ways.sort_by_key(cost);
     ways
 }
 
@@ -84,7 +84,7 @@ fn alternatives(branches: &[BoundNode]) -> Option<Terms> {
     for branch in branches {
         let mut ways = Vec::new();
         collect(branch, &mut ways);
-        ways.sort_by_key(|way| cost(way));
+        ways.sort_by_key(cost);
         all.extend(ways.into_iter().next()?);
         if all.len() > MAX_ENTRIES {
             return None;
@@ -109,7 +109,14 @@ fn collect_test(path: &Arc<Path>, test: &BoundTest, ways: &mut Vec<Terms>) {
         Test::Compare(comparison, value) => ways.extend(range(path, *comparison, value)),
         Test::ElementDocument(node) => collect_element(path, node, ways),
         Test::ElementValue(node) => {
-            collect_itself(path, node, ways);
+            // At an index, an array is one value and its elements are not spread.
+            let ends_in_index = path
+                .parts()
+                .last()
+                .is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+            if !ends_in_index {
+                collect_itself(path, node, ways);
+            }
             ways.push(vec![Term::Exists(Arc::clone(path))]);
         }
         Test::Regex(_)

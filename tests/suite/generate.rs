@@ -57,7 +57,8 @@ impl Generator {
             15 => Bson::Boolean(self.coin()),
             16 => Bson::DateTime(bson::DateTime::from_millis(self.random.i64(-1..3))),
             17 => Bson::Timestamp(bson::Timestamp {
-                time: self.pick(&[0, 1, u32::MAX]),
+                // Not zero: the server puts the time there.
+                time: self.pick(&[1, 2, u32::MAX]),
                 increment: self.random.u32(0..2),
             }),
             18 => Bson::ObjectId(ObjectId::from_bytes([self.random.u8(0..3); 12])),
@@ -195,6 +196,99 @@ impl Generator {
             }
             _ => ("$eq", self.operand()),
         }
+    }
+
+    /// An inclusion or an exclusion, with paths that may collide.
+    pub fn projection(&mut self) -> Document {
+        let mut document = Document::new();
+        let shown = i32::from(self.coin());
+        for _ in 0..self.random.usize(0..4) {
+            let path =
+                self.pick(&["a", "b", "a.b", "a.c", "b.a", "a.b.c", "a.0", "b.0.a", "_id.x"]);
+            document.insert(path, shown);
+        }
+        if self.random.u8(0..4) == 0 {
+            document.insert("c", doc! { "a": shown, "b.0": shown });
+        }
+        if self.random.u8(0..3) == 0 {
+            document.insert("_id", i32::from(self.coin()));
+        }
+        document
+    }
+
+    /// An expression that gives a truth, more or less.
+    pub fn expression(&mut self, depth: u8) -> Bson {
+        if depth == 0 {
+            return match self.random.u8(0..8) {
+                0 => doc! { "$literal": self.value(1) }.into(),
+                1 => self.number(),
+                2 => "$$ROOT".into(),
+                _ => format!("${}", self.path()).into(),
+            };
+        }
+        let name = self.pick(&[
+            "$eq",
+            "$ne",
+            "$gt",
+            "$gte",
+            "$lt",
+            "$lte",
+            "$cmp",
+            "$and",
+            "$or",
+            "$not",
+            "$add",
+            "$subtract",
+            "$multiply",
+            "$divide",
+            "$mod",
+            "$abs",
+            "$ceil",
+            "$floor",
+            "$round",
+            "$trunc",
+            "$cond",
+            "$ifNull",
+            "$in",
+            "$size",
+            "$arrayElemAt",
+            "$first",
+            "$last",
+            "$isArray",
+            "$concatArrays",
+            "$setIsSubset",
+            "$anyElementTrue",
+            "$concat",
+            "$toLower",
+            "$strLenCP",
+            "$strcasecmp",
+            "$year",
+            "$dayOfYear",
+            "$hour",
+            "$type",
+            "$isNumber",
+        ]);
+        let arguments = match name {
+            "$not" | "$abs" | "$ceil" | "$floor" | "$round" | "$trunc" | "$size" | "$first"
+            | "$last" | "$isArray" | "$anyElementTrue" | "$toLower" | "$strLenCP" | "$year"
+            | "$dayOfYear" | "$hour" | "$type" | "$isNumber" => 1,
+            "$cond" => 3,
+            "$and" | "$or" | "$add" | "$multiply" | "$concat" | "$concatArrays" => {
+                self.random.usize(0..4)
+            }
+            _ => 2,
+        };
+        // The server drops arguments that a constant settles, and then does not fail on them.
+        let is_lazy = matches!(name, "$and" | "$or" | "$cond" | "$ifNull");
+        let arguments: Vec<Bson> = (0..arguments)
+            .map(|_| match is_lazy {
+                true => format!("${}", self.path()).into(),
+                false => self.expression(depth - 1),
+            })
+            .collect();
+        let mut call = Document::new();
+        call.insert(name, arguments);
+        call.into()
     }
 
     fn list(&mut self) -> Bson {

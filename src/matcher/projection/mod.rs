@@ -10,9 +10,8 @@ use super::{ParseError, Step};
 use crate::event::raw::{Owned, Value, tag};
 
 mod update;
-mod write;
 
-use write::Writer;
+use super::write::{self, Writer};
 
 const MAX_DEPTH: usize = 64;
 const MAX_FIELDS: usize = 1_000;

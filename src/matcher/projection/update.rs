@@ -5,9 +5,9 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::write::{Writer, index_name};
 use super::{Mode, Projection, Tree};
 use crate::event::raw::{Elements, Value, tag};
+use crate::matcher::write::{Writer, index_name};
 
 /// What is seen of the value at a path.
 #[derive(Clone, Copy)]

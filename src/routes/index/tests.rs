@@ -66,7 +66,10 @@ fn every_row_beside_all_other_filters() {
 
 #[test]
 fn every_row_as_the_file_says() {
-    let (groups, _) = rows::all();
+    let (groups, refused) = rows::all();
+    for refused in refused {
+        assert!(Template::parse(&refused.filter).is_err(), "line {}", refused.line);
+    }
     for group in groups {
         let predicate = predicate(group.filter.clone());
         for row in group.rows {

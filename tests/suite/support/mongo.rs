@@ -5,7 +5,7 @@
 //! when the pipe closes.
 
 use std::net::TcpListener;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use mongodb::bson::doc;
 
 struct Server {
     uri: String,
-    /// Open as long as the process lives.
-    _lifeline: ChildStdin,
+    /// Holds the other end of the pipe. Never waited for: it outlives this process.
+    _watchdog: Child,
 }
 
 /// The address of the shared server; the first caller starts it. Clients belong to a runtime, so
@@ -41,13 +41,12 @@ fn start() -> Server {
     let data = tempfile::tempdir().expect("a directory for mongod").keep();
     let port =
         TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let mut child = Command::new("sh")
+    let watchdog = Command::new("sh")
         .args(["-c", WATCHDOG, "watchdog", &program, &port.to_string()])
         .arg(&data)
         .stdin(Stdio::piped())
         .spawn()
         .expect("a shell");
-    let lifeline = child.stdin.take().expect("its input");
     let host = format!("127.0.0.1:{port}");
     // A thread of its own, since the caller may be inside a runtime.
     let ready = std::thread::spawn({
@@ -62,7 +61,7 @@ fn start() -> Server {
         let end: Vec<&str> = log.lines().rev().take(5).collect();
         panic!("`{program}` (set MONGOD to another) does not start: {error}\n{end:#?}");
     }
-    Server { uri: format!("mongodb://{host}/?replicaSet=rs0"), _lifeline: lifeline }
+    Server { uri: format!("mongodb://{host}/?replicaSet=rs0"), _watchdog: watchdog }
 }
 
 async fn initiate(host: &str) -> mongodb::error::Result<()> {
