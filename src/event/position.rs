@@ -44,7 +44,7 @@ impl Position {
     /// # Errors
     /// When no server can have made it. Whether this deployment did is for `upstream` to find out.
     pub fn parse(text: &str) -> Result<Position, InvalidPosition> {
-        let is_hex = text.len() % 2 == 0 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_hexdigit());
         let has_time = text.len() >= TIME_LENGTH && text.starts_with(TIMESTAMP_TYPE);
         if !is_hex || !has_time || text.len() > MAX_LENGTH {
             return Err(InvalidPosition);
@@ -84,8 +84,9 @@ impl Position {
     /// After the time come the token version (`2B` and a byte) and the token type: `29`, zero, is
     /// a high-water mark.
     pub fn names_document(&self) -> bool {
-        !self.is_time_only()
-            && !(self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29"))
+        let is_high_water_mark =
+            self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29");
+        !self.is_time_only() && !is_high_water_mark
     }
 }
 

@@ -103,7 +103,7 @@ fn bits_match(bits: &Bits, value: Value<'_>) -> bool {
             content.get(position as usize / 8).is_some_and(|byte| byte >> (position % 8) & 1 == 1)
         });
     }
-    let Some(number) = Number::read(value).and_then(Number::exact_i64) else { return false };
+    let Some(number) = Number::read(value).and_then(Number::bits) else { return false };
     // A negative number has its sign in every position from the 63rd on.
     bits_pass(bits, |position| number >> position.min(63) & 1 == 1)
 }

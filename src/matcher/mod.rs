@@ -8,17 +8,17 @@ use std::sync::Arc;
 use bson::{Bson, Document, RawDocument};
 
 mod bind;
-mod compare;
-mod eval;
+pub(crate) mod compare;
+pub(crate) mod eval;
 mod expr;
 mod key;
 mod names;
-mod node;
-mod number;
+pub(crate) mod node;
+pub(crate) mod number;
 mod operand;
 mod operators;
 mod parse;
-mod path;
+pub(crate) mod path;
 mod pattern;
 pub mod projection;
 mod types;
@@ -141,6 +141,10 @@ impl Predicate {
     /// as ending there.
     pub fn matches(&self, document: &RawDocument) -> bool {
         eval::matches(&self.root, Subject::Fields(Value::document(document)))
+    }
+
+    pub(crate) fn root(&self) -> &BoundNode {
+        &self.root
     }
 
     /// What a key alone decides: `Some` where no other field can change the verdict.

@@ -48,6 +48,15 @@ impl Number {
         }
     }
 
+    /// The long whose bits the `$bits` operators ask for. A double that is no long has none; a
+    /// decimal is rounded, and one that does not fit has the bits of the least long.
+    pub fn bits(self) -> Option<i64> {
+        match self {
+            Number::Int(_) | Number::Double(_) => self.exact_i64(),
+            Number::Decimal(decimal) => Some(decimal.rounded().unwrap_or(i64::MIN)),
+        }
+    }
+
     /// The number as a long, where nothing gets lost.
     pub fn exact_i64(self) -> Option<i64> {
         match self {
@@ -222,6 +231,26 @@ impl Decimal {
         } else {
             i64::try_from(magnitude).ok()
         }
+    }
+
+    /// The nearest whole number, the even one of two, where it fits.
+    fn rounded(self) -> Option<i64> {
+        let drop = self.exponent.min(0).unsigned_abs();
+        if self.class != Class::Finite || drop == 0 {
+            return self.truncated();
+        }
+        if drop > 34 {
+            // Less than a half: the coefficient has at most 34 digits.
+            return Some(0);
+        }
+        let unit = 10_u128.pow(drop);
+        let (whole, fraction) = (self.coefficient / unit, self.coefficient % unit);
+        let rounds_up = match (2 * fraction).cmp(&unit) {
+            Ordering::Less => 0,
+            Ordering::Equal => whole % 2,
+            Ordering::Greater => 1,
+        };
+        Decimal { coefficient: whole + rounds_up, exponent: 0, ..self }.truncated()
     }
 
     fn exact_i64(self) -> Option<i64> {

@@ -1,5 +1,9 @@
 //! The integration tests, as one binary: one link, one shared `mongod`.
 
+mod docs;
+mod generate;
 mod matcher;
+mod reload;
 mod rows;
+mod streams;
 mod support;

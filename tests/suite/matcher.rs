@@ -4,6 +4,9 @@ use bson::{Document, RawDocumentBuf, doc};
 use mongodb::{Client, Collection};
 use sidestream::matcher::{Predicate, Template};
 
+use sidestream::routes::Index;
+
+use crate::generate::Generator;
 use crate::{rows, support};
 
 async fn collection(client: &Client, name: &str) -> Collection<RawDocumentBuf> {
@@ -84,4 +87,95 @@ async fn rows_as_the_server_says() {
     }
     client.shutdown().await;
     assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Documents of one batch; every filter is asked about all of them at once.
+const BATCH: usize = 80;
+const FILTERS_PER_BATCH: usize = 100;
+
+/// How many generated filters, from `MATCHER_CASES`; the seed, from `MATCHER_SEED`.
+fn cases_and_seed(default: usize) -> (usize, u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cases = number("MATCHER_CASES").map_or(default, |cases| cases as usize);
+    let seed = number("MATCHER_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("MATCHER_SEED={seed} MATCHER_CASES={cases}");
+    (cases, seed)
+}
+
+#[tokio::test]
+async fn generated_filters_as_the_server_says() {
+    let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
+    let collection = collection(&client, "generated").await;
+    let (cases, seed) = cases_and_seed(2_000);
+    let mut generator = Generator::new(seed);
+    let (mut asked, mut wrong) = (0, Vec::new());
+    while asked < cases && wrong.len() < 30 {
+        let documents: Vec<Document> = (0..BATCH).map(|_| generator.document()).collect();
+        let raw: Vec<RawDocumentBuf> =
+            documents.iter().map(|document| RawDocumentBuf::try_from(document).unwrap()).collect();
+        replace(&collection, &documents).await;
+        for _ in 0..FILTERS_PER_BATCH {
+            asked += 1;
+            let filter = generator.filter();
+            let server = found(&collection, &filter, BATCH).await;
+            match (predicate(&filter), server) {
+                (Ok(predicate), Ok(server)) => {
+                    for (index, (raw, server)) in raw.iter().zip(server).enumerate() {
+                        if predicate.matches(raw) != server {
+                            let document = &documents[index];
+                            wrong.push(format!("the server says {server}: {filter} of {document}"));
+                            break;
+                        }
+                    }
+                }
+                (Ok(_), Err(error)) => wrong.push(format!("the server refuses {filter}: {error}")),
+                (Err(error), _) => wrong.push(format!("the matcher refuses {filter}: {error}")),
+            }
+        }
+    }
+    client.shutdown().await;
+    assert!(wrong.is_empty(), "MATCHER_SEED={seed}\n{}", wrong.join("\n"));
+}
+
+/// Needs no server: the index against the matcher, and the verdict on keys against the verdict on
+/// whole documents.
+#[test]
+fn generated_filters_agree_with_index_and_key() {
+    let (cases, seed) = cases_and_seed(3_000);
+    let mut generator = Generator::new(seed);
+    let mut decided = 0;
+    for _ in 0..cases.div_ceil(100) {
+        let mut index = Index::new();
+        let filters: Vec<Document> = (0..100).map(|_| generator.filter()).collect();
+        let predicates: Vec<Predicate> =
+            filters.iter().map(|filter| predicate(filter).unwrap()).collect();
+        for (id, predicate) in predicates.iter().enumerate() {
+            index.insert(id, predicate);
+        }
+        for _ in 0..BATCH {
+            let document = generator.document();
+            let key: Document = document.clone().into_iter().filter(|_| generator.coin()).collect();
+            let raw = RawDocumentBuf::try_from(&document).unwrap();
+            let raw_key = RawDocumentBuf::try_from(&key).unwrap();
+            let mut candidates = Vec::new();
+            index.candidates(&raw, &mut candidates);
+            for (id, predicate) in predicates.iter().enumerate() {
+                let verdict = predicate.matches(&raw);
+                assert!(
+                    !verdict || candidates.contains(&id),
+                    "MATCHER_SEED={seed}: no candidate: {} of {document}",
+                    filters[id]
+                );
+                if let Some(by_key) = predicate.matches_key(&raw_key) {
+                    decided += 1;
+                    assert_eq!(
+                        by_key, verdict,
+                        "MATCHER_SEED={seed}: by key {key}: {} of {document}",
+                        filters[id]
+                    );
+                }
+            }
+        }
+    }
+    assert!(decided > 0, "no key decides anything");
 }
