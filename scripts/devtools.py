@@ -1,6 +1,6 @@
 """What the scripts in this directory share: the cache, tools fetched as wheels, processes, waiting.
 
-Only the standard library, Python 3.8 or newer, no installation: `import devtools` works because
+Only the standard library, Python 3.10 or newer, no installation: `import devtools` works because
 Python puts a script's own directory first on its path.
 """
 
