@@ -187,6 +187,34 @@ async fn a_quiet_stream_moves_its_position_and_names_no_document() {
     sidecar.finish().await;
 }
 
+/// A browser that is cut off before its first event has to come back with something.
+#[tokio::test]
+async fn a_client_holds_an_id_from_the_start_also_in_the_middle_of_writes() {
+    let database = unique("first");
+    let filters = Filters::new(&[
+        ("a", &filter(&format!("{database}.a"), "")),
+        ("busy", &filter(&format!("{database}.busy"), "")),
+    ]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let (a, busy) = (collection(&database, "a").await, collection(&database, "busy").await);
+    let mut witness = Stream::open(sidecar.listen, "/_events/busy").await;
+    witness.settled().await;
+    for number in 0..20 {
+        busy.insert_one(doc! { "_id": number }).await.unwrap();
+        // Now the newest thing that the sidecar has read is an event.
+        witness.event().await;
+        let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+        assert!(stream.block().await.expect("a block").retry.is_some());
+        let id = stream.block().await.expect("a block").id.expect("an id at once");
+        assert!(!sidestream::event::Position::parse(&id).expect("a position").names_document());
+        drop(stream);
+        a.insert_one(doc! { "_id": number }).await.unwrap();
+        let mut resumed = Stream::resume(sidecar.listen, "/_events/a", &id).await;
+        assert_eq!(keys(&resumed.events(1).await), [number]);
+    }
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn filters_choose_documents_fields_and_operations() {
     let database = unique("filters");
