@@ -159,3 +159,6 @@ impl Predicate {
         key::decide(&self.root, key)
     }
 }
+
+#[cfg(test)]
+mod tests;
