@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no allocation while matching. A filter's `match` is parsed once into a
 //! [`Template`], which may hold placeholders; binding them gives a [`Predicate`].
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocument};
@@ -140,7 +141,8 @@ impl Template {
 /// A `match` with every value known. Cheap to clone.
 ///
 /// Two predicates are equal when they come from the same `match` and were bound to the same
-/// values, so that a predicate can be the key under which subscriptions share a route.
+/// values. As the key under which subscriptions share a route, take
+/// [`fingerprint`](Predicate::fingerprint).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Predicate {
     root: Arc<BoundNode>,
@@ -151,6 +153,13 @@ impl Predicate {
     /// as ending there.
     pub fn matches(&self, document: &RawDocument) -> bool {
         eval::holds(&self.root, Subject::Fields(Value::document(document)))
+    }
+
+    /// Bytes that are equal exactly for equal predicates, within one run of the program.
+    pub fn fingerprint(&self) -> Vec<u8> {
+        let mut collector = Collector(Vec::new());
+        self.root.hash(&mut collector);
+        collector.0
     }
 
     pub(crate) fn root(&self) -> &BoundNode {
@@ -166,3 +175,20 @@ impl Predicate {
         key::decide(&self.root, key)
     }
 }
+
+/// Keeps what is fed to a hash. Lists and texts feed their length or a terminator, so that
+/// different trees feed different bytes.
+struct Collector(Vec<u8>);
+
+impl Hasher for Collector {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,10 @@ const COUNTED_TERMS: usize = 8;
 /// the number of routes; so does looking up, apart from the candidates it finds.
 #[derive(Debug)]
 pub struct Index<Id> {
-    slots: Vec<Slot<Id>>,
+    /// Ids by slot, apart from the rest: looking up touches nothing else of a route.
+    ids: Vec<Option<Id>>,
+    /// Where the terms of each slot are filed.
+    places: Vec<Box<[Place]>>,
     free: Vec<u32>,
     by_id: HashMap<Id, u32>,
     /// Hash of path and value, to routes. Two values that share a hash share their candidates.
@@ -50,12 +53,6 @@ pub struct Index<Id> {
     always: Vec<Entry>,
     /// Keyed, since the values come from clients.
     state: RandomState,
-}
-
-#[derive(Debug)]
-struct Slot<Id> {
-    id: Option<Id>,
-    places: Box<[Place]>,
 }
 
 /// Where one term of a route is filed.
@@ -105,7 +102,8 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
     /// An empty index.
     pub fn new() -> Index<Id> {
         Index {
-            slots: Vec::new(),
+            ids: Vec::new(),
+            places: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
             equal: HashMap::default(),
@@ -132,7 +130,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
     /// Adds a route. One with that id is replaced.
     pub fn insert(&mut self, id: Id, predicate: &Predicate) {
         self.remove(&id);
-        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let slot = self.free.pop().unwrap_or(self.ids.len() as u32);
         let terms = self.choose(terms::ways(predicate));
         let places: Box<[Place]> = match terms {
             None => Box::new([self.file(File::Always, Entry { slot, term: 0 })]),
@@ -145,27 +143,26 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
                 })
                 .collect(),
         };
-        let filled = Slot { id: Some(id), places };
-        match self.slots.get_mut(slot as usize) {
-            Some(place) => *place = filled,
-            None => self.slots.push(filled),
+        if slot as usize == self.ids.len() {
+            self.ids.push(None);
+            self.places.push(Box::default());
         }
+        self.ids[slot as usize] = Some(id);
+        self.places[slot as usize] = places;
         self.by_id.insert(id, slot);
     }
 
     /// Removes a route; false where there is none with that id.
     pub fn remove(&mut self, id: &Id) -> bool {
         let Some(slot) = self.by_id.remove(id) else { return false };
-        let Some(terms) = self.slots.get(slot as usize).map(|slot| slot.places.len()) else {
-            return false;
-        };
-        for term in 0..terms {
+        for term in 0..self.places[slot as usize].len() {
             // One by one and in place: what moves up may be a later entry of this same route.
             let gone = Place { file: File::Always, place: 0 };
-            let place = std::mem::replace(&mut self.slots[slot as usize].places[term], gone);
+            let place = std::mem::replace(&mut self.places[slot as usize][term], gone);
             self.unfile(place);
         }
-        self.slots[slot as usize] = Slot { id: None, places: Box::default() };
+        self.ids[slot as usize] = None;
+        self.places[slot as usize] = Box::default();
         self.free.push(slot);
         true
     }
@@ -174,7 +171,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
     /// matches is among them.
     pub fn candidates(&self, document: &RawDocument, out: &mut Vec<Id>) {
         let start = out.len();
-        let mut found = Found { out, slots: &self.slots, lists: 0 };
+        let mut found = Found { out, ids: &self.ids, lists: 0 };
         found.take(&self.always);
         if self.active_paths <= SCANNED_PATHS {
             for number in 0..self.paths.len() as u32 {
@@ -429,7 +426,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
             File::Always => swap_remove(&mut self.always, place),
         };
         if let Removed::Moved(entry) = removed {
-            self.slots[entry.slot as usize].places[entry.term as usize].place = place;
+            self.places[entry.slot as usize][entry.term as usize].place = place;
         }
         if let Some(path) = used_path {
             self.release_path(path);
@@ -481,7 +478,7 @@ fn sort_tail<Id: Copy + Ord>(out: &mut Vec<Id>, start: usize) {
 /// The candidates of one document on their way out.
 struct Found<'a, Id> {
     out: &'a mut Vec<Id>,
-    slots: &'a [Slot<Id>],
+    ids: &'a [Option<Id>],
     /// From how many lists they came: within one, each route stands once.
     lists: usize,
 }
@@ -493,7 +490,7 @@ impl<Id: Copy> Found<'_, Id> {
         }
         // A route stands twice in a list if two of its values share a hash.
         self.lists += 1 + usize::from(entries.iter().any(|entry| entry.term > 0));
-        let ids = entries.iter().filter_map(|entry| self.slots.get(entry.slot as usize)?.id);
+        let ids = entries.iter().filter_map(|entry| *self.ids.get(entry.slot as usize)?);
         self.out.extend(ids);
     }
 }

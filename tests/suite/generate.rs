@@ -198,6 +198,85 @@ impl Generator {
         }
     }
 
+    /// A regular expression, often one that does not compile, and its options.
+    pub fn pattern(&mut self) -> (String, &'static str) {
+        let mut pattern = String::new();
+        for _ in 0..self.random.usize(1..7) {
+            pattern.push_str(self.pick(&[
+                "a",
+                "b",
+                "a",
+                "é",
+                ".",
+                "^",
+                "$",
+                r"\w",
+                r"\W",
+                r"\d",
+                r"\s",
+                r"\S",
+                r"\b",
+                r"\B",
+                "[ab]",
+                "[^a]",
+                r"[\w-]",
+                r"[^\W_]",
+                "[]a]",
+                "[a-é]",
+                "[[:alpha:]-]",
+                "(",
+                ")",
+                "(?:",
+                "(?i)",
+                "(?i:",
+                "(?s)",
+                "|",
+                "*",
+                "+",
+                "?",
+                "{1,2}",
+                "{,2}",
+                "{2}",
+                r"\n",
+                "-",
+                "&",
+                " ",
+                "#",
+                "]",
+                "}",
+                r"\.",
+                r"\x41",
+                r"\x{e9}",
+                r"\101",
+                r"\Qa.\E",
+                r"\z",
+                r"\Z",
+                r"\A",
+                r"\h",
+                r"\N",
+                r"\pL",
+                r"\P{L}",
+                r"[\x00-\x40]",
+                r"[\b]",
+                "_",
+                "~~",
+                "[a&&b]",
+            ]));
+        }
+        (pattern, self.pick(&["", "", "i", "s", "x", "is"]))
+    }
+
+    pub fn text(&mut self) -> String {
+        let length = self.random.usize(0..5);
+        (0..length)
+            .map(|_| {
+                self.pick(&[
+                    'a', 'b', 'A', 'é', 'É', '\n', ' ', '1', '.', '-', '_', '&', ']', '~', '\t',
+                ])
+            })
+            .collect()
+    }
+
     /// An inclusion or an exclusion, with paths that may collide.
     pub fn projection(&mut self) -> Document {
         let mut document = Document::new();

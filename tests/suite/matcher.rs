@@ -191,6 +191,46 @@ async fn generated_expressions_as_the_server_says() {
 }
 
 #[tokio::test]
+async fn generated_patterns_as_the_server_says() {
+    let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
+    let collection = collection(&client, "patterns").await;
+    let (cases, seed) = cases_and_seed(600);
+    let mut generator = Generator::new(seed);
+    let documents: Vec<Document> = (0..200).map(|_| doc! { "a": generator.text() }).collect();
+    replace(&collection, &documents).await;
+    let mut wrong = Vec::new();
+    let mut both_take = 0;
+    for _ in 0..cases {
+        let (pattern, options) = generator.pattern();
+        let filter = doc! { "a": { "$regex": &pattern, "$options": options } };
+        let server = found(&collection, &filter, documents.len()).await;
+        match (predicate(&filter), server) {
+            (Ok(ours), Ok(server)) => {
+                both_take += 1;
+                for (document, server) in documents.iter().zip(server) {
+                    let raw = RawDocumentBuf::try_from(document).unwrap();
+                    if ours.matches(&raw) != server {
+                        let text = document.get_str("a").unwrap();
+                        wrong.push(format!(
+                            "the server says {server}: /{pattern}/{options} {text:?}"
+                        ));
+                        break;
+                    }
+                }
+            }
+            // Its engine takes less: no repeated anchors, for example.
+            (_, Err(_)) => {}
+            // What linear time rules out.
+            (Err(error), Ok(_)) if error.contains("possessive") || error.contains("after") => {}
+            (Err(error), Ok(_)) => wrong.push(format!("the matcher refuses /{pattern}/: {error}")),
+        }
+    }
+    client.shutdown().await;
+    assert!(both_take > cases / 10, "too few patterns compile");
+    assert!(wrong.is_empty(), "MATCHER_SEED={seed}\n{}", wrong.join("\n"));
+}
+
+#[tokio::test]
 async fn generated_projections_as_the_server_says() {
     let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
     let collection = collection(&client, "projections").await;

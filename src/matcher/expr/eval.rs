@@ -10,6 +10,8 @@ use crate::matcher::write::Writer;
 /// What an expression gives for a document.
 pub(super) fn eval<'a>(expression: &'a Expression<Owned>, document: Value<'a>) -> Computed<'a> {
     Ok(match expression {
+        // A bound value that BSON cannot hold has no place in the order.
+        Expression::Literal(value) if value.get().tag == tag::IMPOSSIBLE => return Err(Failure),
         Expression::Literal(value) => Item::There(value.get()),
         Expression::Path(path) => follow(document, path.parts()),
         Expression::Root => Item::There(document),

@@ -5,10 +5,11 @@
 
 use std::hash::{Hash, Hasher};
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder};
 
 use crate::event::raw::{Value, tag};
 
+mod class;
 mod translate;
 
 /// A compiled `$regex`.
@@ -59,7 +60,10 @@ impl Pattern {
     /// Whether the value is a text that matches, or the same regular expression.
     pub fn matches(&self, value: Value<'_>) -> bool {
         match value.tag {
-            tag::STRING | tag::SYMBOL => self.regex.is_match(value.text()),
+            // What is not UTF-8 matches nothing, as in `mongod`.
+            tag::STRING | tag::SYMBOL => {
+                std::str::from_utf8(value.text()).is_ok_and(|text| self.regex.is_match(text))
+            }
             tag::REGEX => value.regex() == (self.source.as_bytes(), self.options.as_bytes()),
             _ => false,
         }

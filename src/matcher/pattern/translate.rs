@@ -23,8 +23,8 @@ const HORIZONTAL: &str = r"\t\x20\u{A0}\u{1680}\u{180E}\u{2000}-\u{200A}\u{202F}
 const VERTICAL: &str = r"\n\x0B\x0C\r\u{85}\u{2028}\u{2029}";
 const WORD: &str = "0-9A-Za-z_";
 const DIGIT: &str = "0-9";
-/// `$` and `\Z`: the end, or before a newline that is the end. Nothing but the end can follow, so
-/// that taking the newline along does no harm.
+/// `$` and `\Z`: the end, or before a newline that is the end. Without looking ahead, the newline
+/// has to be taken along, which does no harm as long as nothing follows; what does is refused.
 const END: &str = r"(?:\n?\z)";
 
 pub(super) fn translate(source: &str, flags: Flags) -> Result<String, Refusal> {
@@ -32,29 +32,43 @@ pub(super) fn translate(source: &str, flags: Flags) -> Result<String, Refusal> {
         rest: source.chars().collect::<Vec<_>>().into_iter().peekable(),
         out: String::with_capacity(source.len() + 16),
         flags,
+        brackets: source.matches('(').count(),
         outer: Vec::new(),
+        is_over: false,
     };
     translator.run()?;
     Ok(translator.out)
 }
 
-struct Translator {
-    rest: std::iter::Peekable<std::vec::IntoIter<char>>,
-    out: String,
+pub(super) struct Translator {
+    pub(super) rest: std::iter::Peekable<std::vec::IntoIter<char>>,
+    pub(super) out: String,
     flags: Flags,
-    /// The flags around each open group.
-    outer: Vec<Flags>,
+    /// How many groups there can be at most.
+    brackets: usize,
+    /// The open groups.
+    outer: Vec<Outer>,
+    /// Whether an end of the text lies behind, so that nothing else may follow.
+    is_over: bool,
+}
+
+/// What stands around an open group.
+struct Outer {
+    flags: Flags,
+    was_over: bool,
+    /// Whether an earlier branch of the group ends the text.
+    branch_is_over: bool,
 }
 
 /// An escape that stands for a character or for a set of them.
-enum Escape {
+pub(super) enum Escape {
     Char(char),
     /// The inside of a class, and whether it is negated.
     Set(&'static str, bool),
     Property(String),
 }
 
-fn refuse<T>(message: &str, hint: &str) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(message: &str, hint: &str) -> Result<T, Refusal> {
     let hint = (!hint.is_empty()).then(|| hint.to_owned());
     Err((format!("{message} in a regular expression"), hint))
 }
@@ -69,33 +83,64 @@ impl Translator {
                 '[' => self.class()?,
                 '(' => self.group()?,
                 ')' => {
-                    if let Some(flags) = self.outer.pop() {
-                        self.flags = flags;
+                    if let Some(outer) = self.outer.pop() {
+                        self.flags = outer.flags;
+                        self.is_over |= outer.branch_is_over;
                     }
                     self.out.push(')');
                 }
-                '$' if self.flags.multi_line => self.out.push_str("(?m:$)"),
-                '$' => self.out.push_str(END),
-                '^' if self.flags.multi_line => self.out.push_str("(?m:^)"),
-                '^' => self.out.push_str(r"\A"),
+                '|' => {
+                    match self.outer.last_mut() {
+                        Some(outer) => {
+                            outer.branch_is_over |= self.is_over;
+                            self.is_over = outer.was_over;
+                        }
+                        None => self.is_over = false,
+                    }
+                    self.out.push('|');
+                }
+                '$' if !self.flags.multi_line => {
+                    self.out.push_str(END);
+                    self.is_over = true;
+                }
+                '$' => self.atom("(?m:$)")?,
+                '^' if self.flags.multi_line => self.atom("(?m:^)")?,
+                '^' => self.atom(r"\A")?,
+                '.' => self.atom(".")?,
                 '*' | '+' | '?' => {
                     self.out.push(char);
                     self.after_quantifier()?;
                 }
                 '{' => self.brace()?,
-                '|' | '.' => self.out.push(char),
                 '#' if self.flags.extended => {
                     while self.rest.next().is_some_and(|char| char != '\n') {}
                 }
                 _ if self.flags.extended && is_space(char) => {}
-                _ => self.literal(char),
+                _ => self.literal(char)?,
             }
         }
         Ok(())
     }
 
-    fn literal(&mut self, char: char) {
-        self.out.push_str(&regex::escape(char.encode_utf8(&mut [0; 4])));
+    /// Something that matches, and so may not come after the end.
+    pub(super) fn atom(&mut self, translated: &str) -> Result<(), Refusal> {
+        self.before_atom()?;
+        self.out.push_str(translated);
+        Ok(())
+    }
+
+    fn before_atom(&self) -> Result<(), Refusal> {
+        if self.is_over {
+            return refuse(
+                r"something after `$` or `\Z`",
+                "only the end can follow; for the end of a line, use the option m",
+            );
+        }
+        Ok(())
+    }
+
+    fn literal(&mut self, char: char) -> Result<(), Refusal> {
+        self.atom(&regex::escape(char.encode_utf8(&mut [0; 4])))
     }
 
     /// Lazy changes which match is found, not whether there is one.
@@ -122,8 +167,7 @@ impl Translator {
                 Some((from, to)) => is_count(from) && (to.is_empty() || is_count(to)),
             };
         if !is_repetition {
-            self.out.push_str(r"\{");
-            return Ok(());
+            return self.atom(r"\{");
         }
         self.out.push('{');
         self.out.push_str(&ahead);
@@ -136,43 +180,51 @@ impl Translator {
 
     fn escape(&mut self) -> Result<(), Refusal> {
         match self.rest.peek().copied() {
-            Some('b') => self.out.push_str(r"(?-u:\b)"),
-            Some('B') => self.out.push_str(r"(?-u:\B)"),
-            Some('A') => self.out.push_str(r"\A"),
-            Some('z') => self.out.push_str(r"\z"),
-            Some('Z') => self.out.push_str(END),
-            Some('N') => self.out.push_str(r"[^\n]"),
+            Some('b') => self.atom(r"(?-u:\b)")?,
+            Some('B') => self.atom(r"(?-u:\B)")?,
+            Some('A') => self.atom(r"\A")?,
+            Some('z') => self.atom(r"\z")?,
+            Some('Z') => {
+                self.out.push_str(END);
+                self.is_over = true;
+            }
+            Some('N') => self.atom(r"[^\n]")?,
             Some('Q') => {
                 self.rest.next();
                 for char in self.quoted() {
-                    self.literal(char);
+                    self.literal(char)?;
                 }
                 return Ok(());
             }
             Some('E') => {}
-            Some('1'..='9' | 'g' | 'k') => return refuse("a reference back", LINEAR),
+            Some('g' | 'k') => return refuse("a reference back", LINEAR),
+            Some('1'..='9') if self.refers_back() => return refuse("a reference back", LINEAR),
             Some('G' | 'K' | 'R' | 'X' | 'C') => {
                 return refuse(r"`\G`, `\K`, `\R`, `\X` or `\C`", "write it in another way");
             }
             _ => {
-                match self.escaped()? {
+                return match self.escaped()? {
                     Escape::Char(char) => self.literal(char),
-                    Escape::Property(property) => self.out.push_str(&property),
-                    Escape::Set(set, is_negated) => {
-                        self.out.push_str(if is_negated { "[^" } else { "[" });
-                        self.out.push_str(set);
-                        self.out.push(']');
-                    }
-                }
-                return Ok(());
+                    Escape::Property(property) => self.atom(&property),
+                    Escape::Set(set, true) => self.atom(&format!("[^{set}]")),
+                    Escape::Set(set, false) => self.atom(&format!("[{set}]")),
+                };
             }
         }
         self.rest.next();
         Ok(())
     }
 
+    /// Whether the number ahead is that of a group: any single digit, and more if there are so
+    /// many groups. Otherwise it is the octal code of a character.
+    fn refers_back(&self) -> bool {
+        let digits: String = self.rest.clone().take_while(char::is_ascii_digit).collect();
+        let is_octal = digits.len() > 1 && digits.starts_with(|char| char <= '7');
+        !is_octal || digits.parse::<usize>().is_ok_and(|number| number <= self.brackets)
+    }
+
     /// The characters up to `\E`, or to the end.
-    fn quoted(&mut self) -> Vec<char> {
+    pub(super) fn quoted(&mut self) -> Vec<char> {
         let mut chars = Vec::new();
         while let Some(char) = self.rest.next() {
             if char == '\\' && self.rest.peek() == Some(&'E') {
@@ -185,7 +237,7 @@ impl Translator {
     }
 
     /// An escape that means the same inside and outside of a class.
-    fn escaped(&mut self) -> Result<Escape, Refusal> {
+    pub(super) fn escaped(&mut self) -> Result<Escape, Refusal> {
         let Some(char) = self.rest.next() else {
             return refuse(r"a `\` at the end", "");
         };
@@ -305,8 +357,12 @@ impl Translator {
         Ok(())
     }
 
+    fn enter(&mut self) {
+        self.outer.push(Outer { flags: self.flags, was_over: self.is_over, branch_is_over: false });
+    }
+
     fn open(&mut self) {
-        self.outer.push(self.flags);
+        self.enter();
         self.out.push_str("(?:");
     }
 
@@ -348,120 +404,12 @@ impl Translator {
             text.push_str(&off);
         }
         if is_group {
-            self.outer.push(self.flags);
+            self.enter();
             self.out.push_str(&format!("(?{text}:"));
         } else if !text.is_empty() {
             self.out.push_str(&format!("(?{text})"));
         }
         self.flags = flags;
-        Ok(())
-    }
-
-    fn class(&mut self) -> Result<(), Refusal> {
-        self.out.push('[');
-        if self.rest.next_if_eq(&'^').is_some() {
-            self.out.push('^');
-        }
-        let mut is_first = true;
-        loop {
-            let Some(char) = self.rest.next() else {
-                return refuse("a `[` without its `]`", "");
-            };
-            match char {
-                ']' if !is_first => break,
-                '[' if matches!(self.rest.peek(), Some(':' | '.' | '=')) => self.posix()?,
-                _ => self.member(char)?,
-            }
-            is_first = false;
-        }
-        self.out.push(']');
-        Ok(())
-    }
-
-    /// One character, range or set inside a class.
-    fn member(&mut self, char: char) -> Result<(), Refusal> {
-        let Some(from) = self.class_char(char)? else { return Ok(()) };
-        let mut ahead = self.rest.clone();
-        let is_range = ahead.next() == Some('-') && ahead.next().is_some_and(|char| char != ']');
-        if !is_range {
-            self.class_literal(from);
-            return Ok(());
-        }
-        self.rest.next();
-        let Some(next) = self.rest.next() else { return Ok(()) };
-        // Up to a set there is no range: the dash is itself.
-        let before = self.out.len();
-        match self.class_char(next)? {
-            Some(to) if from <= to => {
-                self.class_literal(from);
-                self.out.push('-');
-                self.class_literal(to);
-            }
-            Some(_) => return refuse("a range that runs backwards", ""),
-            None => {
-                let set = self.out.split_off(before);
-                self.class_literal(from);
-                self.class_literal('-');
-                self.out.push_str(&set);
-            }
-        }
-        Ok(())
-    }
-
-    /// A character of a class; a set is written out at once and gives none.
-    fn class_char(&mut self, char: char) -> Result<Option<char>, Refusal> {
-        if char != '\\' {
-            return Ok(Some(char));
-        }
-        match self.rest.peek() {
-            Some('b') => {
-                self.rest.next();
-                return Ok(Some('\x08'));
-            }
-            Some('Q') => {
-                self.rest.next();
-                for char in self.quoted() {
-                    self.class_literal(char);
-                }
-                return Ok(None);
-            }
-            Some('E') => {
-                self.rest.next();
-                return Ok(None);
-            }
-            _ => {}
-        }
-        match self.escaped()? {
-            Escape::Char(char) => return Ok(Some(char)),
-            Escape::Property(property) => self.out.push_str(&property),
-            Escape::Set(set, false) => self.out.push_str(set),
-            Escape::Set(set, true) => self.out.push_str(&format!("[^{set}]")),
-        }
-        Ok(None)
-    }
-
-    fn class_literal(&mut self, char: char) {
-        if char.is_ascii_alphanumeric() {
-            self.out.push(char);
-        } else {
-            self.out.push_str(&format!("\\x{{{:X}}}", u32::from(char)));
-        }
-    }
-
-    /// `[:alpha:]`; otherwise the bracket is itself.
-    fn posix(&mut self) -> Result<(), Refusal> {
-        let kind = self.rest.peek().copied();
-        let ahead: String = self.rest.clone().skip(1).take_while(|char| *char != ']').collect();
-        let Some(name) = ahead.strip_suffix(|last| Some(last) == kind) else {
-            return self.member('[');
-        };
-        if kind != Some(':') {
-            return refuse("a collating element", "");
-        }
-        self.out.push_str(&format!("[:{name}:]"));
-        for _ in 0..ahead.chars().count() + 2 {
-            self.rest.next();
-        }
         Ok(())
     }
 }
