@@ -114,7 +114,9 @@ fn parse(head: &[u8]) -> Verdict {
         Err(httparse::Error::TooManyHeaders) => {
             return refuse(431, "the request head has more than 128 header fields");
         }
-        Err(httparse::Error::Version) => return refuse(505, "only HTTP/1.0, 1.1 and 2 are spoken"),
+        Err(httparse::Error::Version) if names_a_version(head) => {
+            return refuse(505, "only HTTP/1.0, 1.1 and 2 are spoken");
+        }
         Err(_) => return refuse(400, "the request head is malformed"),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
@@ -142,6 +144,13 @@ fn parse(head: &[u8]) -> Verdict {
             !has_token(request.headers, "connection", "close")
         },
     })
+}
+
+/// Whether the request line has three parts and the last one is a version, if not one of ours.
+fn names_a_version(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut parts = line.split(|b| *b == b' ').skip(2);
+    matches!((parts.next(), parts.next()), (Some([b'H', b'T', b'T', b'P', b'/', ..]), None))
 }
 
 fn has_bare_carriage_return(head: &[u8]) -> bool {

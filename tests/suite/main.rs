@@ -1,6 +1,7 @@
 //! The integration tests, as one binary: one link, one shared `mongod`.
 
 mod docs;
+mod forwarding;
 mod generate;
 mod matcher;
 mod reload;
