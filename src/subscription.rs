@@ -336,8 +336,11 @@ impl Subscription {
         }
         let (head, end) = self.feed.now()?;
         self.phase = Phase::Following(end);
-        self.position = Some(head.clone());
-        (!head.names_document()).then_some(head)
+        // It may be newer than `head`: then what came in between is not for this route.
+        let first = self.feed.position_without_document(&self.route, end);
+        let first = first.filter(|first| *first >= head);
+        self.position = Some(first.clone().unwrap_or(head));
+        first
     }
 
     fn heartbeat(&mut self) {

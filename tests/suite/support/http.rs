@@ -60,7 +60,8 @@ impl Connection {
 
     /// Reads more; `false` at the end of the connection.
     async fn fill(&mut self) -> bool {
-        let mut space = [0; 64 * 1024];
+        // On the heap: it would be part of every future that reads.
+        let mut space = vec![0; 64 * 1024];
         let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut space));
         match read.await.expect("bytes in time") {
             Ok(length) => {
