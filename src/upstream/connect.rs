@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::deployment::{self, Deployment, DeploymentError, Look};
-use super::trouble::Trouble;
+use super::trouble::{self, Trouble};
 use crate::config::MongodbUri;
 
 /// How long a server is looked for, unless the URI says `serverSelectionTimeoutMS`.
@@ -89,14 +89,14 @@ impl Server {
                     }
                 }
                 Err(error) if Trouble::of(&error) == Trouble::Unreachable => {
-                    let message = crate::redact::uris(&error.to_string());
+                    let message = trouble::message(&error);
                     warn!("the host of mongodb.uri cannot be resolved: {message}");
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => break error,
             }
         };
-        let reason = crate::redact::uris(&error.to_string());
+        let reason = trouble::message(&error);
         self.connected.send_replace(State::Refused(reason.clone()));
         Err(reason)
     }

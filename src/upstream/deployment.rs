@@ -10,7 +10,7 @@ use mongodb::options::{ClientOptions, ServerAddress};
 use tokio::net::TcpStream;
 
 use super::FUTURE_SLACK_SECONDS;
-use super::trouble::Trouble;
+use super::trouble::{self, Trouble};
 use crate::event::Position;
 
 /// For looking whether anything listens at a host.
@@ -51,7 +51,7 @@ pub enum DeploymentError {
     InVain { trouble: Trouble, reason: String },
     #[error("no answer within {0:?}")]
     Stalled(Duration),
-    #[error(transparent)]
+    #[error("{}", trouble::message(.0))]
     Driver(#[from] Error),
 }
 
@@ -71,7 +71,7 @@ impl DeploymentError {
     /// What happened and what to do, in one line without secrets. `seen` is what a look at the
     /// hosts told, and says more than the driver's message.
     pub fn explain(&self, seen: Option<String>, advice: &str) -> String {
-        let message = seen.unwrap_or_else(|| crate::redact::uris(&self.to_string()));
+        let message = seen.unwrap_or_else(|| self.to_string());
         // "not authorized on shop to execute command { aggregate: …" goes on with all of it.
         let message = message.split_once(" to execute command").map_or(&*message, |(what, _)| what);
         // What a look at the hosts told holds its advice already.
@@ -177,7 +177,7 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
         Ok(hello) => hello,
         Err(error) => {
             let trouble = Trouble::of(&error);
-            let message = crate::redact::uris(&error.to_string());
+            let message = trouble::message(&error);
             let reason = format!("{address} accepts connections, but: {message}");
             return match trouble {
                 Trouble::Authentication => Look::InVain(trouble, reason),

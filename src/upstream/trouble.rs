@@ -145,6 +145,12 @@ impl Trouble {
     }
 }
 
+/// The driver's message without what is only for its own ears (labels, sources), and without
+/// secrets.
+pub fn message(error: &Error) -> String {
+    crate::redact::uris(&error.kind.to_string())
+}
+
 /// Not primary, shutting down, interrupted, stale: the "not writable primary" and "node is
 /// recovering" lists of the driver specification on server discovery, and interruptions.
 fn is_of_a_changing_server(code: i32) -> bool {
