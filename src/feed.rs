@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -106,6 +106,8 @@ pub struct Feed {
     inner: Mutex<Inner>,
     /// Rises when the history breaks: every subscription has to be told.
     epoch: AtomicU64,
+    /// Whether events of one cluster time can come from several servers.
+    is_sharded: AtomicBool,
     /// The generation of the list, for the upstream's task to follow.
     relisted: watch::Sender<u64>,
     status: watch::Sender<Status>,
@@ -134,6 +136,7 @@ impl Feed {
             }),
             relisted: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
+            is_sharded: AtomicBool::new(false),
             status: watch::Sender::new(Status::Starting),
             was_live: watch::Sender::new(false),
         }
@@ -173,6 +176,11 @@ impl Feed {
     }
 
     // The writer's side.
+
+    /// What the cursor was opened on; said before its events come.
+    pub fn set_sharded(&self, is_sharded: bool) {
+        self.is_sharded.store(is_sharded, Ordering::Relaxed);
+    }
 
     /// The cursor is open and reads what comes after `start`: either for the first time or again
     /// without a break.
@@ -328,9 +336,13 @@ impl Feed {
             return None;
         }
         let head = journal.head();
-        // A head that is an event's token says nothing of other events of the same time, which a
-        // transaction may have: only what lies before that time is certain.
-        Some(if head.names_document() { Position::before(head.time()) } else { head.clone() })
+        if !head.names_document() {
+            return Some(head.clone());
+        }
+        // With several shards, another one may still have an event of the same time that sorts
+        // before this one: only what lies before that time is certain.
+        let past = if self.is_sharded.load(Ordering::Relaxed) { None } else { head.past_event() };
+        Some(past.unwrap_or_else(|| Position::before(head.time())))
     }
 
     /// How far behind the wall clock the newest position is, in seconds. An idle deployment writes

@@ -149,9 +149,8 @@ impl Sidecar {
         let uri = config.mongodb.uri.clone();
         let background = vec![
             tokio::spawn(async move {
-                if let Err(error) = connecting.connect(&uri).await {
-                    let message = redact::uris(&error.to_string());
-                    error!("mongodb.uri cannot be used: {message}; streams stay away");
+                if let Err(reason) = connecting.connect(&uri).await {
+                    error!("mongodb.uri cannot be used: {reason}; streams stay away");
                 }
             }),
             tokio::spawn(admin_app.serve(admin_listener)),

@@ -30,7 +30,13 @@ const UNAVAILABLE: u8 = 3;
 /// A sidecar in front of the app: forwards ordinary HTTP unchanged, and answers one reserved path
 /// with streams of Server-Sent Events that come from MongoDB change streams.
 #[derive(Parser)]
-#[command(name = "sidestream", version, arg_required_else_help = true)]
+#[command(
+    name = "sidestream",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  \
+    sidestream run --app http://127.0.0.1:3000 --filters ./filters"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,7 +47,9 @@ enum Command {
     /// Run the sidecar: forward to the app, serve the event streams.
     #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
         --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
-        curl -N http://127.0.0.1:8080/_events/orders")]
+        curl -N http://127.0.0.1:8080/_events/orders\n\n\
+        Exit code 0: ended by SIGTERM or SIGINT. 1: settings are bad. 2: the command line is wrong.\n\
+        3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(RunArgs),
     /// Validate filter files.
     #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
@@ -103,6 +111,12 @@ struct RunArgs {
     #[arg(long, value_name = "URI")]
     mongodb: Option<String>,
     /// Wait for MongoDB instead of giving up when nothing answers at the start
+    ///
+    /// Without it, sidestream ends with exit code 3: after three seconds when every host of the
+    /// connection string refuses connections, after serverSelectionTimeoutMS (10 seconds) when
+    /// they say nothing. A MongoDB that answers but cannot be used yet (a standalone server, a
+    /// replica set that is not initiated, missing privileges) is always waited for: the app is
+    /// served, and /readyz on the admin port says what to do.
     #[arg(long)]
     wait: bool,
 }
@@ -224,6 +238,11 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
             error!("MongoDB is unavailable: {reason}. With --wait, sidestream waits for it");
             sidecar.finish().await;
             return ExitCode::from(UNAVAILABLE);
+        }
+        Some(Err(ProbeError::Invalid(reason))) => {
+            error!("mongodb.uri cannot be used: {reason}");
+            sidecar.finish().await;
+            return ExitCode::from(BAD_INPUT);
         }
         Some(Err(reason)) => {
             warn!("MongoDB cannot be used yet: {reason}. The app is served meanwhile");

@@ -328,8 +328,11 @@ impl Subscription {
         }
         let (head, end) = self.feed.now()?;
         self.phase = Phase::Following(end);
-        self.position = Some(head.clone());
-        Some(if head.names_document() { Position::before(head.time()) } else { head })
+        // It may be newer than `head`: then what came in between is not for this route.
+        let first = self.feed.position_without_document(&self.route, end);
+        let first = first.unwrap_or_else(|| Position::before(head.time()));
+        self.position = Some(first.clone().max(head));
+        Some(first)
     }
 
     fn heartbeat(&mut self) {

@@ -4,6 +4,8 @@ mod docs;
 mod forwarding;
 mod generate;
 mod matcher;
+mod mongodb;
+mod process;
 mod reload;
 mod rows;
 mod streams;

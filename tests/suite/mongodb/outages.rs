@@ -1,0 +1,140 @@
+//! Servers that go away under open streams: restarts, elections, frozen machines, errors of every
+//! kind. What can go on goes on, with exactly what came in between.
+
+use mongodb::bson::doc;
+use rustix::process::Signal;
+
+use super::{collection, expect, expect_reset, filter, insert};
+use crate::support::mongo::{Own, Setup};
+use crate::support::sidecar::{self, Filters};
+use crate::support::sse::Stream;
+use crate::support::{http, until};
+
+/// Reads on until a sign of life that is no position.
+async fn expect_comment(stream: &mut Stream) {
+    loop {
+        let block = stream.block().await.expect("the stream goes on");
+        assert!(block.data.is_none(), "{block:?}");
+        if block.is_comment {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_and_comes_back() {
+    let mut own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let client = own.client().await;
+    let orders = collection(&client, "shop", "orders");
+    let mut next = 0;
+    for signal in [Signal::KILL, Signal::TERM] {
+        insert(&orders, next..next + 5).await;
+        own.end(0, signal);
+        expect(&mut stream, next..next + 5).await;
+        expect_comment(&mut stream).await;
+        // It was ready once: streams wait for MongoDB, and are let in.
+        assert_eq!(http::get(sidecar.admin, "/readyz").await.head.status, 200);
+        let last = stream.last_event_id.clone().unwrap();
+        let mut early = Stream::resume(sidecar.listen, "/_events/orders", &last).await;
+        expect_comment(&mut early).await;
+        own.restart(0);
+        insert(&orders, next + 5..next + 8).await;
+        expect(&mut stream, next + 5..next + 8).await;
+        expect(&mut early, next + 5..next + 8).await;
+        next += 8;
+    }
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_primary_that_is_killed_steps_down_or_freezes() {
+    let mut own = Own::start(Setup { members: 3, ..Setup::default() }).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let client = own.client().await;
+    let orders = collection(&client, "shop", "orders");
+
+    insert(&orders, 0..5).await;
+    let killed = own.primary().await;
+    own.kill(killed);
+    insert(&orders, 5..10).await;
+    expect(&mut stream, 0..10).await;
+    own.restart(killed);
+
+    // The primary may refuse while no other has caught up.
+    until("the primary steps down", || async {
+        let step_down = doc! { "replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 4 };
+        own.admin(step_down).await.is_ok()
+    })
+    .await;
+    insert(&orders, 10..15).await;
+    expect(&mut stream, 10..15).await;
+
+    let frozen = own.primary().await;
+    own.freeze(frozen);
+    let mut others = Vec::new();
+    for index in (0..3).filter(|index| *index != frozen) {
+        others.push(own.direct(index).await);
+    }
+    let elected = std::sync::Mutex::new(None);
+    until("another is elected", || async {
+        for other in &others {
+            let hello = other.database("admin").run_command(doc! { "hello": 1 }).await;
+            if hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false)) {
+                *elected.lock().unwrap() = Some(other.clone());
+                return true;
+            }
+        }
+        false
+    })
+    .await;
+    let elected = elected.into_inner().unwrap().expect("a primary");
+    insert(&collection(&elected, "shop", "orders"), 15..20).await;
+    expect(&mut stream, 15..20).await;
+    own.thaw(frozen);
+    insert(&orders, 20..22).await;
+    expect(&mut stream, 20..22).await;
+    sidecar.finish().await;
+}
+
+/// Errors after which nothing is lost: by the server's own lists, and those that it gives when
+/// something else has gone wrong.
+const PASSING: [i32; 8] = [43, 91, 189, 10107, 11600, 13388, 136, 1];
+
+#[tokio::test]
+async fn errors_of_the_cursor() {
+    let own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let uri = format!("{}&appName=sidecar-under-test", own.uri());
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let client = own.client().await;
+    let orders = collection(&client, "shop", "orders");
+    let mut next = 0;
+    for code in PASSING {
+        for commands in [&["getMore"][..], &["getMore", "aggregate"]] {
+            own.fail(commands, doc! { "times": 3 }, "sidecar-under-test", code).await;
+            insert(&orders, next..next + 2).await;
+            expect(&mut stream, next..next + 2).await;
+            own.heal().await;
+            next += 2;
+        }
+    }
+    for code in [280, 286] {
+        own.fail(&["getMore"], doc! { "times": 1 }, "sidecar-under-test", code).await;
+        expect_reset(&mut stream, "history-lost").await;
+        insert(&orders, next..next + 2).await;
+        expect(&mut stream, next..next + 2).await;
+        next += 2;
+    }
+    let metric = "sidestream_resets_total{reason=\"history-lost\"}";
+    assert_eq!(sidecar::metric(sidecar.admin, metric).await, 2.0);
+    sidecar.finish().await;
+}
