@@ -172,3 +172,33 @@ fn mistakes() {
     row(doc! { "a": "x" }, "by 1");
     row(doc! { "a": bson::Bson::Null }, "by 1");
 }
+
+#[test]
+fn broken_and_deep_documents_do_not_panic() {
+    let mut deep = bson::Bson::Int32(1);
+    for _ in 0..1000 {
+        deep = vec![deep].into();
+    }
+    let hidden = shown(doc! { "a.b": 0 }, doc! { "a": deep, "c": 1 });
+    assert_eq!(hidden.get_i32("c").unwrap(), 1);
+    let update = doc! {
+        "updatedFields": { "a.0.b": { "c": 1 }, "d": [{ "e": 1 }] },
+        "removedFields": ["a.x"],
+        "truncatedArrays": [{ "field": "a", "newSize": 1 }],
+        "disambiguatedPaths": { "a.0.b": ["a", 0, "b"] },
+    };
+    let bytes = RawDocumentBuf::try_from(&update).unwrap().into_bytes();
+    let projections = [doc! { "a.b.c": 1, "d.e": 1 }, doc! { "a.b.c": 0, "updatedFields.d": 0 }];
+    for projection in projections.map(projection) {
+        for at in 4..bytes.len() {
+            for change in [0, 1, 3, 4, 0x7f, 0xff] {
+                let mut broken = bytes.clone();
+                broken[at] = change;
+                let Ok(broken) = RawDocumentBuf::from_bytes(broken) else { continue };
+                let _ = projection.apply(&broken);
+                let _ = projection.apply_key(&broken);
+                let _ = projection.apply_update_description_of(&broken, &broken);
+            }
+        }
+    }
+}
