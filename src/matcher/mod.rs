@@ -60,7 +60,7 @@ pub enum Placeholder {
 /// Where a placeholder stands, which decides whether an array fits there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// `field: { $param: p }` or `$eq`: a value, or an array as the set of allowed values.
+    /// `field: { $param: p }`, `$eq` or `$ne`: a value, or an array as the set of values.
     Equality,
     /// The whole operand of `$in`, `$nin` or `$all`: an array.
     Set,
