@@ -225,9 +225,9 @@ fn file_errors() {
              hint: the range is 0s for no limit, or 1s to 8760h",
         ),
         (
-            "replay: { max_bytes: 1KiB }\n",
-            "sidestream.yaml:1:22: error: replay.max_bytes: `1KiB` is out of range\n  \
-             hint: the range is 64KiB to 1024GiB",
+            "replay: { max_bytes: 1000B }\n",
+            "sidestream.yaml:1:22: error: replay.max_bytes: `1000B` is out of range\n  \
+             hint: the range is 1KiB to 1024GiB",
         ),
         (
             "replay: { max_concurrent: 0 }\n",

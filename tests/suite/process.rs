@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use rustix::process::Signal;
 
 use crate::support::mongo::{Own, ROOT, Setup};
-use crate::support::sidecar::{Filters, Program};
+use crate::support::sidecar::{self, Filters, Program};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
@@ -125,7 +125,9 @@ async fn a_mongodb_that_needs_a_person_is_waited_for_and_named() {
     let filters = filters("shop");
     let path = filters.path().to_str().unwrap();
     let uri = format!("mongodb://{}/?replicaSet=rs0", own.host(0));
-    let mut program = Program::start(&["--mongodb", &uri, "--filters", path], &[]).await;
+    let app = format!("http://{}", sidecar::nowhere());
+    let arguments = ["--mongodb", &uri, "--filters", path, "--app", &app];
+    let mut program = Program::start(&arguments, &[]).await;
     until("the log names it", || async { program.log().contains("rs.initiate()") }).await;
     assert_eq!(http::get(program.listen, "/page").await.head.status, 502);
     program.signal(Signal::TERM);
