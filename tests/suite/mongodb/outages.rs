@@ -138,3 +138,26 @@ async fn errors_of_the_cursor() {
     assert_eq!(sidecar::metric(sidecar.admin, metric).await, 2.0);
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn a_deployment_that_is_set_up_anew() {
+    let mut own = Own::start(Setup::default()).await;
+    // An election more than the new one will have had, so that its primary looks outdated.
+    own.kill(0);
+    own.restart(0);
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    insert(&collection(&own.client().await, "shop", "orders"), 0..2).await;
+    expect(&mut stream, 0..2).await;
+
+    own.kill(0);
+    own.wipe(0);
+    own.restart(0);
+    own.initiate().await;
+    expect_reset(&mut stream, "history-lost").await;
+    insert(&collection(&own.client().await, "shop", "orders"), 2..4).await;
+    expect(&mut stream, 2..4).await;
+    sidecar.finish().await;
+}
