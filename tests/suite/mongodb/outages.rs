@@ -4,7 +4,7 @@
 use mongodb::bson::doc;
 use rustix::process::Signal;
 
-use super::{collection, expect, expect_reset, filter, insert};
+use super::{collection, expect, expect_reset, filter, id, insert};
 use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
@@ -140,7 +140,7 @@ async fn errors_of_the_cursor() {
 }
 
 #[tokio::test]
-async fn a_deployment_that_is_set_up_anew() {
+async fn a_deployment_that_is_set_up_anew_is_found_and_read() {
     let mut own = Own::start(Setup::default()).await;
     // An election more than the new one will have had, so that its primary looks outdated.
     own.kill(0);
@@ -156,8 +156,17 @@ async fn a_deployment_that_is_set_up_anew() {
     own.wipe(0);
     own.restart(0);
     own.initiate().await;
-    expect_reset(&mut stream, "history-lost").await;
     insert(&collection(&own.client().await, "shop", "orders"), 2..4).await;
-    expect(&mut stream, 2..4).await;
+    // An event's token is none of the new deployment, and leads to a reset. A high-water mark is
+    // only a time, and a young oplog takes it: then the stream goes on without one.
+    let first = stream.event().await;
+    if first.name() == "reset" {
+        assert_eq!(first.json()["reason"], "history-lost");
+        insert(&collection(&own.client().await, "shop", "orders"), 4..6).await;
+        while id(&stream.event().await) != 5 {}
+    } else {
+        assert_eq!(id(&first), 2);
+        expect(&mut stream, 3..4).await;
+    }
     sidecar.finish().await;
 }
