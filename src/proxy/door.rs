@@ -73,10 +73,13 @@ impl Door {
             return;
         }
         let mut persistent: Option<HttpPersistentSettings> = None;
+        let mut is_first = true;
         loop {
             connection.is_holding = false;
             let mut bytes = std::mem::take(&mut connection.held);
-            let head = match self.read_head(&mut connection.socket, &mut bytes).await {
+            let read = self.read_head(&mut connection.socket, &mut bytes, is_first).await;
+            is_first = false;
+            let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
                     connection.held = bytes;
@@ -143,7 +146,7 @@ impl Door {
         }
     }
 
-    async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut) -> Read {
+    async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut, is_first: bool) -> Read {
         let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
         loop {
             match gate::inspect(bytes) {
@@ -159,8 +162,9 @@ impl Door {
             let read = tokio::select! {
                 biased;
                 read = timeout_at(deadline, read) => read,
-                // An idle connection need not outlive the process's farewell.
-                () = self.drain.begun(), if is_idle => return Read::Over,
+                // A used connection that is idle need not outlive the process's farewell. A new one
+                // was made to ask something.
+                () = self.drain.begun(), if is_idle && !is_first => return Read::Over,
             };
             match read {
                 Ok(Ok(1..)) if is_idle => deadline = Instant::now() + HEAD_DEADLINE,

@@ -132,8 +132,9 @@ impl Server {
     /// Makes a new client in the place of the old.
     ///
     /// A driver that was told of a replica set forgets for good a host that turns out to be a
-    /// standalone server or of another set; when somebody has made it right, only a new client
-    /// looks there again.
+    /// standalone server or of another set, and the hosts of the URI once the set calls its members
+    /// otherwise; and it takes the primary of a set that was set up anew for an outdated one. When
+    /// somebody has made it right, only a new client looks there again.
     pub fn renew(&self) {
         let State::Connected(Connected { options, made_at, .. }) = self.connected.borrow().clone()
         else {
@@ -203,13 +204,17 @@ impl Server {
         }
     }
 
-    /// After no server could be chosen: a reason that helps, where there is one.
-    pub async fn diagnose(&self) -> Option<String> {
+    /// After no server could be chosen: why, as a look at the hosts tells. Where one answers all the
+    /// same, the next attempt is made with a new client.
+    pub async fn diagnose(&self) -> String {
         let options = self.connected().await.options;
         match deployment::look(&options).await {
-            Look::InVain(_, reason) | Look::Member(reason) => Some(reason),
+            Look::InVain(_, reason) | Look::Member(reason) => {
+                self.renew();
+                reason
+            }
             Look::Refused | Look::Silent => {
-                Some(format!("nothing answers at {}", deployment::hosts(&options)))
+                format!("nothing answers at {}", deployment::hosts(&options))
             }
         }
     }

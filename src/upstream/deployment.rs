@@ -185,6 +185,15 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
             };
         }
     };
+    if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        return match wanted {
+            Some(name) => Look::InVain(
+                Trouble::ConnectionString,
+                format!("{address} is a mongos, but mongodb.uri asks for replicaSet={name}"),
+            ),
+            None => Look::Member(format!("{address} is a mongos that cannot be used at present")),
+        };
+    }
     match (hello.get_str("setName").ok(), wanted) {
         (Some(name), Some(wanted)) if name != wanted => Look::InVain(
             Trouble::WrongSet,

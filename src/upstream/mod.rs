@@ -308,7 +308,7 @@ impl Upstream {
         let seen = match error {
             // The driver's own message lists what it knows of every host; a look says more.
             DeploymentError::Driver(_) if trouble == Trouble::Unreachable => {
-                self.server.diagnose().await
+                Some(self.server.diagnose().await)
             }
             _ => None,
         };

@@ -2,6 +2,7 @@
 //! failing over, with a short history, and with collections that come and go.
 
 mod history;
+mod impossible;
 mod outages;
 mod sharing;
 mod states;

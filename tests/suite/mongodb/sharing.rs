@@ -81,3 +81,36 @@ async fn a_thousand_clients_of_twenty_filters_share_one_cursor() {
     drop(streams);
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn collections_that_are_added_while_others_are_busy() {
+    let database = unique("added");
+    let filters = Filters::new(&[("orders", &filter(&format!("{database}.orders")))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let client = Client::with_uri_str(mongo::uri()).await.unwrap();
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let orders = collection(&client, &database, "orders");
+    let writer = tokio::spawn(async move { insert(&orders, 0..400).await });
+    let mut next = 0;
+    for number in 0..4 {
+        let name = format!("c{number}");
+        filters.write(&name, &filter(&format!("{database}.{name}")));
+        until("the new stream is there", || async {
+            http::get(sidecar.listen, "/_events").await.text().contains(&name)
+        })
+        .await;
+        let mut added = Stream::open(sidecar.listen, &format!("/_events/{name}")).await;
+        insert(&collection(&client, &database, &name), 0..2).await;
+        expect(&mut added, 0..2).await;
+        expect(&mut stream, next..next + 40).await;
+        next += 40;
+        // From the middle of it all, across the change of cursors.
+        let id = stream.last_event_id.clone().unwrap();
+        let mut resumed = Stream::resume(sidecar.listen, "/_events/orders", &id).await;
+        expect(&mut resumed, next..next + 10).await;
+    }
+    expect(&mut stream, next..400).await;
+    writer.await.unwrap();
+    sidecar.finish().await;
+}

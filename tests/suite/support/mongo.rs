@@ -230,6 +230,18 @@ kill "$killer" 2>/dev/null
         self.run(index);
     }
 
+    /// Forgets everything, as long as it does not run: another deployment at the same address.
+    pub fn wipe(&mut self, index: usize) {
+        for entry in std::fs::read_dir(&self.nodes[index].data).expect("its data") {
+            let path = entry.expect("its data").path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).expect("removed");
+            } else if path.file_name().is_none_or(|name| name != "key") {
+                std::fs::remove_file(path).expect("removed");
+            }
+        }
+    }
+
     /// Starts a standalone server again as a member of a set that is still to be initiated.
     pub fn restart_as_member(&mut self) {
         self.setup.members = self.nodes.len();
