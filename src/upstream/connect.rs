@@ -18,6 +18,7 @@ use crate::config::MongodbUri;
 
 /// How long a server is looked for, unless the URI says `serverSelectionTimeoutMS`.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+const UNRESOLVED: &str = "the host of mongodb.uri cannot be resolved";
 /// Pause before a name is resolved again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long the driver may try alone, and the pause between looks at the hosts after that.
@@ -90,7 +91,7 @@ impl Server {
                 }
                 Err(error) if Trouble::of(&error) == Trouble::Unreachable => {
                     let message = trouble::message(&error);
-                    warn!("the host of mongodb.uri cannot be resolved: {message}");
+                    warn!("{UNRESOLVED}: {message}");
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => break error,
@@ -157,6 +158,10 @@ impl Server {
     pub async fn ask(&self) -> Result<Deployment, DeploymentError> {
         let Connected { client, options, .. } = *tokio::select! {
             connected = self.connected() => connected,
+            () = tokio::time::sleep(SERVER_SELECTION_TIMEOUT) => {
+                let (trouble, reason) = (Trouble::Unreachable, UNRESOLVED.to_string());
+                return Err(DeploymentError::InVain { trouble, reason });
+            }
             reason = self.refused() => {
                 return Err(DeploymentError::InVain { trouble: Trouble::ConnectionString, reason });
             }
@@ -180,10 +185,7 @@ impl Server {
                 State::Refused(reason) => return Err(ProbeError::Invalid(reason.clone())),
                 State::Connecting => unreachable!("it was waited for"),
             },
-            _ => {
-                let reason = "the host of mongodb.uri cannot be resolved";
-                return Err(ProbeError::Unavailable(reason.to_string()));
-            }
+            _ => return Err(ProbeError::Unavailable(UNRESOLVED.to_string())),
         };
         let error = match self.ask().await {
             Ok(deployment) => return Ok(deployment),

@@ -130,15 +130,21 @@ async fn errors_of_the_cursor() {
             next += 2;
         }
     }
-    for code in [280, 286] {
-        own.fail(&["getMore"], doc! { "times": 1 }, "sidecar-under-test", code).await;
+    for (command, code) in
+        [("getMore", 280), ("getMore", 286), ("aggregate", 280), ("aggregate", 286)]
+    {
+        own.fail(&[command], doc! { "times": 1 }, "sidecar-under-test", code).await;
+        if command == "aggregate" {
+            // The cursor is gone, and the driver's own attempt to resume fails for good.
+            own.admin(doc! { "killAllSessions": [] }).await.expect("the right to");
+        }
         expect_reset(&mut stream, "history-lost").await;
         insert(&orders, next..next + 2).await;
         expect(&mut stream, next..next + 2).await;
         next += 2;
     }
     let metric = "sidestream_resets_total{reason=\"history-lost\"}";
-    assert_eq!(sidecar::metric(sidecar.admin, metric).await, 2.0);
+    assert_eq!(sidecar::metric(sidecar.admin, metric).await, 4.0);
     sidecar.finish().await;
 }
 
