@@ -370,3 +370,54 @@ pub fn scan(route: &Route, events: &[(u64, Arc<ChangeEvent>)]) -> Vec<Arc<Delive
         .filter_map(|(number, event)| route.deliver(*number, event).map(Arc::new))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use bson::{Timestamp, rawdoc};
+
+    use super::*;
+
+    /// The operation of this index within one transaction.
+    fn operation(index: u8) -> ChangeEvent {
+        let token = format!("8266F3AAAA000000012B042C01002B{index:02X}6E5A1004D3F046645F0004");
+        let raw = rawdoc! {
+            "_id": { "_data": token },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1 },
+        };
+        ChangeEvent::parse(raw).unwrap()
+    }
+
+    // A cursor that resumes behind the first event, on a server whose majority lags, finds nothing
+    // at first and says only that it is still there.
+    #[test]
+    fn a_position_within_a_transaction_skips_nothing_of_the_rest() {
+        let text = "collection: shop.orders\naccess: public\n";
+        let filter = Arc::new(
+            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
+        );
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Feed::new(FeedKey::of(&filter), limits, 16);
+        feed.read_also(std::slice::from_ref(&filter));
+        let (generation, _) = feed.collections();
+        feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
+        let route = feed.join(&filter, filter.bind(&[]).unwrap()).route;
+
+        assert!(feed.append(generation, operation(2)));
+        assert!(feed.advance(generation, operation(2).token().clone()));
+        let told = feed.position_without_document(&route, 1).unwrap();
+        assert!(!told.names_document());
+        assert!(*operation(2).token() < told && told < *operation(4).token());
+        assert!(feed.append(generation, operation(4)));
+        assert_eq!(feed.locate(&told), Some(Located::At(1)));
+
+        feed.set_sharded(true);
+        let told = feed.position_without_document(&route, 2).unwrap();
+        assert_eq!(told, Position::before(Timestamp { time: 0x66F3_AAAA, increment: 1 }));
+    }
+}

@@ -124,9 +124,8 @@ impl Position {
     /// After the time come the token version (`2B` and a byte) and the token type: `29`, zero, is
     /// a high-water mark.
     pub fn names_document(&self) -> bool {
-        let is_high_water_mark =
-            self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29");
-        !self.is_ours() && !is_high_water_mark
+        let is_mark = self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29");
+        !self.is_ours() && !is_mark
     }
 }
 

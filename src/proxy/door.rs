@@ -23,9 +23,10 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::forward::Forward;
+use super::forward::{APP_AWAY, APP_TOO_SLOW, CONNECT_TIMEOUT, Forward, Side};
 use super::gate::{self, Body, Head, Verdict};
 use super::io::{Connection, Socket};
+use super::lane;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
 use crate::access::Origin;
@@ -48,7 +49,7 @@ pub struct Door {
     pub proxy: Arc<HttpProxy<Forward>>,
     pub desk: Arc<Desk>,
     pub prefix: Arc<str>,
-    pub trusted_proxies: Arc<[ipnet::IpNet]>,
+    pub side: Arc<Side>,
     pub drain: Drain,
     /// What pingora watches; flips when draining begins.
     pub shutdown: ShutdownWatch,
@@ -97,6 +98,10 @@ impl Door {
                 }
             };
             match path::classify(&head.target, &self.prefix) {
+                Target::App if lane::wants(&head) && self.side.has_lane() => {
+                    let _held = self.drain.hold();
+                    return self.pass(*connection, bytes, &head, peer).await;
+                }
                 Target::App => {
                     let _held = self.drain.hold();
                     match self.forward(connection, bytes, &head, persistent.take()).await {
@@ -148,8 +153,9 @@ impl Door {
 
     async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut, is_first: bool) -> Read {
         let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
+        let mut seen = 0;
         loop {
-            match gate::inspect(bytes) {
+            match gate::inspect(bytes, &mut seen) {
                 Verdict::Request(head) => return Read::Request(head),
                 Verdict::Http2 => return Read::Http2,
                 Verdict::Refused(refusal) => {
@@ -211,11 +217,44 @@ impl Door {
         Some((connection, settings))
     }
 
+    /// Passes a request with trailer fields beside pingora; the connection ends with it.
+    async fn pass(
+        &self,
+        mut connection: Connection,
+        mut bytes: BytesMut,
+        head: &Head,
+        peer: Option<SocketAddr>,
+    ) {
+        let began = Instant::now();
+        let fields = bytes.split_to(head.length);
+        let values = |name: &str| -> Vec<Vec<u8>> {
+            gate::header_values(&fields, name).into_iter().map(<[u8]>::to_vec).collect()
+        };
+        let host = values("host").into_iter().next();
+        let added = self.side.forwarded(peer.map(|peer| peer.ip()), values, host);
+        let rewritten = lane::rewrite(&fields, &added);
+        let status = match lane::connect(&self.side.app, CONNECT_TIMEOUT).await {
+            Ok(app) => lane::pass(connection.socket, app, rewritten, bytes, head.body).await,
+            Err(error) => {
+                let problem = match error.kind() {
+                    io::ErrorKind::TimedOut => Problem::new(504, APP_TOO_SLOW),
+                    _ => Problem::new(502, APP_AWAY),
+                };
+                let status = problem.status;
+                refuse(&mut connection.socket, problem).await;
+                status
+            }
+        };
+        let metrics = &self.desk.metrics;
+        metrics.proxy_requests_total.with_label_values(&[&status.to_string()]).inc();
+        metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
+    }
+
     fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
         let fields = &bytes[..head.length];
         let first = |name: &str| gate::header_values(fields, name).into_iter().next();
         let forwarded_host = || {
-            let is_trusted = gate::is_trusted(&self.trusted_proxies, peer.map(|peer| peer.ip()));
+            let is_trusted = self.side.is_trusted(peer.map(|peer| peer.ip()));
             if is_trusted { first("x-forwarded-host") } else { None }
         };
         self.desk.answer(Ask {

@@ -27,20 +27,63 @@ use crate::transport::Sink;
 use crate::transport::problem::Problem;
 
 /// An app that has not accepted a connection by then is too slow: 504.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const APP_TOO_SLOW: &str = "the app did not accept the connection in time";
+pub const APP_AWAY: &str = "the app behind this address does not answer";
 /// Idle connections to the app are kept this long, less than most apps keep them.
 const APP_IDLE: Duration = Duration::from_secs(4);
 /// How long a resolved name of the app is used.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
 
-/// See the file's head.
-pub struct Forward {
+/// The way to the app, for every way in.
+#[derive(Debug)]
+pub struct Side {
     pub app: AppAddress,
-    pub desk: Arc<Desk>,
-    pub prefix: Arc<str>,
-    pub trusted_proxies: Arc<[ipnet::IpNet]>,
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `https` when the public port speaks TLS.
     pub scheme: &'static str,
+}
+
+impl Side {
+    /// Whether this peer's `X-Forwarded-*` are believed.
+    pub fn is_trusted(&self, peer: Option<IpAddr>) -> bool {
+        gate::is_trusted(&self.trusted_proxies, peer)
+    }
+
+    /// Whether [`super::lane`] speaks to this app.
+    pub fn has_lane(&self) -> bool {
+        !matches!(self.app, AppAddress::Tcp { tls: true, .. })
+    }
+
+    /// The `X-Forwarded-*` fields that the app gets; what was there is believed only from trusted
+    /// proxies.
+    pub fn forwarded(
+        &self,
+        peer: Option<IpAddr>,
+        values: impl Fn(&str) -> Vec<Vec<u8>>,
+        host: Option<Vec<u8>>,
+    ) -> Vec<(&'static str, Vec<u8>)> {
+        let is_trusted = self.is_trusted(peer);
+        let client = peer.map_or_else(|| "unknown".to_string(), |ip| ip.to_canonical().to_string());
+        let believed = |name| if is_trusted { values(name) } else { Vec::new() };
+        let mut chain = believed("x-forwarded-for");
+        chain.push(client.into_bytes());
+        let first = |name| believed(name).into_iter().next();
+        let proto = first("x-forwarded-proto").unwrap_or_else(|| self.scheme.into());
+        let host = first("x-forwarded-host").or(host).unwrap_or_default();
+        vec![
+            ("X-Forwarded-For", chain.join(&b", "[..])),
+            ("X-Forwarded-Proto", proto),
+            ("X-Forwarded-Host", host),
+        ]
+    }
+}
+
+/// See the file's head.
+pub struct Forward {
+    pub side: Arc<Side>,
+    pub desk: Arc<Desk>,
+    pub prefix: Arc<str>,
     pub resolved: Mutex<Option<Resolved>>,
 }
 
@@ -76,7 +119,7 @@ impl Forward {
     }
 
     async fn peer(&self, failures: usize) -> pingora::Result<HttpPeer> {
-        let mut peer = match &self.app {
+        let mut peer = match &self.side.app {
             AppAddress::Unix { path } => {
                 HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
             }
@@ -107,37 +150,14 @@ impl Forward {
         self.resolved.lock().as_ref().map_or(1, |resolved| resolved.addresses.len())
     }
 
-    fn is_trusted(&self, peer: Option<IpAddr>) -> bool {
-        gate::is_trusted(&self.trusted_proxies, peer)
-    }
-
-    /// Sets `X-Forwarded-For`, `-Proto` and `-Host`; what was there is believed only from trusted
-    /// proxies.
     fn set_forwarded(&self, session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
-        let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip().to_canonical());
-        let is_trusted = self.is_trusted(peer);
-        let client = peer.map_or_else(|| "unknown".to_string(), |ip| ip.to_string());
-        let before = request
-            .headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let chain = match is_trusted && !before.is_empty() {
-            true => format!("{before}, {client}"),
-            false => client,
+        let peer = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
+        let values = |name: &str| -> Vec<Vec<u8>> {
+            request.headers.get_all(name).iter().map(|value| value.as_bytes().to_vec()).collect()
         };
-        request.insert_header("X-Forwarded-For", chain)?;
-        if !is_trusted || !request.headers.contains_key("x-forwarded-proto") {
-            request.insert_header("X-Forwarded-Proto", self.scheme)?;
-        }
-        if !is_trusted || !request.headers.contains_key("x-forwarded-host") {
-            let host = host_of(session.req_header()).map(<[u8]>::to_vec);
-            match host {
-                Some(host) => request.insert_header("X-Forwarded-Host", host)?,
-                None => drop(request.remove_header("x-forwarded-host")),
-            }
+        let host = host_of(session.req_header()).map(<[u8]>::to_vec);
+        for (name, value) in self.side.forwarded(peer, values, host) {
+            request.insert_header(name, value)?;
         }
         Ok(())
     }
@@ -152,7 +172,7 @@ impl Forward {
             };
             let first = |name: &str| values(name).into_iter().next();
             let forwarded_host =
-                if self.is_trusted(peer) { first("x-forwarded-host") } else { None };
+                if self.side.is_trusted(peer) { first("x-forwarded-host") } else { None };
             self.desk.answer(Ask {
                 method: request.method.as_str(),
                 rest,
@@ -309,11 +329,9 @@ impl ProxyHttp for Forward {
             (_, ErrorType::HTTPStatus(status)) => Problem::new(*status, "the request was refused"),
             (ErrorSource::Downstream, _) => Problem::new(400, "the request is malformed"),
             (_, ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout) => {
-                Problem::new(504, "the app did not accept the connection in time")
+                Problem::new(504, APP_TOO_SLOW)
             }
-            (ErrorSource::Upstream, _) => {
-                Problem::new(502, "the app behind this address does not answer")
-            }
+            (ErrorSource::Upstream, _) => Problem::new(502, APP_AWAY),
             _ => Problem::new(500, "the request could not be forwarded"),
         };
         if session.response_written().is_some() {

@@ -50,6 +50,8 @@ pub struct Head {
     pub minor: u8,
     pub body: Body,
     pub is_upgrade: bool,
+    /// Whether it takes trailer fields, or announces its own.
+    pub has_trailers: bool,
     /// Whether the client wants to keep the connection.
     pub is_keep_alive: bool,
 }
@@ -58,20 +60,24 @@ const fn refuse(status: u16, reason: &'static str) -> Verdict {
     Verdict::Refused(Refusal { status, reason })
 }
 
-/// Looks at the bytes that a connection, or its next request, begins with.
-pub fn inspect(bytes: &[u8]) -> Verdict {
+/// Looks at the bytes that a connection, or its next request, begins with. `seen` is how many of
+/// them an earlier look found to be partial, so that a head that comes byte by byte is not gone
+/// over again and again; zero at first.
+pub fn inspect(bytes: &[u8], seen: &mut usize) -> Verdict {
     let common = bytes.len().min(H2_PREFACE.len());
     if !bytes.is_empty() && bytes[..common] == H2_PREFACE[..common] {
         return if common == H2_PREFACE.len() { Verdict::Http2 } else { Verdict::Partial };
     }
-    let Some(length) = head_length(bytes) else {
+    let from = seen.saturating_sub(3);
+    let Some(length) = head_length(&bytes[from..]).map(|length| from + length) else {
         // A bare LF could hide the end that another reader sees.
-        if has_bare_line_feed(bytes) {
+        if has_bare_line_feed(&bytes[from..], from == 0) {
             return refuse(400, "a line ends in a bare LF");
         }
         if bytes.len() >= MAX_HEAD {
             return refuse(431, "the request head is longer than 64 KiB");
         }
+        *seen = bytes.len();
         return Verdict::Partial;
     };
     if length > MAX_HEAD {
@@ -84,20 +90,17 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|part| part == b"\r\n\r\n").map(|at| at + 4)
 }
 
-fn has_bare_line_feed(bytes: &[u8]) -> bool {
-    let mut before = 0;
-    bytes.iter().any(|byte| {
-        let is_bare = *byte == b'\n' && before != b'\r';
-        before = *byte;
-        is_bare
-    })
+/// `is_start`: these bytes are the first, so that a line feed at their beginning is bare.
+fn has_bare_line_feed(bytes: &[u8], is_start: bool) -> bool {
+    let is_bare = |pair: &[u8]| pair[0] != b'\r' && pair[1] == b'\n';
+    (is_start && bytes.first() == Some(&b'\n')) || bytes.windows(2).any(is_bare)
 }
 
 fn parse(head: &[u8]) -> Verdict {
     if head.contains(&0) {
         return refuse(400, "the request head contains a NUL");
     }
-    if has_bare_line_feed(head) {
+    if has_bare_line_feed(head, true) {
         return refuse(400, "a line ends in a bare LF");
     }
     if has_bare_carriage_return(head) {
@@ -138,6 +141,8 @@ fn parse(head: &[u8]) -> Verdict {
         body,
         is_upgrade: has_token(request.headers, "connection", "upgrade")
             && find(request.headers, "upgrade").next().is_some(),
+        has_trailers: has_token(request.headers, "te", "trailers")
+            || find(request.headers, "trailer").next().is_some(),
         is_keep_alive: if minor == 0 {
             has_token(request.headers, "connection", "keep-alive")
         } else {
@@ -243,7 +248,7 @@ mod tests {
     use super::*;
 
     fn status(head: &[u8]) -> Option<u16> {
-        match inspect(head) {
+        match inspect(head, &mut 0) {
             Verdict::Refused(refusal) => Some(refusal.status),
             Verdict::Request(_) => None,
             other => panic!("{other:?} for {}", String::from_utf8_lossy(head)),
@@ -290,15 +295,16 @@ mod tests {
     #[test]
     fn a_head_may_come_byte_by_byte_and_not_grow_for_ever() {
         let head = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nrest";
+        let mut seen = 0;
         for end in 0..head.len() - 4 {
-            assert_eq!(inspect(&head[..end]), Verdict::Partial, "{end}");
+            assert_eq!(inspect(&head[..end], &mut seen), Verdict::Partial, "{end}");
         }
-        let Verdict::Request(request) = inspect(head) else { panic!("a request") };
+        let Verdict::Request(request) = inspect(head, &mut seen) else { panic!("a request") };
         assert_eq!((request.length, request.is_keep_alive), (head.len() - 4, false));
         for end in 1..H2_PREFACE.len() {
-            assert_eq!(inspect(&H2_PREFACE[..end]), Verdict::Partial);
+            assert_eq!(inspect(&H2_PREFACE[..end], &mut 0), Verdict::Partial);
         }
-        assert_eq!(inspect(H2_PREFACE), Verdict::Http2);
+        assert_eq!(inspect(H2_PREFACE, &mut 0), Verdict::Http2);
         let endless = [b"GET /x HTTP/1.1\r\nX: ".as_slice(), &[b'a'; MAX_HEAD]].concat();
         assert_eq!(status(&endless), Some(431));
     }
@@ -307,5 +313,44 @@ mod tests {
     fn header_values_are_found_whatever_their_case() {
         let head = b"GET / HTTP/1.1\r\nHost: a\r\nACCEPT: text/html\r\naccept:  */* \r\n\r\n";
         assert_eq!(header_values(head, "Accept"), [b"text/html".as_slice(), b"*/*"]);
+    }
+
+    proptest::proptest! {
+        /// Whatever comes, in whatever pieces: no panic, and the same verdict; and what passes,
+        /// another parser takes for the same request.
+        #[test]
+        fn pieces_do_not_change_the_verdict(
+            lines in proptest::collection::vec("[A-Za-z-]{0,12}:? ?[ -~\r\n\t\u{0}]{0,12}", 0..6),
+            ends in proptest::collection::vec(0usize..200, 0..8),
+        ) {
+            let head = format!("GET /x HTTP/1.1\r\nHost: a\r\n{}\r\n\r\nrest", lines.join("\r\n"));
+            let head = head.as_bytes();
+            let whole = inspect(head, &mut 0);
+            let mut ends = ends;
+            ends.sort_unstable();
+            let mut seen = 0;
+            let mut verdict = Verdict::Partial;
+            for end in ends.into_iter().chain([head.len()]) {
+                verdict = inspect(&head[..end.min(head.len())], &mut seen);
+                if verdict != Verdict::Partial {
+                    break;
+                }
+            }
+            let is_refused = |verdict: &Verdict| matches!(verdict, Verdict::Refused(_));
+            proptest::prop_assert!(verdict == whole || is_refused(&verdict) && is_refused(&whole));
+            if let Verdict::Request(request) = whole {
+                let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+                let mut parsed = httparse::Request::new(&mut headers);
+                let length = parsed.parse(head).unwrap();
+                proptest::prop_assert_eq!(length, httparse::Status::Complete(request.length));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            inspect(&bytes, &mut 0);
+            super::super::path::classify(&bytes, "/_events");
+            super::super::path::pairs_of(&bytes);
+        }
     }
 }

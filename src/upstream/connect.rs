@@ -18,6 +18,7 @@ use crate::config::MongodbUri;
 
 /// How long a server is looked for, unless the URI says `serverSelectionTimeoutMS`.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+const UNRESOLVED: &str = "the host of mongodb.uri cannot be resolved";
 /// Pause before a name is resolved again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long the driver may try alone, and the pause between looks at the hosts after that.
@@ -39,7 +40,7 @@ enum State {
     Connecting,
     /// The connection string is of no use, and will stay so.
     Refused(String),
-    Connected(Connected),
+    Connected(Box<Connected>),
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +83,7 @@ impl Server {
                     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
                     match Connected::new(options) {
                         Ok(connected) => {
-                            self.connected.send_replace(State::Connected(connected));
+                            self.connected.send_replace(State::Connected(Box::new(connected)));
                             return Ok(());
                         }
                         Err(error) => break error,
@@ -90,7 +91,7 @@ impl Server {
                 }
                 Err(error) if Trouble::of(&error) == Trouble::Unreachable => {
                     let message = trouble::message(&error);
-                    warn!("the host of mongodb.uri cannot be resolved: {message}");
+                    warn!("{UNRESOLVED}: {message}");
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => break error,
@@ -106,7 +107,7 @@ impl Server {
         self.connected().await.client
     }
 
-    async fn connected(&self) -> Connected {
+    async fn connected(&self) -> Box<Connected> {
         let mut connected = self.connected.subscribe();
         loop {
             if let State::Connected(connected) = &*connected.borrow_and_update() {
@@ -136,16 +137,15 @@ impl Server {
     /// otherwise; and it takes the primary of a set that was set up anew for an outdated one. When
     /// somebody has made it right, only a new client looks there again.
     pub fn renew(&self) {
-        let State::Connected(Connected { options, made_at, .. }) = self.connected.borrow().clone()
-        else {
+        let State::Connected(old) = self.connected.borrow().clone() else {
             return;
         };
-        if made_at.elapsed() < YOUNG {
+        if old.made_at.elapsed() < YOUNG {
             return;
         }
-        match Connected::new(options) {
+        match Connected::new(old.options) {
             // Cursors of the old client hold it until they are closed.
-            Ok(connected) => drop(self.connected.send_replace(State::Connected(connected))),
+            Ok(new) => drop(self.connected.send_replace(State::Connected(Box::new(new)))),
             Err(error) => debug!(%error, "the client stays as it is"),
         }
     }
@@ -156,8 +156,12 @@ impl Server {
     /// # Errors
     /// [`DeploymentError`], each with what to do.
     pub async fn ask(&self) -> Result<Deployment, DeploymentError> {
-        let Connected { client, options, .. } = tokio::select! {
+        let Connected { client, options, .. } = *tokio::select! {
             connected = self.connected() => connected,
+            () = tokio::time::sleep(SERVER_SELECTION_TIMEOUT) => {
+                let (trouble, reason) = (Trouble::Unreachable, UNRESOLVED.to_string());
+                return Err(DeploymentError::InVain { trouble, reason });
+            }
             reason = self.refused() => {
                 return Err(DeploymentError::InVain { trouble: Trouble::ConnectionString, reason });
             }
@@ -181,10 +185,7 @@ impl Server {
                 State::Refused(reason) => return Err(ProbeError::Invalid(reason.clone())),
                 State::Connecting => unreachable!("it was waited for"),
             },
-            _ => {
-                let reason = "the host of mongodb.uri cannot be resolved";
-                return Err(ProbeError::Unavailable(reason.to_string()));
-            }
+            _ => return Err(ProbeError::Unavailable(UNRESOLVED.to_string())),
         };
         let error = match self.ask().await {
             Ok(deployment) => return Ok(deployment),
@@ -222,8 +223,8 @@ impl Server {
     /// Closes the connections; cursors have to be closed before.
     pub async fn close(&self) {
         let state = self.connected.borrow().clone();
-        if let State::Connected(Connected { client, .. }) = state {
-            client.shutdown().immediate(true).await;
+        if let State::Connected(connected) = state {
+            connected.client.shutdown().immediate(true).await;
         }
     }
 }

@@ -122,7 +122,7 @@ impl Upstream {
             resume = match (trouble, resume) {
                 // The window may reach back further than the oplog; see `warm_start`.
                 (_, Resume::First) if self.feed.now().is_none() => Resume::First,
-                (Trouble::HistoryLost | Trouble::Fatal, _) => Resume::FromNow,
+                (Trouble::HistoryLost | Trouble::Fatal | Trouble::Unreadable, _) => Resume::FromNow,
                 (Trouble::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
                 (_, Resume::FromNow) => Resume::FromNow,
                 (_, _) => Resume::FromHead,

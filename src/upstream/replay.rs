@@ -185,7 +185,7 @@ impl Replayer {
                 }
                 Err(error) => {
                     return match Trouble::of(&error) {
-                        Trouble::HistoryLost => {
+                        Trouble::HistoryLost | Trouble::Unreadable => {
                             Pass::Finished(Replayed::Lost(ResetReason::HistoryLost))
                         }
                         Trouble::Fatal => Pass::Finished(Replayed::Lost(ResetReason::InvalidToken)),
@@ -221,7 +221,7 @@ impl Replayer {
         match opened {
             Ok(events) => Ok(events),
             Err(error) => match Trouble::of(&error) {
-                Trouble::HistoryLost => Err(Some(ResetReason::HistoryLost)),
+                Trouble::HistoryLost | Trouble::Unreadable => Err(Some(ResetReason::HistoryLost)),
                 Trouble::Fatal => Err(Some(ResetReason::InvalidToken)),
                 // Servers have many codes for a token that they cannot read. Whether it was the
                 // token is seen by going without one.

@@ -24,8 +24,10 @@ const UNKNOWN_STAGE: i32 = 40324;
 pub enum Trouble {
     /// The oplog no longer holds the place to go on from.
     HistoryLost,
-    /// The server will never go on from here: the token, or the event after it, is of no use.
+    /// The server will never go on from this token.
     Fatal,
+    /// The server cannot give the next event, however often it is asked.
+    Unreadable,
     Privileges,
     Authentication,
     Standalone,
@@ -54,11 +56,8 @@ impl Trouble {
             }
             ErrorKind::Command(command) => match command.code {
                 CHANGE_STREAM_HISTORY_LOST => Trouble::HistoryLost,
-                // Reading again would come to the same event with the same end.
-                CHANGE_STREAM_FATAL
-                | INVALID_RESUME_TOKEN
-                | NO_MATCHING_DOCUMENT
-                | BSON_OBJECT_TOO_LARGE => Trouble::Fatal,
+                CHANGE_STREAM_FATAL | INVALID_RESUME_TOKEN => Trouble::Fatal,
+                NO_MATCHING_DOCUMENT | BSON_OBJECT_TOO_LARGE => Trouble::Unreadable,
                 UNAUTHORIZED => Trouble::Privileges,
                 AUTHENTICATION_FAILED => Trouble::Authentication,
                 NOT_A_REPLICA_SET => Trouble::Standalone,
@@ -81,6 +80,7 @@ impl Trouble {
         match self {
             Trouble::HistoryLost => "history-lost",
             Trouble::Fatal => "fatal",
+            Trouble::Unreadable => "unreadable",
             Trouble::Privileges => "privileges",
             Trouble::Authentication => "authentication",
             Trouble::Standalone => "standalone",
@@ -117,6 +117,10 @@ impl Trouble {
             Trouble::Fatal => {
                 "clients are told to refetch, and reading goes on from now".to_string()
             }
+            Trouble::Unreadable => "an event is larger than 16 MB, or an image that a filter \
+                requires was not kept (whenAvailable goes without): clients are told to refetch, \
+                and reading goes on from now"
+                .to_string(),
             Trouble::Privileges => format!(
                 "give the MongoDB user the privileges `find` and `changeStream` on all \
                  collections of `{database}`, for instance with the role \

@@ -34,10 +34,10 @@ async fn old_positions_are_read_from_the_oplog_a_few_at_a_time() {
     let events = stream.events(200).await;
 
     let mut streams = Vec::new();
-    for at in 0..20 {
-        let id = events[at].id.as_deref().unwrap();
-        let stream = Stream::resume(sidecar.listen, "/_events/orders", id).await;
-        streams.push((at as i64 + 1, stream));
+    for event in &events[..20] {
+        let at = event.id.as_deref().unwrap();
+        let stream = Stream::resume(sidecar.listen, "/_events/orders", at).await;
+        streams.push((id(event) + 1, stream));
     }
     for (next, stream) in &mut streams {
         expect(stream, *next..200).await;

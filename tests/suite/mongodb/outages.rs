@@ -1,6 +1,9 @@
 //! Servers that go away under open streams: restarts, elections, frozen machines, errors of every
 //! kind. What can go on goes on, with exactly what came in between.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use mongodb::bson::doc;
 use rustix::process::Signal;
 
@@ -127,15 +130,21 @@ async fn errors_of_the_cursor() {
             next += 2;
         }
     }
-    for code in [280, 286] {
-        own.fail(&["getMore"], doc! { "times": 1 }, "sidecar-under-test", code).await;
+    for (command, code) in
+        [("getMore", 280), ("getMore", 286), ("aggregate", 280), ("aggregate", 286)]
+    {
+        own.fail(&[command], doc! { "times": 1 }, "sidecar-under-test", code).await;
+        if command == "aggregate" {
+            // The cursor is gone, and the driver's own attempt to resume fails for good.
+            own.admin(doc! { "killAllSessions": [] }).await.expect("the right to");
+        }
         expect_reset(&mut stream, "history-lost").await;
         insert(&orders, next..next + 2).await;
         expect(&mut stream, next..next + 2).await;
         next += 2;
     }
     let metric = "sidestream_resets_total{reason=\"history-lost\"}";
-    assert_eq!(sidecar::metric(sidecar.admin, metric).await, 2.0);
+    assert_eq!(sidecar::metric(sidecar.admin, metric).await, 4.0);
     sidecar.finish().await;
 }
 
@@ -168,5 +177,62 @@ async fn a_deployment_that_is_set_up_anew_is_found_and_read() {
         assert_eq!(id(&first), 2);
         expect(&mut stream, 3..4).await;
     }
+    sidecar.finish().await;
+}
+
+// Nothing here waits for the other: writes, kills and reconnecting clients as they fall.
+#[tokio::test]
+async fn writes_kills_and_reconnects_at_once() {
+    const WRITES: i64 = 600;
+    let mut own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let settings = [("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB")];
+    let sidecar = sidecar::start(&own.uri(), &filters, &settings).await;
+    let mut faithful = Stream::open(sidecar.listen, "/_events/orders").await;
+    faithful.settled().await;
+    let mut fickle = Stream::open(sidecar.listen, "/_events/orders").await;
+    fickle.settled().await;
+    let client = own.client().await;
+    let written = Arc::new(AtomicI64::new(0));
+    let writer = tokio::spawn({
+        let orders = collection(&client, "shop", "orders");
+        let written = written.clone();
+        async move {
+            let pad = "x".repeat(1000);
+            for id in 0..WRITES {
+                // An answer that was lost is no write that was: the second attempt tells.
+                while let Err(error) = orders.insert_one(doc! { "_id": id, "pad": &pad }).await {
+                    if error.to_string().contains("E11000") {
+                        break;
+                    }
+                }
+                written.store(id + 1, Ordering::Release);
+            }
+        }
+    });
+    let reader = tokio::spawn({
+        let listen = sidecar.listen;
+        async move {
+            for wanted in 0..WRITES {
+                let event = fickle.event().await;
+                assert_eq!(id(&event), wanted);
+                if fastrand::u8(..) < 16 {
+                    let last = event.id.expect("an id");
+                    fickle = Stream::resume(listen, "/_events/orders", &last).await;
+                }
+            }
+        }
+    });
+    for share in 1..4 {
+        until("some more is written", || async {
+            written.load(Ordering::Acquire) >= WRITES / 4 * share
+        })
+        .await;
+        own.kill(0);
+        own.restart(0);
+    }
+    expect(&mut faithful, 0..WRITES).await;
+    reader.await.expect("exactly what was written");
+    writer.await.expect("written");
     sidecar.finish().await;
 }

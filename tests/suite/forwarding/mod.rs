@@ -1,13 +1,17 @@
 //! The proxy: a request through it and the same request directly are the same to both sides.
 
+mod hostile;
+mod large;
+mod protocols;
+
 use std::net::SocketAddr;
 
 use sidestream::Sidecar;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::app::{App, Seen, pattern, send_pattern};
+use crate::support::app::{App, Seen};
 use crate::support::http::{self, Answer, Connection};
-use crate::support::sidecar::{self, Filters, Program};
+use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
 use crate::support::{mongo, until};
 
@@ -35,9 +39,11 @@ fn without_added(seen: &Seen) -> Seen {
     seen
 }
 
+type Fields = Vec<(String, String)>;
+
 /// What belongs to a connection and not to the answer, and the Date that a proxy has to add where
 /// the app gave none (RFC 9110, 6.6.1).
-fn without_hop(answer: &Answer) -> (u16, Vec<(String, String)>, Vec<u8>, Vec<(String, String)>) {
+fn without_hop(answer: &Answer) -> (u16, Fields, Vec<u8>, Fields) {
     let mut fields = answer.head.fields.clone();
     fields.retain(|(name, _)| !matches!(name.as_str(), "connection" | "keep-alive" | "date"));
     (answer.head.status, fields, answer.body.clone(), answer.trailers.clone())
@@ -184,90 +190,6 @@ async fn trusted_proxies_are_believed_and_others_are_not() {
     }
 }
 
-/// Resident memory of a process, in bytes.
-fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
-    kib * 1024
-}
-
-#[tokio::test]
-async fn a_gigabyte_passes_both_ways_with_flat_memory() {
-    const SIZE: u64 = 1 << 30;
-    let app = App::start().await;
-    let filters = Filters::new(&[]);
-    let (dir, url) = (filters.path().display().to_string(), format!("http://{}", app.address));
-    let arguments =
-        ["--wait", "--mongodb", NO_MONGODB, "--filters", dir.as_str(), "--app", url.as_str()];
-    let program = Program::start(&arguments, &[]).await;
-    exchange(program.listen, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET").await.expect("an answer");
-    let before = resident(program.id());
-
-    let down = async {
-        let mut connection = Connection::open(program.listen).await;
-        connection.send(format!("GET /flood/{SIZE} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-        let head = connection.head().await.expect("a head");
-        assert_eq!(head.field("content-length"), Some(SIZE.to_string().as_str()));
-        let mut at = 0u64;
-        let mut most = 0;
-        while at < SIZE {
-            let part = usize::try_from((SIZE - at).min(1 << 20)).unwrap();
-            let bytes = connection.exactly(part).await.expect("the body");
-            assert!(bytes.iter().zip(at..).step_by(97).all(|(byte, at)| *byte == pattern(at)));
-            at += part as u64;
-            most = most.max(resident(program.id()));
-        }
-        most
-    };
-    let up = async {
-        let mut connection = Connection::open(program.listen).await;
-        let head = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n");
-        connection.send(head).await;
-        send_pattern(&mut connection.socket, SIZE).await.expect("the body is taken");
-        let answer = connection.answer("POST").await.expect("an answer");
-        assert_eq!(answer.text(), SIZE.to_string());
-    };
-    let (most, ()) = tokio::join!(down, up);
-    let growth = most.saturating_sub(before);
-    assert!(growth < 32 << 20, "memory grew by {growth} bytes");
-}
-
-#[tokio::test]
-async fn a_websocket_of_the_app_works() {
-    use futures_util::{SinkExt, StreamExt};
-    use tokio_tungstenite::tungstenite::Message;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut socket =
-                    tokio_tungstenite::accept_async(socket).await.expect("a handshake");
-                while let Some(Ok(message)) = socket.next().await {
-                    if message.is_text() || message.is_binary() {
-                        socket.send(message).await.expect("an echo");
-                    }
-                }
-            });
-        }
-    });
-    let filters = Filters::new(&[]);
-    let sidecar = sidecar::start_before(address, NO_MONGODB, &filters, &[]).await;
-    let url = format!("ws://{}/chat?room=1", sidecar.listen);
-    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("a handshake");
-    for message in [
-        Message::text("hello"),
-        Message::binary(vec![0u8, 1, 2, 255]),
-        Message::text("x".repeat(100_000)),
-    ] {
-        socket.send(message.clone()).await.unwrap();
-        assert_eq!(socket.next().await.expect("an echo").unwrap(), message);
-    }
-    socket.close(None).await.unwrap();
-    sidecar.finish().await;
-}
-
 #[tokio::test]
 async fn an_apps_own_event_stream_is_passed_on_at_once() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -317,69 +239,6 @@ async fn an_app_that_is_away_is_a_502() {
 }
 
 #[tokio::test]
-async fn what_can_be_read_in_two_ways_reaches_nobody() {
-    let app = App::start().await;
-    let sidecar = before(&app).await;
-    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (request, status) in [
-        (
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tchunked, \r\n\r\n0\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nx", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx", 400),
-        ("GET / HTTP/1.1\nHost: a\n\n", 400),
-        ("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
-        ("GET /_events/%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("GET /%5fevents/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
-        ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-    ] {
-        let mut connection = Connection::open(sidecar.listen).await;
-        connection.send(format!("{request}{hidden}")).await;
-        let answer = connection.answer("GET").await.unwrap_or_else(|| panic!("{request:?}"));
-        assert_eq!(answer.head.status, status, "{request:?}");
-        assert!(connection.is_closed().await, "more than one answer: {request:?}");
-        assert_eq!(app.take_seen(), [], "{request:?}");
-    }
-    let mut connection = Connection::open(sidecar.listen).await;
-    connection.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(70_000))).await;
-    assert_eq!(connection.answer("GET").await.expect("an answer").head.status, 431);
-    assert_eq!(app.take_seen(), []);
-    sidecar.finish().await;
-}
-
-#[tokio::test]
-async fn a_body_on_the_reserved_path_reaches_nobody() {
-    let app = App::start().await;
-    let sidecar = before(&app).await;
-    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
-    let mut connection = Connection::open(sidecar.listen).await;
-    let request = format!(
-        "POST /_events/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{hidden}",
-        hidden.len()
-    );
-    connection.send(request).await;
-    assert_eq!(connection.answer("POST").await.expect("an answer").head.status, 405);
-    assert!(connection.is_closed().await);
-    assert_eq!(app.take_seen(), []);
-    sidecar.finish().await;
-}
-
-#[tokio::test]
 async fn an_event_stream_follows_proxied_requests_on_one_connection() {
     let app = App::start().await;
     let filters = Filters::new(&[("a", "collection: forwarding.a\naccess: public\n")]);
@@ -400,5 +259,41 @@ async fn an_event_stream_follows_proxied_requests_on_one_connection() {
     let head = http::request(sidecar.listen, "HEAD", "/_events/a", "").await;
     assert_eq!((head.head.status, head.body.len()), (200, 0));
     Stream::open(sidecar.listen, "/_events/a").await.settled().await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
+    let app = App::start().await;
+    let sidecar = before(&app).await;
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+                  3\r\nabc\r\n0\r\nX-Sum: 42\r\nX-More: yes\r\n\r\n";
+    app.script("trailers", answer, true);
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    let get = "GET /script/trailers HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
+    let post = "POST /script/trailers HTTP/1.1\r\nHost: a\r\nTrailer: X-Digest\r\n\
+                Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Digest: 7\r\n\r\n";
+    for request in [get, post] {
+        let direct = exchange(app.address, request.as_bytes(), "GET").await.expect("an answer");
+        let [seen_direct] = &app.take_seen()[..] else { panic!("one request") };
+        let behind = format!("{request}{hidden}");
+        let through = exchange(sidecar.listen, behind.as_bytes(), "GET").await.expect("an answer");
+        let [seen_through] = &app.take_seen()[..] else { panic!("one request") };
+        assert_eq!(through.trailers.len(), 2);
+        assert_eq!(without_hop(&through), without_hop(&direct));
+        let without_te = |seen: &Seen| {
+            let mut seen = without_added(seen);
+            seen.fields.retain(|(name, _)| name != "TE");
+            seen
+        };
+        assert_eq!(without_te(seen_through), without_te(seen_direct));
+        assert_eq!(seen_through.fields_named("te"), ["trailers"]);
+        assert_eq!(seen_through.fields_named("x-forwarded-for"), ["127.0.0.1"]);
+    }
+    sidecar.finish().await;
+    let filters = Filters::new(&[]);
+    let sidecar = sidecar::start_before(sidecar::nowhere(), NO_MONGODB, &filters, &[]).await;
+    let answer = exchange(sidecar.listen, get.as_bytes(), "GET").await.expect("an answer");
+    assert_eq!((answer.head.status, answer.json()["status"].as_u64()), (502, Some(502)));
     sidecar.finish().await;
 }
