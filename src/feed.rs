@@ -403,7 +403,7 @@ mod tests {
         );
         let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
         let feed = Feed::new(FeedKey::of(&filter), limits, 16);
-        feed.read_also(&[filter.clone()]);
+        feed.read_also(std::slice::from_ref(&filter));
         let (generation, _) = feed.collections();
         feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
         let route = feed.join(&filter, filter.bind(&[]).unwrap()).route;

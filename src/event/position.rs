@@ -54,7 +54,7 @@ impl Position {
     /// # Errors
     /// When no server can have made it. Whether this deployment did is for `upstream` to find out.
     pub fn parse(text: &str) -> Result<Position, InvalidPosition> {
-        let is_hex = text.len() % 2 == 0 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_hexdigit());
         let has_time = text.len() >= TIME_LENGTH && text.starts_with(TIMESTAMP_TYPE);
         if !is_hex || !has_time || text.len() > MAX_LENGTH {
             return Err(InvalidPosition);
