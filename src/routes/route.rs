@@ -185,8 +185,9 @@ impl Route {
         self.wake.notify_waiters();
     }
 
-    /// Lets go of deliveries older than the journal's first event. Only under the feed's lock.
-    pub(super) fn trim(&self, first: u64) {
+    /// Lets go of deliveries older than the journal's first event; says whether any are left. Only
+    /// under the feed's lock.
+    pub(super) fn trim(&self, first: u64) -> bool {
         let mut recent = self.recent.lock();
         while recent.deliveries.front().is_some_and(|delivery| delivery.number < first) {
             if let Some(gone) = recent.deliveries.pop_front() {
@@ -196,6 +197,7 @@ impl Route {
         if recent.deliveries.is_empty() {
             recent.deliveries.shrink_to_fit();
         }
+        !recent.deliveries.is_empty()
     }
 
     /// Forgets everything after a break in the history.

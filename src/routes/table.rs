@@ -1,6 +1,6 @@
 //! All routes of one upstream, and which of them an event concerns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -34,6 +34,8 @@ pub struct RouteTable {
     /// By the collection that a route listens to; `None`: the whole database.
     sections: HashMap<Option<String>, Index<RouteId>>,
     next: RouteId,
+    /// Routes that hold deliveries: what trimming has to look at, out of perhaps a million.
+    holding: HashSet<RouteId>,
     /// Kept for its memory.
     candidates: Vec<RouteId>,
 }
@@ -73,6 +75,7 @@ impl RouteTable {
             return;
         };
         self.by_key.remove(&key);
+        self.holding.remove(&route.id());
         let collection = &route.filter().namespace.collection;
         if let Some(section) = self.sections.get_mut(collection) {
             section.remove(&route.id());
@@ -87,7 +90,7 @@ impl RouteTable {
         if matches!(event.operation(), OperationType::Drop | OperationType::Rename) {
             // Rare, and it concerns all routes of the collection, whatever their conditions.
             for (route, _) in self.routes.values() {
-                give(route, number, event);
+                give(route, number, event, &mut self.holding);
             }
             return;
         }
@@ -100,16 +103,16 @@ impl RouteTable {
         }
         for id in &candidates {
             if let Some((route, _)) = self.routes.get(id) {
-                give(route, number, event);
+                give(route, number, event, &mut self.holding);
             }
         }
         self.candidates = candidates;
     }
 
-    pub fn trim(&self, first: u64) {
-        for (route, _) in self.routes.values() {
-            route.trim(first);
-        }
+    /// Lets go of deliveries of events before this one.
+    pub fn trim(&mut self, first: u64) {
+        let routes = &self.routes;
+        self.holding.retain(|id| routes.get(id).is_some_and(|(route, _)| route.trim(first)));
     }
 
     pub fn restart_at(&self, number: u64) {
@@ -142,9 +145,10 @@ impl std::fmt::Debug for RouteTable {
     }
 }
 
-fn give(route: &Route, number: u64, event: &ChangeEvent) {
+fn give(route: &Route, number: u64, event: &ChangeEvent, holding: &mut HashSet<RouteId>) {
     if let Some(delivery) = route.deliver(number, event) {
         route.push(Arc::new(delivery));
+        holding.insert(route.id());
     }
 }
 
