@@ -268,6 +268,10 @@ impl Door {
                 fetch_site: first("sec-fetch-site"),
                 host: forwarded_host().or_else(|| first("host")),
             },
+            address: self.side.client_address(
+                peer.map(|peer| peer.ip()),
+                &gate::header_values(fields, "x-forwarded-for"),
+            ),
             is_upgrade: head.is_upgrade,
         })
     }

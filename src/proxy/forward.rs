@@ -50,6 +50,25 @@ impl Side {
         gate::is_trusted(&self.trusted_proxies, peer)
     }
 
+    /// Where the client is: the peer, or, behind trusted proxies, the last address in
+    /// `X-Forwarded-For` that is not one of theirs.
+    pub fn client_address(&self, peer: Option<IpAddr>, chain: &[&[u8]]) -> Option<IpAddr> {
+        let mut client = peer?;
+        let hops = chain.iter().rev().flat_map(|value| value.rsplit(|b| *b == b','));
+        for hop in hops {
+            if !self.is_trusted(Some(client)) {
+                break;
+            }
+            let text = std::str::from_utf8(hop).unwrap_or_default().trim();
+            match text.parse() {
+                Ok(address) => client = address,
+                // What is written there is no address: as far as it can be believed, we are here.
+                Err(_) => break,
+            }
+        }
+        Some(client.to_canonical())
+    }
+
     /// Whether [`super::lane`] speaks to this app.
     pub fn has_lane(&self) -> bool {
         !matches!(self.app, AppAddress::Tcp { tls: true, .. })
@@ -184,6 +203,7 @@ impl Forward {
                     fetch_site: first("sec-fetch-site"),
                     host: forwarded_host.or_else(|| host_of(request)),
                 },
+                address: self.side.client_address(peer, &values("x-forwarded-for")),
                 is_upgrade: false,
             })
         };
@@ -359,5 +379,34 @@ impl ProxyHttp for Forward {
         let metrics = &self.desk.metrics;
         metrics.proxy_requests_total.with_label_values(&[code.to_string()]).inc();
         metrics.proxy_request_seconds.observe(progress.began.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_behind_the_trusted_proxies_and_not_further() {
+        let side = Side {
+            app: AppAddress::Unix { path: "/app".into() },
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            scheme: "http",
+        };
+        for (peer, chain, client) in [
+            ("192.0.2.1", vec![], "192.0.2.1"),
+            ("192.0.2.1", vec!["203.0.113.7"], "192.0.2.1"),
+            ("10.0.0.1", vec![], "10.0.0.1"),
+            ("10.0.0.1", vec!["203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", vec!["198.51.100.2, 203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", vec!["203.0.113.7, 10.0.0.2"], "203.0.113.7"),
+            ("10.0.0.1", vec!["203.0.113.7", "10.0.0.2"], "203.0.113.7"),
+            ("10.0.0.1", vec!["203.0.113.7, nonsense"], "10.0.0.1"),
+            ("::ffff:10.0.0.1", vec!["203.0.113.7"], "203.0.113.7"),
+        ] {
+            let values: Vec<&[u8]> = chain.iter().map(|value| value.as_bytes()).collect();
+            let found = side.client_address(Some(peer.parse().unwrap()), &values);
+            assert_eq!(found, Some(client.parse().unwrap()), "{peer} {chain:?}");
+        }
     }
 }

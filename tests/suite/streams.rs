@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::sidecar::{self, Filters, Program, metric};
 use crate::support::sse::{Block, Stream};
-use crate::support::{http, mongo, unique};
+use crate::support::{http, mongo, unique, until};
 
 fn filter(collection: &str, rest: &str) -> String {
     format!("collection: {collection}\naccess: public\n{rest}")
@@ -378,4 +378,30 @@ async fn a_client_that_lags_gets_everything_all_the_same() {
     assert!(metric(sidecar.admin, "sidestream_slow_clients_total").await >= 1.0);
     assert!(metric(sidecar.admin, "sidestream_replays_total{source=\"oplog\"}").await >= 1.0);
     sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn open_streams_are_limited_in_all_and_by_address() {
+    let database = unique("limits");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    for (setting, names) in [
+        ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS", "in all"),
+        ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS_PER_ADDRESS", "address"),
+    ] {
+        let sidecar = sidecar::start(&mongo::uri(), &filters, &[(setting, "2")]).await;
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            open.push(Stream::open(sidecar.listen, "/_events/a").await);
+        }
+        let refused = http::get(sidecar.listen, "/_events/a").await;
+        assert_eq!(refused.head.status, 429);
+        assert!(refused.head.field("retry-after").is_some());
+        assert!(refused.json()["detail"].as_str().unwrap().contains(names));
+        open.pop();
+        until("the place is free again", || async {
+            http::request(sidecar.listen, "HEAD", "/_events/a", "").await.head.status == 200
+        })
+        .await;
+        sidecar.finish().await;
+    }
 }
