@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::feed::{Feed, FeedKey, Status};
-use crate::filter::{Filter, FilterSet, ParamError};
+use crate::filter::{Bound, Filter, FilterSet};
 use crate::journal::Limits;
 use crate::metrics::Metrics;
 use crate::subscription::{From, Shared, Subscription};
@@ -24,10 +24,15 @@ use crate::upstream::connect::Server;
 pub enum OpenError {
     #[error("there is no stream `{0}`")]
     NoSuchStream(String),
-    #[error(transparent)]
-    Parameter(#[from] ParamError),
     #[error("the stream's change stream has not been read up to now yet")]
     Starting,
+}
+
+/// A stream in force.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub filter: Arc<Filter>,
+    feed: Arc<Feed>,
 }
 
 /// What feeds are made with.
@@ -157,28 +162,24 @@ impl Catalog {
         while upstreams.join_next().await.is_some() {}
     }
 
-    /// Opens a stream for a client.
+    /// Finds a stream by name.
     ///
     /// # Errors
     /// [`OpenError`]
-    pub fn open(
-        &self,
-        name: &str,
-        query: &[(String, String)],
-        from: From,
-    ) -> Result<Subscription, OpenError> {
-        let (filter, feed) = {
-            let state = self.state.read();
-            let filter = state
-                .filters
-                .get(name)
-                .cloned()
-                .ok_or_else(|| OpenError::NoSuchStream(name.to_string()))?;
-            let feed = state.feeds.get(&FeedKey::of(&filter)).cloned();
-            (filter, feed.ok_or(OpenError::Starting)?)
-        };
-        let bound = filter.bind(query)?;
-        Ok(Subscription::new(self.shared.clone(), feed, &filter, bound, from))
+    pub fn find(&self, name: &str) -> Result<Found, OpenError> {
+        let state = self.state.read();
+        let filter = state
+            .filters
+            .get(name)
+            .cloned()
+            .ok_or_else(|| OpenError::NoSuchStream(name.to_string()))?;
+        let feed = state.feeds.get(&FeedKey::of(&filter)).cloned();
+        Ok(Found { filter, feed: feed.ok_or(OpenError::Starting)? })
+    }
+
+    /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.
+    pub fn subscribe(&self, found: &Found, bound: Bound, from: From) -> Subscription {
+        Subscription::new(self.shared.clone(), found.feed.clone(), &found.filter, bound, from)
     }
 
     /// Every filter in force, by name.

@@ -5,12 +5,12 @@
 
 use std::fmt;
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Value, json};
 
 use crate::event::json::write_relaxed_document;
 use crate::feed::{Collections, FeedKey};
-use crate::filter::{Bound, Filter, FilterSet, Operations, ParamError};
+use crate::filter::{BindError, Bound, Filter, FilterSet, Operations};
 use crate::routes::index;
 use crate::upstream::cursor;
 
@@ -34,7 +34,7 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Explains one filter of a set, with these values for its parameters.
+    /// Explains one filter of a set, with these values for its parameters and claims.
     ///
     /// # Errors
     /// Values that do not fit, as a client would be told.
@@ -42,8 +42,9 @@ impl Explanation {
         filter: &Filter,
         set: &FilterSet,
         query: &[(String, String)],
-    ) -> Result<Explanation, ParamError> {
-        let Bound { predicate, values } = filter.bind(query)?;
+        claims: &RawDocument,
+    ) -> Result<Explanation, BindError> {
+        let Bound { predicate, values } = filter.bind_unasked(query, Some(claims))?;
         let upstream = FeedKey::of(filter);
         let sharing: Vec<_> =
             set.0.values().filter(|other| FeedKey::of(other) == upstream).collect();

@@ -406,7 +406,7 @@ mod tests {
         feed.read_also(std::slice::from_ref(&filter));
         let (generation, _) = feed.collections();
         feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
-        let route = feed.join(&filter, filter.bind(&[]).unwrap()).route;
+        let route = feed.join(&filter, filter.bind(&[], None).unwrap()).route;
 
         assert!(feed.append(generation, operation(2)));
         assert!(feed.advance(generation, operation(2).token().clone()));

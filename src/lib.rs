@@ -55,6 +55,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::error;
 
+use access::Guard;
 use admin::Admin;
 use catalog::{Catalog, FeedSettings};
 use config::Config;
@@ -139,10 +140,14 @@ impl Sidecar {
             },
             stopped,
         ));
-        let broken_filters = reload::load(&config.filters, &catalog, &metrics);
+        let has_source = config.auth.has_source();
+        let broken_filters = reload::load(&config.filters, has_source, &catalog, &metrics);
 
-        let desk = Desk::new(catalog.clone(), drain.clone(), metrics.clone(), &config.clients);
-        let public = PublicPort::new(&config, Arc::new(desk), drain.clone(), tls);
+        let guard = Guard::new(config.auth.clone());
+        let desk =
+            Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config.clients);
+        let desk = Arc::new(desk);
+        let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
         let admin_app =
             Admin { catalog: catalog.clone(), metrics: metrics.clone(), drain: drain.clone() };
         let connecting = server.clone();
@@ -154,7 +159,13 @@ impl Sidecar {
                 }
             }),
             tokio::spawn(admin_app.serve(admin_listener)),
-            tokio::spawn(reload::watch(config.filters.clone(), catalog.clone(), metrics)),
+            tokio::spawn(reload::watch(
+                config.filters.clone(),
+                has_source,
+                catalog.clone(),
+                metrics,
+            )),
+            tokio::spawn(async move { desk.guard.warm_up().await }),
         ];
         Ok(Sidecar {
             listen,

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidestream::Sidecar;
+use sidestream::access::claims::Claims;
+use sidestream::access::limits;
 use sidestream::config::{Config, Flags, Log, LogFormat, Origin, Sources};
 use sidestream::explain::Explanation;
-use sidestream::filter;
+use sidestream::filter::{self, BindError};
 use sidestream::upstream::connect::ProbeError;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -60,13 +62,18 @@ enum Command {
         dir: PathBuf,
     },
     /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
-    #[command(after_help = "Example:\n  sidestream explain orders --param status=paid")]
+    #[command(
+        after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada"
+    )]
     Explain {
         /// The stream's name.
         stream: String,
         /// A parameter's value; may be repeated.
         #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_pair)]
         params: Vec<(String, String)>,
+        /// A claim's value: JSON, or else text. Dots lead into nested claims; may be repeated.
+        #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_pair)]
+        claims: Vec<(String, String)>,
         /// The directory of filter files.
         #[arg(long, value_name = "DIR", default_value = "./filters")]
         filters: PathBuf,
@@ -125,19 +132,33 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Check { dir } => check(&dir),
-        Command::Explain { stream, params, filters, output } => {
-            explain(&stream, &params, &filters, output)
+        Command::Explain { stream, params, claims, filters, output } => {
+            explain(&stream, (&params, &claims), &filters, output)
         }
     }
 }
 
+/// The settings are looked at for one thing only: whether anybody could be signed in.
 fn check(dir: &Path) -> ExitCode {
-    let report = filter::check(dir);
+    let sources = std::env::current_dir().map(|working_dir| Sources {
+        config_file: None,
+        working_dir,
+        env: environment(),
+        flags: Flags::default(),
+    });
+    let config = sources.ok().and_then(|sources| Config::load(sources).ok());
+    let report = filter::check(dir, config.is_some_and(|config| config.auth.has_source()));
     print!("{report}");
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
 }
 
-fn explain(stream: &str, params: &[(String, String)], dir: &Path, output: Output) -> ExitCode {
+fn explain(
+    stream: &str,
+    (params, claims): (&[(String, String)], &[(String, String)]),
+    dir: &Path,
+    output: Output,
+) -> ExitCode {
+    let claims = Claims::of_pairs(claims);
     let loaded = filter::load_directory(dir);
     let Some(found) = loaded.filters.0.get(stream) else {
         let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
@@ -150,15 +171,26 @@ fn explain(stream: &str, params: &[(String, String)], dir: &Path, output: Output
         );
         return ExitCode::from(BAD_INPUT);
     };
-    match Explanation::of(found, &loaded.filters, params) {
+    match Explanation::of(found, &loaded.filters, params, claims.document()) {
         Ok(explanation) if output == Output::Json => println!("{:#}", explanation.to_json()),
         Ok(explanation) => print!("{explanation}"),
         Err(error) => {
-            eprintln!("error: {error}; give it with --param NAME=VALUE");
+            let flag = match error {
+                BindError::Parameter(_) => "--param",
+                _ => "--claim",
+            };
+            eprintln!("error: {error}; give it with {flag} NAME=VALUE");
             return ExitCode::from(BAD_INPUT);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Variables that are no text cannot be settings.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn run(args: RunArgs) -> ExitCode {
@@ -172,10 +204,7 @@ fn run(args: RunArgs) -> ExitCode {
     let sources = Sources {
         config_file: args.config,
         working_dir,
-        // Variables that are no text cannot be settings.
-        env: std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect(),
+        env: environment(),
         flags: Flags {
             listen: args.listen,
             admin: args.admin,
@@ -195,6 +224,7 @@ fn run(args: RunArgs) -> ExitCode {
         }
     };
     start_log(config.log);
+    limits::raise_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub slow_clients_total: IntCounter,
     pub delivery_seconds: Histogram,
     pub filter_reloads_total: IntCounterVec,
+    pub auth_total: IntCounterVec,
+    pub refused_total: IntCounterVec,
     pub proxy_requests_total: IntCounterVec,
     pub proxy_request_seconds: Histogram,
 }
@@ -119,6 +121,18 @@ impl Default for Metrics {
                 "filter_reloads_total",
                 "Times that the filter files were read again, by result.",
                 &["result"],
+            ),
+            auth_total: counters(
+                r,
+                "auth_total",
+                "Decisions about who may open a protected stream, and rights that ended.",
+                &["result"],
+            ),
+            refused_total: counters(
+                r,
+                "refused_total",
+                "Streams that were refused because there are too many, by limit.",
+                &["limit"],
             ),
             proxy_requests_total: counters(
                 r,

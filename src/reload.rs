@@ -23,8 +23,14 @@ const QUIET: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads the directory and puts its filters in force. Says how many files were broken.
-pub fn load(dir: &Path, catalog: &Catalog, metrics: &Metrics) -> usize {
-    put(filter::load_directory(dir), catalog, metrics)
+pub fn load(dir: &Path, has_source: bool, catalog: &Catalog, metrics: &Metrics) -> usize {
+    put(read(dir, has_source), catalog, metrics)
+}
+
+/// Without anybody who vouches for callers, protected streams are not served.
+fn read(dir: &Path, has_source: bool) -> Loaded {
+    let loaded = filter::load_directory(dir);
+    if has_source { loaded } else { loaded.without_source() }
 }
 
 /// Puts filters in force; a broken file changes nothing.
@@ -56,11 +62,11 @@ fn put(loaded: Loaded, catalog: &Catalog, metrics: &Metrics) -> usize {
 }
 
 /// Follows the directory for as long as the process runs.
-pub async fn watch(dir: PathBuf, catalog: Arc<Catalog>, metrics: Arc<Metrics>) {
+pub async fn watch(dir: PathBuf, has_source: bool, catalog: Arc<Catalog>, metrics: Arc<Metrics>) {
     // One waiting notice is enough: what it announces is a look at everything.
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = None;
-    let mut seen = look(&dir).await.map(|(_, fingerprint)| fingerprint);
+    let mut seen = look(&dir, has_source).await.map(|(_, fingerprint)| fingerprint);
     loop {
         if watcher.is_none() {
             watcher = start(&dir, changed.clone());
@@ -68,7 +74,7 @@ pub async fn watch(dir: PathBuf, catalog: Arc<Catalog>, metrics: Arc<Metrics>) {
         // The slow look runs also beside a watcher: a directory can be replaced under it.
         let _ = tokio::time::timeout(LOOK_EVERY, changes.recv()).await;
         while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
-        let Some((loaded, fingerprint)) = look(&dir).await else {
+        let Some((loaded, fingerprint)) = look(&dir, has_source).await else {
             continue;
         };
         if seen == Some(fingerprint) {
@@ -94,10 +100,10 @@ fn start(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWat
 }
 
 /// Reads the files, and says as one number what they are.
-async fn look(dir: &Path) -> Option<(Loaded, u64)> {
+async fn look(dir: &Path, has_source: bool) -> Option<(Loaded, u64)> {
     let dir = dir.to_path_buf();
     let looking = tokio::task::spawn_blocking(move || {
-        let loaded = filter::load_directory(&dir);
+        let loaded = read(&dir, has_source);
         let mut hasher = DefaultHasher::new();
         for (name, filter) in &loaded.filters.0 {
             (name, filter.source_digest).hash(&mut hasher);

@@ -12,7 +12,7 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::problem::{Origin, Problem, show};
-use super::settings::{self, Kind, SETTINGS, Setting};
+use super::settings::{self, SETTINGS, Setting};
 use crate::yaml::{self, Entry, Node};
 
 /// The settings file that is read from the working directory where no other is named.
@@ -211,15 +211,15 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Problem>) -> Layer {
         if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
             if value.trim().is_empty() {
                 let hint = match setting.kind {
-                    Kind::Networks => "unset the variable, or write [] for none",
+                    kind if kind.list_example().is_some() => {
+                        "unset the variable, or write [] for none"
+                    }
                     _ => "unset the variable, or give it a value",
                 };
                 problem(setting.key, "is empty", hint.into());
                 continue;
             }
             layer.set(setting.key, raw_text(setting, value), Origin::Environment(name.clone()));
-        } else if is_authentication(&key) {
-            problem(&key, NO_AUTHENTICATION.0, NO_AUTHENTICATION.1.into());
         } else if is_injected_by_kubernetes(name, value) {
             // Nobody wrote it: every pod gets these when a Service is named `sidestream`.
         } else if settings::is_group(&key) {
@@ -247,17 +247,6 @@ fn is_injected_by_kubernetes(name: &str, value: &str) -> bool {
         || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
             name.split_once("_PORT_").is_some_and(|(_, rest)| rest.contains(protocol))
         })
-}
-
-const NO_AUTHENTICATION: (&str, &str) = (
-    "this version has no authentication yet",
-    "remove it; streams with `access: public` are the only ones that can be served",
-);
-
-/// `auth` is kept free for the version that has it. Until then it is refused, so that nobody
-/// believes a stream to be protected that is not.
-fn is_authentication(key: &str) -> bool {
-    key == "auth" || key.starts_with("auth.")
 }
 
 fn file_layer(sources: &Sources, problems: &mut Vec<Problem>) -> Layer {
@@ -341,10 +330,7 @@ impl FileReader<'_> {
                 "" => entry.key.clone(),
                 group => format!("{group}.{}", entry.key),
             };
-            if is_authentication(&key) {
-                let (message, hint) = NO_AUTHENTICATION;
-                self.problem(&key, entry.key_place, message.into(), hint.into());
-            } else if entry.key.contains('.') {
+            if entry.key.contains('.') {
                 let hint = "write levels as nested keys, as in `clients: { heartbeat: 15s }`";
                 self.problem(&key, entry.key_place, "unknown key".into(), hint.into());
             } else if let Some(setting) = settings::find(&key) {
@@ -387,11 +373,11 @@ impl FileReader<'_> {
         if let Some(scalar) = node.scalar() {
             return self.layer.set(key, raw_text(setting, &scalar.text), origin);
         }
-        let items = match (setting.kind, node.items()) {
-            (Kind::Networks, Some(items)) => items,
-            (Kind::Networks, None) => {
+        let items = match (setting.kind.list_example(), node.items()) {
+            (Some(_), Some(items)) => items,
+            (Some(example), None) => {
                 let message = format!("expected a list, found {}", node.noun());
-                return self.problem(key, node.place, message, "write [127.0.0.0/8]".into());
+                return self.problem(key, node.place, message, format!("write {example}"));
             }
             _ => {
                 let message = format!("expected one value, found {}", node.noun());
@@ -406,7 +392,8 @@ impl FileReader<'_> {
         for (index, item) in items.iter().enumerate() {
             let Some(scalar) = item.scalar() else {
                 let message = format!("expected text, found {}", item.noun());
-                self.problem(key, item.place, message, "write a list of networks".into());
+                let example = setting.kind.list_example().unwrap_or_default();
+                self.problem(key, item.place, message, format!("write {example}"));
                 continue;
             };
             let item_origin = self.origin(item.place);
@@ -423,7 +410,7 @@ fn last(key: &str) -> &str {
 
 /// A value that came as one text. Lists are written with commas, or as `[a, b]`.
 fn raw_text(setting: &Setting, text: &str) -> Raw {
-    if setting.kind != Kind::Networks {
+    if setting.kind.list_example().is_none() {
         return Raw::Text(text.to_owned());
     }
     let inner = text.trim();

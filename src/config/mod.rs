@@ -10,6 +10,7 @@
 //! they are written, start at the working directory, not at the settings file.
 
 mod address;
+mod auth;
 mod layers;
 mod problem;
 mod resolve;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::AppAddress;
+pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use problem::{ConfigErrors, Origin, Problem};
 pub use secret::{MongodbUri, Secret};
@@ -49,6 +51,7 @@ pub struct Config {
     pub mongodb: Mongodb,
     pub replay: Replay,
     pub clients: Clients,
+    pub auth: Auth,
     /// Whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// After SIGTERM, streams are closed spread over this long. 0 to 1 hour.
@@ -86,6 +89,10 @@ pub struct Clients {
     pub max_connections: usize,
     /// Open streams of one client address; `None`: no limit.
     pub max_connections_per_address: Option<usize>,
+    /// Open streams of one signed-in caller; `None`: no limit.
+    pub max_connections_per_subject: Option<usize>,
+    /// Different parameter values that one signed-in caller listens with; `None`: no limit.
+    pub max_values_per_subject: Option<usize>,
     /// Events that a slow client may lag behind before it is moved to replay. 1 to 1,000,000.
     pub max_buffered: usize,
     /// How long a stream may stay open, at least 1 second; `None`: no limit.

@@ -1,6 +1,7 @@
 //! From what is written to what is meant. The only step that can fail; it goes through everything
 //! before it does.
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,9 +39,9 @@ pub(super) fn resolve(
     }
 }
 
-struct Resolver<'a> {
-    declared: &'a Declared,
-    working_dir: &'a Path,
+pub(super) struct Resolver<'a> {
+    pub(super) declared: &'a Declared,
+    pub(super) working_dir: &'a Path,
     problems: Vec<Problem>,
 }
 
@@ -64,6 +65,9 @@ impl Resolver<'_> {
         let max_per_address = self.count("clients.max_connections_per_address");
         let max_buffered = self.count("clients.max_buffered");
         let max_duration = self.duration("clients.max_duration");
+        let max_per_subject = self.count("clients.max_connections_per_subject");
+        let max_values_per_subject = self.count("clients.max_values_per_subject");
+        let auth = self.auth();
         let trusted_proxies = self.networks("trusted_proxies");
         let drain = self.duration("drain");
         let tls = self.tls();
@@ -89,9 +93,12 @@ impl Resolver<'_> {
                 retry: retry?,
                 max_connections: max_connections?,
                 max_connections_per_address: Some(max_per_address?).filter(|count| *count > 0),
+                max_connections_per_subject: Some(max_per_subject?).filter(|count| *count > 0),
+                max_values_per_subject: Some(max_values_per_subject?).filter(|count| *count > 0),
                 max_buffered: max_buffered?,
                 max_duration: Some(max_duration?).filter(|duration| !duration.is_zero()),
             },
+            auth: auth?,
             trusted_proxies: trusted_proxies?,
             drain: drain?,
             tls: tls?,
@@ -124,18 +131,22 @@ impl Resolver<'_> {
         }
     }
 
-    fn problem(&mut self, key: &str, origin: Origin, invalid: Invalid) {
+    pub(super) fn problem(&mut self, key: &str, origin: Origin, invalid: Invalid) {
         let Invalid { message, hint } = invalid;
         self.problems.push(Problem { key: key.to_owned(), origin, message, hint });
     }
 
-    fn problem_at(&mut self, key: &str, message: &str, hint: &str) {
+    pub(super) fn problem_at(&mut self, key: &str, message: &str, hint: &str) {
         let origin = self.declared.get(key).map_or(Origin::Default, |w| w.origin.clone());
         self.problem(key, origin, invalid(message, hint));
     }
 
     /// Reads one text with a parser.
-    fn read<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+    pub(super) fn read<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, Invalid>,
+    ) -> Option<T> {
         let written = self.declared.get(key);
         let (text, origin) = match written {
             Some(Written { raw: Raw::Text(text), origin, .. }) => (text.as_str(), origin.clone()),
@@ -154,7 +165,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn duration(&mut self, key: &str) -> Option<Duration> {
+    pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
         let setting = self.setting(key)?;
         self.read(key, |text| {
             let duration = parse_duration(text)?;
@@ -255,30 +266,35 @@ impl Resolver<'_> {
         Some(networks)
     }
 
-    /// The connection string, or its twin; the higher layer wins, and one layer gives only one.
+    /// Of a secret and its twin that are both given, the one of the higher layer; one layer gives
+    /// only one.
+    pub(super) fn winner<'k>(&mut self, direct: &'k str, file: &'k str) -> Option<&'k str> {
+        let rank = |key| self.declared.get(key).map_or(0, |written: &Written| written.rank);
+        match rank(direct).cmp(&rank(file)) {
+            Ordering::Greater => Some(direct),
+            Ordering::Less => Some(file),
+            Ordering::Equal => {
+                let message = format!("is given together with `{direct}`");
+                self.problem_at(file, &message, "keep one of them");
+                None
+            }
+        }
+    }
+
     fn mongodb_uri(&mut self) -> Option<MongodbUri> {
-        let declared = self.declared;
-        let direct = declared.get("mongodb.uri");
-        let Some(file) = declared.get("mongodb.uri_file") else {
-            return self.read("mongodb.uri", MongodbUri::parse);
+        const KEYS: [&str; 2] = ["mongodb.uri", "mongodb.uri_file"];
+        let [direct, file] = KEYS;
+        let has_both = KEYS.iter().all(|key| self.declared.get(key).is_some());
+        let is_direct = match has_both {
+            true => self.winner(direct, file)? == direct,
+            false => self.declared.get(file).is_none(),
         };
-        match direct {
-            Some(direct) if direct.rank > file.rank => {
-                return self.read("mongodb.uri", MongodbUri::parse);
-            }
-            Some(direct) if direct.rank == file.rank => {
-                self.problem_at(
-                    "mongodb.uri_file",
-                    "is given together with `mongodb.uri`",
-                    "keep one of them",
-                );
-                return None;
-            }
-            _ => {}
+        if is_direct {
+            return self.read(direct, MongodbUri::parse);
         }
         let working_dir = self.working_dir;
-        self.read("mongodb.uri_file", |text| {
-            let secret = read_secret(&working_dir.join(text))?;
+        self.read(file, |text| {
+            let secret = read_text(&working_dir.join(text))?;
             MongodbUri::parse(&secret)
                 .map_err(|error| invalid(format!("in the file: {}", error.message), error.hint))
         })
@@ -317,9 +333,10 @@ impl Resolver<'_> {
     }
 }
 
-fn read_secret(path: &Path) -> Result<String, Invalid> {
+/// A file that holds one value, without the line break at its end.
+pub(super) fn read_text(path: &Path) -> Result<String, Invalid> {
     use std::io::Read;
-    let hint = "name a readable file that holds the secret and nothing else";
+    let hint = "name a readable file that holds the value and nothing else";
     let error = |message: String| invalid(message, hint);
     let cannot_read =
         |source: std::io::Error| error(format!("cannot read {}: {source}", path.display()));

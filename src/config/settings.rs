@@ -37,6 +37,16 @@ pub enum Kind {
     Duration { least: Duration, most: Duration, zero_means_none: bool },
     /// `512B`, `64KiB`, `16MiB`, `1GiB`; in bytes.
     Size { least: u64, most: u64 },
+    /// Text that must never be shown.
+    Secret,
+    /// Text.
+    Text,
+    /// `http://host[:port]/path` or `https://…`, without credentials.
+    Url,
+    /// A list of texts; the example is for hints.
+    Texts { example: &'static str },
+    /// A list of some of these words.
+    Words(&'static [&'static str]),
     /// A whole number.
     Count { least: u64, most: u64 },
     /// A list of networks in CIDR notation, or single addresses.
@@ -48,9 +58,25 @@ pub enum Kind {
 impl Kind {
     /// Whether a value of this kind must never be shown.
     pub fn is_secret(self) -> bool {
-        self == Kind::Mongodb
+        matches!(self, Kind::Mongodb | Kind::Secret)
+    }
+
+    /// Whether it is written as a list; for a hint, how.
+    pub(super) fn list_example(self) -> Option<&'static str> {
+        match self {
+            Kind::Networks => Some("[127.0.0.0/8]"),
+            Kind::Texts { example } => Some(example),
+            Kind::Words(_) => Some("[RS256]"),
+            _ => None,
+        }
     }
 }
+
+/// Of the registry of RFC 7518 and RFC 8037, without `none`.
+const ALGORITHMS: &[&str] = &[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
+    "ES384", "EdDSA",
+];
 
 const KIB: u64 = 1024;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -60,7 +86,7 @@ const fn duration(least: Duration, most: Duration) -> Kind {
     Kind::Duration { least, most, zero_means_none: false }
 }
 
-/// Every setting of this version. `auth` is missing: see `layers`.
+/// Every setting.
 pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",
@@ -161,6 +187,20 @@ pub const SETTINGS: &[Setting] = &[
         about: "open streams of one client address; 0: no limit",
     },
     Setting {
+        key: "clients.max_connections_per_subject",
+        kind: Kind::Count { least: 0, most: 10_000_000 },
+        default: Some("0"),
+        flag: None,
+        about: "open streams of one signed-in caller; 0: no limit",
+    },
+    Setting {
+        key: "clients.max_values_per_subject",
+        kind: Kind::Count { least: 0, most: 10_000_000 },
+        default: Some("1000"),
+        flag: None,
+        about: "different parameter values that one signed-in caller listens with; 0: no limit",
+    },
+    Setting {
         key: "clients.max_buffered",
         kind: Kind::Count { least: 1, most: 1_000_000 },
         default: Some("256"),
@@ -177,6 +217,118 @@ pub const SETTINGS: &[Setting] = &[
         default: Some("0s"),
         flag: None,
         about: "how long a stream may stay open; 0s: no limit",
+    },
+    Setting {
+        key: "auth.jwt.secret",
+        kind: Kind::Secret,
+        default: None,
+        flag: None,
+        about: "the shared secret of HS256, HS384 or HS512",
+    },
+    Setting {
+        key: "auth.jwt.secret_file",
+        kind: Kind::SecretFile,
+        default: None,
+        flag: None,
+        about: "a file that holds the shared secret",
+    },
+    Setting {
+        key: "auth.jwt.public_key_file",
+        kind: Kind::Path,
+        default: None,
+        flag: None,
+        about: "the public key of RS, PS, ES or EdDSA tokens, PEM",
+    },
+    Setting {
+        key: "auth.jwt.jwks_url",
+        kind: Kind::Url,
+        default: None,
+        flag: None,
+        about: "where the issuer publishes its public keys",
+    },
+    Setting {
+        key: "auth.jwt.algorithms",
+        kind: Kind::Words(ALGORITHMS),
+        default: None,
+        flag: None,
+        about: "the algorithms that are taken; required with a key, never taken from the token",
+    },
+    Setting {
+        key: "auth.jwt.issuer",
+        kind: Kind::Text,
+        default: None,
+        flag: None,
+        about: "what `iss` must be; not checked when unset",
+    },
+    Setting {
+        key: "auth.jwt.audience",
+        kind: Kind::Text,
+        default: None,
+        flag: None,
+        about: "what `aud` must be or hold; not checked when unset",
+    },
+    Setting {
+        key: "auth.jwt.from",
+        kind: Kind::Texts { example: "[authorization, cookie:token]" },
+        default: Some("authorization"),
+        flag: None,
+        about: "where a token is looked for: authorization, cookie:NAME, query:NAME",
+    },
+    Setting {
+        key: "auth.forward.url",
+        kind: Kind::Url,
+        default: None,
+        flag: None,
+        about: "what is asked, with the client's own credentials, who somebody is",
+    },
+    Setting {
+        key: "auth.forward.headers",
+        kind: Kind::Texts { example: "[cookie, authorization]" },
+        default: Some("cookie, authorization"),
+        flag: None,
+        about: "the header fields that are credentials",
+    },
+    Setting {
+        key: "auth.forward.claims",
+        kind: Kind::Text,
+        default: Some("body"),
+        flag: None,
+        about: "where the claims are in the answer: body, a JSON object, or header:NAME",
+    },
+    Setting {
+        key: "auth.forward.cache",
+        kind: duration(Duration::ZERO, HOUR),
+        default: Some("10s"),
+        flag: None,
+        about: "how long an answer holds for new streams",
+    },
+    Setting {
+        key: "auth.forward.recheck",
+        kind: duration(Duration::from_millis(100), DAY),
+        default: Some("60s"),
+        flag: None,
+        about: "open streams are asked about again this often; a refusal closes them",
+    },
+    Setting {
+        key: "auth.forward.timeout",
+        kind: duration(Duration::from_millis(100), Duration::from_secs(60)),
+        default: Some("5s"),
+        flag: None,
+        about: "how long a new stream waits for the answer before it is refused with 503",
+    },
+    Setting {
+        key: "auth.forward.max_outage",
+        kind: duration(Duration::ZERO, DAY),
+        default: Some("5m"),
+        flag: None,
+        about: "how long open streams outlive rechecks that get no answer",
+    },
+    Setting {
+        key: "auth.allowed_origins",
+        kind: Kind::Texts { example: "['https://shop.example']" },
+        default: Some(""),
+        flag: None,
+        about: "pages elsewhere that may open streams; empty: same origin only",
     },
     Setting {
         key: "trusted_proxies",

@@ -1,7 +1,8 @@
 //! Who may open a stream.
 
-use super::diagnostic::Reporter;
-use crate::matcher::Template;
+use super::Params;
+use super::diagnostic::{Diagnostic, Reporter, Severity};
+use crate::matcher::{Placeholder, Template};
 use crate::yaml::{Entry, nearest};
 
 /// Who may open a stream. There is no default: a file says it.
@@ -44,16 +45,58 @@ pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Access>
         .map(|(_, template)| Access::Match(template))
 }
 
-/// The one place that says which kinds of access this version can keep. What it cannot keep is
-/// refused when the file is loaded: a stream that asks for a caller must never be served without
-/// looking at one. To be lifted together with `auth` in the settings.
-pub(super) fn require_enforceable(access: &Access, entry: &Entry, reporter: &mut Reporter<'_>) {
-    match access {
-        Access::Public => {}
-        Access::Authenticated | Access::Match(_) => reporter.error(
-            entry.value.place,
-            "this version has no authentication yet, so this stream cannot be protected",
-            "only `access: public` can be served; remove the file until then",
-        ),
+/// What is said of a protected stream where the settings name nobody who could vouch for a caller:
+/// such a stream is not served, since it must never be served without looking at one.
+pub(super) fn without_source(
+    access: &Access,
+    entry: &Entry,
+    reporter: &Reporter<'_>,
+) -> Option<Diagnostic> {
+    if matches!(access, Access::Public) {
+        return None;
     }
+    Some(reporter.make(
+        Severity::Error,
+        entry.value.place,
+        "nobody can be signed in: the settings have neither `auth.jwt` nor `auth.forward`".into(),
+        Some(
+            "set `auth.forward.url` to what your app answers only to those who are signed in, or \
+             a key under `auth.jwt`; or write `access: public`"
+                .into(),
+        ),
+    ))
+}
+
+/// The claims' conditions are on claims; parameters may stand in them, if they are always there.
+pub(super) fn check_placeholders(
+    access: &Access,
+    entry: &Entry,
+    (params, written): (&Params, Option<&Entry>),
+    reporter: &mut Reporter<'_>,
+) {
+    let Access::Match(template) = access else { return };
+    let Some(inner) = entry.value.get("match") else { return };
+    for placeholder_use in template.placeholders() {
+        let node = super::resolve::node_at(inner, &placeholder_use.path);
+        match &placeholder_use.placeholder {
+            Placeholder::Claim(claim) => reporter.error(
+                node.place,
+                format!("`$claim: {claim}` among conditions on the claims themselves"),
+                "write the value that the claim must have, or a `$param`",
+            ),
+            Placeholder::Param(name) => {
+                let is_optional = params
+                    .get(name)
+                    .is_some_and(|param| !param.is_required && param.default.is_none());
+                if is_optional {
+                    reporter.error(
+                        node.place,
+                        format!("`{name}` may be left out, and the condition with it"),
+                        "make it required: who may listen must not be up to the client",
+                    );
+                }
+            }
+        }
+    }
+    super::resolve::check_params(&template.placeholders(), inner, (params, written), reporter);
 }

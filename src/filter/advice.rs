@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 
 use super::declaration::Declaration;
 use super::diagnostic::Reporter;
-use super::{Filter, FullDocument, FullDocumentBeforeChange};
+use super::{Access, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::event::OperationType;
 use crate::matcher::{Placeholder, Template};
 use crate::yaml::{Entry, Place};
@@ -14,10 +14,14 @@ use crate::yaml::{Entry, Place};
 /// Parameters that no condition uses.
 pub(super) fn unused_params(
     template: &Template,
+    access: Option<&Access>,
     params: Option<&Entry>,
     reporter: &mut Reporter<'_>,
 ) {
-    let uses = template.placeholders();
+    let mut uses = template.placeholders();
+    if let Some(Access::Match(template)) = access {
+        uses.extend(template.placeholders());
+    }
     let is_used = |name: &str| {
         uses.iter().any(|one| matches!(&one.placeholder, Placeholder::Param(used) if used == name))
     };

@@ -3,11 +3,11 @@
 //! A query is hostile until it is typed: whatever comes in becomes a value of the declared type or
 //! a refusal that names the parameter, and a value never becomes an operator.
 
-use bson::Bson;
+use bson::{Bson, RawBsonRef, RawDocument};
 
-use super::Filter;
 use super::params::{MAX_VALUE_BYTES, MAX_VALUES, Param, RESERVED};
-use crate::matcher::{Placeholder, Predicate};
+use super::{Access, Filter};
+use crate::matcher::{Placeholder, Predicate, Template};
 use crate::yaml::nearest;
 
 /// A filter with its values in.
@@ -38,6 +38,53 @@ pub struct ParamError {
     pub message: String,
 }
 
+type Values = Vec<(String, Option<Bson>)>;
+
+fn value_among(values: &Values, name: &str) -> Option<Bson> {
+    values.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone())
+}
+
+/// Whether claims match `access`, with the values of parameters where they are known yet.
+fn is_admitted(template: &Template, claims: &RawDocument, values: Option<&Values>) -> bool {
+    let mut is_complete = true;
+    let predicate = template.bind(&mut |placeholder| {
+        let value = match placeholder {
+            Placeholder::Param(name) => values.and_then(|values| value_among(values, name)),
+            Placeholder::Claim(_) => None,
+        };
+        is_complete &= value.is_some() || values.is_none();
+        value
+    });
+    // Such a filter does not load. Should it ever, an absent value must not let anybody in.
+    is_complete && predicate.matches(claims)
+}
+
+/// The value of a claim as data to bind. The whole name wins over a path, since names of claims
+/// are often addresses with dots in them.
+///
+/// Null is no value: bound, it would match every document that lacks the field. For the same
+/// reason it is not one of a set.
+fn claim(claims: Option<&RawDocument>, path: &str) -> Option<Bson> {
+    let value = walk(claims?, path)?;
+    match Bson::try_from(value).ok()? {
+        Bson::Null | Bson::Undefined => None,
+        Bson::Array(values) => {
+            Some(Bson::Array(values.into_iter().filter(|value| *value != Bson::Null).collect()))
+        }
+        value => Some(value),
+    }
+}
+
+fn walk<'c>(claims: &'c RawDocument, path: &str) -> Option<RawBsonRef<'c>> {
+    if let Ok(Some(value)) = claims.get(path) {
+        return Some(value);
+    }
+    path.match_indices('.').find_map(|(dot, _)| {
+        let inner = claims.get(&path[..dot]).ok()??.as_document()?;
+        walk(inner, &path[dot + 1..])
+    })
+}
+
 /// So much of a client's own text is given back in an error, in characters.
 const MAX_ECHO_CHARS: usize = 64;
 
@@ -53,15 +100,81 @@ fn refuse<T>(parameter: &str, message: impl Into<String>) -> Result<T, ParamErro
     Err(ParamError { parameter: echo(parameter), message: message.into() })
 }
 
+/// Why a client may not open a stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    #[error(transparent)]
+    Parameter(#[from] ParamError),
+    /// A 401.
+    #[error("this stream is for those who are signed in")]
+    NoCaller,
+    /// A 403.
+    #[error("this stream is not for this caller")]
+    NotAdmitted,
+    /// A 403. Names the claim, never a value.
+    #[error("this stream needs the claim `{0}`, which this caller lacks")]
+    MissingClaim(String),
+}
+
 impl Filter {
-    /// Puts the values of a query in, names and values already percent-decoded. The query names
-    /// with a meaning of their own (`lastEventId`, `wait`, `stream`) are passed over.
+    /// Decides whether a client may open the stream, and puts its values in: those of a query,
+    /// names and values already percent-decoded, and those of its claims; `None`: not signed in.
+    /// The query names with a meaning of their own (`lastEventId`, `wait`, `stream`) are passed
+    /// over.
     ///
     /// # Errors
-    /// The first mistake: a parameter that is required and missing, not declared, given twice
-    /// though it is no array, in bracket notation, or with a value that is not of its type or
-    /// outside its limits.
-    pub fn bind(&self, query: &[(String, String)]) -> Result<Bound, ParamError> {
+    /// The first mistake: no caller where one is needed; a parameter that is required and missing,
+    /// not declared, given twice though it is no array, in bracket notation, or with a value that
+    /// is not of its type or outside its limits; claims that do not match `access`; a claim that
+    /// `match` needs and the caller lacks.
+    pub fn bind(
+        &self,
+        query: &[(String, String)],
+        claims: Option<&RawDocument>,
+    ) -> Result<Bound, BindError> {
+        let values = match (&self.access, claims) {
+            (Access::Public, _) => self.values(query)?,
+            (_, None) => return Err(BindError::NoCaller),
+            (Access::Authenticated, Some(_)) => self.values(query)?,
+            (Access::Match(template), Some(claims)) => {
+                let values = self.values(query)?;
+                if !is_admitted(template, claims, Some(&values)) {
+                    return Err(BindError::NotAdmitted);
+                }
+                values
+            }
+        };
+        self.bind_values(values, claims)
+    }
+
+    /// As [`Filter::bind`], for whoever reads the files anyway: does not ask who may listen.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_unasked(
+        &self,
+        query: &[(String, String)],
+        claims: Option<&RawDocument>,
+    ) -> Result<Bound, BindError> {
+        self.bind_values(self.values(query)?, claims)
+    }
+
+    /// Whether a client may open the stream with one query or another.
+    pub fn may_open(&self, claims: Option<&RawDocument>) -> bool {
+        let is_admitted = match (&self.access, claims) {
+            (Access::Public, _) => return true,
+            (_, None) => false,
+            (Access::Authenticated, Some(_)) => true,
+            (Access::Match(template), Some(claims)) => is_admitted(template, claims, None),
+        };
+        is_admitted
+            && self.template.placeholders().iter().all(|used| match &used.placeholder {
+                Placeholder::Claim(path) => claim(claims, path).is_some(),
+                Placeholder::Param(_) => true,
+            })
+    }
+
+    fn values(&self, query: &[(String, String)]) -> Result<Values, ParamError> {
         for (name, _) in query {
             self.check_declared(name)?;
         }
@@ -69,20 +182,32 @@ impl Filter {
         for param in &self.params.0 {
             values.push((param.name.clone(), value_of(param, query)?));
         }
-        let mut needs_claims = false;
+        Ok(values)
+    }
+
+    fn bind_values(
+        &self,
+        mut values: Values,
+        claims: Option<&RawDocument>,
+    ) -> Result<Bound, BindError> {
+        let mut bound: Values = Vec::new();
+        let mut missing = None;
         let predicate = self.template.bind(&mut |placeholder| match placeholder {
-            Placeholder::Param(name) => {
-                values.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone())
-            }
-            Placeholder::Claim(_) => {
-                needs_claims = true;
-                None
+            Placeholder::Param(name) => value_among(&values, name),
+            Placeholder::Claim(path) => {
+                let value = claim(claims, path);
+                if value.is_none() {
+                    missing.get_or_insert_with(|| path.clone());
+                }
+                bound.push((format!("$claim {path}"), value.clone()));
+                value
             }
         });
-        if needs_claims {
-            // Such a filter does not load. Should it ever, an absent claim must not widen it.
-            return refuse("", "this stream needs a caller with claims");
+        // An absent claim must never widen a filter.
+        if let Some(path) = missing {
+            return Err(BindError::MissingClaim(path));
         }
+        values.extend(bound);
         Ok(Bound { predicate, values: BoundValues(values) })
     }
 

@@ -17,11 +17,18 @@ pub struct CheckReport {
     pub file_count: usize,
 }
 
-/// Validates all filter files below a directory.
-pub fn check(dir: &Path) -> CheckReport {
+/// Validates all filter files below a directory. Without a source of callers in the settings at
+/// hand, protected streams get a warning: elsewhere there may be one.
+pub fn check(dir: &Path, has_source: bool) -> CheckReport {
     let loaded = load_directory(dir);
     let file_count = loaded.filters.0.len() + loaded.broken.len();
     let mut diagnostics = loaded.diagnostics;
+    if !has_source {
+        let protected = loaded.filters.0.values().filter_map(|filter| filter.needs_source.clone());
+        diagnostics.extend(
+            protected.map(|diagnostic| Diagnostic { severity: Severity::Warning, ..diagnostic }),
+        );
+    }
     if file_count == 0 && diagnostics.is_empty() {
         // Most likely the wrong directory; nothing to check is nothing checked.
         diagnostics.push(

@@ -125,19 +125,22 @@ impl<'a> Reporter<'a> {
     }
 
     pub fn add(&mut self, severity: Severity, place: Place, message: String, hint: Option<String>) {
+        let diagnostic = self.make(severity, place, message, hint);
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// A finding that is not one of this file alone.
+    pub fn make(
+        &self,
+        severity: Severity,
+        place: Place,
+        message: String,
+        hint: Option<String>,
+    ) -> Diagnostic {
         let source = self.lines.get(place.line - 1).copied().unwrap_or_default().to_owned();
         let Place { line, column, width } = place;
         let file = self.file.to_owned();
-        self.diagnostics.push(Diagnostic {
-            severity,
-            file,
-            line,
-            column,
-            width,
-            message,
-            hint,
-            source,
-        });
+        Diagnostic { severity, file, line, column, width, message, hint, source }
     }
 
     pub fn has_errors(&self) -> bool {

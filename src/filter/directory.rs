@@ -70,6 +70,27 @@ pub fn load_directory(dir: &Path) -> Loaded {
     loaded
 }
 
+impl Loaded {
+    /// Turns away the protected streams: for a sidecar whose settings name nobody who could vouch
+    /// for a caller.
+    #[must_use]
+    pub fn without_source(mut self) -> Loaded {
+        let filters = std::mem::take(&mut self.filters.0);
+        for (name, filter) in filters {
+            match &filter.needs_source {
+                Some(diagnostic) => {
+                    self.diagnostics.push(diagnostic.clone());
+                    self.broken.insert(name);
+                }
+                None => {
+                    self.filters.0.insert(name, filter);
+                }
+            }
+        }
+        self
+    }
+}
+
 fn twice(name: &str, files: &[PathBuf]) -> Vec<Diagnostic> {
     let first = files.first().map(|file| file.display().to_string()).unwrap_or_default();
     files

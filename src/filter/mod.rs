@@ -31,7 +31,7 @@ use crate::matcher::Template;
 use crate::matcher::projection::Projection;
 
 pub use access::Access;
-pub use bind::{Bound, BoundValues, ParamError};
+pub use bind::{BindError, Bound, BoundValues, ParamError};
 pub use check::{CheckReport, check};
 pub use diagnostic::{Diagnostic, Severity};
 pub use directory::{Loaded, load_directory};
@@ -56,6 +56,8 @@ pub struct Filter {
     pub full_document: FullDocument,
     pub before_image: FullDocumentBeforeChange,
     pub access: Access,
+    /// Of a protected stream: what to say where nobody can be signed in.
+    needs_source: Option<Diagnostic>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Diagnostic>,
     /// Equal for equal texts, to see whether a file changed. Of this process only: not for storing.

@@ -79,8 +79,10 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
             .unwrap_or(FullDocumentBeforeChange::Off)
     });
     let access = match declaration.access {
-        Some(entry) => access::read(entry, reporter)
-            .inspect(|access| access::require_enforceable(access, entry, reporter)),
+        Some(entry) => access::read(entry, reporter).inspect(|access| {
+            let declared = (&params, declaration.params);
+            access::check_placeholders(access, entry, declared, reporter);
+        }),
         None if declaration.is_misspelt("access") => None,
         None => {
             reporter.error(
@@ -98,7 +100,11 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         let declared = (&params, declaration.params);
         check_placeholders(&uses, entry, declared, access.as_ref(), reporter);
     }
-    advice::unused_params(&template, declaration.params, reporter);
+    let needs_source = access
+        .as_ref()
+        .zip(declaration.access)
+        .and_then(|(access, entry)| access::without_source(access, entry, reporter));
+    advice::unused_params(&template, access.as_ref(), declaration.params, reporter);
     let filter = Filter {
         name: name.to_owned(),
         description,
@@ -110,6 +116,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         full_document,
         before_image,
         access: access?,
+        needs_source,
         warnings: Vec::new(),
         source_digest: digest(text),
     };
@@ -269,7 +276,7 @@ fn locate(entry: &Entry, path: &[Step]) -> Place {
 }
 
 /// The node at a path below an entry, as far as it goes.
-fn node_at<'t>(entry: &'t Entry, path: &[Step]) -> &'t Node {
+pub(super) fn node_at<'t>(entry: &'t Entry, path: &[Step]) -> &'t Node {
     let mut node = &entry.value;
     for step in path {
         let next = match step {
@@ -286,55 +293,63 @@ fn node_at<'t>(entry: &'t Entry, path: &[Step]) -> &'t Node {
 fn check_placeholders(
     uses: &[PlaceholderUse],
     entry: &Entry,
-    (params, written): (&Params, Option<&Entry>),
+    declared: (&Params, Option<&Entry>),
     access: Option<&Access>,
     reporter: &mut Reporter<'_>,
 ) {
     for placeholder_use in uses {
         let node = node_at(entry, &placeholder_use.path);
-        match &placeholder_use.placeholder {
-            Placeholder::Claim(claim) => {
-                if matches!(access, Some(Access::Public)) {
-                    reporter.error(
-                        node.place,
-                        format!("`$claim: {claim}` under `access: public`"),
-                        "a public stream knows no caller, so there are no claims: \
-                         use `$param`, or another `access`",
-                    );
-                }
+        if let Placeholder::Claim(claim) = &placeholder_use.placeholder
+            && matches!(access, Some(Access::Public))
+        {
+            reporter.error(
+                node.place,
+                format!("`$claim: {claim}` under `access: public`"),
+                "a public stream knows no caller, so there are no claims: \
+                 use `$param`, or another `access`",
+            );
+        }
+    }
+    check_params(uses, entry, declared, reporter);
+}
+
+/// Every parameter is declared, and fits where it stands.
+pub(super) fn check_params(
+    uses: &[PlaceholderUse],
+    entry: &Entry,
+    (params, written): (&Params, Option<&Entry>),
+    reporter: &mut Reporter<'_>,
+) {
+    for placeholder_use in uses {
+        let Placeholder::Param(name) = &placeholder_use.placeholder else { continue };
+        let node = node_at(entry, &placeholder_use.path);
+        let Some(param) = params.get(name) else {
+            // Declared, but wrongly: that has been said.
+            if written.is_some_and(|entry| entry.value.get(name).is_some()) {
+                continue;
             }
-            Placeholder::Param(name) => {
-                let Some(param) = params.get(name) else {
-                    // Declared, but wrongly: that has been said.
-                    if written.is_some_and(|entry| entry.value.get(name).is_some()) {
-                        continue;
-                    }
-                    let place = node.get("$param").map_or(node.place, |entry| entry.value.place);
-                    let known = params.iter().map(|param| param.name.as_str());
-                    let hint = match nearest(name, known) {
-                        Some(known) => format!("did you mean `{known}`?"),
-                        None => format!("declare it: `params: {{ {name}: {{ type: string }} }}`"),
-                    };
-                    reporter.error(place, format!("`{name}` is no declared parameter"), hint);
-                    continue;
-                };
-                let kind = param.kind.name();
-                match (&placeholder_use.role, param.is_array) {
-                    (Role::Value, true) => reporter.error(
-                        node.place,
-                        format!("`{name}` is an array, and one value stands here"),
-                        format!("declare it as `type: {kind}`, or use it under `$in`"),
-                    ),
-                    (Role::Set, false) => reporter.error(
-                        node.place,
-                        format!("`{name}` is one value, and a list stands here"),
-                        format!(
-                            "declare it as `type: [{kind}]`, or write `[{{ $param: {name} }}]`"
-                        ),
-                    ),
-                    _ => {}
-                }
-            }
+            let place = node.get("$param").map_or(node.place, |entry| entry.value.place);
+            let known = params.iter().map(|param| param.name.as_str());
+            let hint = match nearest(name, known) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("declare it: `params: {{ {name}: {{ type: string }} }}`"),
+            };
+            reporter.error(place, format!("`{name}` is no declared parameter"), hint);
+            continue;
+        };
+        let kind = param.kind.name();
+        match (&placeholder_use.role, param.is_array) {
+            (Role::Value, true) => reporter.error(
+                node.place,
+                format!("`{name}` is an array, and one value stands here"),
+                format!("declare it as `type: {kind}`, or use it under `$in`"),
+            ),
+            (Role::Set, false) => reporter.error(
+                node.place,
+                format!("`{name}` is one value, and a list stands here"),
+                format!("declare it as `type: [{kind}]`, or write `[{{ $param: {name} }}]`"),
+            ),
+            _ => {}
         }
     }
 }

@@ -23,13 +23,12 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::forward::{APP_AWAY, APP_TOO_SLOW, CONNECT_TIMEOUT, Forward, Side};
+use super::forward::{APP_AWAY, APP_TOO_SLOW, CONNECT_TIMEOUT, Forward, Request, Side};
 use super::gate::{self, Body, Head, Verdict};
 use super::io::{Connection, Socket};
 use super::lane;
 use super::path::{self, Target};
-use super::reserved::{Answer, Ask, Desk, Opened, Plain};
-use crate::access::Origin;
+use super::reserved::{Answer, Desk, Opened, Plain};
 use crate::drain::Drain;
 use crate::transport::Sink;
 use crate::transport::problem::Problem;
@@ -121,7 +120,8 @@ impl Door {
                     return refuse(&mut connection.socket, problem).await;
                 }
                 Target::Reserved { rest } => {
-                    let answer = self.ask(&head, &bytes, &rest, peer);
+                    // Boxed: finding out who asks may take a moment, and idle connections wait here.
+                    let answer = Box::pin(self.ask(&head, &bytes, &rest, peer)).await;
                     match answer {
                         Answer::Stream(opened) => {
                             let Connection { socket, .. } = *connection;
@@ -250,30 +250,18 @@ impl Door {
         metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
     }
 
-    fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
-        let fields = &bytes[..head.length];
-        let first = |name: &str| gate::header_values(fields, name).into_iter().next();
-        let forwarded_host = || {
-            let is_trusted = self.side.is_trusted(peer.map(|peer| peer.ip()));
-            if is_trusted { first("x-forwarded-host") } else { None }
-        };
-        self.desk.answer(Ask {
+    async fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
+        let values = |name: &str| gate::header_values(&bytes[..head.length], name);
+        let request = Request {
             method: &head.method,
             rest,
-            query: path::pairs_of(path::query_of(&head.target)),
-            accept: gate::header_values(fields, "accept"),
-            last_event_id: first("last-event-id"),
-            origin: Origin {
-                origin: first("origin"),
-                fetch_site: first("sec-fetch-site"),
-                host: forwarded_host().or_else(|| first("host")),
-            },
-            address: self.side.client_address(
-                peer.map(|peer| peer.ip()),
-                &gate::header_values(fields, "x-forwarded-for"),
-            ),
+            query: path::query_of(&head.target),
+            host: values("host").into_iter().next(),
+            peer: peer.map(|peer| peer.ip()),
             is_upgrade: head.is_upgrade,
-        })
+        };
+        let ask = self.side.ask_of(request, &values, &self.desk.guard);
+        self.desk.answer(ask).await
     }
 }
 
@@ -303,7 +291,10 @@ async fn answer_plain(
     let length = plain.body.len().to_string();
     let mut fields: Vec<(&str, &str)> =
         plain.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    fields.push(("Content-Length", &length));
+    // By the standard, 204 has no length.
+    if plain.status != 204 {
+        fields.push(("Content-Length", &length));
+    }
     if is_last {
         fields.push(("Connection", "close"));
     }
@@ -340,18 +331,22 @@ async fn close(socket: &mut Socket) {
 }
 
 /// A stream's own task.
-async fn stream(mut socket: Socket, opened: Opened, minor: u8, is_head: bool) {
+async fn stream(mut socket: Socket, mut opened: Opened, minor: u8, is_head: bool) {
     if let Socket::Plain(tcp) = &socket {
         // Without it a vanished client is noticed only after many retransmissions.
         let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT));
     }
     let is_chunked = minor > 0 && !is_head;
-    let mut fields = Opened::headers().to_vec();
-    fields.push(("Connection", "close"));
-    if is_chunked {
-        fields.push(("Transfer-Encoding", "chunked"));
-    }
-    let head = head_of(200, &fields, minor);
+    let head = {
+        let cors = opened.take_cors();
+        let mut fields = Opened::headers().to_vec();
+        fields.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
+        fields.push(("Connection", "close"));
+        if is_chunked {
+            fields.push(("Transfer-Encoding", "chunked"));
+        }
+        head_of(200, &fields, minor)
+    };
     if socket.write_all(&head).await.is_err() || is_head {
         return close(&mut socket).await;
     }

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use super::gate;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
-use crate::access::Origin;
+use crate::access::{Guard, Origin};
 use crate::config::AppAddress;
 use crate::transport::Sink;
 use crate::transport::problem::Problem;
@@ -95,6 +95,53 @@ impl Side {
             ("X-Forwarded-Proto", proto),
             ("X-Forwarded-Host", host),
         ]
+    }
+}
+
+/// A request on the reserved path, whichever way it came in.
+pub struct Request<'a> {
+    pub method: &'a str,
+    /// What follows the prefix.
+    pub rest: &'a str,
+    pub query: &'a [u8],
+    /// `Host` or `:authority`.
+    pub host: Option<&'a [u8]>,
+    pub peer: Option<IpAddr>,
+    pub is_upgrade: bool,
+}
+
+impl Side {
+    /// What the desk has to know of a request; `values` gives header fields by name.
+    pub fn ask_of<'a>(
+        &'a self,
+        request: Request<'a>,
+        values: &dyn Fn(&str) -> Vec<&'a [u8]>,
+        guard: &Guard,
+    ) -> Ask<'a> {
+        let first = |name: &str| values(name).into_iter().next();
+        let believed = |name| if self.is_trusted(request.peer) { first(name) } else { None };
+        let own_scheme = (self.scheme == "https").then_some(self.scheme.as_bytes());
+        let origin = Origin {
+            origin: first("origin"),
+            fetch_site: first("sec-fetch-site"),
+            host: believed("x-forwarded-host").or(request.host),
+            scheme: believed("x-forwarded-proto").or(own_scheme),
+        };
+        let mut query = path::pairs_of(request.query);
+        let credentials = guard.credentials(values, &mut query, origin);
+        Ask {
+            method: request.method,
+            rest: request.rest,
+            query,
+            accept: values("accept"),
+            last_event_id: first("last-event-id"),
+            origin,
+            address: self.client_address(request.peer, &values("x-forwarded-for")),
+            is_upgrade: request.is_upgrade,
+            is_preflight: first("access-control-request-method").is_some(),
+            has_cookies: first("cookie").is_some(),
+            credentials,
+        }
     }
 }
 
@@ -185,27 +232,20 @@ impl Forward {
     async fn answer_reserved(&self, session: &mut Session, rest: &str) {
         let peer = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
         let answer = {
-            let request = session.req_header();
+            let head = session.req_header();
             let values = |name: &str| -> Vec<&[u8]> {
-                request.headers.get_all(name).iter().map(|value| value.as_bytes()).collect()
+                head.headers.get_all(name).iter().map(|value| value.as_bytes()).collect()
             };
-            let first = |name: &str| values(name).into_iter().next();
-            let forwarded_host =
-                if self.side.is_trusted(peer) { first("x-forwarded-host") } else { None };
-            self.desk.answer(Ask {
-                method: request.method.as_str(),
+            let request = Request {
+                method: head.method.as_str(),
                 rest,
-                query: path::pairs_of(path::query_of(request.raw_path())),
-                accept: values("accept"),
-                last_event_id: first("last-event-id"),
-                origin: Origin {
-                    origin: first("origin"),
-                    fetch_site: first("sec-fetch-site"),
-                    host: forwarded_host.or_else(|| host_of(request)),
-                },
-                address: self.side.client_address(peer, &values("x-forwarded-for")),
+                query: path::query_of(head.raw_path()),
+                host: host_of(head),
+                peer,
                 is_upgrade: false,
-            })
+            };
+            let ask = self.side.ask_of(request, &values, &self.desk.guard);
+            self.desk.answer(ask).await
         };
         let is_head = session.req_header().method == http::Method::HEAD;
         // A client that left is no error.
@@ -229,13 +269,22 @@ async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()
     for (name, value) in &plain.headers {
         head.insert_header(*name, value.as_str())?;
     }
-    head.insert_header("Content-Length", plain.body.len())?;
+    if plain.status != 204 {
+        head.insert_header("Content-Length", plain.body.len())?;
+    }
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(plain.body.clone()), true).await
 }
 
-async fn write_stream(session: &mut Session, opened: Opened, is_head: bool) -> pingora::Result<()> {
+async fn write_stream(
+    session: &mut Session,
+    mut opened: Opened,
+    is_head: bool,
+) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(200, Some(3))?;
+    for (name, value) in opened.take_cors() {
+        head.insert_header(name, value)?;
+    }
     for (name, value) in Opened::headers() {
         head.insert_header(name, value)?;
     }

@@ -1,24 +1,24 @@
 //! What the reserved path answers, whichever way a request came in.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::access::{self, Origin};
+use crate::access::credentials::Credentials;
+use crate::access::limits::{Full, Limits, Place};
+use crate::access::origin::{self, Page};
+use crate::access::{Caller, Guard, Origin, Refusal, Right};
 use crate::catalog::{Catalog, OpenError};
 use crate::drain::{Drain, Held};
 use crate::event::Position;
+use crate::filter::{Access, BindError};
 use crate::metrics::Metrics;
 use crate::subscription::{From, Subscription};
 use crate::transport::problem::{self, Problem};
-use crate::transport::{self, Ended, Serve, Sink, sse};
+use crate::transport::{self, Ended, RightEnded, Serve, Sink, sse};
 
 /// How soon a refused client may try again, in seconds.
 const RETRY_AFTER: &str = "2";
@@ -38,6 +38,11 @@ pub struct Ask<'a> {
     /// Where the client is, as far as trusted proxies tell.
     pub address: Option<IpAddr>,
     pub is_upgrade: bool,
+    /// Whether it asks, as browsers do, what it may ask.
+    pub is_preflight: bool,
+    pub has_cookies: bool,
+    /// What says who it is from; see [`Guard::credentials`].
+    pub credentials: Credentials,
 }
 
 /// What to send back.
@@ -72,30 +77,23 @@ pub struct Opened {
     subscription: Subscription,
     query: Vec<(String, String)>,
     desk: Arc<Desk>,
-    _place: Place,
+    /// Of a protected stream. Boxed: a public one has none, and there are many of those.
+    right: Option<Box<Right>>,
+    /// For a page of another origin.
+    cors: Vec<(&'static str, String)>,
+    _open: Open,
 }
 
-/// One of `clients.max_connections`, given back when dropped.
-struct Place {
+/// What an open stream holds, given back when dropped.
+struct Open {
     desk: Arc<Desk>,
-    /// Counted only where there is a limit for it.
-    address: Option<IpAddr>,
+    place: Place,
     _held: Held,
 }
 
-impl Drop for Place {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.desk.open.fetch_sub(1, Ordering::AcqRel);
         self.desk.metrics.connections.with_label_values(&["sse"]).dec();
-        if let Some(address) = self.address {
-            let mut by_address = self.desk.by_address.lock();
-            if let Entry::Occupied(mut open) = by_address.entry(address) {
-                *open.get_mut() -= 1;
-                if *open.get() == 0 {
-                    open.remove();
-                }
-            }
-        }
     }
 }
 
@@ -104,15 +102,11 @@ pub struct Desk {
     pub catalog: Arc<Catalog>,
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
+    pub guard: Guard,
     pub retry: Duration,
     /// Zero: no limit.
     pub max_duration: Duration,
-    pub max_connections: usize,
-    /// `None`: no limit.
-    pub max_connections_per_address: Option<usize>,
-    open: AtomicUsize,
-    /// Open streams by address, where there is a limit. Taken when a stream opens or closes.
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    limits: Arc<Limits>,
 }
 
 impl Desk {
@@ -120,44 +114,61 @@ impl Desk {
         catalog: Arc<Catalog>,
         drain: Drain,
         metrics: Arc<Metrics>,
+        guard: Guard,
         clients: &crate::config::Clients,
     ) -> Desk {
         Desk {
             catalog,
             drain,
             metrics,
+            guard,
             retry: clients.retry,
             max_duration: clients.max_duration.unwrap_or_default(),
-            max_connections: clients.max_connections,
-            max_connections_per_address: clients.max_connections_per_address,
-            open: AtomicUsize::new(0),
-            by_address: Mutex::default(),
+            limits: Arc::new(Limits::new(clients)),
         }
     }
 
-    /// Decides about a request; does not wait for anything.
-    pub fn answer(self: &Arc<Desk>, ask: Ask<'_>) -> Answer {
-        match self.decide(ask) {
+    /// Decides about a request. Waits for nothing, but where it has to be found out who asks.
+    pub async fn answer(self: &Arc<Desk>, ask: Ask<'_>) -> Answer {
+        let page = origin::page(ask.origin, self.guard.allowed_origins());
+        let cors = origin::headers(&page, self.guard.allowed_origins());
+        let mut answer = match self.decide(ask, &page).await {
             Ok(answer) => answer,
             Err(problem) => {
                 let outcome = problem.status.to_string();
                 self.metrics.connections_total.with_label_values(&["sse", &outcome]).inc();
                 Answer::Plain(problem.into())
             }
+        };
+        match &mut answer {
+            Answer::Stream(opened) => opened.cors = cors,
+            Answer::Plain(plain) => plain.headers.extend(cors),
         }
+        answer
     }
 
-    fn decide(self: &Arc<Desk>, mut ask: Ask<'_>) -> Result<Answer, Problem> {
-        if !matches!(ask.method, "GET" | "HEAD") {
+    async fn decide(self: &Arc<Desk>, mut ask: Ask<'_>, page: &Page) -> Result<Answer, Problem> {
+        const METHODS: &str = "GET, HEAD, OPTIONS";
+        if !matches!(ask.method, "GET" | "HEAD" | "OPTIONS") {
             return Err(
-                Problem::new(405, "streams are opened with GET").with_header("Allow", "GET, HEAD")
+                Problem::new(405, "streams are opened with GET").with_header("Allow", METHODS)
             );
         }
-        if !access::is_same_origin(ask.origin) {
+        if *page == Page::Foreign {
             return Err(Problem::new(403, "pages of other origins may not open streams here"));
         }
+        if ask.method == "OPTIONS" {
+            let mut headers = vec![("Allow", METHODS.to_string())];
+            if ask.is_preflight && matches!(page, Page::Allowed(_)) {
+                headers.extend(origin::PREFLIGHT.map(|(name, value)| (name, value.to_string())));
+            }
+            return Ok(Answer::Plain(Plain { status: 204, headers, body: Bytes::new() }));
+        }
+        if ask.is_upgrade && ask.has_cookies && ask.origin.origin.is_none() {
+            return Err(Problem::new(403, "a WebSocket that brings cookies needs an Origin"));
+        }
         if ask.rest.is_empty() {
-            return self.list(&ask);
+            return Box::pin(self.list(ask)).await;
         }
         if ask.is_upgrade || !accepts_event_stream(&ask.accept) {
             return Err(Problem::new(406, "streams are sent as text/event-stream"));
@@ -167,69 +178,108 @@ impl Desk {
                 .with_header("Retry-After", RETRY_AFTER));
         }
         let from = from(&mut ask);
-        let place = self.take_place(ask.address)?;
-        let subscription = self.open(ask.rest, &ask.query, from)?;
+        // First, since it costs nothing: a full house asks nobody who is at the door.
+        let mut open = self.take_place(ask.address)?;
+        let found = self.catalog.find(ask.rest).map_err(|error| match error {
+            OpenError::NoSuchStream(_) => Problem::new(404, error.to_string()),
+            OpenError::Starting => not_ready(),
+        })?;
+        let right = match found.filter.access {
+            Access::Public => None,
+            Access::Authenticated | Access::Match(_) => {
+                Some(Box::new(Box::pin(self.identify(ask.credentials)).await?))
+            }
+        };
+        let caller = right.as_ref().map(|right| right.caller());
+        let claims = caller.as_ref().map(|caller| caller.claims.document());
+        let bound = found.filter.bind(&ask.query, claims).map_err(|error| {
+            if matches!(error, BindError::NotAdmitted | BindError::MissingClaim(_)) {
+                self.count_auth("forbidden");
+            }
+            refusal_of(error)
+        })?;
+        if let Some(caller) = &caller {
+            let values = (&found.filter.name, &bound.values);
+            open.place.count_for(caller, &values).map_err(|full| self.full(full))?;
+            self.count_auth("allowed");
+        }
+        // Before MongoDB was read for the first time, nobody can say where "now" is.
+        if !self.catalog.is_ready() {
+            return Err(not_ready());
+        }
         Ok(Answer::Stream(Box::new(Opened {
-            subscription,
+            subscription: self.catalog.subscribe(&found, bound, from),
             query: ask.query,
             desk: self.clone(),
-            _place: place,
+            right,
+            cors: Vec::new(),
+            _open: open,
         })))
     }
 
-    fn open(
-        &self,
-        name: &str,
-        query: &[(String, String)],
-        from: From,
-    ) -> Result<Subscription, Problem> {
-        // Before MongoDB was read for the first time, nobody can say where "now" is.
-        let is_ready = self.catalog.is_ready();
-        match self.catalog.open(name, query, from) {
-            Ok(subscription) if is_ready => Ok(subscription),
-            Ok(_) | Err(OpenError::Starting) => {
-                Err(Problem::new(503, "MongoDB has not been read yet")
-                    .with_header("Retry-After", RETRY_AFTER))
+    async fn identify(&self, credentials: Credentials) -> Result<Right, Problem> {
+        self.guard.identify(credentials).await.map_err(|refusal| {
+            self.count_auth(refusal.result());
+            let unauthorized = |detail: String, challenge: String| {
+                Problem::new(401, detail).with_header("WWW-Authenticate", challenge)
+            };
+            match refusal {
+                Refusal::Missing => {
+                    unauthorized(BindError::NoCaller.to_string(), "Bearer".to_owned())
+                }
+                Refusal::Token(error) => unauthorized(
+                    error.to_string(),
+                    format!("Bearer error=\"invalid_token\", error_description=\"{error}\""),
+                ),
+                Refusal::Unknown => {
+                    unauthorized("the app does not know who this is".into(), "Bearer".into())
+                }
+                Refusal::Forbidden => Problem::new(403, "the app refuses this caller"),
+                Refusal::Unavailable => Problem::new(503, "nobody can say now who this is")
+                    .with_header("Retry-After", RETRY_AFTER),
             }
-            Err(error @ OpenError::NoSuchStream(_)) => Err(Problem::new(404, error.to_string())),
-            Err(error @ OpenError::Parameter(_)) => Err(Problem::new(400, error.to_string())),
-        }
+        })
     }
 
-    fn take_place(self: &Arc<Desk>, address: Option<IpAddr>) -> Result<Place, Problem> {
-        let open = self.open.fetch_add(1, Ordering::AcqRel);
+    fn count_auth(&self, result: &str) {
+        self.metrics.auth_total.with_label_values(&[result]).inc();
+    }
+
+    fn full(&self, full: Full) -> Problem {
+        self.metrics.refused_total.with_label_values(&[full.name()]).inc();
+        Problem::new(full.status(), full.to_string()).with_header("Retry-After", RETRY_AFTER)
+    }
+
+    fn take_place(self: &Arc<Desk>, address: Option<IpAddr>) -> Result<Open, Problem> {
+        let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&["sse"]).inc();
-        let mut place = Place { desk: self.clone(), address: None, _held: self.drain.hold() };
-        let too_many = |whose: &str| {
-            Problem::new(429, format!("too many open streams {whose}"))
-                .with_header("Retry-After", RETRY_AFTER)
-        };
-        if open >= self.max_connections {
-            return Err(too_many("in all"));
-        }
-        if let (Some(most), Some(address)) = (self.max_connections_per_address, address) {
-            let mut by_address = self.by_address.lock();
-            let open = by_address.entry(address).or_default();
-            if *open >= most {
-                return Err(too_many("from this address"));
-            }
-            *open += 1;
-            place.address = Some(address);
-        }
-        Ok(place)
+        Ok(Open { desk: self.clone(), place, _held: self.drain.hold() })
     }
 
-    fn list(&self, ask: &Ask<'_>) -> Result<Answer, Problem> {
+    /// What this client may open. Of a stream that it may not, it learns nothing.
+    async fn list(&self, ask: Ask<'_>) -> Result<Answer, Problem> {
         if ask.query.iter().any(|(name, _)| name == "stream") {
             return Err(Problem::new(
                 400,
                 "several streams on one connection are not available yet: open one each",
             ));
         }
-        let streams: Vec<_> = self
-            .catalog
-            .filters()
+        let filters = self.catalog.filters();
+        let is_all_public = filters.iter().all(|filter| matches!(filter.access, Access::Public));
+        let right = match is_all_public {
+            true => None,
+            false => match self.identify(ask.credentials).await {
+                Ok(right) => Some(right),
+                // Half a list would look like a whole one.
+                Err(problem) if problem.status == 503 => return Err(problem),
+                Err(_) => None,
+            },
+        };
+        let caller = right.map(|right| right.caller());
+        let claims = caller.as_ref().map(|caller| caller.claims.document());
+        let streams: Vec<_> = filters
             .iter()
+            .filter(|filter| filter.may_open(claims))
             .map(|filter| {
                 json!({
                     "name": filter.name,
@@ -247,6 +297,20 @@ impl Desk {
             body: Bytes::from(json!({ "streams": streams }).to_string()),
         }))
     }
+}
+
+fn not_ready() -> Problem {
+    Problem::new(503, "MongoDB has not been read yet").with_header("Retry-After", RETRY_AFTER)
+}
+
+fn refusal_of(error: BindError) -> Problem {
+    let status = match error {
+        BindError::Parameter(_) => 400,
+        BindError::NoCaller => 401,
+        BindError::NotAdmitted | BindError::MissingClaim(_) => 403,
+    };
+    let problem = Problem::new(status, error.to_string());
+    if status == 401 { problem.with_header("WWW-Authenticate", "Bearer") } else { problem }
 }
 
 /// The header wins over the query; an empty one means that the client has none.
@@ -296,27 +360,57 @@ impl Opened {
         ]
     }
 
+    /// Further fields of this stream's head.
+    pub fn take_cors(&mut self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.cors)
+    }
+
     /// Sends the stream until it ends. The head has been sent.
     pub async fn serve<S: Sink>(self, sink: &mut S) -> Ended {
-        let Opened { subscription, query, desk, _place } = self;
+        let Opened { subscription, query, desk, right, _open, .. } = self;
         let first = [sse::retry(desk.retry)];
         let ended = match tokio::time::timeout(transport::MAX_WRITE_STALL, sink.send(&first)).await
         {
             Ok(Ok(())) => {
                 let reopen = |old: &Subscription| {
-                    desk.catalog.open(&old.filter().name, &query, From::FilterChanged).ok()
+                    let caller = right.as_ref().map(|right| right.caller());
+                    let claims = caller.as_ref().map(|caller| caller.claims.document());
+                    let found = desk.catalog.find(&old.filter().name).ok()?;
+                    let bound = found.filter.bind(&query, claims).ok()?;
+                    Some(desk.catalog.subscribe(&found, bound, From::FilterChanged))
+                };
+                let name = right.as_ref().map(|_| subscription.filter().name.clone());
+                // Other claims are fine as long as they open the same stream with the same values:
+                // what is open is never quietly narrowed or widened.
+                let fits = |before: &Caller, now: &Caller| {
+                    let bind = |caller: &Caller| {
+                        let found = desk.catalog.find(name.as_deref()?).ok()?;
+                        found.filter.bind(&query, Some(caller.claims.document())).ok()
+                    };
+                    match (bind(before), bind(now)) {
+                        (Some(before), Some(now)) => before.values == now.values,
+                        _ => false,
+                    }
+                };
+                let right_ended: RightEnded<'_> = match &right {
+                    Some(right) => Some(Box::pin(right.ended(fits))),
+                    None => None,
                 };
                 let serve = Serve {
                     metrics: &desk.metrics,
                     drain: &desk.drain,
                     max_duration: desk.max_duration,
                     reopen: &reopen,
+                    right_ended,
                 };
                 transport::serve_sse(sink, subscription, serve).await
             }
             Ok(Err(_)) => Ended::ClientGone,
             Err(_) => Ended::Stalled,
         };
+        if ended == Ended::Unauthorized {
+            desk.count_auth("ended");
+        }
         desk.metrics.connections_total.with_label_values(&["sse", ended.outcome()]).inc();
         ended
     }

@@ -8,6 +8,7 @@ pub mod sse;
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ pub enum Ended {
     Expired,
     /// The filter changed, and the client's parameters no longer fit, or it is gone.
     FilterChanged,
+    /// The caller's right has ended.
+    Unauthorized,
 }
 
 impl Ended {
@@ -53,9 +56,14 @@ impl Ended {
             Ended::Draining => "drained",
             Ended::Expired => "expired",
             Ended::FilterChanged => "filter-changed",
+            Ended::Unauthorized => "unauthorized",
         }
     }
 }
+
+/// Resolves when the caller's right to listen has ended; `None` for a public stream, which has no
+/// caller and must not pay for one.
+pub type RightEnded<'a> = Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>;
 
 /// What the loop needs besides the subscription.
 pub struct Serve<'a> {
@@ -65,13 +73,14 @@ pub struct Serve<'a> {
     pub max_duration: Duration,
     /// Opens the stream again after its filter was edited, if that is still possible.
     pub reopen: &'a (dyn Fn(&Subscription) -> Option<Subscription> + Send + Sync),
+    pub right_ended: RightEnded<'a>,
 }
 
 /// Sends a subscription's frames until it ends. The head of the answer has been sent.
 pub async fn serve_sse<S: Sink>(
     sink: &mut S,
     mut subscription: Subscription,
-    serve: Serve<'_>,
+    mut serve: Serve<'_>,
 ) -> Ended {
     let draining = serve.drain.my_turn();
     tokio::pin!(draining);
@@ -89,6 +98,13 @@ pub async fn serve_sse<S: Sink>(
     loop {
         let frame = tokio::select! {
             biased;
+            // First: a stream that always has something to send must end all the same.
+            () = has_ended(&mut serve.right_ended) => {
+                pieces.clear();
+                pieces.push(sse::end("unauthorized"));
+                let _ = tokio::time::timeout(MAX_WRITE_STALL, sink.send(&pieces)).await;
+                return Ended::Unauthorized;
+            }
             frame = subscription.next() => frame,
             () = sink.closed() => return Ended::ClientGone,
             () = &mut draining => return Ended::Draining,
@@ -115,6 +131,13 @@ pub async fn serve_sse<S: Sink>(
             Ok(Err(_)) => return Ended::ClientGone,
             Err(_) => return Ended::Stalled,
         }
+    }
+}
+
+async fn has_ended(right: &mut RightEnded<'_>) {
+    match right {
+        Some(ended) => ended.await,
+        None => std::future::pending().await,
     }
 }
 

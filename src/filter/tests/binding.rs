@@ -23,7 +23,7 @@ fn orders() -> Filter {
 #[test]
 fn values_come_in() {
     let filter = orders();
-    let bound = filter.bind(&query(&[("status", "paid")])).unwrap();
+    let bound = filter.bind(&query(&[("status", "paid")]), None).unwrap();
     let values: Vec<_> = bound.values.iter().map(|(name, value)| (name, value.cloned())).collect();
     assert_eq!(
         values,
@@ -41,9 +41,10 @@ fn values_come_in() {
 #[test]
 fn sets_are_sorted_and_hold_nothing_twice() {
     let filter = orders();
-    let one = filter.bind(&query(&[("status", "new"), ("kinds", "b"), ("kinds", "a")])).unwrap();
+    let one =
+        filter.bind(&query(&[("status", "new"), ("kinds", "b"), ("kinds", "a")]), None).unwrap();
     let other = [("kinds", "a"), ("kinds", "b"), ("kinds", "a"), ("status", "new")];
-    let other = filter.bind(&query(&other)).unwrap();
+    let other = filter.bind(&query(&other), None).unwrap();
     assert_eq!(one.values, other.values);
     assert_eq!(one.predicate, other.predicate);
     assert!(one.predicate.matches(&rawdoc! { "status": "new", "total": 10, "kind": "b" }));
@@ -54,7 +55,7 @@ fn sets_are_sorted_and_hold_nothing_twice() {
 fn a_value_is_never_an_operator() {
     let filter = good("match: { name: { $param: name } }\nparams: { name: { type: string } }\n");
     for value in ["{\"$ne\": null}", "$ne", "{ $gt: '' }", "\0"] {
-        let bound = filter.bind(&query(&[("name", value)])).unwrap();
+        let bound = filter.bind(&query(&[("name", value)]), None).unwrap();
         assert!(!bound.predicate.matches(&rawdoc! { "name": "other" }));
         assert!(bound.predicate.matches(&rawdoc! { "name": value }));
     }
@@ -63,7 +64,7 @@ fn a_value_is_never_an_operator() {
 #[test]
 fn names_with_a_meaning_are_passed_over() {
     let pairs = [("status", "new"), ("lastEventId", "x"), ("wait", "20s"), ("stream", "a")];
-    orders().bind(&query(&pairs)).unwrap();
+    orders().bind(&query(&pairs), None).unwrap();
 }
 
 #[test]
@@ -108,19 +109,19 @@ fn refusals() {
         ),
     ];
     for (pairs, expected) in rows {
-        assert_eq!(filter.bind(&query(pairs)).unwrap_err().to_string(), *expected);
+        assert_eq!(filter.bind(&query(pairs), None).unwrap_err().to_string(), *expected);
     }
     let many = vec![("kinds", "a"); 101];
     let pairs = [vec![("status", "new")], many].concat();
     assert_eq!(
-        filter.bind(&query(&pairs)).unwrap_err().to_string(),
+        filter.bind(&query(&pairs), None).unwrap_err().to_string(),
         "parameter `kinds`: more than 100 values"
     );
     let name = "n".repeat(5000);
-    assert!(filter.bind(&query(&[(&name, "x")])).unwrap_err().to_string().len() < 200);
+    assert!(filter.bind(&query(&[(&name, "x")]), None).unwrap_err().to_string().len() < 200);
     let without = good("");
     assert_eq!(
-        without.bind(&query(&[("a", "b")])).unwrap_err().to_string(),
+        without.bind(&query(&[("a", "b")]), None).unwrap_err().to_string(),
         "parameter `a`: this stream has no parameters"
     );
 }
@@ -133,7 +134,7 @@ fn the_pattern_is_for_the_whole_value() {
     );
     for (value, is_good) in [("x", true), ("y", true), ("xy", false), ("ax", false), ("x\n", false)]
     {
-        assert_eq!(filter.bind(&query(&[("a", value)])).is_ok(), is_good, "{value:?}");
+        assert_eq!(filter.bind(&query(&[("a", value)]), None).is_ok(), is_good, "{value:?}");
     }
 }
 
@@ -146,10 +147,10 @@ fn limits_compare_as_mongodb_does() {
                        \x20 b: { type: date, min: 2026-01-01T00:00:00Z, required: false }\n",
     );
     for (value, is_good) in [("1.50", true), ("1.49", false), ("9.99", true), ("1E1", true)] {
-        assert_eq!(filter.bind(&query(&[("a", value)])).is_ok(), is_good, "{value}");
+        assert_eq!(filter.bind(&query(&[("a", value)]), None).is_ok(), is_good, "{value}");
     }
-    assert!(filter.bind(&query(&[("b", "2026-01-01T00:00:00Z")])).is_ok());
-    assert!(filter.bind(&query(&[("b", "2025-12-31T23:59:59Z")])).is_err());
+    assert!(filter.bind(&query(&[("b", "2026-01-01T00:00:00Z")]), None).is_ok());
+    assert!(filter.bind(&query(&[("b", "2025-12-31T23:59:59Z")]), None).is_err());
 }
 
 #[test]
@@ -179,8 +180,8 @@ proptest::proptest! {
         let filter = orders();
         let pairs: Vec<(String, String)> =
             pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let first = filter.bind(&pairs);
-        let second = filter.bind(&pairs);
+        let first = filter.bind(&pairs, None);
+        let second = filter.bind(&pairs, None);
         match (first, second) {
             (Ok(first), Ok(second)) => {
                 proptest::prop_assert_eq!(first.values, second.values);

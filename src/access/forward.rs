@@ -1,0 +1,351 @@
+//! Forward auth: the app is asked, with the client's own credentials, who somebody is.
+//!
+//! Law of this file:
+//!
+//! - One question per credential at a time, however many ask; its answer holds for `cache`.
+//! - Only an answer lets anybody in. Trouble (no answer, 5xx, an answer that cannot be read) is
+//!   told apart from a refusal: it turns new streams away for a while, and ends open ones only
+//!   when it lasts.
+//! - An answer counts from when it was asked for: somebody may sign out while it is on its way.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Caller;
+use super::claims::{Claims, MAX_BYTES};
+use super::credentials::Forwarded;
+use super::http::{Answer, Http};
+use super::once::Once;
+use crate::config::{ClaimsFrom, ForwardAuth};
+
+/// Questions to the app at the same time: a crowd that comes back at once must not be more than
+/// the app can take.
+const MAX_QUESTIONS: usize = 64;
+/// Questions that wait for their turn; more are trouble at once.
+const MAX_WAITING: usize = 4096;
+/// After trouble, a credential is not asked about again for so long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Answers are looked through for old ones when there are so many, and then at every doubling.
+const SWEEP_AT: usize = 1024;
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What the app said.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    Vouched(Vouched),
+    /// Who this is, the app does not know.
+    Unknown,
+    /// It knows, and says no.
+    Forbidden,
+}
+
+/// Somebody whom the app vouched for.
+#[derive(Debug, Clone)]
+pub struct Vouched {
+    pub caller: Arc<Caller>,
+    /// What to ask with again.
+    pub credentials: Arc<Forwarded>,
+}
+
+/// A verdict, and when it was asked for.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub verdict: Verdict,
+    pub at: Instant,
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Forward {
+    settings: ForwardAuth,
+    http: Http,
+    sessions: Mutex<Sessions>,
+    questions: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    /// By digest of the credentials.
+    known: HashMap<[u8; 32], Arc<Session>>,
+    sweep_at: usize,
+}
+
+/// One credential.
+#[derive(Debug, Default)]
+struct Session {
+    said: Mutex<Option<Said>>,
+    trouble_at: Mutex<Option<Instant>>,
+    /// Nothing: trouble.
+    question: Once<Option<Said>>,
+}
+
+impl Forward {
+    pub fn new(settings: ForwardAuth, http: Http) -> Forward {
+        Forward {
+            settings,
+            http,
+            sessions: Mutex::default(),
+            questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            waiting: Arc::new(Semaphore::new(MAX_QUESTIONS + MAX_WAITING)),
+        }
+    }
+
+    pub fn settings(&self) -> &ForwardAuth {
+        &self.settings
+    }
+
+    /// The header fields that are credentials here.
+    pub fn pick<'v>(&self, values: &dyn Fn(&str) -> Vec<&'v [u8]>) -> Vec<(HeaderName, Vec<u8>)> {
+        let mut fields = Vec::new();
+        for name in &self.settings.headers {
+            let found = values(name.as_str()).into_iter();
+            fields.extend(found.map(|value| (name.clone(), value.to_vec())));
+        }
+        fields
+    }
+
+    /// What the app says about a credential, by an answer that may be as old as `cache`. `None`:
+    /// trouble.
+    pub async fn ask(self: &Arc<Forward>, credentials: &Arc<Forwarded>) -> Option<Said> {
+        let cache = self.settings.cache;
+        self.ask_for(credentials, |said| said.at.elapsed() < cache).await
+    }
+
+    /// As [`Forward::ask`], by an answer that is newer than `at`.
+    async fn ask_since(
+        self: &Arc<Forward>,
+        credentials: &Arc<Forwarded>,
+        at: Instant,
+    ) -> Option<Said> {
+        self.ask_for(credentials, |said| said.at > at).await
+    }
+
+    async fn ask_for(
+        self: &Arc<Forward>,
+        credentials: &Arc<Forwarded>,
+        is_good: impl Fn(&Said) -> bool,
+    ) -> Option<Said> {
+        let session = self.session(credentials);
+        if let Some(said) = session.said.lock().as_ref().filter(|said| is_good(said)) {
+            return Some(said.clone());
+        }
+        if session.trouble_at.lock().is_some_and(|at| at.elapsed() < PAUSE) {
+            return None;
+        }
+        let asking = session.question.ask(|| {
+            let (me, session) = (self.clone(), session.clone());
+            let credentials = credentials.clone();
+            async move { me.question(&session, credentials).await }
+        });
+        // The question has a deadline of its own; this one is for a turn that does not come.
+        tokio::time::timeout(self.settings.timeout, asking).await.ok()??
+    }
+
+    async fn question(
+        self: Arc<Forward>,
+        session: &Session,
+        credentials: Arc<Forwarded>,
+    ) -> Option<Said> {
+        let said = self.put(credentials).await;
+        match &said {
+            Some(said) => {
+                *session.said.lock() = Some(said.clone());
+                *session.trouble_at.lock() = None;
+            }
+            None => *session.trouble_at.lock() = Some(Instant::now()),
+        }
+        said
+    }
+
+    async fn put(&self, credentials: Arc<Forwarded>) -> Option<Said> {
+        let _waiting = self.waiting.try_acquire().ok()?;
+        let turn = tokio::time::timeout(self.settings.timeout, self.questions.acquire()).await;
+        let _turn = turn.ok()?.ok()?;
+        let at = Instant::now();
+        let headers = request(&credentials)?;
+        let ForwardAuth { url, timeout, claims, .. } = &self.settings;
+        let answer = self.http.get(url, headers, MAX_BYTES, *timeout).await;
+        let verdict = answer.and_then(|answer| {
+            read(&answer, claims).map(|meaning| match meaning {
+                Meaning::Vouched(claims) => {
+                    let caller = Arc::new(Caller::new(claims, credentials.digest()));
+                    Verdict::Vouched(Vouched { caller, credentials })
+                }
+                Meaning::Unknown => Verdict::Unknown,
+                Meaning::Forbidden => Verdict::Forbidden,
+            })
+        });
+        match verdict {
+            Ok(verdict) => Some(Said { verdict, at }),
+            Err(reason) => {
+                warn!("auth.forward.url gives no usable answer: {reason}");
+                None
+            }
+        }
+    }
+
+    fn session(&self, credentials: &Forwarded) -> Arc<Session> {
+        let digest = credentials.digest();
+        let mut sessions = self.sessions.lock();
+        if let Some(session) = sessions.known.get(&digest) {
+            return session.clone();
+        }
+        if sessions.known.len() >= sessions.sweep_at.max(SWEEP_AT) {
+            let cache = self.settings.cache;
+            sessions.known.retain(|_, session| {
+                let is_fresh = |said: &Said| said.at.elapsed() < cache;
+                Arc::strong_count(session) > 1 || session.said.lock().as_ref().is_some_and(is_fresh)
+            });
+            sessions.sweep_at = sessions.known.len() * 2;
+        }
+        sessions.known.entry(digest).or_default().clone()
+    }
+
+    /// Asks again and again; returns when the right to listen has ended. `fits` says whether an
+    /// open stream may go on with what is known of its caller now.
+    pub async fn watch(
+        self: &Arc<Forward>,
+        mut vouched: Vouched,
+        mut at: Instant,
+        mut fits: impl FnMut(&Arc<Caller>) -> bool,
+    ) {
+        let ForwardAuth { recheck, max_outage, .. } = self.settings;
+        loop {
+            // Never later than `recheck`; earlier by chance, so that those who came together do
+            // not all ask together.
+            tokio::time::sleep_until(at + recheck.mul_f64(1.0 - fastrand::f64() / 5.0)).await;
+            let said = loop {
+                match self.ask_since(&vouched.credentials, at).await {
+                    Some(said) => break said,
+                    None if at.elapsed() >= recheck + max_outage => return,
+                    None => {
+                        let pause = PAUSE.max(recheck / 4).min(Duration::from_secs(30));
+                        let end = at + recheck + max_outage;
+                        tokio::time::sleep_until(end.min(Instant::now() + pause)).await;
+                    }
+                }
+            };
+            match said.verdict {
+                Verdict::Vouched(again) if fits(&again.caller) => (vouched, at) = (again, said.at),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// `None` for bytes that no header can hold, which the gate lets nobody send.
+fn request(credentials: &Forwarded) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let forwarded =
+        [(X_FORWARDED_HOST, &credentials.host), (X_FORWARDED_PROTO, &credentials.scheme)];
+    for (name, value) in forwarded {
+        if !value.is_empty() {
+            headers.insert(name, HeaderValue::from_bytes(value).ok()?);
+        }
+    }
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    for (name, value) in &credentials.fields {
+        let mut value = HeaderValue::from_bytes(value).ok()?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Some(headers)
+}
+
+#[derive(Debug, PartialEq)]
+enum Meaning {
+    Vouched(Claims),
+    Unknown,
+    Forbidden,
+}
+
+/// What an answer means. An error is trouble: whose mistake it is, a client cannot know.
+fn read(answer: &Answer, claims: &ClaimsFrom) -> Result<Meaning, String> {
+    match answer.status {
+        200..=299 => {}
+        403 => return Ok(Meaning::Forbidden),
+        // Elsewhere is a page to sign in, most likely. Who is let in is told the answer here.
+        300..=399 => return Ok(Meaning::Unknown),
+        status @ (408 | 425 | 429) => return Err(format!("it says {status}")),
+        400..=499 => return Ok(Meaning::Unknown),
+        status => return Err(format!("it says {status}")),
+    }
+    match claims {
+        ClaimsFrom::Body => match answer.body.trim_ascii() {
+            b"" => Ok(Meaning::Vouched(Claims::none())),
+            // How an app says "nobody" in JSON.
+            b"null" | b"false" => Ok(Meaning::Unknown),
+            // Not to be taken for somebody: apps answer a page with 200 to those who have to sign
+            // in, too.
+            body => Claims::from_json(body)
+                .map(Meaning::Vouched)
+                .map_err(|reason| format!("{reason}; the body has to be a JSON object, or empty")),
+        },
+        ClaimsFrom::Header(name) => {
+            let mut values = answer.headers.get_all(name).iter();
+            let (Some(value), None) = (values.next(), values.next()) else {
+                return Err(format!("it has not exactly one header field `{name}`"));
+            };
+            match value.as_bytes().trim_ascii() {
+                b"" | b"null" => Ok(Meaning::Unknown),
+                json if json.starts_with(b"{") => {
+                    Ok(Meaning::Vouched(Claims::from_json(json).map_err(str::to_owned)?))
+                }
+                name => match std::str::from_utf8(name) {
+                    Ok(name) => Ok(Meaning::Vouched(Claims::of_subject(name))),
+                    Err(_) => Err("the header field is no UTF-8".to_owned()),
+                },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn answers_and_what_they_mean() {
+        let claims = |json: &str| Claims::from_json(json.as_bytes()).unwrap();
+        let vouched = |json: &str| Ok(Meaning::Vouched(claims(json)));
+        let body = |status: u16, body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            read(&Answer { status, headers: HeaderMap::new(), body }, &ClaimsFrom::Body)
+        };
+        assert_eq!(body(200, r#" {"sub":"ada"} "#), vouched(r#"{"sub":"ada"}"#));
+        assert_eq!(body(204, ""), vouched("{}"));
+        for (status, text) in [(200, "null"), (302, ""), (401, "{}"), (404, ""), (400, "")] {
+            assert_eq!(body(status, text), Ok(Meaning::Unknown), "{status} {text}");
+        }
+        assert_eq!(body(403, r#"{"sub":"ada"}"#), Ok(Meaning::Forbidden));
+        for (status, text) in
+            [(200, "<html>"), (200, "[]"), (200, "\"a\""), (500, ""), (503, "{}"), (429, "")]
+        {
+            assert!(body(status, text).is_err(), "{status} {text}");
+        }
+        let header = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("x-user", HeaderValue::from_static(value));
+            }
+            let from = ClaimsFrom::Header(HeaderName::from_static("x-user"));
+            read(&Answer { status: 200, headers, body: Bytes::from_static(b"<html>") }, &from)
+        };
+        assert_eq!(header(&["ada"]), vouched(r#"{"sub":"ada"}"#));
+        assert_eq!(header(&[r#"{"sub":"ada","n":1}"#]), vouched(r#"{"sub":"ada","n":1}"#));
+        assert_eq!(header(&[""]), Ok(Meaning::Unknown));
+        assert!(header(&[]).is_err() && header(&["a", "b"]).is_err() && header(&["{"]).is_err());
+    }
+}

@@ -1,0 +1,182 @@
+//! Where the keys come from that tokens are checked with. An issuer's set is fetched, kept,
+//! refreshed, and fetched again for a key that it did not have.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::http::Http;
+use super::once::Once;
+use super::token::{self, Keys};
+use crate::config::JwtKey;
+
+/// A set older than this is fetched anew, while the old one is still used.
+const REFRESH: Duration = Duration::from_secs(300);
+/// A set older than this is not used: a withdrawn key must not live on because the issuer is away.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// An issuer that did not answer is left alone for so long.
+const PAUSE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_BYTES: usize = 1024 * 1024;
+/// Anybody can make up key ids: so many fetches at once for ids that the set lacks, ...
+const MAX_EXTRA: u32 = 5;
+/// ... and one more after each of these.
+const EXTRA_EVERY: Duration = Duration::from_secs(10);
+
+/// The keys in force.
+#[derive(Debug)]
+pub enum KeySource {
+    Fixed(Arc<Keys>),
+    Set(Arc<KeySet>),
+}
+
+impl KeySource {
+    pub fn new(key: JwtKey, http: Http) -> KeySource {
+        match key {
+            JwtKey::Fixed(key) => KeySource::Fixed(Arc::new(Keys::Fixed(key))),
+            JwtKey::Jwks(url) => KeySource::Set(Arc::new(KeySet::new(url, http))),
+        }
+    }
+
+    /// The keys, or nothing where the issuer has not been heard for too long.
+    pub async fn current(&self) -> Option<Arc<Keys>> {
+        match self {
+            KeySource::Fixed(keys) => Some(keys.clone()),
+            KeySource::Set(set) => set.current().await,
+        }
+    }
+
+    /// The keys after another look at the issuer, where one is due and allowed.
+    pub async fn another_look(&self) -> Option<Arc<Keys>> {
+        match self {
+            KeySource::Fixed(_) => None,
+            KeySource::Set(set) => set.another_look().await,
+        }
+    }
+}
+
+/// An issuer's published keys.
+#[derive(Debug)]
+pub struct KeySet {
+    url: Uri,
+    http: Http,
+    // Held for a look or a swap, never across an await.
+    state: Mutex<State>,
+    fetching: Once<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    keys: Option<Arc<Keys>>,
+    fetched_at: Instant,
+    failed_at: Option<Instant>,
+    extra: u32,
+    extra_since: Instant,
+}
+
+impl KeySet {
+    fn new(url: Uri, http: Http) -> KeySet {
+        let now = Instant::now();
+        let state = State {
+            keys: None,
+            fetched_at: now,
+            failed_at: None,
+            extra: MAX_EXTRA,
+            extra_since: now,
+        };
+        KeySet { url, http, state: Mutex::new(state), fetching: Once::default() }
+    }
+
+    async fn current(self: &Arc<KeySet>) -> Option<Arc<Keys>> {
+        let (keys, age, is_paused) = {
+            let state = self.state.lock();
+            let is_paused = state.failed_at.is_some_and(|at| at.elapsed() < PAUSE);
+            (state.keys.clone(), state.fetched_at.elapsed(), is_paused)
+        };
+        let usable = keys.filter(|_| age < MAX_AGE);
+        if usable.is_some() && age < REFRESH || is_paused {
+            return usable;
+        }
+        if usable.is_some() {
+            let me = self.clone();
+            tokio::spawn(async move { me.fetch().await });
+            return usable;
+        }
+        self.fetch().await;
+        self.state.lock().keys.clone()
+    }
+
+    async fn another_look(self: &Arc<KeySet>) -> Option<Arc<Keys>> {
+        if !self.take_extra() {
+            return None;
+        }
+        self.fetch().await;
+        self.state.lock().keys.clone()
+    }
+
+    fn take_extra(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.extra < MAX_EXTRA && state.extra_since.elapsed() >= EXTRA_EVERY {
+            state.extra += 1;
+            state.extra_since += EXTRA_EVERY;
+        }
+        if state.extra == MAX_EXTRA {
+            state.extra_since = Instant::now();
+        }
+        let is_allowed = state.extra > 0;
+        state.extra = state.extra.saturating_sub(1);
+        is_allowed
+    }
+
+    async fn fetch(self: &Arc<KeySet>) {
+        let me = self.clone();
+        self.fetching.ask(|| async move { me.fetch_now().await }).await;
+    }
+
+    async fn fetch_now(&self) {
+        let began = Instant::now();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let answer = self.http.get(&self.url, headers, MAX_BYTES, TIMEOUT).await;
+        let keys = answer.and_then(|answer| match answer.status {
+            200 => token::read_key_set(&answer.body).map_err(str::to_owned),
+            status => Err(format!("the answer is {status}")),
+        });
+        let mut state = self.state.lock();
+        match keys {
+            Ok(keys) => {
+                info!(count = keys.len(), "auth.jwt.jwks_url: keys read");
+                state.keys = Some(Arc::new(Keys::Set(keys)));
+                state.fetched_at = began;
+                state.failed_at = None;
+            }
+            Err(reason) => {
+                warn!("auth.jwt.jwks_url cannot be used: {reason}");
+                state.failed_at = Some(Instant::now());
+                // Too old is too old, also where the next question waits.
+                if state.fetched_at.elapsed() >= MAX_AGE {
+                    state.keys = None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_for_made_up_keys_are_limited() {
+        let set = KeySet::new(Uri::from_static("http://127.0.0.1:9/"), Http::default());
+        assert_eq!((0..20).filter(|_| set.take_extra()).count(), MAX_EXTRA as usize);
+        tokio::time::advance(EXTRA_EVERY * 2).await;
+        assert_eq!((0..20).filter(|_| set.take_extra()).count(), 2);
+        tokio::time::advance(EXTRA_EVERY * 1000).await;
+        assert_eq!((0..20).filter(|_| set.take_extra()).count(), MAX_EXTRA as usize);
+    }
+}

@@ -1,0 +1,339 @@
+//! How many streams there may be: in all, by address, by caller, and never so many that ordinary
+//! requests have no descriptor or no memory left.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::process::Resource;
+use tokio::time::Instant;
+
+use super::Caller;
+use crate::config::Clients;
+
+/// Of the process's descriptors, one in twenty is not for streams, within these bounds: requests
+/// to the app take two each, and MongoDB, files and timers some.
+const SPARE_SHARE: u64 = 20;
+const SPARE_LEAST: u64 = 64;
+const SPARE_MOST: u64 = 4096;
+/// Of the memory that the container may use, one part in eight is not for new streams.
+const MEMORY_SHARE: u64 = 8;
+/// How often the memory in use is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    #[error("too many open streams in all")]
+    Connections,
+    #[error("too many open streams from this address")]
+    Address,
+    #[error("too many open streams of this caller")]
+    Subject,
+    #[error("this caller listens with too many different parameter values")]
+    Values,
+    #[error("no more streams can be held open here")]
+    Descriptors,
+    #[error("there is no memory for more streams here")]
+    Memory,
+}
+
+impl Full {
+    /// 429 where the clients are too many, 503 where this sidecar is too small.
+    pub fn status(self) -> u16 {
+        match self {
+            Full::Connections | Full::Address | Full::Subject | Full::Values => 429,
+            Full::Descriptors | Full::Memory => 503,
+        }
+    }
+
+    /// For the metric `refused_total{limit}`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Full::Connections => "connections",
+            Full::Address => "address",
+            Full::Subject => "subject",
+            Full::Values => "values",
+            Full::Descriptors => "descriptors",
+            Full::Memory => "memory",
+        }
+    }
+}
+
+/// Lets the process have as many descriptors as the system allows it.
+pub fn raise_descriptors() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it is not allowed, the limit stays what it was, and streams are fewer.
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+}
+
+/// How many streams leave enough descriptors.
+fn most_by_descriptors(limit: Option<u64>) -> usize {
+    let Some(limit) = limit else { return usize::MAX };
+    let spare = (limit / SPARE_SHARE).clamp(SPARE_LEAST, SPARE_MOST);
+    usize::try_from(limit.saturating_sub(spare).max(1)).unwrap_or(usize::MAX)
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Limits {
+    open: AtomicUsize,
+    most: usize,
+    most_by_descriptors: usize,
+    per_address: Option<usize>,
+    per_subject: Option<usize>,
+    values_per_subject: Option<usize>,
+    /// Open streams by address, where there is a limit. Taken when a stream opens or closes.
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+    /// The same by caller.
+    subjects: Mutex<HashMap<[u8; 32], Streams>>,
+    hasher: RandomState,
+    memory: Mutex<Memory>,
+}
+
+/// The open streams of one caller.
+#[derive(Debug, Default)]
+struct Streams {
+    open: usize,
+    /// How many with the same values.
+    values: HashMap<u64, usize>,
+}
+
+/// One open stream. Given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    limits: Arc<Limits>,
+    /// Counted only where there is a limit for it.
+    address: Option<IpAddr>,
+    subject: Option<Box<([u8; 32], u64)>>,
+}
+
+impl Limits {
+    pub fn new(clients: &Clients) -> Limits {
+        Limits {
+            open: AtomicUsize::new(0),
+            most: clients.max_connections,
+            most_by_descriptors: most_by_descriptors(
+                rustix::process::getrlimit(Resource::Nofile).current,
+            ),
+            per_address: clients.max_connections_per_address,
+            per_subject: clients.max_connections_per_subject,
+            values_per_subject: clients.max_values_per_subject,
+            addresses: Mutex::default(),
+            subjects: Mutex::default(),
+            hasher: RandomState::new(),
+            memory: Mutex::new(Memory::default()),
+        }
+    }
+
+    /// Takes a place for a stream from this address, before anything is known of its caller.
+    ///
+    /// # Errors
+    /// What is used up.
+    pub fn take(self: &Arc<Limits>, address: Option<IpAddr>) -> Result<Place, Full> {
+        let open = self.open.fetch_add(1, Ordering::AcqRel);
+        let mut place = Place { limits: self.clone(), address: None, subject: None };
+        if open >= self.most {
+            return Err(Full::Connections);
+        }
+        if open >= self.most_by_descriptors {
+            return Err(Full::Descriptors);
+        }
+        if self.memory.lock().is_short() {
+            return Err(Full::Memory);
+        }
+        if let (Some(most), Some(address)) = (self.per_address, address) {
+            let mut addresses = self.addresses.lock();
+            let open = addresses.entry(address).or_default();
+            if *open >= most {
+                return Err(Full::Address);
+            }
+            *open += 1;
+            place.address = Some(address);
+        }
+        Ok(place)
+    }
+}
+
+impl Place {
+    /// Counts the stream for its caller, too; `values` is what it listens with.
+    ///
+    /// # Errors
+    /// What is used up.
+    pub fn count_for(&mut self, caller: &Caller, values: &impl Hash) -> Result<(), Full> {
+        let limits = &self.limits;
+        if limits.per_subject.is_none() && limits.values_per_subject.is_none() {
+            return Ok(());
+        }
+        let values = limits.hasher.hash_one(values);
+        let mut subjects = limits.subjects.lock();
+        let streams = subjects.entry(caller.subject).or_default();
+        let is_new = !streams.values.contains_key(&values);
+        let full = if limits.per_subject.is_some_and(|most| streams.open >= most) {
+            Some(Full::Subject)
+        } else if is_new && limits.values_per_subject.is_some_and(|m| streams.values.len() >= m) {
+            Some(Full::Values)
+        } else {
+            None
+        };
+        if let Some(full) = full {
+            return Err(full);
+        }
+        streams.open += 1;
+        *streams.values.entry(values).or_default() += 1;
+        drop(subjects);
+        self.subject = Some(Box::new((caller.subject, values)));
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.limits.open.fetch_sub(1, Ordering::AcqRel);
+        if let Some(address) = self.address {
+            lower(self.limits.addresses.lock().entry(address));
+        }
+        if let Some(counted) = self.subject.take() {
+            let (subject, values) = *counted;
+            let mut subjects = self.limits.subjects.lock();
+            if let Entry::Occupied(mut streams) = subjects.entry(subject) {
+                streams.get_mut().open -= 1;
+                lower(streams.get_mut().values.entry(values));
+                if streams.get().open == 0 {
+                    streams.remove();
+                }
+            }
+        }
+    }
+}
+
+fn lower<K>(entry: Entry<'_, K, usize>) {
+    if let Entry::Occupied(mut count) = entry {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}
+
+/// The memory of this process, against what its container may use.
+#[derive(Debug)]
+struct Memory {
+    /// `None`: nothing limits it.
+    limit: Option<u64>,
+    is_short: bool,
+    looked_at: Option<Instant>,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        // Version 2 of control groups, then 1, which says "none" by a number near 2^63.
+        let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+        let limit = files.iter().find_map(|file| {
+            std::fs::read_to_string(file).ok()?.trim().parse().ok().filter(|limit| *limit < 1 << 60)
+        });
+        Memory { limit, is_short: false, looked_at: None }
+    }
+}
+
+impl Memory {
+    fn is_short(&mut self) -> bool {
+        let Some(limit) = self.limit else { return false };
+        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            self.looked_at = Some(Instant::now());
+            self.is_short = resident_bytes().is_some_and(|used| is_short(used, limit));
+        }
+        self.is_short
+    }
+}
+
+fn is_short(used: u64, limit: u64) -> bool {
+    used >= limit - limit / MEMORY_SHARE
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claims::Claims;
+    use super::*;
+
+    fn limits(change: impl FnOnce(&mut Limits)) -> Arc<Limits> {
+        let mut limits = Limits {
+            open: AtomicUsize::new(0),
+            most: 100,
+            most_by_descriptors: 100,
+            per_address: None,
+            per_subject: None,
+            values_per_subject: None,
+            addresses: Mutex::default(),
+            subjects: Mutex::default(),
+            hasher: RandomState::new(),
+            memory: Mutex::new(Memory { limit: None, is_short: false, looked_at: None }),
+        };
+        change(&mut limits);
+        Arc::new(limits)
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let address = Some(IpAddr::from([127, 0, 0, 1]));
+        let limits = limits(|limits| (limits.most, limits.per_address) = (3, Some(2)));
+        let one = limits.take(address).unwrap();
+        let two = limits.take(address).unwrap();
+        assert_eq!(limits.take(address).unwrap_err(), Full::Address);
+        let other = limits.take(Some(IpAddr::from([127, 0, 0, 2]))).unwrap();
+        assert_eq!(limits.take(None).unwrap_err(), Full::Connections);
+        drop((one, two, other));
+        assert_eq!(limits.open.load(Ordering::Relaxed), 0);
+        assert!(limits.addresses.lock().is_empty());
+    }
+
+    #[test]
+    fn a_caller_has_so_many_streams_and_so_many_values() {
+        let limits =
+            limits(|limits| (limits.per_subject, limits.values_per_subject) = (Some(3), Some(2)));
+        let caller = |name: &str| Caller::new(Claims::of_subject(name), [0; 32]);
+        let open = |name: &str, values: &str| {
+            let mut place = limits.take(None).unwrap();
+            place.count_for(&caller(name), &values).map(|()| place)
+        };
+        let one = open("ada", "a").unwrap();
+        let two = open("ada", "b").unwrap();
+        assert_eq!(open("ada", "c").unwrap_err(), Full::Values);
+        let three = open("ada", "a").unwrap();
+        assert_eq!(open("ada", "a").unwrap_err(), Full::Subject);
+        let bob = open("bob", "c").unwrap();
+        drop(two);
+        let four = open("ada", "c").unwrap();
+        drop((one, three, four, bob));
+        assert!(limits.subjects.lock().is_empty());
+        assert_eq!(limits.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn something_is_left_for_the_proxy() {
+        assert_eq!(most_by_descriptors(None), usize::MAX);
+        for (limit, most) in
+            [(20_000, 19_000), (1024, 960), (256, 192), (65, 1), (1 << 20, 1_044_480)]
+        {
+            assert_eq!(most_by_descriptors(Some(limit)), most, "{limit}");
+        }
+        let few = limits(|limits| limits.most_by_descriptors = 1);
+        let _one = few.take(None).unwrap();
+        assert_eq!(few.take(None).unwrap_err(), Full::Descriptors);
+        let short = limits(|limits| limits.memory.get_mut().limit = Some(1));
+        assert_eq!(short.take(None).unwrap_err(), Full::Memory);
+        assert!(!is_short(87, 100) && is_short(88, 100));
+    }
+}

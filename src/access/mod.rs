@@ -1,0 +1,278 @@
+//! Who may listen to what: who somebody is, from which pages, and how many streams.
+//!
+//! [`Guard::identify`] turns what a request brings into a [`Right`]: a [`Caller`] with claims, and
+//! how long that holds. What the claims open is for the filter to say (`Filter::bind`). Everything
+//! fails closed: without an answer nobody is let in.
+//!
+//! This room and no other touches keys and the app's word about its users. Nothing that a client
+//! brings as a credential, and no claim, goes into a log, an error or a metric.
+
+pub mod claims;
+pub mod credentials;
+pub mod forward;
+mod http;
+mod keys;
+pub mod limits;
+mod once;
+pub mod origin;
+pub mod token;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use crate::config::{Auth, TokenSource};
+use claims::Claims;
+use credentials::{Credentials, Forwarded};
+use forward::{Forward, Said, Verdict, Vouched};
+use keys::KeySource;
+use token::{Rules, TokenError, Verified};
+
+pub use origin::Origin;
+
+/// Somebody who is signed in.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Whose streams are counted together: a digest of the subject, else of the credential.
+    pub subject: [u8; 32],
+    pub claims: Claims,
+}
+
+impl Caller {
+    fn new(claims: Claims, credential: [u8; 32]) -> Caller {
+        let subject = match claims.subject() {
+            None => credential,
+            Some(subject) => {
+                let issuer = claims.text("iss").unwrap_or_default();
+                let mut hash = Sha256::new();
+                hash.update((issuer.len() as u64).to_le_bytes());
+                hash.update(issuer);
+                hash.update(subject);
+                hash.finalize().into()
+            }
+        };
+        Caller { subject, claims }
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Brings nothing to say who it is.
+    Missing,
+    /// Brings a token that is not taken.
+    Token(TokenError),
+    /// The app does not know who this is.
+    Unknown,
+    /// The app knows, and says no.
+    Forbidden,
+    /// Nobody could be asked. It will pass.
+    Unavailable,
+}
+
+impl Refusal {
+    /// For the metric `auth_total{result}`.
+    pub fn result(self) -> &'static str {
+        match self {
+            Refusal::Missing => "missing",
+            Refusal::Token(_) | Refusal::Unknown => "refused",
+            Refusal::Forbidden => "forbidden",
+            Refusal::Unavailable => "unavailable",
+        }
+    }
+
+    /// When several sources refuse, the one to tell: trouble first, since it may pass; then the
+    /// one that knows most.
+    fn weight(self) -> u8 {
+        match self {
+            Refusal::Missing => 0,
+            Refusal::Unknown => 1,
+            Refusal::Token(_) => 2,
+            Refusal::Forbidden => 3,
+            Refusal::Unavailable => 4,
+        }
+    }
+}
+
+/// The right to listen, for as long as it holds.
+#[derive(Debug)]
+pub struct Right {
+    // A look or a swap; who it is may change a little at a recheck.
+    caller: Mutex<Arc<Caller>>,
+    until: Until,
+}
+
+#[derive(Debug)]
+enum Until {
+    /// Seconds since 1970.
+    Expiry(f64),
+    Refused {
+        forward: Arc<Forward>,
+        vouched: Vouched,
+        at: Instant,
+    },
+}
+
+impl Right {
+    pub fn caller(&self) -> Arc<Caller> {
+        self.caller.lock().clone()
+    }
+
+    /// Resolves when the right has ended. `fits` says whether the stream may go on where more or
+    /// less is known of the caller than before.
+    pub async fn ended(&self, fits: impl Fn(&Caller, &Caller) -> bool) {
+        match &self.until {
+            Until::Expiry(expires_at) => {
+                tokio::time::sleep(token::remaining(*expires_at, now(), fastrand::f64())).await;
+            }
+            Until::Refused { forward, vouched, at } => {
+                let fits = |again: &Arc<Caller>| {
+                    let before = self.caller();
+                    let is_fitting = before.subject == again.subject
+                        && (before.claims == again.claims || fits(&before, again));
+                    if is_fitting {
+                        *self.caller.lock() = again.clone();
+                    }
+                    is_fitting
+                };
+                forward.watch(vouched.clone(), *at, fits).await;
+            }
+        }
+    }
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Guard {
+    tokens: Option<Tokens>,
+    forward: Option<Arc<Forward>>,
+    allowed_origins: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Tokens {
+    from: Vec<TokenSource>,
+    keys: KeySource,
+    rules: Rules,
+}
+
+impl Guard {
+    pub fn new(auth: Auth) -> Guard {
+        let Auth { jwt, forward, allowed_origins } = auth;
+        let http = http::Http::default();
+        let tokens = jwt.map(|jwt| Tokens {
+            from: jwt.from,
+            keys: KeySource::new(jwt.key, http.clone()),
+            rules: Rules { algorithms: jwt.algorithms, issuer: jwt.issuer, audience: jwt.audience },
+        });
+        let forward = forward.map(|settings| Arc::new(Forward::new(settings, http)));
+        Guard { tokens, forward, allowed_origins }
+    }
+
+    /// Fetches what is needed before the first client comes.
+    pub async fn warm_up(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.keys.current().await;
+        }
+    }
+
+    pub fn allowed_origins(&self) -> &[String] {
+        &self.allowed_origins
+    }
+
+    /// Takes out of a request what says who it is from. Tokens leave the query.
+    pub fn credentials<'v>(
+        &self,
+        values: &dyn Fn(&str) -> Vec<&'v [u8]>,
+        query: &mut Vec<(String, String)>,
+        origin: Origin<'_>,
+    ) -> Credentials {
+        let tokens = match &self.tokens {
+            Some(tokens) => credentials::tokens(&tokens.from, values, query),
+            None => Vec::new(),
+        };
+        let forwarded = match &self.forward {
+            Some(forward) => Forwarded {
+                fields: forward.pick(values),
+                host: origin.host.unwrap_or_default().to_vec(),
+                scheme: origin.scheme.unwrap_or_default().to_vec(),
+            },
+            None => Forwarded::default(),
+        };
+        Credentials { tokens, forwarded }
+    }
+
+    /// Finds out who it is: the sources in order, tokens first; the first that vouches decides.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
+        let Credentials { tokens, forwarded } = credentials;
+        let mut refusal = Refusal::Missing;
+        let mut refuse = |next: Refusal| {
+            if next.weight() > refusal.weight() {
+                refusal = next;
+            }
+        };
+        if let Some(source) = &self.tokens {
+            for token in &tokens {
+                match source.verify(token).await {
+                    Ok(verified) => return Ok(right_of(token, verified)),
+                    Err(next) => refuse(next),
+                }
+            }
+        }
+        if let Some(forward) = &self.forward
+            && !forwarded.fields.is_empty()
+        {
+            if forwarded.is_oversized() {
+                refuse(Refusal::Unknown);
+                return Err(refusal);
+            }
+            match forward.ask(&Arc::new(forwarded)).await {
+                Some(Said { verdict: Verdict::Vouched(vouched), at }) => {
+                    let caller = Mutex::new(vouched.caller.clone());
+                    let forward = forward.clone();
+                    return Ok(Right { caller, until: Until::Refused { forward, vouched, at } });
+                }
+                Some(Said { verdict: Verdict::Unknown, .. }) => refuse(Refusal::Unknown),
+                Some(Said { verdict: Verdict::Forbidden, .. }) => refuse(Refusal::Forbidden),
+                None => refuse(Refusal::Unavailable),
+            }
+        }
+        Err(refusal)
+    }
+}
+
+impl Tokens {
+    async fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+        let keys = self.keys.current().await.ok_or(Refusal::Unavailable)?;
+        let verify = |keys| token::verify(token, keys, &self.rules, now()).map_err(Refusal::Token);
+        let first = verify(&keys);
+        if !matches!(first, Err(Refusal::Token(TokenError::UnknownKey))) {
+            return first;
+        }
+        // Perhaps the issuer has a new key.
+        match self.keys.another_look().await {
+            Some(newer) => verify(&newer),
+            None => first,
+        }
+    }
+}
+
+fn right_of(token: &str, verified: Verified) -> Right {
+    let Verified { claims, expires_at } = verified;
+    let caller = Caller::new(claims, Sha256::digest(token).into());
+    Right { caller: Mutex::new(Arc::new(caller)), until: Until::Expiry(expires_at) }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
+}

@@ -1,0 +1,79 @@
+//! One question at a time: who comes while it is being asked waits for the same answer.
+
+use std::future::Future;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// The question that is being asked, where there is one.
+#[derive(Debug)]
+pub struct Once<T> {
+    // Held for a look or a swap, never across an await.
+    asking: Mutex<Option<watch::Receiver<Option<T>>>>,
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Once<T> {
+        Once { asking: Mutex::new(None) }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Once<T> {
+    /// Asks, or waits for who does. The question runs in a task of its own: the one who began it
+    /// may leave, and the others still get their answer. `None`: the process is ending.
+    pub async fn ask<F>(&self, question: impl FnOnce() -> F) -> Option<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut answer = {
+            let mut asking = self.asking.lock();
+            // Answered, or given up without an answer: either way over.
+            let current = asking
+                .as_ref()
+                .filter(|answer| answer.borrow().is_none() && answer.has_changed().is_ok());
+            match current {
+                Some(answer) => answer.clone(),
+                None => {
+                    let (say, answer) = watch::channel(None);
+                    let question = question();
+                    tokio::spawn(async move {
+                        // Nobody may be left to hear it.
+                        say.send_replace(Some(question.await));
+                    });
+                    asking.insert(answer).clone()
+                }
+            }
+        };
+        answer.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_ask_once_and_later_again() {
+        let once = Arc::new(Once::default());
+        let count = Arc::new(AtomicUsize::new(0));
+        let ask = |once: Arc<Once<usize>>, count: Arc<AtomicUsize>| async move {
+            once.ask(|| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                count.fetch_add(1, Ordering::Relaxed) + 1
+            })
+            .await
+        };
+        // The first one leaves before there is an answer.
+        let first = ask(once.clone(), count.clone());
+        assert!(tokio::time::timeout(Duration::from_millis(1), first).await.is_err());
+        let all = (0..100).map(|_| tokio::spawn(ask(once.clone(), count.clone())));
+        for answer in all.collect::<Vec<_>>() {
+            assert_eq!(answer.await.unwrap(), Some(1));
+        }
+        assert_eq!(ask(once, count).await, Some(2));
+    }
+}

@@ -1,0 +1,418 @@
+//! The settings of `auth`: who vouches for a client, and from which pages it may come.
+//!
+//! Keys are read here, once, so that a key that does not fit its algorithms stops the start and
+//! not the first client.
+
+use std::time::Duration;
+
+use http::{HeaderName, Uri};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+
+use super::layers::Raw;
+use super::problem::{Origin, show};
+use super::resolve::{Resolver, read_text};
+use super::units::{Invalid, invalid};
+
+/// Who vouches for clients. Without any source nobody can be signed in.
+#[derive(Debug, Clone, Default)]
+pub struct Auth {
+    pub jwt: Option<Jwt>,
+    pub forward: Option<ForwardAuth>,
+    /// As browsers write them: `https://shop.example`, in lower case, without a default port.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Auth {
+    /// Whether anybody could be signed in.
+    pub fn has_source(&self) -> bool {
+        self.jwt.is_some() || self.forward.is_some()
+    }
+}
+
+/// JSON Web Tokens.
+#[derive(Debug, Clone)]
+pub struct Jwt {
+    pub key: JwtKey,
+    /// Never empty; each fits the key.
+    pub algorithms: Vec<Algorithm>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    /// Looked at in this order; never empty.
+    pub from: Vec<TokenSource>,
+}
+
+#[derive(Debug, Clone)]
+pub enum JwtKey {
+    /// A secret or a public key; its `Debug` shows neither.
+    Fixed(DecodingKey),
+    Jwks(Uri),
+}
+
+/// Where a request carries a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    Authorization,
+    Cookie(String),
+    /// Ends up in the logs of whatever is in front of the sidecar; never a default.
+    Query(String),
+}
+
+/// Asking the app who somebody is.
+#[derive(Debug, Clone)]
+pub struct ForwardAuth {
+    pub url: Uri,
+    /// The header fields that are passed on, in this order; never empty.
+    pub headers: Vec<HeaderName>,
+    pub claims: ClaimsFrom,
+    /// How long an answer holds for new streams.
+    pub cache: Duration,
+    /// How often open streams are asked about again.
+    pub recheck: Duration,
+    /// How long a new stream waits for an answer.
+    pub timeout: Duration,
+    /// How long open streams outlive rechecks that get no answer.
+    pub max_outage: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimsFrom {
+    Body,
+    Header(HeaderName),
+}
+
+/// The keys of which exactly one holds or names the key.
+const KEYS: [&str; 4] =
+    ["auth.jwt.secret", "auth.jwt.secret_file", "auth.jwt.public_key_file", "auth.jwt.jwks_url"];
+
+/// Header fields that belong to a connection or a body, and say nothing about who asks.
+const NO_CREDENTIALS: &[&str] = &[
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Resolver<'_> {
+    /// `None` only with a problem on the list.
+    pub(super) fn auth(&mut self) -> Option<Auth> {
+        let jwt = self.jwt();
+        let forward = self.forward();
+        let allowed_origins = self.list("auth.allowed_origins", parse_origin);
+        Some(Auth { jwt: jwt?, forward: forward?, allowed_origins: allowed_origins? })
+    }
+
+    fn is_written(&self, key: &str) -> bool {
+        self.declared.get(key).is_some_and(|written| written.rank > 0)
+    }
+
+    /// The outer `None` is a problem, the inner one no tokens.
+    fn jwt(&mut self) -> Option<Option<Jwt>> {
+        const OTHERS: [&str; 4] =
+            ["auth.jwt.algorithms", "auth.jwt.issuer", "auth.jwt.audience", "auth.jwt.from"];
+        let given: Vec<&str> = KEYS.into_iter().filter(|key| self.is_written(key)).collect();
+        let Some(&first) = given.first() else {
+            let Some(other) = OTHERS.into_iter().find(|key| self.is_written(key)) else {
+                return Some(None);
+            };
+            self.problem_at(
+                other,
+                "needs a key to check tokens with",
+                "set one of auth.jwt.secret, auth.jwt.public_key_file and auth.jwt.jwks_url",
+            );
+            return None;
+        };
+        let from = self.list("auth.jwt.from", parse_source);
+        let issuer = self.optional("auth.jwt.issuer");
+        let audience = self.optional("auth.jwt.audience");
+        // A file and its secret in different layers: the higher layer wins.
+        let given: Vec<&str> = match given.as_slice() {
+            [KEY_SECRET, KEY_SECRET_FILE] => {
+                self.winner(KEY_SECRET, KEY_SECRET_FILE).into_iter().collect()
+            }
+            _ => given,
+        };
+        let key = match given.as_slice() {
+            [] => return None,
+            [key] => *key,
+            [_, second, ..] => {
+                let message = format!("is given together with `{first}`");
+                self.problem_at(second, &message, "keep one of them");
+                return None;
+            }
+        };
+        if !self.is_written("auth.jwt.algorithms") {
+            let example = if is_secret(key) { "[HS256]" } else { "[RS256]" };
+            let message = "needs `auth.jwt.algorithms` as well: which one a token uses must not \
+                           be up to the token";
+            self.problem_at(key, message, &format!("write algorithms: {example}"));
+            return None;
+        }
+        let algorithms = self.algorithms(key)?;
+        let key = self.jwt_key(key, &algorithms)?;
+        let from = from?;
+        if from.is_empty() {
+            self.problem_at("auth.jwt.from", "is empty", "write [authorization]");
+            return None;
+        }
+        Some(Some(Jwt { key, algorithms, issuer: issuer?, audience: audience?, from }))
+    }
+
+    fn algorithms(&mut self, key: &str) -> Option<Vec<Algorithm>> {
+        let wants_secret = is_secret(key);
+        let algorithms = self.list("auth.jwt.algorithms", |text| {
+            if text.eq_ignore_ascii_case("none") {
+                return Err(invalid(
+                    "`none` would take any token, also one that nobody signed",
+                    "write the algorithm that your tokens are signed with",
+                ));
+            }
+            let algorithm: Algorithm = text.parse().map_err(|_| {
+                invalid(
+                    format!("{} is no algorithm", show(text)),
+                    "write one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, \
+                     ES256, ES384, EdDSA",
+                )
+            })?;
+            match (wants_secret, algorithm.family() == AlgorithmFamily::Hmac) {
+                (true, false) => Err(invalid(
+                    format!("{text} needs a public key, and `auth.jwt.secret` is set"),
+                    "write HS256, HS384 or HS512, or set auth.jwt.public_key_file",
+                )),
+                (false, true) => Err(invalid(
+                    format!("{text} is for a shared secret, and a public key is set"),
+                    "a public key is known to everybody: whoever has it could sign. Write the \
+                     algorithm of the key, such as RS256 or ES256",
+                )),
+                _ => Ok(algorithm),
+            }
+        })?;
+        if algorithms.is_empty() {
+            self.problem_at("auth.jwt.algorithms", "is empty", "write [RS256]");
+            return None;
+        }
+        Some(algorithms)
+    }
+
+    fn jwt_key(&mut self, key: &str, algorithms: &[Algorithm]) -> Option<JwtKey> {
+        let working_dir = self.working_dir;
+        let of_secret = |secret: &str| JwtKey::Fixed(DecodingKey::from_secret(secret.as_bytes()));
+        match key {
+            KEY_SECRET => self.read(key, |text| match text {
+                "" => Err(invalid("is empty", "give it a value")),
+                text => Ok(of_secret(text)),
+            }),
+            KEY_SECRET_FILE => {
+                self.read(key, |text| Ok(of_secret(&read_text(&working_dir.join(text))?)))
+            }
+            "auth.jwt.jwks_url" => self.read(key, parse_url).map(JwtKey::Jwks),
+            _ => self.read(key, |text| {
+                let pem = read_text(&working_dir.join(text))?;
+                public_key(pem.as_bytes(), algorithms).map(JwtKey::Fixed)
+            }),
+        }
+    }
+
+    fn forward(&mut self) -> Option<Option<ForwardAuth>> {
+        const OTHERS: [&str; 6] = [
+            "auth.forward.headers",
+            "auth.forward.claims",
+            "auth.forward.cache",
+            "auth.forward.recheck",
+            "auth.forward.timeout",
+            "auth.forward.max_outage",
+        ];
+        if !self.is_written("auth.forward.url") {
+            let Some(other) = OTHERS.into_iter().find(|key| self.is_written(key)) else {
+                return Some(None);
+            };
+            let hint = "set auth.forward.url to what answers only those who are signed in";
+            self.problem_at(other, "needs `auth.forward.url` as well", hint);
+            return None;
+        }
+        let url = self.read("auth.forward.url", parse_url);
+        let headers = self.list("auth.forward.headers", parse_header);
+        let claims = self.read("auth.forward.claims", parse_claims);
+        let cache = self.duration("auth.forward.cache");
+        let recheck = self.duration("auth.forward.recheck");
+        let timeout = self.duration("auth.forward.timeout");
+        let max_outage = self.duration("auth.forward.max_outage");
+        let headers = headers?;
+        if headers.is_empty() {
+            let hint = "name what carries the credentials: [cookie, authorization]";
+            self.problem_at("auth.forward.headers", "is empty", hint);
+            return None;
+        }
+        Some(Some(ForwardAuth {
+            url: url?,
+            headers,
+            claims: claims?,
+            cache: cache?,
+            recheck: recheck?,
+            timeout: timeout?,
+            max_outage: max_outage?,
+        }))
+    }
+
+    /// Text that need not be there.
+    fn optional(&mut self, key: &str) -> Option<Option<String>> {
+        if !self.is_written(key) {
+            return Some(None);
+        }
+        self.read(key, |text| match text {
+            "" => Err(invalid("is empty", "give it a value, or remove the key")),
+            text => Ok(Some(text.to_owned())),
+        })
+    }
+
+    /// Every item of a list, read with a parser.
+    fn list<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Option<Vec<T>> {
+        let Some(written) = self.declared.get(key) else { return Some(Vec::new()) };
+        let Raw::List(items) = &written.raw else { return Some(Vec::new()) };
+        let mut values = Vec::new();
+        let mut is_good = true;
+        for (index, item) in items.iter().enumerate() {
+            match parse(item) {
+                Ok(value) => values.push(value),
+                Err(invalid) => {
+                    let origin: &Origin =
+                        written.item_origins.get(index).unwrap_or(&written.origin);
+                    self.problem(key, origin.clone(), invalid);
+                    is_good = false;
+                }
+            }
+        }
+        is_good.then_some(values)
+    }
+}
+
+const KEY_SECRET: &str = KEYS[0];
+const KEY_SECRET_FILE: &str = KEYS[1];
+
+fn is_secret(key: &str) -> bool {
+    matches!(key, KEY_SECRET | KEY_SECRET_FILE)
+}
+
+/// The key of a PEM file, where it fits every algorithm.
+fn public_key(pem: &[u8], algorithms: &[Algorithm]) -> Result<DecodingKey, Invalid> {
+    const HINT: &str = "name the PEM file of the public key that belongs to the algorithms";
+    let mut found = None;
+    for algorithm in algorithms {
+        let (read, kind) = match algorithm.family() {
+            AlgorithmFamily::Rsa => (DecodingKey::from_rsa_pem(pem), "RSA"),
+            AlgorithmFamily::Ec => (DecodingKey::from_ec_pem(pem), "elliptic curve"),
+            AlgorithmFamily::Ed => (DecodingKey::from_ed_pem(pem), "Ed25519"),
+            // Refused with the algorithms.
+            AlgorithmFamily::Hmac => return Err(invalid("is no secret", HINT)),
+        };
+        let key = read.map_err(|_| {
+            invalid(format!("holds no {kind} public key, which {algorithm:?} needs"), HINT)
+        })?;
+        let length = key.try_get_as_bytes().map_or(0, <[u8]>::len);
+        let is_fitting = match algorithm {
+            Algorithm::ES256 => length == 65,
+            Algorithm::ES384 => length == 97,
+            // A key of 2048 bits with its exponent; anything shorter can be broken.
+            _ if algorithm.family() == AlgorithmFamily::Rsa => length >= 2048 / 8,
+            _ => true,
+        };
+        if !is_fitting {
+            return Err(invalid(format!("holds a key of a size that {algorithm:?} forbids"), HINT));
+        }
+        found = Some(key);
+    }
+    found.ok_or_else(|| invalid("is used by no algorithm", HINT))
+}
+
+fn parse_url(text: &str) -> Result<Uri, Invalid> {
+    const EXAMPLE: &str = "write http://host:port/path or https://host/path";
+    let uri: Uri = match text.parse() {
+        Ok(uri) => uri,
+        Err(_) => return Err(invalid(format!("{} is no address", show(text)), EXAMPLE)),
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(invalid(format!("{} has no scheme that we know", show(text)), EXAMPLE));
+    }
+    match uri.authority() {
+        Some(authority) if authority.as_str().contains('@') => Err(invalid(
+            "credentials are not supported here",
+            "drop what is before `@`: the client's own credentials are what is passed on",
+        )),
+        Some(authority) if !authority.host().is_empty() => Ok(uri),
+        _ => Err(invalid(format!("{} names no host", show(text)), EXAMPLE)),
+    }
+}
+
+fn parse_source(text: &str) -> Result<TokenSource, Invalid> {
+    const EXAMPLE: &str = "write authorization, cookie:NAME or query:NAME";
+    // The names that the reserved path has taken.
+    const TAKEN: [&str; 3] = ["lastEventId", "wait", "stream"];
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.$!".contains(&b))
+    };
+    match text.split_once(':') {
+        None if text == "authorization" => Ok(TokenSource::Authorization),
+        Some(("cookie", name)) if is_name(name) => Ok(TokenSource::Cookie(name.to_owned())),
+        Some(("query", name)) if TAKEN.contains(&name) => Err(invalid(
+            format!("`{name}` has a meaning of its own in a query"),
+            "give the token another name",
+        )),
+        Some(("query", name)) if is_name(name) => Ok(TokenSource::Query(name.to_owned())),
+        _ => Err(invalid(format!("{} is no place for a token", show(text)), EXAMPLE)),
+    }
+}
+
+fn parse_header(text: &str) -> Result<HeaderName, Invalid> {
+    const EXAMPLE: &str = "write names of header fields, as in [cookie, authorization]";
+    let name: HeaderName = text
+        .to_ascii_lowercase()
+        .parse()
+        .map_err(|_| invalid(format!("{} is no header field", show(text)), EXAMPLE))?;
+    if NO_CREDENTIALS.contains(&name.as_str()) {
+        return Err(invalid(format!("`{name}` says nothing about who asks"), EXAMPLE));
+    }
+    Ok(name)
+}
+
+fn parse_claims(text: &str) -> Result<ClaimsFrom, Invalid> {
+    const EXAMPLE: &str = "write body or header:NAME";
+    match text.split_once(':') {
+        None if text == "body" => Ok(ClaimsFrom::Body),
+        Some(("header", name)) => name
+            .parse()
+            .map(ClaimsFrom::Header)
+            .map_err(|_| invalid(format!("{} is no header field", show(name)), EXAMPLE)),
+        _ => Err(invalid(format!("{} is no place for claims", show(text)), EXAMPLE)),
+    }
+}
+
+fn parse_origin(text: &str) -> Result<String, Invalid> {
+    const EXAMPLE: &str = "write scheme and host as a browser does: https://shop.example";
+    if text == "*" || text == "null" {
+        return Err(invalid(
+            format!("`{text}` would let any page read a user's streams"),
+            "name the origins, one by one",
+        ));
+    }
+    let uri: Uri =
+        text.parse().map_err(|_| invalid(format!("{} is no origin", show(text)), EXAMPLE))?;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
+        return Err(invalid(format!("{} is no origin", show(text)), EXAMPLE));
+    };
+    let behind = text.splitn(4, '/').nth(3).unwrap_or_default();
+    if !behind.is_empty() || uri.query().is_some() || authority.as_str().contains(['@', '*']) {
+        return Err(invalid(format!("{} is more than an origin", show(text)), EXAMPLE));
+    }
+    let authority = authority.as_str().to_ascii_lowercase();
+    let default_port = if scheme == "https" { ":443" } else { ":80" };
+    let authority = authority.strip_suffix(default_port).unwrap_or(&authority);
+    Ok(format!("{scheme}://{authority}"))
+}
