@@ -169,6 +169,7 @@ impl Desk {
         let from = from(&mut ask);
         let place = self.take_place(ask.address)?;
         let subscription = self.open(ask.rest, &ask.query, from)?;
+        self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
         Ok(Answer::Stream(Box::new(Opened {
             subscription,
             query: ask.query,
@@ -317,7 +318,7 @@ impl Opened {
             Ok(Err(_)) => Ended::ClientGone,
             Err(_) => Ended::Stalled,
         };
-        desk.metrics.connections_total.with_label_values(&["sse", ended.outcome()]).inc();
+        desk.metrics.streams_ended_total.with_label_values(&[ended.reason()]).inc();
         ended
     }
 }
