@@ -36,12 +36,11 @@ params:
   unique: { type: uuid, required: false }
 "#;
 
-static BOUND: LazyLock<Filter> = LazyLock::new(|| {
-    match parse_filter("fuzzed", Path::new("fuzzed.yaml"), FILTER) {
+static BOUND: LazyLock<Filter> =
+    LazyLock::new(|| match parse_filter("fuzzed", Path::new("fuzzed.yaml"), FILTER) {
         Ok(filter) => filter,
         Err(mistakes) => panic!("{}", mistakes[0]),
-    }
-});
+    });
 
 fuzz_target!(|target: &[u8]| {
     let query = path::pairs_of(path::query_of(target));
