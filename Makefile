@@ -22,7 +22,7 @@ build: ## Build the sidestream binary (debug)
 	$(CARGO) build
 
 .PHONY: test
-test: fmt-check lint cargo-test browser-test check-docs deny ## Everything that must pass
+test: fmt-check lint cargo-test fuzz browser-test check-docs deny ## Everything that must pass
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?
@@ -35,6 +35,10 @@ lint: ## Clippy; a warning is an error
 .PHONY: cargo-test
 cargo-test: ## The Rust tests, against a real MongoDB
 	mongod=$$(scripts/fetch-mongod) && MONGOD="$$mongod" $(CARGO) test
+
+.PHONY: fuzz
+fuzz: ## Fuzz what strangers send, a minute for each target
+	scripts/fuzz 60
 
 .PHONY: browser-test
 browser-test: build ## The demo in a real browser

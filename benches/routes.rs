@@ -57,8 +57,8 @@ fn order(customer: i64) -> RawDocumentBuf {
         "total": 12.5,
         "placed": bson::DateTime::from_millis(1_790_000_000_000),
         "address": { "street": "Long Street 12", "city": "Springfield", "zip": "12345" },
-        "lines": (0..9).map(line).collect::<Vec<_>>(),
-        "note": "ring twice, please",
+        "lines": (0..11).map(line).collect::<Vec<_>>(),
+        "note": "ring twice, please; the bell is above the door",
         "customer": customer,
     };
     RawDocumentBuf::try_from(&order).expect("a document")
@@ -105,7 +105,7 @@ fn row(name: &str, routes: usize, make: impl Fn(usize) -> Predicate) {
     }
     let leave = began.elapsed() / leaving as u32;
     println!(
-        "{name:<34} {routes:>9} {:>12} {:>12} {:>8.0}x {:>10} {:>10}",
+        "{name:<34} {routes:>9} {:>12} {:>12} {:>8.1}x {:>10} {:>10}",
         show(indexed),
         show(linear),
         linear.as_secs_f64() / indexed.as_secs_f64(),

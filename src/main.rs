@@ -133,7 +133,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Check { dir } => check(&dir),
         Command::Explain { stream, params, claims, filters, output } => {
-            explain(&stream, (&params, &claims), &filters, output)
+            explain(&stream, &params, &claims, &filters, output)
         }
     }
 }
@@ -154,7 +154,8 @@ fn check(dir: &Path) -> ExitCode {
 
 fn explain(
     stream: &str,
-    (params, claims): (&[(String, String)], &[(String, String)]),
+    params: &[(String, String)],
+    claims: &[(String, String)],
     dir: &Path,
     output: Output,
 ) -> ExitCode {

@@ -16,6 +16,10 @@ pub const MAX_BYTES: usize = 64 * 1024;
 #[derive(Clone, PartialEq)]
 pub struct Claims(RawDocumentBuf);
 
+/// A claim that should be a time and is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoTime;
+
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
@@ -92,19 +96,19 @@ impl Claims {
 
     /// A time in seconds since 1970, such as `exp`. `None`: not there; an error: there, and no
     /// time.
-    pub fn seconds(&self, name: &str) -> Result<Option<f64>, ()> {
+    pub fn seconds(&self, name: &str) -> Result<Option<f64>, NoTime> {
         use bson::RawBsonRef::{Double, Int32, Int64};
         // Within reach of a double without loss, and of any clock.
         const MOST: f64 = 9_007_199_254_740_992.0;
-        let seconds = match self.0.get(name).map_err(drop)? {
+        let seconds = match self.0.get(name).map_err(|_| NoTime)? {
             None => return Ok(None),
             Some(Int32(value)) => f64::from(value),
             #[expect(clippy::cast_precision_loss, reason = "larger values are refused below")]
             Some(Int64(value)) => value as f64,
             Some(Double(value)) => value,
-            Some(_) => return Err(()),
+            Some(_) => return Err(NoTime),
         };
-        if (-MOST..=MOST).contains(&seconds) { Ok(Some(seconds)) } else { Err(()) }
+        if (-MOST..=MOST).contains(&seconds) { Ok(Some(seconds)) } else { Err(NoTime) }
     }
 
     /// Whether a name holds this text, or a list with it.
@@ -254,8 +258,8 @@ mod tests {
         assert_eq!(claims(r#"{"sub":{"a":1}}"#).subject(), None);
         assert_eq!(claims(r#"{"exp":1.5}"#).seconds("exp"), Ok(Some(1.5)));
         assert_eq!(claims("{}").seconds("exp"), Ok(None));
-        assert_eq!(claims(r#"{"exp":"1"}"#).seconds("exp"), Err(()));
-        assert_eq!(claims(r#"{"exp":9e18}"#).seconds("exp"), Err(()));
+        assert_eq!(claims(r#"{"exp":"1"}"#).seconds("exp"), Err(NoTime));
+        assert_eq!(claims(r#"{"exp":9e18}"#).seconds("exp"), Err(NoTime));
         assert!(claims(r#"{"aud":["a","b"]}"#).has_text("aud", "b"));
         assert!(!claims(r#"{"aud":"ab"}"#).has_text("aud", "a"));
         assert_eq!(Claims::of_subject("ada").document(), &*rawdoc! { "sub": "ada" });

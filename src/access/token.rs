@@ -205,7 +205,7 @@ fn check_signature(
 /// Returns when the token expires.
 fn check_claims(claims: &Claims, rules: &Rules, now: f64) -> Result<f64, TokenError> {
     let leeway = LEEWAY.as_secs_f64();
-    let seconds = |name| claims.seconds(name).map_err(|()| TokenError::Malformed);
+    let seconds = |name| claims.seconds(name).map_err(|_| TokenError::Malformed);
     let expires_at = seconds("exp")?.ok_or(TokenError::NoExpiry)?;
     if now >= expires_at + leeway {
         return Err(TokenError::Expired);

@@ -50,6 +50,8 @@ fn defaults_are_those_of_the_documentation() {
             retry: Duration::from_secs(2),
             max_connections: 100_000,
             max_connections_per_address: None,
+            max_connections_per_subject: None,
+            max_values_per_subject: Some(1000),
             max_buffered: 256,
             max_duration: None,
         }
@@ -192,7 +194,8 @@ fn file_errors() {
             "clients: 5\n",
             "sidestream.yaml:1:10: error: clients: expected a mapping, found a number\n  \
              hint: it holds the keys heartbeat, retry, max_connections, \
-             max_connections_per_address, max_buffered, max_duration",
+             max_connections_per_address, max_connections_per_subject, \
+             max_values_per_subject, max_buffered, max_duration",
         ),
         (
             "listen: { port: 1 }\n",
@@ -245,11 +248,6 @@ fn file_errors() {
              hint: write it in CIDR notation, for example 10.0.0.0/8",
         ),
         (
-            "auth: { jwt: { secret: hunter2 } }\n",
-            "sidestream.yaml:1:1: error: auth: this version has no authentication yet\n  \
-             hint: remove it; streams with `access: public` are the only ones that can be served",
-        ),
-        (
             "drain: 1s\ndrain: 2s\n",
             "sidestream.yaml:2:1: error: `drain` is written twice\n  hint: it is also on line 1",
         ),
@@ -257,7 +255,7 @@ fn file_errors() {
             "- a\n",
             "sidestream.yaml:1:1: error: expected a mapping, found a list\n  hint: it holds the \
              keys listen, admin, app, prefix, filters, mongodb, replay, clients, \
-             trusted_proxies, drain, tls, log",
+             auth, trusted_proxies, drain, tls, log",
         ),
         (
             "tls: { cert_file: x }\n",
@@ -327,13 +325,6 @@ fn environment_and_flag_errors() {
             "",
             "environment variable SIDESTREAM_LISTEN: error: listen: is empty\n  \
              hint: unset the variable, or give it a value",
-        ),
-        (
-            "SIDESTREAM_AUTH__JWT__SECRET",
-            "hunter2",
-            "environment variable SIDESTREAM_AUTH__JWT__SECRET: error: auth.jwt.secret: this \
-             version has no authentication yet\n  hint: remove it; streams with `access: \
-             public` are the only ones that can be served",
         ),
     ];
     for (name, value, expected) in rows {

@@ -207,6 +207,7 @@ impl Desk {
         if !self.catalog.is_ready() {
             return Err(not_ready());
         }
+        self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
         Ok(Answer::Stream(Box::new(Opened {
             subscription: self.catalog.subscribe(&found, bound, from),
             query: ask.query,
@@ -411,7 +412,7 @@ impl Opened {
         if ended == Ended::Unauthorized {
             desk.count_auth("ended");
         }
-        desk.metrics.connections_total.with_label_values(&["sse", ended.outcome()]).inc();
+        desk.metrics.streams_ended_total.with_label_values(&[ended.reason()]).inc();
         ended
     }
 }

@@ -120,13 +120,13 @@ fn a_pipe_is_not_waited_for() {
 #[test]
 fn the_report() {
     let dir = directory(&[("a.yaml", GOOD)]);
-    let report = check(dir.path());
+    let report = check(dir.path(), true);
     assert!(report.is_good());
     assert_eq!(report.to_string(), "1 filter: all good\n");
 
     let unused = format!("{GOOD}params: {{ a: {{ type: string }} }}\n");
     let dir = directory(&[("a.yaml", GOOD), ("b.yaml", &unused)]);
-    let report = check(dir.path());
+    let report = check(dir.path(), true);
     assert!(report.is_good());
     let file = dir.path().join("b.yaml").display().to_string();
     assert_eq!(
@@ -141,12 +141,12 @@ fn the_report() {
     );
 
     fs::write(dir.path().join("c.yaml"), "x: 1\n").unwrap();
-    let report = check(dir.path());
+    let report = check(dir.path(), true);
     assert!(!report.is_good());
     assert!(report.to_string().ends_with("\n3 filters: 3 errors, 1 warning\n"));
 
     let dir = directory(&[]);
-    let report = check(dir.path());
+    let report = check(dir.path(), true);
     assert!(!report.is_good());
     assert!(report.to_string().contains("error: no filter files here"));
     assert!(report.to_string().ends_with("0 filters: 1 error\n"));

@@ -142,3 +142,26 @@ async fn a_user_without_rights_and_a_wrong_password() {
     becomes_ready_and_delivers(&sidecar, &root).await;
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn tls_credentials_and_a_read_preference() {
+    let own = Own::start(Setup { auth: true, tls: true, ..Setup::default() }).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let trusted = own.certificate(0);
+    let uri = format!(
+        "{}&tls=true&tlsCAFile={}&readPreference=secondaryPreferred",
+        own.uri(),
+        trusted.display()
+    );
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    let client = own.client().await;
+    becomes_ready_and_delivers(&sidecar, &client).await;
+    sidecar.finish().await;
+
+    // Whom it cannot trust it does not talk to.
+    let uri = format!("{}&tls=true", own.uri());
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    says(sidecar.admin, &["certificate"]).await;
+    assert!(!sidecar.is_ready());
+    sidecar.finish().await;
+}

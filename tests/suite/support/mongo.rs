@@ -41,12 +41,14 @@ pub struct Setup {
     pub is_initiated: bool,
     /// With access control; [`Own::uri`] is then that of [`ROOT`].
     pub auth: bool,
+    /// Takes TLS too, with a certificate for 127.0.0.1 that is its own authority.
+    pub tls: bool,
     pub oplog_mib: u32,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { members: 1, is_initiated: true, auth: false, oplog_mib: 64 }
+        Setup { members: 1, is_initiated: true, auth: false, tls: false, oplog_mib: 64 }
     }
 }
 
@@ -88,6 +90,13 @@ impl Own {
             use std::os::unix::fs::PermissionsExt;
             let private = std::fs::Permissions::from_mode(0o600);
             std::fs::set_permissions(data.join("key"), private).expect("permissions");
+            if setup.tls {
+                let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]);
+                let signed = signed.expect("a certificate");
+                let (cert, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
+                std::fs::write(data.join("cert.pem"), &cert).expect("a file");
+                std::fs::write(data.join("server.pem"), cert + &key).expect("a file");
+            }
             Node { port: listener.local_addr().expect("a port").port(), data, running: None }
         });
         let mut own = Own { setup, nodes: nodes.collect(), _home: home };
@@ -119,6 +128,11 @@ impl Own {
         let set = if self.setup.members > 0 { "replicaSet=rs0&" } else { "" };
         let hurry = "heartbeatFrequencyMS=500&connectTimeoutMS=2000";
         format!("mongodb://{user}{}/?{set}{hurry}", hosts.join(","))
+    }
+
+    /// The certificate that a client of its TLS has to trust.
+    pub fn certificate(&self, index: usize) -> PathBuf {
+        self.nodes[index].data.join("cert.pem")
     }
 
     pub async fn client(&self) -> Client {
@@ -188,6 +202,11 @@ kill "$killer" 2>/dev/null
         }
         if self.setup.auth {
             command.arg("--keyFile").arg(node.data.join("key"));
+        }
+        if self.setup.tls {
+            command.args(["--tlsMode", "preferTLS", "--tlsAllowConnectionsWithoutCertificates"]);
+            command.arg("--tlsCertificateKeyFile").arg(node.data.join("server.pem"));
+            command.arg("--tlsCAFile").arg(node.data.join("cert.pem"));
         }
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut shell = pipes.spawn().expect("a shell");
