@@ -1,5 +1,6 @@
 //! The integration tests, as one binary: one link, one shared `mongod`.
 
+mod access;
 mod admin;
 mod docs;
 mod forwarding;
