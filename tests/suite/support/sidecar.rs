@@ -107,9 +107,14 @@ pub struct Program {
 impl Program {
     /// Starts the program and waits until it says where it listens.
     pub async fn start(arguments: &[&str], env: &[(&str, &str)]) -> Program {
+        let command = Command::new(env!("CARGO_BIN_EXE_sidestream"));
+        Program::spawn(command, arguments, env).await
+    }
+
+    async fn spawn(mut command: Command, arguments: &[&str], env: &[(&str, &str)]) -> Program {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_sidestream"))
+        let child = command
             .arg("run")
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(arguments)
@@ -129,6 +134,14 @@ impl Program {
         })
         .await;
         program
+    }
+
+    /// As [`Program::start`], with so many descriptors and no way to get more.
+    pub async fn start_with_descriptors(most: u32, arguments: &[&str]) -> Program {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_sidestream"));
+        Program::spawn(command, arguments, &[]).await
     }
 
     pub async fn start_ready(arguments: &[&str], env: &[(&str, &str)]) -> Program {
