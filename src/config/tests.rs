@@ -1,5 +1,7 @@
 //! Each layer, and the errors of each layer with their places.
 
+mod auth;
+
 use super::*;
 
 /// A working directory with these files.

@@ -79,17 +79,25 @@ struct Case {
     literal: fn(&Value) -> Option<Document>,
 }
 
-/// The value of a claim as a literal condition, by the rules of the documentation: null is no
-/// value, and an array is a set.
-fn equal(claim: &Value) -> Option<Bson> {
+/// A field that equals a claim, as a literal condition, by the rules of the documentation: null is
+/// no value, and an array is a set.
+fn equal(field: &str, claim: &Value) -> Option<Document> {
     Some(match to_bson(claim) {
         Bson::Null => return None,
         Bson::Array(values) => {
-            let values: Vec<Bson> = values.into_iter().filter(|v| *v != Bson::Null).collect();
-            Bson::Document(doc! { "$in": values })
+            any_of(field, values.into_iter().filter(|value| *value != Bson::Null).collect())
         }
-        value => Bson::Document(doc! { "$eq": value }),
+        value => any_of(field, vec![value]),
     })
+}
+
+/// Not by `$in`, which refuses values that look like operators.
+fn any_of(field: &str, values: Vec<Bson>) -> Document {
+    let one = |value: Bson| doc! { field: { "$eq": value } };
+    match values.is_empty() {
+        true => doc! { "$nor": [{}] },
+        false => doc! { "$or": values.into_iter().map(one).collect::<Vec<_>>() },
+    }
 }
 
 fn to_bson(value: &Value) -> Bson {
@@ -109,14 +117,14 @@ fn to_bson(value: &Value) -> Bson {
 }
 
 const CASES: [Case; 5] = [
-    Case { text: "match: { o: { $claim: c } }", literal: |c| Some(doc! { "o": equal(&c["c"])? }) },
+    Case { text: "match: { o: { $claim: c } }", literal: |c| equal("o", &c["c"]) },
     Case {
         text: "match: { o: { $claim: c }, t: { $claim: d } }",
-        literal: |c| Some(doc! { "o": equal(&c["c"])?, "t": equal(&c["d"])? }),
+        literal: |c| Some(doc! { "$and": [equal("o", &c["c"])?, equal("t", &c["d"])?] }),
     },
     Case {
         text: "match: { $or: [{ o: { $claim: c } }, { n: 1 }] }",
-        literal: |c| Some(doc! { "$or": [{ "o": equal(&c["c"])? }, { "n": 1 }] }),
+        literal: |c| Some(doc! { "$or": [equal("o", &c["c"])?, { "n": 1 }] }),
     },
     Case {
         text: "match: { o: { $in: [{ $claim: c }, x] } }",
@@ -124,16 +132,13 @@ const CASES: [Case; 5] = [
             Bson::Null => None,
             // In a list of values, an array is one of them.
             Bson::Array(values) => {
-                let values: Vec<Bson> = values.into_iter().filter(|v| *v != Bson::Null).collect();
-                Some(doc! { "o": { "$in": [values, "x"] } })
+                let values = values.into_iter().filter(|value| *value != Bson::Null).collect();
+                Some(any_of("o", vec![Bson::Array(values), "x".into()]))
             }
-            value => Some(doc! { "o": { "$in": [value, "x"] } }),
+            value => Some(any_of("o", vec![value, "x".into()])),
         },
     },
-    Case {
-        text: "match: { o.x: { $claim: c.x } }",
-        literal: |c| Some(doc! { "o.x": equal(&c["c"]["x"])? }),
-    },
+    Case { text: "match: { o.x: { $claim: c.x } }", literal: |c| equal("o.x", &c["c"]["x"]) },
 ];
 
 #[tokio::test]
@@ -153,7 +158,10 @@ async fn check(seed: u64) -> usize {
         .enumerate()
         .map(|(index, case)| {
             let head = format!("collection: {database}.docs\naccess: authenticated\n");
-            (format!("f{index}"), format!("{head}operations: [insert]\n{}\n", case.text))
+            (
+                format!("f{index}"),
+                format!("{head}operations: [insert, replace, update]\n{}\n", case.text),
+            )
         })
         .collect();
     let files: Vec<(&str, &str)> = texts.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
@@ -192,18 +200,44 @@ async fn check(seed: u64) -> usize {
     }
     let mongodb = Client::with_uri_str(mongo::uri()).await.unwrap();
     let docs = mongodb.database(&database).collection::<Document>("docs");
-    let documents: Vec<Document> = (0..DOCUMENTS).map(|id| random.document(id)).collect();
-    docs.insert_many(&documents).await.unwrap();
+    // Every version of every document, for the database to judge.
+    let versions = mongodb.database(&database).collection::<Document>("versions");
+    let mut all: Vec<Document> = (0..DOCUMENTS).map(|id| random.document(id)).collect();
+    docs.insert_many(&all).await.unwrap();
+    for id in 0..DOCUMENTS {
+        let mut next = random.document(id);
+        next.insert("_id", id);
+        let version = i32::try_from(all.len()).unwrap();
+        next.insert("v", version);
+        // An update comes last: its document is looked up when the event is read.
+        let key = doc! { "_id": id };
+        if random.0.bool() {
+            docs.replace_one(key, &next).await.unwrap();
+        } else {
+            let mut set = next.clone();
+            set.remove("_id");
+            docs.update_one(key.clone(), doc! { "$set": set }).await.unwrap();
+            next = docs.find_one(key).await.unwrap().unwrap();
+        }
+        next.insert("_id", version);
+        all.push(next);
+    }
+    for (version, document) in all.iter_mut().enumerate() {
+        document.insert("_id", i32::try_from(version).unwrap());
+    }
+    versions.insert_many(&all).await.unwrap();
 
     let mut delivered = 0;
     for (mut stream, filter, what) in clients {
         let found: Vec<Document> =
-            docs.find(filter.clone()).await.unwrap().try_collect().await.unwrap();
-        let expected: BTreeSet<i32> = found.iter().map(|d| d.get_i32("_id").unwrap()).collect();
+            versions.find(filter.clone()).await.unwrap().try_collect().await.unwrap();
+        let expected: BTreeSet<i64> =
+            found.iter().map(|d| i64::from(d.get_i32("_id").unwrap())).collect();
         let mut got = BTreeSet::new();
         for event in stream.events(expected.len()).await {
-            let id = event.json()["documentKey"]["_id"].as_i64().unwrap();
-            got.insert(i32::try_from(id).unwrap());
+            let document = &event.json()["fullDocument"];
+            let version = document["v"].as_i64().or(document["_id"].as_i64());
+            got.insert(version.unwrap());
         }
         assert_eq!(got, expected, "seed {seed}: {what} as {filter}");
         // Everything has been read by a position past the last write: nothing more comes.
