@@ -39,13 +39,19 @@ fn without_added(seen: &Seen) -> Seen {
     seen
 }
 
+/// In an answer of the app, and not of today.
+const APP_DATE: &str = "Mon, 01 Jan 2001 00:00:00 GMT";
+
 type Fields = Vec<(String, String)>;
 
-/// What belongs to a connection and not to the answer, and the Date that a proxy has to add where
-/// the app gave none (RFC 9110, 6.6.1).
+/// Without what belongs to a connection and not to the answer, and without the Date that a proxy
+/// has to add where the app gave none (RFC 9110, 6.6.1).
 fn without_hop(answer: &Answer) -> (u16, Fields, Vec<u8>, Fields) {
     let mut fields = answer.head.fields.clone();
-    fields.retain(|(name, _)| !matches!(name.as_str(), "connection" | "keep-alive" | "date"));
+    let ours = |name: &str, value: &str| name == "date" && value != APP_DATE;
+    fields.retain(|(name, value)| {
+        !matches!(name.as_str(), "connection" | "keep-alive") && !ours(name, value)
+    });
     (answer.head.status, fields, answer.body.clone(), answer.trailers.clone())
 }
 
@@ -110,6 +116,19 @@ async fn answers_reach_the_client_as_they_were_given() {
             "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nserver: mine/1.0\r\n\
              X-Mixed-CASE: Yes\r\nVia: 1.1 other\r\nContent-Length: 0\r\n\r\n"
                 .into(),
+            false,
+        ),
+        (
+            "date",
+            format!("HTTP/1.1 200 OK\r\nDATE: {APP_DATE}\r\nContent-Length: 2\r\n\r\nhi"),
+            false,
+        ),
+        (
+            "late",
+            format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n\
+                 Transfer-Encoding: chunked\r\ndate: {APP_DATE}\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+            ),
             false,
         ),
         (
