@@ -332,10 +332,16 @@ impl ProxyHttp for Forward {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         answer: &mut ResponseHeader,
         progress: &mut Progress,
     ) -> pingora::Result<()> {
+        // Older clients know no chunks (RFC 9112, 6.1): their answer ends with the connection.
+        if session.req_header().version == http::Version::HTTP_10
+            && answer.remove_header("transfer-encoding").is_some()
+        {
+            session.set_keepalive(None);
+        }
         if let Some(cell) = &progress.date {
             let date = answer.headers.get(http::header::DATE);
             *cell.lock() = date.and_then(|date| date.as_bytes().try_into().ok());

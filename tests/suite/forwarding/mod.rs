@@ -287,7 +287,8 @@ async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
     let sidecar = before(&app).await;
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
                   3\r\nabc\r\n0\r\nX-Sum: 42\r\nX-More: yes\r\n\r\n";
-    app.script("trailers", answer, true);
+    // Nor does this app close the connection behind its answer.
+    app.script("trailers", answer, false);
     let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
     let get = "GET /script/trailers HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
     let post = "POST /script/trailers HTTP/1.1\r\nHost: a\r\nTrailer: X-Digest\r\n\
@@ -314,5 +315,21 @@ async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
     let sidecar = sidecar::start_before(sidecar::nowhere(), NO_MONGODB, &filters, &[]).await;
     let answer = exchange(sidecar.listen, get.as_bytes(), "GET").await.expect("an answer");
     assert_eq!((answer.head.status, answer.json()["status"].as_u64()), (502, Some(502)));
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn old_clients_get_no_chunks() {
+    let app = App::start().await;
+    let sidecar = before(&app).await;
+    app.script(
+        "chunked",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        false,
+    );
+    let request = b"GET /script/chunked HTTP/1.0\r\nHost: a\r\n\r\n";
+    let answer = exchange(sidecar.listen, request, "GET").await.expect("an answer");
+    assert!(answer.head.field("transfer-encoding").is_none());
+    assert_eq!(answer.text(), "abc");
     sidecar.finish().await;
 }
