@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sidestream::Sidecar;
 use sidestream::access::claims::Claims;
 use sidestream::access::limits;
 use sidestream::config::{Config, Flags, Log, LogFormat, Origin, Sources};
 use sidestream::explain::Explanation;
 use sidestream::filter::{self, BindError};
 use sidestream::upstream::connect::ProbeError;
+use sidestream::{Sidecar, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -249,7 +249,10 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
         Ok(sidecar) => sidecar,
         Err(error) => {
             error!("{error}");
-            return ExitCode::from(UNAVAILABLE);
+            return ExitCode::from(match error {
+                StartError::Listen { .. } => UNAVAILABLE,
+                StartError::Tls { .. } => BAD_INPUT,
+            });
         }
     };
     info!(listen = %sidecar.listen, admin = %sidecar.admin, "sidestream is listening");

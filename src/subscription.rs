@@ -119,9 +119,7 @@ impl Subscription {
         };
         match from {
             From::Now => subscription.go_to_now(),
-            From::Position(position) => {
-                subscription.go_to(position);
-            }
+            From::Position(position) => subscription.go_to(position),
             From::Invalid => subscription.reset(ResetReason::InvalidToken),
             From::FilterChanged => subscription.reset(ResetReason::FilterChanged),
         }
@@ -130,16 +128,6 @@ impl Subscription {
 
     pub fn filter(&self) -> &Arc<Filter> {
         self.route.filter()
-    }
-
-    /// Whether the filter file was edited or removed since.
-    pub fn is_retired(&self) -> bool {
-        self.route.is_retired()
-    }
-
-    /// What the client has, for opening another subscription in its place.
-    pub fn position(&self) -> Option<&Position> {
-        self.position.as_ref()
     }
 
     /// What can be sent without waiting, to go into the same write.

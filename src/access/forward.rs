@@ -108,8 +108,15 @@ impl Forward {
     pub fn pick<'v>(&self, values: &dyn Fn(&str) -> Vec<&'v [u8]>) -> Vec<(HeaderName, Vec<u8>)> {
         let mut fields = Vec::new();
         for name in &self.settings.headers {
-            let found = values(name.as_str()).into_iter();
-            fields.extend(found.map(|value| (name.clone(), value.to_vec())));
+            let found = values(name.as_str());
+            match found.as_slice() {
+                [] => {}
+                // HTTP/2 may send each cookie in a field of its own; in HTTP/1.1 they are one.
+                several if *name == header::COOKIE => {
+                    fields.push((name.clone(), several.join(&b"; "[..])));
+                }
+                several => fields.extend(several.iter().map(|v| (name.clone(), v.to_vec()))),
+            }
         }
         fields
     }

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::forward::{APP_AWAY, APP_TOO_SLOW, CONNECT_TIMEOUT, Forward, Request, Side};
 use super::gate::{self, Body, Head, Verdict};
-use super::io::{Connection, Socket};
+use super::io::{Connection, DateCell, Socket};
 use super::lane;
 use super::path::{self, Target};
 use super::reserved::{Answer, Desk, Opened, Plain};
@@ -201,6 +201,8 @@ impl Door {
             connection.held = bytes.split_off(head.length);
             connection.is_holding = true;
         }
+        connection.await_head();
+        let date: DateCell = connection.date.clone();
         let mut session = ServerSession::new_http1(connection);
         match persistent {
             Some(settings) => settings.apply_to_session(&mut session),
@@ -209,6 +211,7 @@ impl Door {
         if self.drain.has_begun() {
             session.set_keepalive(None);
         }
+        session.set_connection_user_context(Some(Box::new(date)));
         session.set_pipelined_prefix(bytes);
         let reused = self.proxy.process_new_http(session, &self.shutdown).await?;
         let (stream, settings) = reused.consume();

@@ -3,6 +3,7 @@
 //!
 //! Nothing in this file depends on MongoDB or on filter files.
 
+use std::any::Any;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use pingora::{Error, ErrorSource, ErrorType, OrErr};
 use tracing::{debug, warn};
 
 use super::gate;
+use super::io::DateCell;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
 use crate::access::{Guard, Origin};
@@ -166,6 +168,8 @@ pub struct Progress {
     failures: usize,
     /// Answered here, not by the app.
     is_ours: bool,
+    /// Of HTTP/1 connections: where the app's `Date` is put, to be sent as it is.
+    date: Option<DateCell>,
 }
 
 impl Forward {
@@ -323,7 +327,7 @@ impl ProxyHttp for Forward {
     type CTX = Progress;
 
     fn new_ctx(&self) -> Progress {
-        Progress { began: Instant::now(), failures: 0, is_ours: false }
+        Progress { began: Instant::now(), failures: 0, is_ours: false, date: None }
     }
 
     async fn request_filter(
@@ -363,6 +367,35 @@ impl ProxyHttp for Forward {
         _progress: &mut Progress,
     ) -> pingora::Result<()> {
         self.set_forwarded(session, request)
+    }
+
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        progress: &mut Progress,
+        context: Box<dyn Any + Send + Sync>,
+    ) {
+        // The door leaves nothing else there.
+        progress.date = context.downcast::<DateCell>().ok().map(|cell| *cell);
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        progress: &mut Progress,
+    ) -> pingora::Result<()> {
+        // Older clients know no chunks (RFC 9112, 6.1): their answer ends with the connection.
+        if session.req_header().version == http::Version::HTTP_10
+            && answer.remove_header("transfer-encoding").is_some()
+        {
+            session.set_keepalive(None);
+        }
+        if let Some(cell) = &progress.date {
+            let date = answer.headers.get(http::header::DATE);
+            *cell.lock() = date.and_then(|date| date.as_bytes().try_into().ok());
+        }
+        Ok(())
     }
 
     fn fail_to_connect(

@@ -126,7 +126,12 @@ fn parse(head: &[u8]) -> Verdict {
     else {
         return refuse(400, "the request head is malformed");
     };
-    if let Err(reason) = check_host(request.headers, minor) {
+    if method == "CONNECT" {
+        return refuse(405, "this is no proxy for tunnels");
+    }
+    let checked = check_host(request.headers, minor)
+        .and_then(|()| check_authority(target.as_bytes(), request.headers));
+    if let Err(reason) = checked {
         return refuse(400, reason);
     }
     let body = match body_of(request.headers, minor) {
@@ -187,6 +192,25 @@ fn check_host(headers: &[httparse::Header<'_>], minor: u8) -> Result<(), &'stati
         0 if minor == 0 => Ok(()),
         0 => Err("the request has no Host"),
         _ => Err("the request has several Hosts"),
+    }
+}
+
+/// A target in absolute form has to name the host that `Host` names.
+fn check_authority(target: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
+    let Some(at) = target.windows(3).position(|part| part == b"://") else {
+        return Ok(());
+    };
+    if target.starts_with(b"/") {
+        return Ok(());
+    }
+    let authority = &target[at + 3..];
+    let end = authority.iter().position(|b| matches!(b, b'/' | b'?' | b'#'));
+    let authority = &authority[..end.unwrap_or(authority.len())];
+    match find(headers, "host").next() {
+        Some(host) if !host.eq_ignore_ascii_case(authority) => {
+            Err("the request names one host in its target and another in Host")
+        }
+        _ => Ok(()),
     }
 }
 

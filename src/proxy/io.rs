@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -111,6 +112,25 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// The app's `Date`, for the answer in progress. An HTTP date is always this long
+/// ([RFC 9110](https://www.rfc-editor.org/rfc/rfc9110) section 5.6.7).
+pub type Date = [u8; 29];
+/// Where [`super::forward`] leaves it for the connection.
+pub type DateCell = Arc<Mutex<Option<Date>>>;
+
+/// An answer's head on its way out. pingora puts its own `Date` in place of the app's, so the app's
+/// is put back, which changes no length.
+#[derive(Debug)]
+enum OutgoingHead {
+    Awaited,
+    /// The head as it has to be, and how much of it is written.
+    Writing {
+        bytes: Vec<u8>,
+        at: usize,
+    },
+    Done,
+}
+
 /// What pingora is given.
 #[derive(Debug)]
 pub struct Connection {
@@ -120,11 +140,51 @@ pub struct Connection {
     /// A request without a body is being answered: what arrives is the next request and is kept
     /// from pingora, which would lose it; only the end of the connection shows through.
     pub is_holding: bool,
+    pub date: DateCell,
+    outgoing: OutgoingHead,
 }
 
 impl Connection {
     pub fn new(socket: Socket) -> Connection {
-        Connection { socket, held: BytesMut::new(), is_holding: false }
+        Connection {
+            socket,
+            held: BytesMut::new(),
+            is_holding: false,
+            date: DateCell::default(),
+            outgoing: OutgoingHead::Done,
+        }
+    }
+
+    /// What is written next is the answer to another HTTP/1 request.
+    pub fn await_head(&mut self) {
+        *self.date.lock() = None;
+        self.outgoing = OutgoingHead::Awaited;
+    }
+
+    /// Looks at what is about to be written. Only whole heads are looked into, and pingora writes
+    /// them whole.
+    fn look_for_head(&mut self, bytes: &[u8]) {
+        let is_final = bytes.starts_with(b"HTTP/1.") && bytes.get(9).is_some_and(|b| *b != b'1');
+        if !matches!(self.outgoing, OutgoingHead::Awaited) || !is_final {
+            return;
+        }
+        self.outgoing = OutgoingHead::Done;
+        let (Some(date), Some(end)) =
+            (self.date.lock().take(), bytes.windows(4).position(|part| part == b"\r\n\r\n"))
+        else {
+            return;
+        };
+        const NAME: &[u8] = b"\r\ndate: ";
+        let head = &bytes[..end + 4];
+        let at = head.windows(NAME.len()).position(|part| part.eq_ignore_ascii_case(NAME));
+        let place = at.map(|at| at + NAME.len()..at + NAME.len() + date.len());
+        if let Some(place) = place
+            && head.get(place.end..place.end + 2) == Some(b"\r\n")
+        {
+            let mut bytes = head.to_vec();
+            bytes[place].copy_from_slice(&date);
+            self.outgoing = OutgoingHead::Writing { bytes, at: 0 };
+        }
     }
 
     /// Reads more into `to`; zero bytes at the end of the connection.
@@ -173,7 +233,18 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        let me = self.get_mut();
+        me.look_for_head(buf);
+        let OutgoingHead::Writing { bytes, at } = &mut me.outgoing else {
+            return Pin::new(&mut me.socket).poll_write(cx, buf);
+        };
+        // As long as the original, so what is written of the one is written of the other.
+        let written = ready!(Pin::new(&mut me.socket).poll_write(cx, &bytes[*at..]))?;
+        *at += written;
+        if *at == bytes.len() {
+            me.outgoing = OutgoingHead::Done;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -181,6 +252,10 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !matches!(self.outgoing, OutgoingHead::Done) {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+            return self.poll_write(cx, first);
+        }
         Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
     }
 

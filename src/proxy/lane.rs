@@ -62,7 +62,8 @@ pub fn rewrite(head: &[u8], added: &[(&str, Vec<u8>)]) -> Vec<u8> {
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(b"TE: trailers\r\nConnection: TE, close\r\n\r\n");
+    // Just `close`: some apps compare the whole value.
+    out.extend_from_slice(b"TE: trailers\r\nConnection: close\r\n\r\n");
     out
 }
 
@@ -88,6 +89,7 @@ async fn pass_on<A: AsyncRead + AsyncWrite>(
     rest: BytesMut,
     body: Body,
 ) -> u16 {
+    let is_head = head.starts_with(b"HEAD ");
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_app, mut to_app) = tokio::io::split(app);
     let status = Arc::new(std::sync::atomic::AtomicU16::new(0));
@@ -108,19 +110,31 @@ async fn pass_on<A: AsyncRead + AsyncWrite>(
         io::Result::Ok(())
     };
     let answer = async {
-        let mut piece = vec![0; PIECE];
-        let mut is_first = true;
+        let mut bytes = BytesMut::with_capacity(PIECE);
+        // An app need not close the connection: its answer ends where its framing says.
+        let mut follower = loop {
+            let head = read_answer_head(&mut from_app, &mut bytes).await?;
+            status.store(head.status, std::sync::atomic::Ordering::Relaxed);
+            to_client.write_all(&head.bytes).await?;
+            if head.status >= 200 {
+                break head.body(is_head).map(Follower::new);
+            }
+            to_client.flush().await?;
+        };
         loop {
-            let length = from_app.read(&mut piece).await?;
-            if length == 0 {
+            let length = match &mut follower {
+                Some(follower) => follower.follow(&bytes)?,
+                None => bytes.len(),
+            };
+            to_client.write_all(&bytes[..length]).await?;
+            to_client.flush().await?;
+            if follower.as_ref().is_some_and(Follower::is_done) {
                 return to_client.shutdown().await;
             }
-            if std::mem::take(&mut is_first) {
-                let code = piece.get(9..12).and_then(|code| std::str::from_utf8(code).ok());
-                let code = code.and_then(|code| code.parse().ok()).unwrap_or(0);
-                status.store(code, std::sync::atomic::Ordering::Relaxed);
+            bytes.clear();
+            if from_app.read_buf(&mut bytes).await? == 0 {
+                return to_client.shutdown().await;
             }
-            to_client.write_all(&piece[..length]).await?;
         }
     };
     tokio::pin!(answer);
@@ -130,6 +144,65 @@ async fn pass_on<A: AsyncRead + AsyncWrite>(
         _ = &mut answer => {}
     }
     status.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+/// An answer's head as the client gets it.
+struct AnswerHead {
+    status: u16,
+    bytes: Vec<u8>,
+}
+
+impl AnswerHead {
+    /// How the body is delimited; `None`: by the end of the connection.
+    fn body(&self, is_head: bool) -> Option<Body> {
+        if is_head || matches!(self.status, 204 | 304) {
+            return Some(Body::None);
+        }
+        let values = |name| super::gate::header_values(&self.bytes, name);
+        if let Some(coding) = values("transfer-encoding").last() {
+            return coding.eq_ignore_ascii_case(b"chunked").then_some(Body::Chunked);
+        }
+        let length = values("content-length");
+        let length = std::str::from_utf8(length.first()?).ok()?.parse().ok()?;
+        Some(if length == 0 { Body::None } else { Body::Length(length) })
+    }
+}
+
+/// Reads the next head out of `bytes` and what follows; says `Connection: close` in it.
+async fn read_answer_head(
+    from: &mut (impl AsyncRead + Unpin),
+    bytes: &mut BytesMut,
+) -> io::Result<AnswerHead> {
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if bytes.len() > MAX_SECTION {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if from.read_buf(bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    let head = bytes.split_to(end);
+    let code = head.get(9..12).and_then(|code| std::str::from_utf8(code).ok());
+    let status: u16 = code
+        .and_then(|code| code.parse().ok())
+        .ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
+    if status < 200 {
+        return Ok(AnswerHead { status, bytes: head.to_vec() });
+    }
+    let mut out = Vec::with_capacity(head.len() + 24);
+    for line in head[..end - 2].split_inclusive(|b| *b == b'\n') {
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        let is_of_connection =
+            name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive");
+        if !is_of_connection {
+            out.extend_from_slice(line);
+        }
+    }
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
+    Ok(AnswerHead { status, bytes: out })
 }
 
 /// Who broke off.
@@ -338,7 +411,7 @@ mod tests {
         let added = [("X-Forwarded-For", b"127.0.0.1".to_vec())];
         let text = String::from_utf8(rewrite(head, &added)).unwrap();
         let expected = "GET /x HTTP/1.1\r\nHost: a\r\nX-Keep: 2\r\nX-Forwarded-For: 127.0.0.1\r\n\
-            TE: trailers\r\nConnection: TE, close\r\n\r\n";
+            TE: trailers\r\nConnection: close\r\n\r\n";
         assert_eq!(text, expected);
     }
 }

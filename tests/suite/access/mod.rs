@@ -1,6 +1,7 @@
 //! Who may listen to what, from the outside: a real issuer, a real app, a real MongoDB.
 
 mod forward;
+mod http2;
 mod issuer;
 mod limits;
 mod origins;

@@ -33,6 +33,8 @@ async fn what_can_be_read_in_two_ways_reaches_nobody() {
         ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         ("GET /_events/%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET /%5fevents/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 405),
         ("GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
         ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     ] {

@@ -39,13 +39,19 @@ fn without_added(seen: &Seen) -> Seen {
     seen
 }
 
+/// In an answer of the app, and not of today.
+const APP_DATE: &str = "Mon, 01 Jan 2001 00:00:00 GMT";
+
 type Fields = Vec<(String, String)>;
 
-/// What belongs to a connection and not to the answer, and the Date that a proxy has to add where
-/// the app gave none (RFC 9110, 6.6.1).
+/// Without what belongs to a connection and not to the answer, and without the Date that a proxy
+/// has to add where the app gave none (RFC 9110, 6.6.1).
 fn without_hop(answer: &Answer) -> (u16, Fields, Vec<u8>, Fields) {
     let mut fields = answer.head.fields.clone();
-    fields.retain(|(name, _)| !matches!(name.as_str(), "connection" | "keep-alive" | "date"));
+    let ours = |name: &str, value: &str| name == "date" && value != APP_DATE;
+    fields.retain(|(name, value)| {
+        !matches!(name.as_str(), "connection" | "keep-alive") && !ours(name, value)
+    });
     (answer.head.status, fields, answer.body.clone(), answer.trailers.clone())
 }
 
@@ -110,6 +116,19 @@ async fn answers_reach_the_client_as_they_were_given() {
             "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nserver: mine/1.0\r\n\
              X-Mixed-CASE: Yes\r\nVia: 1.1 other\r\nContent-Length: 0\r\n\r\n"
                 .into(),
+            false,
+        ),
+        (
+            "date",
+            format!("HTTP/1.1 200 OK\r\nDATE: {APP_DATE}\r\nContent-Length: 2\r\n\r\nhi"),
+            false,
+        ),
+        (
+            "late",
+            format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n\
+                 Transfer-Encoding: chunked\r\ndate: {APP_DATE}\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+            ),
             false,
         ),
         (
@@ -268,7 +287,8 @@ async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
     let sidecar = before(&app).await;
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
                   3\r\nabc\r\n0\r\nX-Sum: 42\r\nX-More: yes\r\n\r\n";
-    app.script("trailers", answer, true);
+    // Nor does this app close the connection behind its answer.
+    app.script("trailers", answer, false);
     let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
     let get = "GET /script/trailers HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
     let post = "POST /script/trailers HTTP/1.1\r\nHost: a\r\nTrailer: X-Digest\r\n\
@@ -295,5 +315,21 @@ async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
     let sidecar = sidecar::start_before(sidecar::nowhere(), NO_MONGODB, &filters, &[]).await;
     let answer = exchange(sidecar.listen, get.as_bytes(), "GET").await.expect("an answer");
     assert_eq!((answer.head.status, answer.json()["status"].as_u64()), (502, Some(502)));
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn old_clients_get_no_chunks() {
+    let app = App::start().await;
+    let sidecar = before(&app).await;
+    app.script(
+        "chunked",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        false,
+    );
+    let request = b"GET /script/chunked HTTP/1.0\r\nHost: a\r\n\r\n";
+    let answer = exchange(sidecar.listen, request, "GET").await.expect("an answer");
+    assert!(answer.head.field("transfer-encoding").is_none());
+    assert_eq!(answer.text(), "abc");
     sidecar.finish().await;
 }
