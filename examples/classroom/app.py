@@ -8,13 +8,16 @@ which the browser runs.
 
     MONGODB_URI=mongodb://127.0.0.1:27017/?replicaSet=rs0 python3 app.py --port 3000
 
-There is no login: everyone can be the teacher. A real app would ask who is there.
+There is no password: everyone can be the teacher, and anyone can join under any name. Whoever has
+joined has a session until they leave; /me says whose it is, as the pages of most apps can.
 """
 
 import argparse
 import http.cookies
+import json
 import os
 import pathlib
+import secrets
 import signal
 import sys
 import urllib.parse
@@ -49,8 +52,21 @@ class Classroom:
         self.client = pymongo.MongoClient(uri, serverSelectionTimeoutMS=5000)
         self.questions = self.client.classroom.questions
         self.answers = self.client.classroom.answers
+        self.sessions = self.client.classroom.sessions
         # One answer for each student and question, also when the button is pressed twice.
         self.answers.create_index([("question", 1), ("student", 1)], unique=True)
+
+    def join(self, student):
+        session = secrets.token_urlsafe(24)
+        self.sessions.insert_one({"_id": session, "student": student, "since": now()})
+        return session
+
+    def whose(self, session):
+        found = self.sessions.find_one({"_id": session})
+        return found and found["student"]
+
+    def leave(self, session):
+        self.sessions.delete_one({"_id": session})
 
     def question(self, id_text):
         if not ObjectId.is_valid(id_text):
@@ -149,6 +165,9 @@ def student_page(student, question, mine):
     return page("Student", f"""
 <p class="quiet narrow">Signed in as <strong id="student">{escape(student)}</strong> ·
   <a href="/">somebody else</a></p>
+<form method="post" action="/leave" id="leave" class="narrow">
+  <button class="plain">Leave the class</button>
+</form>
 <section id="current" class="card narrow" data-live>
 {student_question(question, mine)}
 </section>""", "student")
@@ -275,6 +294,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer_with({
             "/": self.show_join,
+            "/me": self.show_me,
             "/student": self.show_student,
             "/teacher": self.show_teacher,
         })
@@ -284,6 +304,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.answer_with({
             "/join": self.join,
+            "/leave": self.leave,
             "/answer": self.give_answer,
             "/teacher/ask": self.ask,
             "/teacher/close": self.close_question,
@@ -324,17 +345,26 @@ class Handler(BaseHTTPRequestHandler):
         text = " ".join(self.form.get(name, "").split())
         return "".join(c for c in text if c.isprintable())[:limit].strip()
 
-    def student(self):
+    def cookie(self, name):
         try:
             jar = http.cookies.SimpleCookie(self.headers.get("Cookie", ""))
         except http.cookies.CookieError:
             return ""
-        return urllib.parse.unquote(jar["student"].value)[:MAX_NAME] if "student" in jar else ""
+        return jar[name].value if name in jar else ""
+
+    def student(self):
+        return urllib.parse.unquote(self.cookie("student"))[:MAX_NAME]
 
     # Pages.
 
     def show_join(self):
         self.send_html(join_page(self.student()))
+
+    def show_me(self):
+        student = self.classroom.whose(self.cookie("session"))
+        who = {"sub": student} if student else None
+        body = json.dumps(who).encode()
+        self.send_body(body, "application/json", 200 if student else 401)
 
     def show_student(self):
         student = self.student()
@@ -364,8 +394,13 @@ class Handler(BaseHTTPRequestHandler):
         name = self.field("name", MAX_NAME)
         if not name:
             return self.send_html(join_page("", "Please tell your name."), 400)
-        cookie = f"student={urllib.parse.quote(name, safe='')}; Path=/; HttpOnly; SameSite=Lax"
-        self.redirect("/student", cookie)
+        student = urllib.parse.quote(name, safe="")
+        session = self.classroom.join(name)
+        self.redirect("/student", f"student={student}", f"session={session}")
+
+    def leave(self):
+        self.classroom.leave(self.cookie("session"))
+        self.redirect("/", "student=; Max-Age=0", "session=; Max-Age=0")
 
     def give_answer(self):
         student = self.student()
@@ -407,13 +442,13 @@ class Handler(BaseHTTPRequestHandler):
 
     # Bytes.
 
-    def redirect(self, where, cookie=None):
+    def redirect(self, where, *cookies):
         # 303: the browser fetches the page, and a reload does not post again.
         self.send_response(303)
         self.send_header("Location", where)
         self.send_header("Content-Length", "0")
-        if cookie:
-            self.send_header("Set-Cookie", cookie)
+        for cookie in cookies:
+            self.send_header("Set-Cookie", f"{cookie}; Path=/; HttpOnly; SameSite=Lax")
         self.end_headers()
 
     def send_html(self, html, status=200):
@@ -454,7 +489,7 @@ def main():
     Handler.classroom = Classroom(args.mongodb)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with Server((args.host, args.port), Handler) as server:
-        print(f"classroom on http://{args.host}:{args.port}", flush=True)
+        print(f"classroom on http://{args.host}:{server.server_port}", flush=True)
         server.serve_forever()
 
 

@@ -1,5 +1,6 @@
 //! Who may listen to what, from the outside: a real issuer, a real app, a real MongoDB.
 
+mod classroom;
 mod forward;
 mod http2;
 mod issuer;
