@@ -13,7 +13,7 @@
 //! - [`routes`]: from an event to the subscriptions that want it
 //! - [`feed`]: journal and routes of one upstream, under one lock
 //! - [`upstream`]: owns the change stream cursors and the replays; alone touches MongoDB
-//! - [`access`]: who may open a stream
+//! - [`access`]: who somebody is, from which pages, how many streams; alone touches keys
 //! - [`subscription`]: one client's cursor
 //! - [`catalog`]: the streams in force, and their feeds
 //! - [`reload`]: follows the filter directory
