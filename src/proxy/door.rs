@@ -204,6 +204,10 @@ impl Door {
         connection.await_head();
         let date: DateCell = connection.date.clone();
         let mut session = ServerSession::new_http1(connection);
+        if head.is_upgrade {
+            // pingora gives a body a minute from piece to piece; a WebSocket may be quiet for hours.
+            session.set_read_timeout(None);
+        }
         match persistent {
             Some(settings) => settings.apply_to_session(&mut session),
             None => session.set_keepalive(Some(IDLE.as_secs())),
