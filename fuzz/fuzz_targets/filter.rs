@@ -3,19 +3,42 @@
 #![no_main]
 
 use std::path::Path;
+use std::sync::LazyLock;
 
+use bson::{RawDocumentBuf, rawdoc};
 use libfuzzer_sys::fuzz_target;
 use sidestream_fuzz::filter::parse_filter;
+
+/// Some of every kind, under the names that the seeds use.
+static DOCUMENTS: LazyLock<[RawDocumentBuf; 3]> = LazyLock::new(|| {
+    [
+        rawdoc! {},
+        rawdoc! { "_id": 1, "a": [1, 2.5, "x", { "b": [3] }], "b": null, "c": "xyz" },
+        rawdoc! { "_id": "1", "a": { "b": 7_i64, "0": true }, "b": [[]], "c": f64::NAN },
+    ]
+});
 
 fuzz_target!(|text: &str| {
     match parse_filter("fuzzed", Path::new("fuzzed.yaml"), text) {
         Ok(filter) => {
-            // No parameters: bound, or a refusal.
-            let _ = filter.bind(&[]);
+            // Without parameters: bound, or refused for one that is missing.
+            if let Ok(bound) = filter.bind(&[]) {
+                let again = filter.bind(&[]).expect("bound before");
+                assert_eq!(bound.predicate.fingerprint(), again.predicate.fingerprint());
+                for document in DOCUMENTS.iter() {
+                    bound.predicate.matches(document);
+                    bound.predicate.matches_key(document);
+                }
+            }
+            let _ = filter.params.to_json().to_string();
         }
         Err(mistakes) => {
-            assert!(!mistakes.is_empty(), "refused without a reason");
+            assert!(mistakes.iter().any(|mistake| mistake.is_error()), "refused without a reason");
+            let lines = text.lines().count().max(1);
             for mistake in mistakes {
+                assert!((1..=lines).contains(&mistake.line), "{mistake:?}");
+                assert!(mistake.column >= 1 && mistake.width >= 1, "{mistake:?}");
+                assert!(mistake.column <= mistake.source.chars().count() + 1, "{mistake:?}");
                 assert!(!mistake.to_string().is_empty());
             }
         }

@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use bson::{Document, RawDocument};
+use bson::{Bson, Document, RawDocument};
 use libfuzzer_sys::fuzz_target;
 use sidestream_fuzz::event::json::write_relaxed_document;
 use sidestream_fuzz::matcher::Template;
@@ -24,6 +24,12 @@ fuzz_target!(|input: &[u8]| {
 
     let Ok(filter) = Document::from_reader(filter) else { return };
     if let Ok(template) = Template::parse(&filter) {
+        // What a client can put in: something of every shape, and nothing.
+        for value in [Bson::Null, Bson::Array(vec![Bson::Int32(1), "x".into()]), "x".into()] {
+            let predicate = template.bind(&mut |_| Some(value.clone()));
+            predicate.matches(document);
+            predicate.matches_key(document);
+        }
         let predicate = template.bind(&mut |_| None);
         let verdict = predicate.matches(document);
         // What a whole document decides as a key, it decides as a document. Of bytes that break
@@ -39,6 +45,7 @@ fuzz_target!(|input: &[u8]| {
             projection.apply(document),
             projection.apply_key(document),
             projection.apply_update_description(document),
+            projection.apply_update_description_of(document, document),
         ] {
             json.clear();
             write_relaxed_document(&projected, &mut json);
