@@ -6,8 +6,9 @@
 //!
 //! - A connection is in one of three hands: the door's (a head is awaited), pingora's (a request
 //!   is answered), or a stream's task. It never has two owners.
-//! - Bytes that were read are never dropped while the connection lives: they are in `held`, or
-//!   with pingora as the prefix of its request.
+//! - Bytes that were read are never dropped while the connection lives: they are the connection's,
+//!   held for the next request, or with pingora as the prefix of its request.
+//! - Pingora is given one request's bytes and no more; see [`Connection`].
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -24,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::forward::Forward;
-use super::gate::{self, Body, Head, Verdict};
+use super::gate::{self, Body, Gate, Head, Verdict};
 use super::io::{Connection, Socket};
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
@@ -74,12 +75,11 @@ impl Door {
         }
         let mut persistent: Option<HttpPersistentSettings> = None;
         loop {
-            connection.is_holding = false;
-            let mut bytes = std::mem::take(&mut connection.held);
+            let mut bytes = connection.take_held();
             let head = match self.read_head(&mut connection.socket, &mut bytes).await {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    connection.held = bytes;
+                    connection.pass_through(bytes);
                     self.proxy.process_new(connection, &self.shutdown).await;
                     return;
                 }
@@ -135,7 +135,7 @@ impl Door {
                             if is_last {
                                 return close(&mut connection.socket).await;
                             }
-                            connection.held = bytes.split_off(head.length);
+                            connection.hold(bytes.split_off(head.length));
                         }
                     }
                 }
@@ -145,8 +145,15 @@ impl Door {
 
     async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut) -> Read {
         let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
+        let mut gate = Gate::default();
+        let mut has_skipped = false;
         loop {
-            match gate::inspect(bytes) {
+            // Old clients send one empty line too many after a body.
+            if !has_skipped && bytes.starts_with(b"\r\n") {
+                bytes.advance(2);
+                (gate, has_skipped) = (Gate::default(), true);
+            }
+            match gate.inspect(bytes) {
                 Verdict::Request(head) => return Read::Request(head),
                 Verdict::Http2 => return Read::Http2,
                 Verdict::Refused(refusal) => {
@@ -185,11 +192,14 @@ impl Door {
         head: &Head,
         persistent: Option<HttpPersistentSettings>,
     ) -> Option<(Box<Connection>, Option<HttpPersistentSettings>)> {
-        // What comes after an upgrade belongs to it; what comes after a head without a body is the
-        // next request.
-        if head.body == Body::None && !head.is_upgrade {
-            connection.held = bytes.split_off(head.length);
-            connection.is_holding = true;
+        let rest = bytes.split_off(head.length);
+        match connection.begin(head.body, rest) {
+            Ok(body) => bytes.unsplit(body),
+            Err(malformed) => {
+                let problem = Problem::new(400, malformed.to_string());
+                refuse(&mut connection.socket, problem).await;
+                return None;
+            }
         }
         let mut session = ServerSession::new_http1(connection);
         match persistent {
@@ -282,14 +292,9 @@ async fn refuse(socket: &mut Socket, problem: Problem) {
 /// Says that nothing more comes, and waits a moment for the client to close: closing with unread
 /// bytes in the socket would reset the connection and could take the answer along.
 async fn close(socket: &mut Socket) {
-    let closing = async {
-        if socket.shutdown().await.is_err() {
-            return;
-        }
-        let mut rest = [0; 4096];
-        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
-    };
-    let _ = tokio::time::timeout(REFUSAL_DEADLINE, closing).await;
+    if socket.shutdown().await.is_ok() {
+        socket.linger().await;
+    }
 }
 
 /// A stream's own task.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::header;
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
@@ -18,7 +19,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, OrErr};
 use tracing::{debug, warn};
 
+use super::app::Follow;
+use super::chunks::Malformed;
+use super::exchange::{Exchange, Plan};
 use super::gate;
+use super::io::Connection;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
 use crate::access::Origin;
@@ -57,6 +62,31 @@ pub struct Progress {
     failures: usize,
     /// Answered here, not by the app.
     is_ours: bool,
+    /// Shared with the client's connection; HTTP/2 has none.
+    exchange: Option<Arc<Exchange>>,
+}
+
+/// How a request differs from the common one on its way to the app.
+#[derive(Debug, Default)]
+struct Trailing {
+    is_chunked: bool,
+    /// The client takes trailers.
+    is_wanted: bool,
+}
+
+impl Trailing {
+    fn of(request: &RequestHeader) -> Trailing {
+        Trailing {
+            is_chunked: request.version == http::Version::HTTP_11
+                && request.headers.contains_key(header::TRANSFER_ENCODING),
+            is_wanted: request.version == http::Version::HTTP_11
+                && has_token(request.headers.get_all(header::TE), b"trailers"),
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        self.is_chunked || self.is_wanted
+    }
 }
 
 impl Forward {
@@ -75,7 +105,11 @@ impl Forward {
         Ok(addresses)
     }
 
-    async fn peer(&self, failures: usize) -> pingora::Result<HttpPeer> {
+    fn is_encrypted(&self) -> bool {
+        matches!(self.app, AppAddress::Tcp { tls: true, .. })
+    }
+
+    async fn peer(&self, failures: usize, follow: Option<Follow>) -> pingora::Result<HttpPeer> {
         let mut peer = match &self.app {
             AppAddress::Unix { path } => {
                 HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
@@ -97,6 +131,13 @@ impl Forward {
                 HttpPeer::new(address, *tls, host.clone())
             }
         };
+        if let Some(follow) = follow {
+            // Never shared: nothing may take it for one of pingora's own.
+            peer.group_key = 1;
+            peer.options.custom_l4 = Some(Arc::new(follow));
+            peer.options.idle_timeout = Some(Duration::ZERO);
+            return Ok(peer);
+        }
         peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
         peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
         peer.options.idle_timeout = Some(APP_IDLE);
@@ -184,6 +225,62 @@ fn host_of(request: &RequestHeader) -> Option<&[u8]> {
     authority.or_else(|| request.headers.get("host").map(|value| value.as_bytes()))
 }
 
+/// The exchange of a request that came over HTTP/1.
+fn exchange_of(session: &Session) -> Option<Arc<Exchange>> {
+    let ServerSession::H1(session) = &*session.downstream_session else { return None };
+    let connection = (**session.stream()).as_any().downcast_ref::<Connection>()?;
+    Some(connection.exchange().clone())
+}
+
+fn has_token<'a>(values: impl IntoIterator<Item = &'a http::HeaderValue>, token: &[u8]) -> bool {
+    let mut parts = values.into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    parts.any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// Pingora takes these fields away, since it takes trailers away. We do not.
+fn keep_trailer_fields(from: &RequestHeader, to: &mut RequestHeader) -> pingora::Result<()> {
+    let trailing = Trailing::of(from);
+    if trailing.is_chunked {
+        for (name, value) in from.case_header_iter() {
+            if name.as_slice().eq_ignore_ascii_case(b"trailer") {
+                to.append_header(name.clone(), value.clone())?;
+            }
+        }
+    }
+    if trailing.is_wanted && !to.headers.contains_key(header::CONNECTION) {
+        to.insert_header(header::TE, "trailers")?;
+        to.insert_header(header::CONNECTION, "TE")?;
+    }
+    Ok(())
+}
+
+/// What concerns the app's connection is none of the client's business.
+fn remove_hop_by_hop(answer: &mut ResponseHeader) {
+    let named: Vec<http::HeaderName> = answer
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| http::HeaderName::from_bytes(name.trim_ascii()).ok())
+        // These say where the body ends.
+        .filter(|name| ![header::TRANSFER_ENCODING, header::CONTENT_LENGTH].contains(name))
+        .collect();
+    for name in named {
+        answer.remove_header(&name);
+    }
+    for name in ["connection", "keep-alive", "proxy-connection"] {
+        answer.remove_header(name);
+    }
+}
+
+/// The app's `Date` as it wrote it.
+fn date_of(answer: &ResponseHeader) -> Option<Bytes> {
+    let value = answer.headers.get(header::DATE)?;
+    let mut names = answer.case_header_iter().map(|(name, _)| name.as_slice());
+    let name = names.find(|name| name.eq_ignore_ascii_case(b"date")).unwrap_or(b"Date");
+    Some([name, b": ", value.as_bytes()].concat().into())
+}
+
 async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(plain.status, Some(plain.headers.len() + 1))?;
     for (name, value) in &plain.headers {
@@ -234,7 +331,7 @@ impl ProxyHttp for Forward {
     type CTX = Progress;
 
     fn new_ctx(&self) -> Progress {
-        Progress { began: Instant::now(), failures: 0, is_ours: false }
+        Progress { began: Instant::now(), failures: 0, is_ours: false, exchange: None }
     }
 
     async fn request_filter(
@@ -242,6 +339,7 @@ impl ProxyHttp for Forward {
         session: &mut Session,
         progress: &mut Progress,
     ) -> pingora::Result<bool> {
+        progress.exchange = exchange_of(session);
         match path::classify(session.req_header().raw_path(), &self.prefix) {
             Target::App => Ok(false),
             Target::Reserved { rest } => {
@@ -261,19 +359,64 @@ impl ProxyHttp for Forward {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         progress: &mut Progress,
     ) -> pingora::Result<Box<HttpPeer>> {
-        self.peer(progress.failures).await.map(Box::new)
+        let request = session.req_header();
+        let trailing = Trailing::of(request);
+        let follow = match &progress.exchange {
+            Some(exchange) if trailing.is_any() && !self.is_encrypted() => Some(Follow {
+                exchange: exchange.clone(),
+                is_request_chunked: trailing.is_chunked,
+                is_head: request.method == http::Method::HEAD,
+                timeout: CONNECT_TIMEOUT,
+            }),
+            _ => None,
+        };
+        self.peer(progress.failures, follow).await.map(Box::new)
     }
 
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        _progress: &mut Progress,
+        progress: &mut Progress,
     ) -> pingora::Result<()> {
+        if progress.exchange.is_some() && !self.is_encrypted() {
+            keep_trailer_fields(session.req_header(), request)?;
+        }
         self.set_forwarded(session, request)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        progress: &mut Progress,
+    ) -> pingora::Result<()> {
+        if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(exchange) = &progress.exchange {
+                exchange.set_upgraded();
+            }
+            return Ok(());
+        }
+        remove_hop_by_hop(answer);
+        if answer.status.is_informational() {
+            return Ok(());
+        }
+        let Some(exchange) = &progress.exchange else { return Ok(()) };
+        let request = session.req_header();
+        if request.version == http::Version::HTTP_10 {
+            // Came before chunks: the end of the connection ends the body.
+            answer.remove_header(&header::TRANSFER_ENCODING);
+        }
+        let has_body =
+            request.method != http::Method::HEAD && !matches!(answer.status.as_u16(), 204 | 304);
+        exchange.set_plan(Plan {
+            date: date_of(answer),
+            is_chunked: has_body && answer.headers.contains_key(header::TRANSFER_ENCODING),
+        });
+        Ok(())
     }
 
     fn fail_to_connect(
@@ -295,10 +438,13 @@ impl ProxyHttp for Forward {
         &self,
         session: &mut Session,
         error: &Error,
-        _progress: &mut Progress,
+        progress: &mut Progress,
     ) -> FailToProxy {
         let failed = |error_code| FailToProxy { error_code, can_reuse_downstream: false };
+        let is_malformed =
+            progress.exchange.as_ref().is_some_and(|exchange| exchange.is_malformed());
         let problem = match (error.esource(), error.etype()) {
+            _ if is_malformed => Problem::new(400, Malformed.to_string()),
             (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError)
             | (_, ErrorType::ConnectionClosed)
                 if error.esource() == &ErrorSource::Downstream =>

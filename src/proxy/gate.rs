@@ -58,53 +58,53 @@ const fn refuse(status: u16, reason: &'static str) -> Verdict {
     Verdict::Refused(Refusal { status, reason })
 }
 
-/// Looks at the bytes that a connection, or its next request, begins with.
-pub fn inspect(bytes: &[u8]) -> Verdict {
-    let common = bytes.len().min(H2_PREFACE.len());
-    if !bytes.is_empty() && bytes[..common] == H2_PREFACE[..common] {
-        return if common == H2_PREFACE.len() { Verdict::Http2 } else { Verdict::Partial };
-    }
-    let Some(length) = head_length(bytes) else {
-        // A bare LF could hide the end that another reader sees.
-        if has_bare_line_feed(bytes) {
-            return refuse(400, "a line ends in a bare LF");
-        }
-        if bytes.len() >= MAX_HEAD {
-            return refuse(431, "the request head is longer than 64 KiB");
-        }
-        return Verdict::Partial;
-    };
-    if length > MAX_HEAD {
-        return refuse(431, "the request head is longer than 64 KiB");
-    }
-    parse(&bytes[..length])
+/// Looks at the bytes that a connection, or its next request, begins with, as they come. Remembers
+/// how far it has looked, so that a head which comes byte by byte costs no more than another.
+#[derive(Debug, Default)]
+pub struct Gate {
+    seen: usize,
 }
 
-fn head_length(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|part| part == b"\r\n\r\n").map(|at| at + 4)
-}
-
-fn has_bare_line_feed(bytes: &[u8]) -> bool {
-    let mut before = 0;
-    bytes.iter().any(|byte| {
-        let is_bare = *byte == b'\n' && before != b'\r';
-        before = *byte;
-        is_bare
-    })
+impl Gate {
+    /// Looks at all of the bytes, of which there may be more than the last time.
+    pub fn inspect(&mut self, bytes: &[u8]) -> Verdict {
+        let common = bytes.len().min(H2_PREFACE.len());
+        if !bytes.is_empty() && bytes[..common] == H2_PREFACE[..common] {
+            return if common == H2_PREFACE.len() { Verdict::Http2 } else { Verdict::Partial };
+        }
+        let seen = std::mem::replace(&mut self.seen, bytes.len());
+        let mut line_feeds = bytes[seen..].iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        while let Some((at, _)) = line_feeds.next().map(|(at, byte)| (seen + at, byte)) {
+            if at >= MAX_HEAD {
+                break;
+            }
+            // A bare LF could hide the end that another reader sees.
+            if at == 0 || bytes[at - 1] != b'\r' {
+                return refuse(400, "a line ends in a bare LF");
+            }
+            if bytes[..=at].ends_with(b"\r\n\r\n") {
+                return parse(&bytes[..=at]);
+            }
+        }
+        match bytes.len() {
+            MAX_HEAD.. => refuse(431, "the request head is longer than 64 KiB"),
+            _ => Verdict::Partial,
+        }
+    }
 }
 
 fn parse(head: &[u8]) -> Verdict {
     if head.contains(&0) {
         return refuse(400, "the request head contains a NUL");
     }
-    if has_bare_line_feed(head) {
-        return refuse(400, "a line ends in a bare LF");
-    }
     if has_bare_carriage_return(head) {
         return refuse(400, "the request head contains a bare CR");
     }
     if head.windows(3).any(|part| part == b"\r\n " || part == b"\r\n\t") {
         return refuse(400, "a header field is folded over several lines");
+    }
+    if head.starts_with(b"\r\n") {
+        return refuse(400, "the request begins with empty lines");
     }
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -114,14 +114,19 @@ fn parse(head: &[u8]) -> Verdict {
         Err(httparse::Error::TooManyHeaders) => {
             return refuse(431, "the request head has more than 128 header fields");
         }
-        Err(httparse::Error::Version) => return refuse(505, "only HTTP/1.0, 1.1 and 2 are spoken"),
+        Err(httparse::Error::Version) if has_foreign_version(head) => {
+            return refuse(505, "only HTTP/1.0, 1.1 and 2 are spoken");
+        }
         Err(_) => return refuse(400, "the request head is malformed"),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
         return refuse(400, "the request head is malformed");
     };
-    if let Err(reason) = check_host(request.headers, minor) {
+    let checked = check_target(method, target, request.headers)
+        .and_then(|()| check_host(request.headers, minor))
+        .and_then(|()| check_names(request.headers));
+    if let Err(reason) = checked {
         return refuse(400, reason);
     }
     let body = match body_of(request.headers, minor) {
@@ -142,6 +147,13 @@ fn parse(head: &[u8]) -> Verdict {
             !has_token(request.headers, "connection", "close")
         },
     })
+}
+
+/// Whether the request line is well-formed but for a version that is not ours.
+fn has_foreign_version(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let parts: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    matches!(parts[..], [_, _, version] if version.starts_with(b"HTTP/"))
 }
 
 fn has_bare_carriage_return(head: &[u8]) -> bool {
@@ -166,13 +178,78 @@ fn has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool 
     })
 }
 
+/// The four forms of [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112) section 3.2, but for the
+/// one of tunnels.
+fn check_target(
+    method: &str,
+    target: &str,
+    headers: &[httparse::Header<'_>],
+) -> Result<(), &'static str> {
+    if method == "CONNECT" {
+        return Err("this is no proxy for tunnels");
+    }
+    if target.contains('#') {
+        return Err("the request target has a fragment, which is for browsers alone");
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(());
+    }
+    let scheme = target.find("://").map(|end| &target[..end]);
+    let is_known = scheme.is_some_and(|scheme| {
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    });
+    let Some(authority) = scheme.filter(|_| is_known).map(|scheme| &target[scheme.len() + 3..])
+    else {
+        return Err("the request target is neither a path nor a whole address");
+    };
+    let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
+    match find(headers, "host").next() {
+        Some(host) if !host.eq_ignore_ascii_case(authority.as_bytes()) => {
+            Err("the request names one host in its target and another in Host")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_host(headers: &[httparse::Header<'_>], minor: u8) -> Result<(), &'static str> {
-    match find(headers, "host").count() {
-        1 => Ok(()),
+    let mut hosts = find(headers, "host");
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => match host.iter().copied().all(is_host_byte) {
+            true => Ok(()),
+            false => Err("the Host is no host"),
+        },
         // HTTP/1.0 came before the field.
-        0 if minor == 0 => Ok(()),
-        0 => Err("the request has no Host"),
-        _ => Err("the request has several Hosts"),
+        (None, _) if minor == 0 => Ok(()),
+        (None, _) => Err("the request has no Host"),
+        (Some(_), Some(_)) => Err("the request has several Hosts"),
+    }
+}
+
+/// Of a name, an address and a port; `@`, `/` and `,` would make two readings.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(&byte)
+}
+
+/// Servers that hand fields on as variables take `_` and `-` for the same: an underscore must not
+/// say what a body is or where a request comes from.
+fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
+    const GUARDED: [&str; 6] = [
+        "content-length",
+        "transfer-encoding",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "content-type",
+    ];
+    let is_twin = |name: &str| {
+        name.contains('_') && {
+            let dashed = name.replace('_', "-");
+            GUARDED.iter().any(|guarded| guarded.eq_ignore_ascii_case(&dashed))
+        }
+    };
+    match headers.iter().any(|header| is_twin(header.name)) {
+        true => Err("a header field's name has an underscore for a dash"),
+        false => Ok(()),
     }
 }
 
@@ -231,7 +308,13 @@ pub fn is_trusted(networks: &[ipnet::IpNet], address: Option<IpAddr>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn inspect(bytes: &[u8]) -> Verdict {
+        Gate::default().inspect(bytes)
+    }
 
     fn status(head: &[u8]) -> Option<u16> {
         match inspect(head) {
@@ -268,6 +351,11 @@ mod tests {
             ("Host: a\r\nX: 1\rY: 2\r\n", Some(400)),
             ("Host: a\r\nX: a\0b\r\n", Some(400)),
             (" Host: a\r\n", Some(400)),
+            ("Host: a\r\nContent_Length: 3\r\n", Some(400)),
+            ("Host: a\r\nX_Forwarded-For: 1\r\n", Some(400)),
+            ("Host: a\r\nx_y: 1\r\n", None),
+            ("Host: a, b\r\n", Some(400)),
+            ("Host: [::1]:80\r\n", None),
         ] {
             let head = format!("POST /x HTTP/1.1\r\n{fields}\r\n");
             assert_eq!(status(head.as_bytes()), refused, "{fields:?}");
@@ -298,5 +386,78 @@ mod tests {
     fn header_values_are_found_whatever_their_case() {
         let head = b"GET / HTTP/1.1\r\nHost: a\r\nACCEPT: text/html\r\naccept:  */* \r\n\r\n";
         assert_eq!(header_values(head, "Accept"), [b"text/html".as_slice(), b"*/*"]);
+    }
+
+    /// Requests, mostly nearly right ones.
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let parts = prop::sample::select(vec![
+            "GET / HTTP/1.1",
+            "POST /x?y HTTP/1.0",
+            "OPTIONS * HTTP/1.1",
+            "PRI * HTTP/2.0",
+            "\r\n",
+            "\r\n",
+            "\r\n",
+            "\r\n\r\n",
+            "\n",
+            "\r",
+            " ",
+            "\t",
+            "\0",
+            "Host: a",
+            "Host: b",
+            "Content-Length: 3",
+            "Content-Length: 3, 3",
+            "Transfer-Encoding: chunked",
+            "X: y",
+            ":",
+            "SM",
+            "\u{e9}",
+        ]);
+        let known =
+            prop::collection::vec(parts, 0..14).prop_map(|parts| parts.concat().into_bytes());
+        prop_oneof![known, prop::collection::vec(any::<u8>(), 0..300)]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_passes_has_one_reading(bytes in heads(), fields in "[ -~\r\n]{0,60}") {
+            let framed = format!("GET /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n").into_bytes();
+            for bytes in [bytes, framed] {
+                let Verdict::Request(head) = inspect(&bytes) else { continue };
+                let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+                let mut request = httparse::Request::new(&mut headers);
+                let parsed = request.parse(&bytes);
+                prop_assert_eq!(parsed, Ok(httparse::Status::Complete(head.length)));
+                prop_assert_eq!(request.method, Some(head.method.as_str()));
+                prop_assert_eq!(request.path.map(str::as_bytes), Some(head.target.as_slice()));
+                for header in request.headers.iter() {
+                    let values = header_values(&bytes[..head.length], header.name);
+                    prop_assert!(values.contains(&header.value.trim_ascii()));
+                }
+            }
+        }
+
+        #[test]
+        fn it_is_one_verdict_however_the_bytes_come(
+            bytes in heads(),
+            padding in prop_oneof![Just(0), MAX_HEAD - 40..MAX_HEAD + 40],
+            cuts in prop::collection::vec(1_usize..4000, 1..8),
+        ) {
+            let mut padded = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(padding));
+            padded.push_str(&String::from_utf8_lossy(&bytes));
+            for bytes in [bytes, padded.into_bytes()] {
+                let whole = inspect(&bytes);
+                let mut gate = Gate::default();
+                let mut end = 0;
+                let mut verdict = Verdict::Partial;
+                let mut cuts = cuts.iter().cycle();
+                while verdict == Verdict::Partial && end < bytes.len() {
+                    end = (end + cuts.next().unwrap()).min(bytes.len());
+                    verdict = gate.inspect(&bytes[..end]);
+                }
+                prop_assert_eq!(&verdict, &whole);
+            }
+        }
     }
 }
