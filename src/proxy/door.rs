@@ -202,6 +202,10 @@ impl Door {
             }
         }
         let mut session = ServerSession::new_http1(connection);
+        if let (ServerSession::H1(session), 0) = (&mut session, head.minor) {
+            // HTTP/1.0 has no informational answers.
+            session.set_ignore_info_resp(true);
+        }
         match persistent {
             Some(settings) => settings.apply_to_session(&mut session),
             None => session.set_keepalive(Some(IDLE.as_secs())),

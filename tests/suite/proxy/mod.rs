@@ -1,6 +1,8 @@
 //! The public port before an app: a request through the proxy and the same request directly to
 //! the app see the same bytes both ways.
 
+mod bodies;
+mod connections;
 mod hostile;
 mod raw;
 mod same;

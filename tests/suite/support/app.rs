@@ -68,7 +68,7 @@ pub fn latin1(bytes: &[u8]) -> String {
 pub enum Step {
     /// Reads the request's body and remembers it.
     Body,
-    /// Reads the request's body and forgets it, counting.
+    /// Reads the request's body and forgets it, counting the bytes that are those of [`pattern`].
     Drain(Arc<AtomicUsize>),
     Send(Vec<u8>),
     /// Sends so many bytes of [`pattern`].
@@ -96,6 +96,7 @@ struct Shared {
     reached: Mutex<Vec<Reached>>,
     scripts: Mutex<HashMap<String, Vec<Step>>>,
     connections: AtomicUsize,
+    open: AtomicUsize,
 }
 
 /// A running app.
@@ -151,6 +152,12 @@ impl App {
         std::mem::take(&mut *self.shared.reached.lock())
     }
 
+    /// Connections that are not closed.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Connections since the start.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -223,6 +230,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, socket: S) {
     let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
+    shared.open.fetch_add(1, Ordering::SeqCst);
+    converse(&shared, connection, socket).await;
+    shared.open.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Arc<Shared>,
+    connection: usize,
+    socket: S,
+) {
     let mut peer = Peer { socket, buffer: Vec::new() };
     while let Some(head) = peer.until(b"\r\n\r\n").await {
         let head = Reached { head, connection, ..Reached::default() };
@@ -256,8 +273,17 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, socket: S
                     trailers.map(drop)
                 }
                 Step::Drain(count) => {
-                    let count = |part: &[u8]| {
-                        count.fetch_add(part.len(), Ordering::SeqCst);
+                    let block = pattern();
+                    let mut at = 0;
+                    let count = |mut part: &[u8]| {
+                        while !part.is_empty() {
+                            let length = part.len().min(block.len() - at);
+                            if part[..length] == block[at..at + length] {
+                                count.fetch_add(length, Ordering::SeqCst);
+                            }
+                            at = (at + length) % block.len();
+                            part = &part[length..];
+                        }
                     };
                     peer.body(&head, count).await.map(drop)
                 }
