@@ -32,7 +32,7 @@ use crate::transport::Sink;
 use crate::transport::problem::Problem;
 
 /// An app that has not accepted a connection by then is too slow: 504.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections to the app are kept this long, less than most apps keep them.
 const APP_IDLE: Duration = Duration::from_secs(4);
 /// How long a resolved name of the app is used.

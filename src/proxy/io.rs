@@ -189,6 +189,8 @@ pub struct Connection {
     held: BytesMut,
     incoming: Incoming,
     outgoing: Outgoing,
+    /// The length of a head, as pingora wrote it, that is being written.
+    queued: usize,
     exchange: Arc<Exchange>,
     /// The client has closed its half; when to look whether it is still there.
     half_closed: Option<Pin<Box<Interval>>>,
@@ -201,6 +203,7 @@ impl Connection {
             held: BytesMut::new(),
             incoming: Incoming::Raw,
             outgoing: Outgoing::default(),
+            queued: 0,
             exchange: Arc::default(),
             half_closed: None,
         }
@@ -292,8 +295,13 @@ impl Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(length) = self.queue_planned(bufs) {
-            return Poll::Ready(Ok(length));
+        if self.queued == 0 {
+            self.queued = self.queue_planned(bufs).unwrap_or(0);
+        }
+        if self.queued > 0 {
+            // Not taken before it is out: nobody flushes a head whose body has a length.
+            ready!(self.outgoing.poll_drain(&mut self.socket, cx))?;
+            return Poll::Ready(Ok(std::mem::take(&mut self.queued)));
         }
         let exchange = &self.exchange;
         self.outgoing.poll_write(&mut self.socket, cx, bufs, || exchange.answer_trailers())

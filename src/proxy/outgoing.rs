@@ -36,7 +36,7 @@ impl Outgoing {
         self.mode = Mode::Head(0);
     }
 
-    /// Takes a whole head, to be written before what comes next.
+    /// Takes a whole head, to be drained next.
     pub fn queue_head(&mut self, head: &[u8], is_chunked: bool) {
         self.pending.extend_from_slice(head);
         self.mode = if is_chunked { Mode::Chunks(Chunks::default()) } else { Mode::Plain };
@@ -67,42 +67,14 @@ impl Outgoing {
                 }
             }
         }
-        let written = if self.pending.is_empty() {
-            let socket = Pin::new(socket);
-            ready!(match bufs {
-                [one] => socket.poll_write(cx, one),
-                _ => socket.poll_write_vectored(cx, bufs),
-            })?
-        } else {
-            ready!(self.poll_write_after_pending(socket, cx, bufs))?
-        };
+        ready!(self.poll_drain(socket, cx))?;
+        let socket = Pin::new(socket);
+        let written = ready!(match bufs {
+            [one] => socket.poll_write(cx, one),
+            _ => socket.poll_write_vectored(cx, bufs),
+        })?;
         self.follow(bufs, written);
         Poll::Ready(Ok(written))
-    }
-
-    /// Head and body in one system call, where the socket takes both.
-    fn poll_write_after_pending<S: AsyncWrite + Unpin>(
-        &mut self,
-        socket: &mut S,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut all = Vec::with_capacity(bufs.len() + 1);
-            if !self.pending.is_empty() {
-                all.push(IoSlice::new(&self.pending));
-            }
-            all.extend(bufs.iter().map(|buf| IoSlice::new(buf)));
-            let written = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &all))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let before = written.min(self.pending.len());
-            self.pending.advance(before);
-            if written > before {
-                return Poll::Ready(Ok(written - before));
-            }
-        }
     }
 
     /// Writes what was accepted.

@@ -3,7 +3,9 @@
 
 mod bodies;
 mod connections;
+mod failures;
 mod hostile;
+mod http2;
 mod raw;
 mod same;
 
