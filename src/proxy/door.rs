@@ -201,7 +201,14 @@ impl Door {
                 return None;
             }
         }
+        if head.is_upgrade {
+            connection.socket.probe();
+        }
         let mut session = ServerSession::new_http1(connection);
+        if head.is_upgrade {
+            // Pingora gives a body a minute from piece to piece; a WebSocket may be quiet for hours.
+            session.set_read_timeout(None);
+        }
         if let (ServerSession::H1(session), 0) = (&mut session, head.minor) {
             // HTTP/1.0 has no informational answers.
             session.set_ignore_info_resp(true);

@@ -33,8 +33,8 @@ use super::outgoing::Outgoing;
 const MAX_HELD: usize = 64 * 1024;
 /// How long a client that still sends may take to read why it should not.
 const LINGER: Duration = Duration::from_secs(5);
-/// A client that has closed its half is asked by TCP after this long, and then this often, whether
-/// it is still there.
+/// A client that may have nothing more to say is asked by TCP after this long, and then this often,
+/// whether it is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// And this often it is looked at what came of it.
@@ -68,6 +68,13 @@ impl Socket {
             while matches!(self.read(&mut rest).await, Ok(1..)) {}
         };
         let _ = timeout(LINGER, drop_all).await;
+    }
+
+    /// Lets TCP find out about a peer that is gone without a word.
+    pub fn probe(&self) {
+        let probes = socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+        // Without probes it only takes longer.
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_keepalive(&probes);
     }
 
     /// Whether the handshake agreed on HTTP/2.
@@ -270,11 +277,7 @@ impl Connection {
             }
             match ready!(Connection::poll_fill(&mut self.socket, cx, &mut self.held)) {
                 Ok(0) => {
-                    let probes = socket2::TcpKeepalive::new()
-                        .with_time(PROBE_AFTER)
-                        .with_interval(PROBE_EVERY);
-                    // Without probes it only takes longer.
-                    let _ = socket2::SockRef::from(self.socket.tcp()).set_tcp_keepalive(&probes);
+                    self.socket.probe();
                     self.half_closed = Some(Box::pin(interval(LOOK_EVERY)));
                 }
                 Ok(_) => {}

@@ -111,6 +111,26 @@ async fn a_connection_that_the_app_closed_is_no_failure() {
     pair.finish().await;
 }
 
+/// What cannot be repeated without harm is sent once, whatever becomes of it.
+#[tokio::test]
+async fn a_request_is_sent_again_only_if_that_does_no_harm() {
+    let pair = Pair::start().await;
+    pair.app.on("dies", [Step::Body, Step::Close]);
+    for (method, times) in [("GET", 2), ("PUT", 2), ("POST", 1), ("PATCH", 1)] {
+        // The next one goes over a connection that was used before.
+        assert_eq!(ask(pair.proxy(), "GET", GET).await.status(), 200);
+        pair.app.take();
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nX-Case: dies\r\nContent-Length: 3\r\n\r\nabc"
+        );
+        assert_problem(&ask(pair.proxy(), method, request).await, 502);
+        let reached = pair.app.take();
+        assert_eq!(reached.len(), times, "{method}");
+        assert!(reached.iter().all(|one| one.body == b"abc"), "{method}");
+    }
+    pair.finish().await;
+}
+
 #[tokio::test]
 async fn an_app_may_listen_on_a_unix_socket() {
     let dir = tempfile::tempdir().expect("a directory");
