@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use super::app::Follow;
 use super::chunks::Malformed;
 use super::exchange::{Exchange, Plan};
+use super::fields::{Trailing, date_of, host_of, keep_trailer_fields, remove_hop_by_hop};
 use super::gate;
 use super::io::Connection;
 use super::path::{self, Target};
@@ -64,29 +65,6 @@ pub struct Progress {
     is_ours: bool,
     /// Shared with the client's connection; HTTP/2 has none.
     exchange: Option<Arc<Exchange>>,
-}
-
-/// How a request differs from the common one on its way to the app.
-#[derive(Debug, Default)]
-struct Trailing {
-    is_chunked: bool,
-    /// The client takes trailers.
-    is_wanted: bool,
-}
-
-impl Trailing {
-    fn of(request: &RequestHeader) -> Trailing {
-        Trailing {
-            is_chunked: request.version == http::Version::HTTP_11
-                && request.headers.contains_key(header::TRANSFER_ENCODING),
-            is_wanted: request.version == http::Version::HTTP_11
-                && has_token(request.headers.get_all(header::TE), b"trailers"),
-        }
-    }
-
-    fn is_any(&self) -> bool {
-        self.is_chunked || self.is_wanted
-    }
 }
 
 impl Forward {
@@ -220,65 +198,11 @@ impl Forward {
     }
 }
 
-fn host_of(request: &RequestHeader) -> Option<&[u8]> {
-    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
-    authority.or_else(|| request.headers.get("host").map(|value| value.as_bytes()))
-}
-
 /// The exchange of a request that came over HTTP/1.
 fn exchange_of(session: &Session) -> Option<Arc<Exchange>> {
     let ServerSession::H1(session) = &*session.downstream_session else { return None };
     let connection = (**session.stream()).as_any().downcast_ref::<Connection>()?;
     Some(connection.exchange().clone())
-}
-
-fn has_token<'a>(values: impl IntoIterator<Item = &'a http::HeaderValue>, token: &[u8]) -> bool {
-    let mut parts = values.into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    parts.any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
-}
-
-/// Pingora takes these fields away, since it takes trailers away. We do not.
-fn keep_trailer_fields(from: &RequestHeader, to: &mut RequestHeader) -> pingora::Result<()> {
-    let trailing = Trailing::of(from);
-    if trailing.is_chunked {
-        for (name, value) in from.case_header_iter() {
-            if name.as_slice().eq_ignore_ascii_case(b"trailer") {
-                to.append_header(name.clone(), value.clone())?;
-            }
-        }
-    }
-    if trailing.is_wanted && !to.headers.contains_key(header::CONNECTION) {
-        to.insert_header(header::TE, "trailers")?;
-        to.insert_header(header::CONNECTION, "TE")?;
-    }
-    Ok(())
-}
-
-/// What concerns the app's connection is none of the client's business.
-fn remove_hop_by_hop(answer: &mut ResponseHeader) {
-    let named: Vec<http::HeaderName> = answer
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|name| http::HeaderName::from_bytes(name.trim_ascii()).ok())
-        // These say where the body ends.
-        .filter(|name| ![header::TRANSFER_ENCODING, header::CONTENT_LENGTH].contains(name))
-        .collect();
-    for name in named {
-        answer.remove_header(&name);
-    }
-    for name in ["connection", "keep-alive", "proxy-connection"] {
-        answer.remove_header(name);
-    }
-}
-
-/// The app's `Date` as it wrote it.
-fn date_of(answer: &ResponseHeader) -> Option<Bytes> {
-    let value = answer.headers.get(header::DATE)?;
-    let mut names = answer.case_header_iter().map(|(name, _)| name.as_slice());
-    let name = names.find(|name| name.eq_ignore_ascii_case(b"date")).unwrap_or(b"Date");
-    Some([name, b": ", value.as_bytes()].concat().into())
 }
 
 async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()> {
@@ -462,12 +386,19 @@ impl ProxyHttp for Forward {
             }
             _ => Problem::new(500, "the request could not be forwarded"),
         };
-        if session.response_written().is_some() {
+        let is_final = |answer: &ResponseHeader| {
+            !answer.status.is_informational() || answer.status.as_u16() == 101
+        };
+        if session.response_written().is_some_and(is_final) {
             // Part of an answer is out: all that is left is to break it off.
             return failed(problem.status);
         }
-        warn!(status = problem.status, %error, "request not forwarded");
         let status = problem.status;
+        match status {
+            500.. => warn!(status, %error, "request not forwarded"),
+            // Clients must not fill the log.
+            _ => debug!(status, %error, "request not forwarded"),
+        }
         if let Err(error) = write_plain(session, &problem.into()).await {
             debug!(%error, "the client left before the error could be told");
         }

@@ -33,12 +33,16 @@ use super::outgoing::Outgoing;
 const MAX_HELD: usize = 64 * 1024;
 /// How long a client that still sends may take to read why it should not.
 const LINGER: Duration = Duration::from_secs(5);
-/// A client that may have nothing more to say is asked by TCP after this long, and then this often,
-/// whether it is still there.
+/// A peer that may be quiet for long is asked by TCP after this long, and then this often, whether it
+/// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
-/// And this often it is looked at what came of it.
+/// How often it is looked at whether a client that has closed its half is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A client that has closed its half and was sent nothing for so many looks is taken for gone.
+/// TCP cannot tell it from one that still listens, unless something is sent to it; and an app
+/// should not work for nobody.
+const MAX_SILENT_LOOKS: u8 = 6;
 
 /// Plain or encrypted.
 #[derive(Debug)]
@@ -187,8 +191,8 @@ impl Incoming {
 ///
 /// Knows where a request's body ends, which makes pipelining safe behind any body, and trailers
 /// known. While an answer is awaited, the end of what the client sends is kept from pingora as
-/// well: a client that has said all it has to say may close its half. Whether it is gone shows when
-/// something is written to it, and, where nothing is, by TCP's own probes.
+/// well: a client that has said all it has to say may close its half and listen. Whether it is gone
+/// shows when something is written to it; where nothing is, it is given a few seconds.
 #[derive(Debug)]
 pub struct Connection {
     pub socket: Socket,
@@ -201,6 +205,8 @@ pub struct Connection {
     exchange: Arc<Exchange>,
     /// The client has closed its half; when to look whether it is still there.
     half_closed: Option<Pin<Box<Interval>>>,
+    /// Looks since something was last written.
+    silent_looks: u8,
 }
 
 impl Connection {
@@ -213,6 +219,7 @@ impl Connection {
             queued: 0,
             exchange: Arc::default(),
             half_closed: None,
+            silent_looks: 0,
         }
     }
 
@@ -277,7 +284,6 @@ impl Connection {
             }
             match ready!(Connection::poll_fill(&mut self.socket, cx, &mut self.held)) {
                 Ok(0) => {
-                    self.socket.probe();
                     self.half_closed = Some(Box::pin(interval(LOOK_EVERY)));
                 }
                 Ok(_) => {}
@@ -290,6 +296,10 @@ impl Connection {
             if let Ok(Some(error)) = self.socket.tcp().take_error() {
                 return Poll::Ready(error);
             }
+            self.silent_looks += 1;
+            if self.silent_looks > MAX_SILENT_LOOKS {
+                return Poll::Ready(io::ErrorKind::ConnectionAborted.into());
+            }
         }
     }
 
@@ -298,6 +308,7 @@ impl Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.silent_looks = 0;
         if self.queued == 0 {
             self.queued = self.queue_planned(bufs).unwrap_or(0);
         }
@@ -422,10 +433,10 @@ impl AsyncWrite for Connection {
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        let is_over = matches!(self.incoming, Incoming::Next) && self.held.is_empty();
+        let is_sending = matches!(self.incoming, Incoming::Length(_) | Incoming::Chunked(_));
         // The connection is over either way.
         let ended = AsyncWriteExt::shutdown(self).await;
-        if ended.is_ok() && !is_over && !self.exchange.is_upgraded() {
+        if ended.is_ok() && (is_sending || !self.held.is_empty()) {
             self.socket.linger().await;
         }
     }

@@ -8,6 +8,7 @@ pub mod app;
 pub mod chunks;
 pub mod door;
 pub mod exchange;
+pub mod fields;
 pub mod forward;
 pub mod gate;
 pub mod io;

@@ -196,7 +196,16 @@ async fn a_client_that_is_gone_is_gone_for_the_app_too() {
     drop(raw);
     tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the app hears of it");
 
-    // One that closes properly is found out by what is written to it.
+    // One that closes properly might still listen; but not for ever, to nothing.
+    pair.app.on("quiet", [Step::Body, begin.clone(), Step::UntilGone(gone.clone())]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\nX-Case: quiet\r\n\r\n").await;
+    raw.head().await.expect("a head");
+    assert_eq!(raw.chunk().await.as_deref(), Some(b"a".as_slice()));
+    drop(raw);
+    tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the app hears of it");
+
+    // One that is written to is found out by that.
     let mut steps = vec![Step::Body, begin];
     steps.extend(std::iter::repeat_n(
         send("400\r\n".to_owned() + &"x".repeat(1024) + "\r\n"),

@@ -83,6 +83,7 @@ async fn an_app_that_says_nothing_or_nonsense_is_a_502() {
     let pair = Pair::start().await;
     for (row, said) in [
         ("nothing", ""),
+        ("only hints", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
         ("half a head", "HTTP/1.1 200 OK\r\nConte"),
         ("nonsense", "\x16\x03\x01 what?\r\n\r\n"),
         ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
