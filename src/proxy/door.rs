@@ -85,12 +85,7 @@ impl Door {
                 }
                 Read::Over => return,
                 Read::Refused(problem) => {
-                    self.desk
-                        .metrics
-                        .proxy_requests_total
-                        .with_label_values(&[&problem.status.to_string()])
-                        .inc();
-                    return refuse(&mut connection.socket, problem).await;
+                    return self.refuse(&mut connection.socket, problem).await;
                 }
             };
             match path::classify(&head.target, &self.prefix) {
@@ -110,7 +105,7 @@ impl Door {
                         "this path can be read as two different ones: send it without encoded \
                          or dot segments",
                     );
-                    return refuse(&mut connection.socket, problem).await;
+                    return self.refuse(&mut connection.socket, problem).await;
                 }
                 Target::Reserved { rest } => {
                     let answer = self.ask(&head, &bytes, &rest, peer);
@@ -197,7 +192,7 @@ impl Door {
             Ok(body) => bytes.unsplit(body),
             Err(malformed) => {
                 let problem = Problem::new(400, malformed.to_string());
-                refuse(&mut connection.socket, problem).await;
+                self.refuse(&mut connection.socket, problem).await;
                 return None;
             }
         }
@@ -226,6 +221,20 @@ impl Door {
         // The only connections that pingora is given here are ours.
         let connection = stream.into_any().downcast::<Connection>().ok()?;
         Some((connection, settings))
+    }
+
+    /// Answers, and closes: nobody can say where the next request would begin.
+    async fn refuse(&self, socket: &mut Socket, problem: Problem) {
+        let status = problem.status.to_string();
+        self.desk.metrics.proxy_requests_total.with_label_values(&[&status]).inc();
+        let plain = Plain::from(problem);
+        let answer = async {
+            answer_plain(socket, &plain, false, true).await?;
+            close(socket).await;
+            io::Result::Ok(())
+        };
+        // A client that does not read its refusal has had its chance.
+        let _ = tokio::time::timeout(REFUSAL_DEADLINE, answer).await;
     }
 
     fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
@@ -287,17 +296,6 @@ async fn answer_plain(
     }
     socket.write_all(&bytes).await?;
     socket.flush().await
-}
-
-async fn refuse(socket: &mut Socket, problem: Problem) {
-    let plain = Plain::from(problem);
-    let answer = async {
-        answer_plain(socket, &plain, false, true).await?;
-        close(socket).await;
-        io::Result::Ok(())
-    };
-    // A client that does not read its refusal has had its chance.
-    let _ = tokio::time::timeout(REFUSAL_DEADLINE, answer).await;
 }
 
 /// Says that nothing more comes, and waits a moment for the client to close: closing with unread
