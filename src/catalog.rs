@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -51,6 +52,7 @@ pub struct Catalog {
     server: Server,
     pub shared: Shared,
     metrics: Arc<Metrics>,
+    was_ready: AtomicBool,
     shutdown: watch::Receiver<bool>,
     /// One task per feed. Held here so that closing can wait for them.
     upstreams: Mutex<JoinSet<()>>,
@@ -77,6 +79,7 @@ impl Catalog {
             server,
             metrics: shared.metrics.clone(),
             shared,
+            was_ready: AtomicBool::new(false),
             shutdown,
             upstreams: Mutex::new(JoinSet::new()),
         }
@@ -187,10 +190,15 @@ impl Catalog {
         self.state.read().feeds.values().cloned().collect()
     }
 
-    /// Whether every feed has been read up to now at least once. It stays true through an outage:
-    /// streams wait for MongoDB to come back, and the app is served all the while.
+    /// Whether every feed has been read up to now, once. It stays true through an outage, and when
+    /// a new filter file brings another feed: streams wait, and the app is served all the while.
     pub fn is_ready(&self) -> bool {
-        self.state.read().feeds.values().all(|feed| feed.was_live())
+        if self.was_ready.load(Ordering::Acquire) {
+            return true;
+        }
+        let is_ready = self.state.read().feeds.values().all(|feed| feed.was_live());
+        self.was_ready.fetch_or(is_ready, Ordering::AcqRel);
+        is_ready
     }
 
     /// What keeps the feeds from being read, for people.

@@ -74,9 +74,11 @@ impl Drain {
         Held { shared: self.shared.clone() }
     }
 
-    /// Waits until nothing is open any more, or the drain time is over.
+    /// Waits until nothing is open any more, or the drain time is over, counted from its beginning
+    /// however often this is called.
     pub async fn finished(&self) {
         self.begun().await;
+        let began = self.shared.began.borrow().unwrap_or_else(Instant::now);
         let empty = async {
             loop {
                 let emptied = self.shared.emptied.notified();
@@ -88,7 +90,7 @@ impl Drain {
                 emptied.await;
             }
         };
-        let _ = tokio::time::timeout(self.shared.over, empty).await;
+        let _ = tokio::time::timeout_at(began + self.shared.over, empty).await;
     }
 }
 
@@ -124,6 +126,8 @@ mod tests {
         let _held = drain.hold();
         drain.begin();
         let began = Instant::now();
+        // As a loop does that also waits for other things.
+        let _ = tokio::time::timeout(Duration::from_secs(4), drain.finished()).await;
         drain.finished().await;
         assert_eq!(began.elapsed().as_secs(), 10);
     }

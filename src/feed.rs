@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -106,6 +106,8 @@ pub struct Feed {
     inner: Mutex<Inner>,
     /// Rises when the history breaks: every subscription has to be told.
     epoch: AtomicU64,
+    /// Whether events of one cluster time can come from several servers.
+    is_sharded: AtomicBool,
     /// The generation of the list, for the upstream's task to follow.
     relisted: watch::Sender<u64>,
     status: watch::Sender<Status>,
@@ -134,6 +136,7 @@ impl Feed {
             }),
             relisted: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
+            is_sharded: AtomicBool::new(false),
             status: watch::Sender::new(Status::Starting),
             was_live: watch::Sender::new(false),
         }
@@ -173,6 +176,11 @@ impl Feed {
     }
 
     // The writer's side.
+
+    /// What the cursor was opened on; said before its events come.
+    pub fn set_sharded(&self, is_sharded: bool) {
+        self.is_sharded.store(is_sharded, Ordering::Relaxed);
+    }
 
     /// The cursor is open and reads what comes after `start`: either for the first time or again
     /// without a break.
@@ -328,9 +336,13 @@ impl Feed {
             return None;
         }
         let head = journal.head();
-        // A head that is an event's token says nothing of other events of the same time, which a
-        // transaction may have: only what lies before that time is certain.
-        Some(if head.names_document() { Position::before(head.time()) } else { head.clone() })
+        if !head.names_document() {
+            return Some(head.clone());
+        }
+        // With several shards, another one may still have an event of the same time that sorts
+        // before this one: only what lies before that time is certain.
+        let past = if self.is_sharded.load(Ordering::Relaxed) { None } else { head.past_event() };
+        Some(past.unwrap_or_else(|| Position::before(head.time())))
     }
 
     /// How far behind the wall clock the newest position is, in seconds. An idle deployment writes
@@ -357,4 +369,55 @@ pub fn scan(route: &Route, events: &[(u64, Arc<ChangeEvent>)]) -> Vec<Arc<Delive
         .iter()
         .filter_map(|(number, event)| route.deliver(*number, event).map(Arc::new))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use bson::{Timestamp, rawdoc};
+
+    use super::*;
+
+    /// The operation of this index within one transaction.
+    fn operation(index: u8) -> ChangeEvent {
+        let token = format!("8266F3AAAA000000012B042C01002B{index:02X}6E5A1004D3F046645F0004");
+        let raw = rawdoc! {
+            "_id": { "_data": token },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1 },
+        };
+        ChangeEvent::parse(raw).unwrap()
+    }
+
+    // A cursor that resumes behind the first event, on a server whose majority lags, finds nothing
+    // at first and says only that it is still there.
+    #[test]
+    fn a_position_within_a_transaction_skips_nothing_of_the_rest() {
+        let text = "collection: shop.orders\naccess: public\n";
+        let filter = Arc::new(
+            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
+        );
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Feed::new(FeedKey::of(&filter), limits, 16);
+        feed.read_also(std::slice::from_ref(&filter));
+        let (generation, _) = feed.collections();
+        feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
+        let route = feed.join(&filter, filter.bind(&[]).unwrap()).route;
+
+        assert!(feed.append(generation, operation(2)));
+        assert!(feed.advance(generation, operation(2).token().clone()));
+        let told = feed.position_without_document(&route, 1).unwrap();
+        assert!(!told.names_document());
+        assert!(*operation(2).token() < told && told < *operation(4).token());
+        assert!(feed.append(generation, operation(4)));
+        assert_eq!(feed.locate(&told), Some(Located::At(1)));
+
+        feed.set_sharded(true);
+        let told = feed.position_without_document(&route, 2).unwrap();
+        assert_eq!(told, Position::before(Timestamp { time: 0x66F3_AAAA, increment: 1 }));
+    }
 }

@@ -20,6 +20,7 @@
 //! - [`transport`]: frames to bytes
 //! - [`proxy`]: the public port: the app, or the reserved path; alone touches pingora's proxy
 //! - [`admin`]: health, metrics, what is open
+//! - [`explain`]: what a filter becomes, without running
 //!
 //! [`Sidecar::start`] wires the rooms, so that tests start it in process on port 0.
 
@@ -29,6 +30,7 @@ pub mod catalog;
 pub mod config;
 pub mod drain;
 pub mod event;
+pub mod explain;
 pub mod feed;
 pub mod filter;
 pub mod journal;
@@ -147,9 +149,8 @@ impl Sidecar {
         let uri = config.mongodb.uri.clone();
         let background = vec![
             tokio::spawn(async move {
-                if let Err(error) = connecting.connect(&uri).await {
-                    let message = redact::uris(&error.to_string());
-                    error!("mongodb.uri cannot be used: {message}; streams stay away");
+                if let Err(reason) = connecting.connect(&uri).await {
+                    error!("mongodb.uri cannot be used: {reason}; streams stay away");
                 }
             }),
             tokio::spawn(admin_app.serve(admin_listener)),

@@ -1,13 +1,15 @@
 //! Arguments, logging, exit codes. Everything else is in the library.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use sidestream::Sidecar;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidestream::config::{Config, Flags, Log, LogFormat, Origin, Sources};
+use sidestream::explain::Explanation;
+use sidestream::filter;
 use sidestream::upstream::connect::ProbeError;
+use sidestream::{Sidecar, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -28,7 +30,13 @@ const UNAVAILABLE: u8 = 3;
 /// A sidecar in front of the app: forwards ordinary HTTP unchanged, and answers one reserved path
 /// with streams of Server-Sent Events that come from MongoDB change streams.
 #[derive(Parser)]
-#[command(name = "sidestream", version, arg_required_else_help = true)]
+#[command(
+    name = "sidestream",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  \
+    sidestream run --app http://127.0.0.1:3000 --filters ./filters"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -39,7 +47,9 @@ enum Command {
     /// Run the sidecar: forward to the app, serve the event streams.
     #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
         --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
-        curl -N http://127.0.0.1:8080/_events/orders")]
+        curl -N http://127.0.0.1:8080/_events/orders\n\n\
+        Exit code 0: ended by SIGTERM or SIGINT. 1: settings are bad. 2: the command line is wrong.\n\
+        3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(RunArgs),
     /// Validate filter files.
     #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
@@ -49,6 +59,32 @@ enum Command {
         #[arg(default_value = "./filters")]
         dir: PathBuf,
     },
+    /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
+    #[command(after_help = "Example:\n  sidestream explain orders --param status=paid")]
+    Explain {
+        /// The stream's name.
+        stream: String,
+        /// A parameter's value; may be repeated.
+        #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_pair)]
+        params: Vec<(String, String)>,
+        /// The directory of filter files.
+        #[arg(long, value_name = "DIR", default_value = "./filters")]
+        filters: PathBuf,
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+}
+
+/// For people, or for machines.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_string(), value.to_string()))
 }
 
 #[derive(Args)]
@@ -75,6 +111,12 @@ struct RunArgs {
     #[arg(long, value_name = "URI")]
     mongodb: Option<String>,
     /// Wait for MongoDB instead of giving up when nothing answers at the start
+    ///
+    /// Without it, sidestream ends with exit code 3: after three seconds when every host of the
+    /// connection string refuses connections, after serverSelectionTimeoutMS (10 seconds) when
+    /// they say nothing. A MongoDB that answers but cannot be used yet (a standalone server, a
+    /// replica set that is not initiated, missing privileges) is always waited for: the app is
+    /// served, and /readyz on the admin port says what to do.
     #[arg(long)]
     wait: bool,
 }
@@ -83,13 +125,40 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Check { dir } => check(&dir),
+        Command::Explain { stream, params, filters, output } => {
+            explain(&stream, &params, &filters, output)
+        }
     }
 }
 
-fn check(dir: &std::path::Path) -> ExitCode {
-    let report = sidestream::filter::check(dir);
+fn check(dir: &Path) -> ExitCode {
+    let report = filter::check(dir);
     print!("{report}");
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
+}
+
+fn explain(stream: &str, params: &[(String, String)], dir: &Path, output: Output) -> ExitCode {
+    let loaded = filter::load_directory(dir);
+    let Some(found) = loaded.filters.0.get(stream) else {
+        let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+        errors.for_each(|diagnostic| eprintln!("{diagnostic}"));
+        let names: Vec<&str> = loaded.filters.0.keys().map(String::as_str).collect();
+        eprintln!(
+            "error: no good filter file makes a stream `{stream}` in {}; there are: {}",
+            dir.display(),
+            names.join(", ")
+        );
+        return ExitCode::from(BAD_INPUT);
+    };
+    match Explanation::of(found, &loaded.filters, params) {
+        Ok(explanation) if output == Output::Json => println!("{:#}", explanation.to_json()),
+        Ok(explanation) => print!("{explanation}"),
+        Err(error) => {
+            eprintln!("error: {error}; give it with --param NAME=VALUE");
+            return ExitCode::from(BAD_INPUT);
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn run(args: RunArgs) -> ExitCode {
@@ -149,7 +218,10 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
         Ok(sidecar) => sidecar,
         Err(error) => {
             error!("{error}");
-            return ExitCode::from(UNAVAILABLE);
+            return ExitCode::from(match error {
+                StartError::Listen { .. } => UNAVAILABLE,
+                StartError::Tls { .. } => BAD_INPUT,
+            });
         }
     };
     info!(listen = %sidecar.listen, admin = %sidecar.admin, "sidestream is listening");
@@ -169,6 +241,11 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
             error!("MongoDB is unavailable: {reason}. With --wait, sidestream waits for it");
             sidecar.finish().await;
             return ExitCode::from(UNAVAILABLE);
+        }
+        Some(Err(ProbeError::Invalid(reason))) => {
+            error!("mongodb.uri cannot be used: {reason}");
+            sidecar.finish().await;
+            return ExitCode::from(BAD_INPUT);
         }
         Some(Err(reason)) => {
             warn!("MongoDB cannot be used yet: {reason}. The app is served meanwhile");

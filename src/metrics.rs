@@ -21,6 +21,7 @@ pub struct Metrics {
     registry: Registry,
     pub connections: IntGaugeVec,
     pub connections_total: IntCounterVec,
+    pub streams_ended_total: IntCounterVec,
     pub events_read_total: IntCounterVec,
     pub events_sent_total: IntCounterVec,
     pub upstream_lag_seconds: GaugeVec,
@@ -37,7 +38,26 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
+    /// Everything at zero, and there from the start: an alert on a rate needs a first value.
     fn default() -> Metrics {
+        let metrics = Metrics::new();
+        metrics.connections.with_label_values(&["sse"]);
+        metrics.connections_total.with_label_values(&["sse", "accepted"]);
+        for source in ["memory", "oplog"] {
+            metrics.replays_total.with_label_values(&[source]);
+        }
+        for reason in ["history-lost", "invalid-token", "invalidated", "filter-changed"] {
+            metrics.resets_total.with_label_values(&[reason]);
+        }
+        for result in ["ok", "broken"] {
+            metrics.filter_reloads_total.with_label_values(&[result]);
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    fn new() -> Metrics {
         let registry = Registry::new();
         let r = &registry;
         Metrics {
@@ -45,8 +65,14 @@ impl Default for Metrics {
             connections_total: counters(
                 r,
                 "connections_total",
-                "Requests for event streams, by how they were answered.",
+                "Requests for event streams: accepted, or the status of the refusal.",
                 &["transport", "outcome"],
+            ),
+            streams_ended_total: counters(
+                r,
+                "streams_ended_total",
+                "Event streams that ended, by reason.",
+                &["reason"],
             ),
             events_read_total: counters(
                 r,
@@ -135,9 +161,7 @@ impl Default for Metrics {
             registry,
         }
     }
-}
 
-impl Metrics {
     /// In the
     /// [text format](https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format).
     pub fn text(&self) -> String {

@@ -30,8 +30,6 @@ use crate::upstream::replay::{Replayed, Replayer};
 const BATCH: usize = 64;
 /// How many events one look into the journal takes out from under the feed's lock.
 const SCAN: usize = 256;
-/// How soon a client without any position is given one.
-const FIRST_POSITION: Duration = Duration::from_millis(250);
 /// A position without a document is taken on trust; further ahead than this it is of another
 /// deployment. Replicas differ by what one of them has not read yet.
 const FUTURE_SLACK_SECONDS: u32 = 300;
@@ -93,12 +91,9 @@ pub struct Subscription {
     epoch: u64,
     phase: Phase,
     position: Option<Position>,
-    /// Whether the client holds an id, so that it can come back without a loss.
-    has_id: bool,
     ready: VecDeque<Frame>,
-    /// When there has to be a sign of life, or a look for a first position.
+    /// When there has to be a sign of life.
     beat: Instant,
-    spoke_at: Instant,
 }
 
 impl Subscription {
@@ -114,22 +109,17 @@ impl Subscription {
         shared.metrics.subscriptions.with_label_values(&[&filter.name]).inc();
         let mut subscription = Subscription {
             beat: Instant::now() + shared.heartbeat,
-            spoke_at: Instant::now(),
             phase: Phase::Waiting(feed.watch_was_live()),
             shared,
             feed,
             route: joined.route,
             epoch: joined.epoch,
             position: None,
-            has_id: false,
             ready: VecDeque::new(),
         };
         match from {
             From::Now => subscription.go_to_now(),
-            From::Position(position) => {
-                subscription.has_id = true;
-                subscription.go_to(position);
-            }
+            From::Position(position) => subscription.go_to(position),
             From::Invalid => subscription.reset(ResetReason::InvalidToken),
             From::FilterChanged => subscription.reset(ResetReason::FilterChanged),
         }
@@ -138,16 +128,6 @@ impl Subscription {
 
     pub fn filter(&self) -> &Arc<Filter> {
         self.route.filter()
-    }
-
-    /// Whether the filter file was edited or removed since.
-    pub fn is_retired(&self) -> bool {
-        self.route.is_retired()
-    }
-
-    /// What the client has, for opening another subscription in its place.
-    pub fn position(&self) -> Option<&Position> {
-        self.position.as_ref()
     }
 
     /// What can be sent without waiting, to go into the same write.
@@ -319,30 +299,31 @@ impl Subscription {
 
     fn reset(&mut self, reason: ResetReason) {
         self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
-        self.has_id = false;
         let position = self.find_now();
         self.ready.push_back(Frame::Reset(reason, position));
     }
 
     /// Moves to where nothing has been missed because nothing was asked for yet. Returns the
-    /// position to give the client, so that being cut off before its first event costs nothing;
-    /// without one now, the heartbeat looks for one soon.
+    /// position to give the client, so that being cut off before its first event costs nothing.
+    ///
+    /// Where the newest thing read is an event, the position lies before its time: a client that
+    /// comes back with it may be given that event, which it never had.
     fn find_now(&mut self) -> Option<Position> {
         self.position = None;
-        self.beat = Instant::now() + FIRST_POSITION.min(self.shared.heartbeat);
         if !self.feed.was_live() {
             self.phase = Phase::Waiting(self.feed.watch_was_live());
             return None;
         }
         let (head, end) = self.feed.now()?;
         self.phase = Phase::Following(end);
-        self.position = Some(head.clone());
-        (!head.names_document()).then_some(head)
+        // It may be newer than `head`: then what came in between is not for this route.
+        let first = self.feed.position_without_document(&self.route, end);
+        let first = first.unwrap_or_else(|| Position::before(head.time()));
+        self.position = Some(first.clone().max(head));
+        Some(first)
     }
 
     fn heartbeat(&mut self) {
-        let now = Instant::now();
-        let heartbeat = self.shared.heartbeat;
         let found = match &self.phase {
             Phase::Following(cursor) => self.feed.position_without_document(&self.route, *cursor),
             Phase::Waiting(_) | Phase::Replaying(_) => None,
@@ -352,28 +333,17 @@ impl Subscription {
                 self.position = Some(position.clone());
                 self.ready.push_back(Frame::Position(position));
             }
-            _ if now.duration_since(self.spoke_at) >= heartbeat => {
-                self.ready.push_back(Frame::Keepalive);
-            }
-            _ => {}
+            _ => self.ready.push_back(Frame::Keepalive),
         }
-        self.beat = now + if self.has_id { heartbeat } else { FIRST_POSITION.min(heartbeat) };
     }
 
     fn note(&mut self, frame: &Frame) {
-        self.has_id |= match frame {
-            Frame::Delivery(_) | Frame::Position(_) | Frame::Reset(_, Some(_)) => true,
-            Frame::Keepalive | Frame::Reset(_, None) => false,
-        };
         if let Frame::Delivery(delivery) = frame
             && let Kind::Reset(reason) = delivery.kind
         {
             self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         }
-        self.spoke_at = Instant::now();
-        if self.has_id {
-            self.beat = self.spoke_at + self.shared.heartbeat;
-        }
+        self.beat = Instant::now() + self.shared.heartbeat;
     }
 }
 

@@ -147,7 +147,7 @@ def join_page(name, problem=""):
 
 def student_page(student, question, mine):
     return page("Student", f"""
-<p class="quiet">Signed in as <strong id="student">{escape(student)}</strong> ·
+<p class="quiet narrow">Signed in as <strong id="student">{escape(student)}</strong> ·
   <a href="/">somebody else</a></p>
 <section id="current" class="card narrow" data-live>
 {student_question(question, mine)}

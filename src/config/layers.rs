@@ -210,7 +210,11 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Problem>) -> Layer {
         };
         if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
             if value.trim().is_empty() {
-                problem(setting.key, "is empty", "unset the variable, or give it a value".into());
+                let hint = match setting.kind {
+                    Kind::Networks => "unset the variable, or write [] for none",
+                    _ => "unset the variable, or give it a value",
+                };
+                problem(setting.key, "is empty", hint.into());
                 continue;
             }
             layer.set(setting.key, raw_text(setting, value), Origin::Environment(name.clone()));

@@ -69,7 +69,7 @@ pub struct Mongodb {
 pub struct Replay {
     /// How much recent history is kept in memory. 1 second to 24 hours.
     pub window: Duration,
-    /// And at most this many bytes. 64 KiB to 1 TiB.
+    /// And at most this many bytes. 1 KiB to 1 TiB.
     pub max_bytes: usize,
     /// Replays from the oplog at the same time. 1 to 1,000.
     pub max_concurrent: usize,

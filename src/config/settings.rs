@@ -120,7 +120,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "replay.max_bytes",
-        kind: Kind::Size { least: 64 * KIB, most: KIB * KIB * KIB * KIB },
+        kind: Kind::Size { least: KIB, most: KIB * KIB * KIB * KIB },
         default: Some("64MiB"),
         flag: None,
         about: "at most this much history is kept in memory",

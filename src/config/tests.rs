@@ -225,9 +225,9 @@ fn file_errors() {
              hint: the range is 0s for no limit, or 1s to 8760h",
         ),
         (
-            "replay: { max_bytes: 1KiB }\n",
-            "sidestream.yaml:1:22: error: replay.max_bytes: `1KiB` is out of range\n  \
-             hint: the range is 64KiB to 1024GiB",
+            "replay: { max_bytes: 1000B }\n",
+            "sidestream.yaml:1:22: error: replay.max_bytes: `1000B` is out of range\n  \
+             hint: the range is 1KiB to 1024GiB",
         ),
         (
             "replay: { max_concurrent: 0 }\n",
@@ -418,5 +418,29 @@ fn the_table_is_sound() {
         assert_eq!(same, 1, "{}", setting.key);
         assert!(!settings::is_group(setting.key), "{}", setting.key);
         assert!(!setting.about.is_empty() && !setting.about.ends_with('.'));
+    }
+}
+
+proptest::proptest! {
+    /// Whatever is written, there is a config or a list of mistakes, each with something to do.
+    #[test]
+    fn any_settings(
+        lines in proptest::collection::vec(
+            "(listen|admin|app|prefix|filters|drain|trusted_proxies|tls|log|mongodb|clients): \
+             (\\[[a-z0-9:/., ]{0,9}\\]|\\{ [a-z_]{1,9}: [a-z0-9]{0,5} \\}|[0-9]{0,5}[a-zB]{0,3}|\\PC{0,12})",
+            0..5,
+        ),
+        value in "\\PC{1,20}|\\[?[0-9./, :]{0,20}\\]?|(unix|http)://?[a-z0-9:@/]{0,9}",
+        index in 0..SETTINGS.len(),
+    ) {
+        let dir = directory(&[("sidestream.yaml", &lines.join("\n"))]);
+        let variable = layers::variable(SETTINGS[index].key);
+        let env = [(variable.as_str(), value.as_str())];
+        if let Err(errors) = Config::load(sources(&dir, &env, Flags::default())) {
+            proptest::prop_assert!(!errors.problems.is_empty());
+            for problem in &errors.problems {
+                proptest::prop_assert!(!problem.message.is_empty() && !problem.hint.is_empty());
+            }
+        }
     }
 }

@@ -162,10 +162,15 @@ fn write_double(double: f64, out: &mut Vec<u8>) {
 /// A quoted text.
 fn write_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    for chunk in text.utf8_chunks() {
-        write_escaped(chunk.valid().as_bytes(), out);
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{fffd}".as_bytes());
+    if std::str::from_utf8(text).is_ok() {
+        // Nearly always, and checked much faster than in chunks.
+        write_escaped(text, out);
+    } else {
+        for chunk in text.utf8_chunks() {
+            write_escaped(chunk.valid().as_bytes(), out);
+            if !chunk.invalid().is_empty() {
+                out.extend_from_slice("\u{fffd}".as_bytes());
+            }
         }
     }
     out.push(b'"');
@@ -175,6 +180,9 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     // Plain stretches are copied whole; escapes are rare.
     let mut plain = 0;
     for (at, byte) in text.iter().enumerate() {
+        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
+            continue;
+        }
         let escape: &[u8] = match byte {
             b'"' => br#"\""#,
             b'\\' => br"\\",
@@ -183,8 +191,7 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
             b'\t' => br"\t",
             0x08 => br"\b",
             0x0c => br"\f",
-            0..=0x1f => b"",
-            _ => continue,
+            _ => b"",
         };
         out.extend_from_slice(&text[plain..at]);
         if escape.is_empty() {
@@ -286,12 +293,12 @@ fn write_date(millis: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"Z"}"#);
 }
 
-/// Year, month and day of a day after 1970-01-01. Years are counted from March, so that the leap
+/// Year, month and day of a day counted from 1970-01-01. Years are counted from March, so that the leap
 /// day is the last; 400 of them always have 146,097 days.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     let since_march_0 = days + 719_468;
-    let era = since_march_0 / 146_097;
-    let day_of_era = since_march_0 % 146_097;
+    let era = since_march_0.div_euclid(146_097);
+    let day_of_era = since_march_0.rem_euclid(146_097);
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);

@@ -1,12 +1,16 @@
 //! A place in the order of one deployment's change events, and the id that clients hold.
 //!
-//! Three forms share one order, that of their text:
+//! Four forms share one order, that of their text:
 //!
 //! - an event's resume token, the `_data` of its `_id`: hex of a sortable encoding that begins
 //!   with the cluster time and goes on to name the document;
 //! - a high-water mark, the same encoding without a document: "everything before this time";
 //! - our own form, only the encoding's beginning, type byte and cluster time (18 characters). It
-//!   says what a high-water mark says, and sorts right before every token of that time.
+//!   says what a high-water mark says, and sorts right before every token of that time;
+//! - our own form of an event's token, cut off before the collection and the document and ended
+//!   with `FF`: "everything up to this operation of this transaction". It sorts right behind that
+//!   event and before the next of the same time, so that a position within a transaction, whose
+//!   events all have one time, is exact without a document's key.
 //!
 //! The order means something only within one deployment and token version. See
 //! [change stream resume tokens](https://www.mongodb.com/docs/manual/changeStreams/#resume-tokens).
@@ -20,6 +24,12 @@ use bson::Timestamp;
 const TIMESTAMP_TYPE: &str = "82";
 /// Type byte and cluster time, in characters.
 const TIME_LENGTH: usize = 18;
+/// A token's type after its version, for the token of an event: 128.
+const EVENT_TYPE: &str = "2C0100";
+/// Where that type is: behind the version, which is `2B` and a byte.
+const TYPE_AT: usize = TIME_LENGTH + 4;
+/// Sorts behind every type byte of the encoding.
+const END: &str = "FF";
 /// Longer ids do not come from a server: a token grows with the document's `_id`, and request
 /// heads end at 64 KiB.
 const MAX_LENGTH: usize = 32 * 1024;
@@ -44,7 +54,7 @@ impl Position {
     /// # Errors
     /// When no server can have made it. Whether this deployment did is for `upstream` to find out.
     pub fn parse(text: &str) -> Result<Position, InvalidPosition> {
-        let is_hex = text.len() % 2 == 0 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_hexdigit());
         let has_time = text.len() >= TIME_LENGTH && text.starts_with(TIMESTAMP_TYPE);
         if !is_hex || !has_time || text.len() > MAX_LENGTH {
             return Err(InvalidPosition);
@@ -74,9 +84,39 @@ impl Position {
         Timestamp { time: part(2..10), increment: part(10..TIME_LENGTH) }
     }
 
-    /// Whether this is our own form, which a server does not know as a token.
-    pub fn is_time_only(&self) -> bool {
+    /// Whether this is one of our own forms, which a server does not know as a token.
+    pub fn is_ours(&self) -> bool {
         self.0.len() == TIME_LENGTH
+            || self.operation_end().is_some_and(|end| self.0.get(end..) == Some(END))
+    }
+
+    /// Our own form of an event's token: past this event and before the next, naming neither
+    /// collection nor document. `None` for tokens of a form that this version does not know.
+    pub fn past_event(&self) -> Option<Position> {
+        if self.is_ours() {
+            return None;
+        }
+        let beginning = self.0.get(..self.operation_end()?)?;
+        Some(Position(format!("{beginning}{END}").into()))
+    }
+
+    /// Where the part of an event's token ends that places it: time, version, type, the
+    /// operation's index in its transaction, and whether it is an invalidate.
+    fn operation_end(&self) -> Option<usize> {
+        let version = self.0.get(TIME_LENGTH..TIME_LENGTH + 2)?;
+        let index_at = TYPE_AT + EVENT_TYPE.len();
+        if version != "2B" || self.0.get(TYPE_AT..index_at)? != EVENT_TYPE {
+            return None;
+        }
+        // A whole number: `29` is zero, `2B` has one byte more, `2C` two, and so on.
+        let index_bytes = match u8::from_str_radix(self.0.get(index_at..index_at + 2)?, 16).ok()? {
+            0x29 => 0,
+            kind @ 0x2B..=0x32 => usize::from(kind - 0x2A),
+            _ => return None,
+        };
+        let is_invalidate_at = index_at + 2 + 2 * index_bytes;
+        let end = is_invalidate_at + 2;
+        matches!(self.0.get(is_invalidate_at..end)?, "6E" | "6F").then_some(end)
     }
 
     /// Whether it is the token of an event, which shows the key of the event's document.
@@ -84,8 +124,8 @@ impl Position {
     /// After the time come the token version (`2B` and a byte) and the token type: `29`, zero, is
     /// a high-water mark.
     pub fn names_document(&self) -> bool {
-        !self.is_time_only()
-            && !(self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29"))
+        let is_mark = self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29");
+        !self.is_ours() && !is_mark
     }
 }
 
@@ -119,6 +159,28 @@ mod tests {
             assert_eq!(position.time(), Timestamp { time: 0x66F3_AAAA, increment: 1 });
         }
         assert!(event.names_document() && !mark.names_document() && !own.names_document());
+    }
+
+    #[test]
+    fn a_position_past_an_event_is_before_the_next_of_its_transaction() {
+        // The operations 0, 1, 2, 127, 128 and 20,000 of one transaction, then its invalidate.
+        let token = |index: &str, invalidate: &str| {
+            let text =
+                format!("8266F3AAAA000000012B042C0100{index}{invalidate}5A1004D3F046645F0004");
+            Position::parse(&text).unwrap()
+        };
+        let order = ["29", "2B02", "2B04", "2BFE", "2C0100", "2D009C40"];
+        let mut tokens: Vec<Position> = order.iter().map(|index| token(index, "6E")).collect();
+        tokens.push(token("2D009C40", "6F"));
+        for pair in tokens.windows(2) {
+            let past = pair[0].past_event().unwrap();
+            assert!(pair[0] < past && past < pair[1], "{pair:?} {past}");
+            assert!(past.is_ours() && !past.names_document() && past.past_event().is_none());
+            assert_eq!(past.time(), pair[0].time());
+        }
+        let next = Position::before(Timestamp { time: 0x66F3_AAAA, increment: 2 });
+        assert!(tokens.last().unwrap().past_event().unwrap() < next);
+        assert!(Position::parse(HIGH_WATER_MARK).unwrap().past_event().is_none());
     }
 
     #[test]

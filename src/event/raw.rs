@@ -132,10 +132,6 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
-    pub fn null() -> Owned {
-        Owned { tag: tag::NULL, data: Box::default() }
-    }
-
     pub fn of(value: Value<'_>) -> Owned {
         Owned { tag: value.tag, data: value.data.into() }
     }
@@ -197,7 +193,7 @@ impl<'a> Iterator for Elements<'a> {
         let parsed = end_of_key(after).and_then(|end| {
             let (key, rest) = (&after[..end], &after[end + 1..]);
             let size = size_of(kind, rest)?;
-            (size <= rest.len()).then(|| (key, rest, size))
+            (size <= rest.len()).then_some((key, rest, size))
         });
         let Some((key, rest, size)) = parsed else {
             self.rest = &[];

@@ -1,7 +1,6 @@
 //! Who may open a stream.
 
 use super::diagnostic::Reporter;
-use super::literal;
 use crate::matcher::Template;
 use crate::yaml::{Entry, nearest};
 
@@ -41,14 +40,8 @@ pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Access>
             return None;
         }
     };
-    let document = literal::document(&inner.value, reporter)?;
-    match Template::parse(&document) {
-        Ok(template) => Some(Access::Match(template)),
-        Err(errors) => {
-            super::resolve::report(&errors, inner, reporter);
-            None
-        }
-    }
+    super::resolve::compile(inner, Template::parse, reporter)
+        .map(|(_, template)| Access::Match(template))
 }
 
 /// The one place that says which kinds of access this version can keep. What it cannot keep is

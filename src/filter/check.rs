@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Diagnostic, FilterSet, Severity, load_directory};
 
-/// All findings about a directory of filter files. Its `Display` lists them and sums up.
+/// All findings about a directory of filter files. Its `Display` lists them and
+/// sums up; every line, the last one too, ends with a line break.
 #[derive(Debug)]
 pub struct CheckReport {
     pub directory: PathBuf,
@@ -53,11 +54,11 @@ impl fmt::Display for CheckReport {
         }
         let files = count(self.file_count, "filter");
         match (self.error_count(), self.warning_count()) {
-            (0, 0) => write!(f, "{files}: all good"),
-            (0, warnings) => write!(f, "{files}: {}", count(warnings, "warning")),
-            (errors, 0) => write!(f, "{files}: {}", count(errors, "error")),
+            (0, 0) => writeln!(f, "{files}: all good"),
+            (0, warnings) => writeln!(f, "{files}: {}", count(warnings, "warning")),
+            (errors, 0) => writeln!(f, "{files}: {}", count(errors, "error")),
             (errors, warnings) => {
-                write!(f, "{files}: {}, {}", count(errors, "error"), count(warnings, "warning"))
+                writeln!(f, "{files}: {}, {}", count(errors, "error"), count(warnings, "warning"))
             }
         }
     }

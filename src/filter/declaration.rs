@@ -28,6 +28,9 @@ pub(super) struct Declaration<'t> {
     pub full_document: Option<&'t Entry>,
     pub before_image: Option<&'t Entry>,
     pub access: Option<&'t Entry>,
+    /// Known keys that are given without a value, or under a name that is nearly theirs: they have
+    /// been complained about, and are not missing on top of that.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'t> Declaration<'t> {
@@ -55,6 +58,7 @@ impl<'t> Declaration<'t> {
                 "access" => &mut declaration.access,
                 unknown => {
                     unknown_key(unknown, entry, &KEYS, reporter);
+                    declaration.misspelt.extend(nearest(unknown, KEYS));
                     continue;
                 }
             };
@@ -64,11 +68,16 @@ impl<'t> Declaration<'t> {
                     format!("`{}` has no value", entry.key),
                     "give it one, or remove the key",
                 );
+                declaration.misspelt.extend(nearest(&entry.key, KEYS));
                 continue;
             }
             *slot = Some(entry);
         }
         Some(declaration)
+    }
+
+    pub fn is_misspelt(&self, key: &str) -> bool {
+        self.misspelt.contains(&key)
     }
 }
 

@@ -11,71 +11,91 @@ use bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timestamp, Uuid}
 
 use super::diagnostic::Reporter;
 use super::value;
-use crate::yaml::{Entry, Kind, Node, Scalar, Typed};
+use crate::yaml::{Entry, Kind, Node, Place, Scalar, Typed};
 
-/// A mapping as a document. `None` after an error, which is reported.
-pub(super) fn document(node: &Node, reporter: &mut Reporter<'_>) -> Option<Document> {
-    let Some(entries) = node.entries() else {
+/// A document as far as it could be read.
+pub(super) struct Read {
+    pub document: Document,
+    /// The places of values that could not be read: reported, and null in the document, so that
+    /// the rest can be judged. Empty: all is well.
+    pub broken: Vec<Place>,
+}
+
+/// The mapping of an entry as a document. `None` where it is no mapping, which is reported.
+pub(super) fn document(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Read> {
+    let Some(entries) = entry.value.entries() else {
         reporter.error(
-            node.place,
-            format!("expected a mapping, found {}", node.noun()),
-            "write `field: value`",
+            entry.value.place,
+            format!("`{}` is a mapping, not {}", entry.key, entry.value.noun()),
+            format!("write `{}: {{ field: value }}`", entry.key),
         );
         return None;
     };
-    fields(entries, reporter)
-}
-
-fn fields(entries: &[Entry], reporter: &mut Reporter<'_>) -> Option<Document> {
-    let mut document = Document::new();
-    let mut is_whole = true;
-    for entry in entries {
-        if entry.key.contains('\0') {
-            reporter.error(entry.key_place, "a field name with a NUL", "remove it");
-            is_whole = false;
-        }
-        match any(&entry.value, reporter) {
-            Some(value) => {
-                document.insert(entry.key.clone(), value);
-            }
-            // Go on: the next field's mistakes are of interest too.
-            None => is_whole = false,
-        }
-    }
-    is_whole.then_some(document)
+    let mut reader = Reader { reporter, broken: Vec::new() };
+    let document = reader.fields(entries);
+    Some(Read { document, broken: reader.broken })
 }
 
 /// Any value. `None` after an error, which is reported.
 pub(super) fn any(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
-    match &node.kind {
-        Kind::Scalar(scalar) => scalar_value(node, scalar, reporter),
-        Kind::Sequence(items) => {
-            let values: Vec<Option<Bson>> = items.iter().map(|item| any(item, reporter)).collect();
-            values.into_iter().collect::<Option<Vec<Bson>>>().map(Bson::Array)
-        }
-        Kind::Mapping(entries) => match entries.iter().find(|e| is_extended(&e.key)) {
-            None => fields(entries, reporter).map(Bson::Document),
-            Some(entry) if entries.len() > 1 => {
-                reporter.error(
-                    entry.key_place,
-                    format!("`{}` stands alone in its document", entry.key),
-                    "it is Extended JSON for one value: move the other keys out",
-                );
-                None
+    let mut reader = Reader { reporter, broken: Vec::new() };
+    let value = reader.any(node);
+    reader.broken.is_empty().then_some(value)
+}
+
+struct Reader<'r, 'a> {
+    reporter: &'r mut Reporter<'a>,
+    broken: Vec<Place>,
+}
+
+impl Reader<'_, '_> {
+    fn fields(&mut self, entries: &[Entry]) -> Document {
+        let mut document = Document::new();
+        for entry in entries {
+            if entry.key.contains('\0') {
+                self.reporter.error(entry.key_place, "a field name with a NUL", "remove it");
+                self.broken.push(entry.value.place);
+                continue;
             }
-            Some(entry) => match extended(&entry.key, &entry.value) {
-                Ok(value) => Some(value),
-                Err(example) => {
-                    reporter.error(
-                        entry.value.place,
-                        format!("not a value of `{}`", entry.key),
-                        format!("write {example}"),
-                    );
-                    None
-                }
-            },
-        },
+            document.insert(entry.key.clone(), self.any(&entry.value));
+        }
+        document
     }
+
+    /// Null after an error.
+    fn any(&mut self, node: &Node) -> Bson {
+        let value = match &node.kind {
+            Kind::Scalar(scalar) => scalar_value(node, scalar, self.reporter),
+            Kind::Sequence(items) => {
+                Some(Bson::Array(items.iter().map(|item| self.any(item)).collect()))
+            }
+            Kind::Mapping(entries) => match entries.iter().find(|e| is_extended(&e.key)) {
+                None => Some(Bson::Document(self.fields(entries))),
+                Some(entry) => extended_entry(entry, entries.len(), self.reporter),
+            },
+        };
+        value.unwrap_or_else(|| {
+            self.broken.push(node.place);
+            Bson::Null
+        })
+    }
+}
+
+fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -> Option<Bson> {
+    if siblings > 1 {
+        reporter.error(
+            entry.key_place,
+            format!("`{}` stands alone in its document", entry.key),
+            "it is Extended JSON for one value: move the other keys out",
+        );
+        return None;
+    }
+    extended(&entry.key, &entry.value)
+        .map_err(|example| {
+            let message = format!("not a value of `{}`", entry.key);
+            reporter.error(entry.value.place, message, format!("write {example}"));
+        })
+        .ok()
 }
 
 fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Option<Bson> {

@@ -56,6 +56,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
     let description = declaration.description.and_then(|entry| description(entry, reporter));
     let namespace = match declaration.collection {
         Some(entry) => collection(entry, reporter),
+        None if declaration.is_misspelt("collection") => None,
         None => {
             let hint = "write `collection: database.collection`";
             reporter.error(Place::START, "`collection` is missing", hint);
@@ -65,10 +66,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
     let operations =
         declaration.operations.map_or(Operations::ALL, |entry| operations(entry, reporter));
     let matching = match declaration.matching {
-        Some(entry) => literal::document(&entry.value, reporter).and_then(|document| {
-            let template = parse(Template::parse(&document), entry, reporter)?;
-            Some((document, template))
-        }),
+        Some(entry) => compile(entry, Template::parse, reporter),
         None => parse_empty().map(|template| (Document::new(), template)),
     };
     let params = declaration.params.map(|entry| params::read(entry, reporter)).unwrap_or_default();
@@ -83,6 +81,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
     let access = match declaration.access {
         Some(entry) => access::read(entry, reporter)
             .inspect(|access| access::require_enforceable(access, entry, reporter)),
+        None if declaration.is_misspelt("access") => None,
         None => {
             reporter.error(
                 Place::START,
@@ -96,7 +95,8 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
     let (document, template) = matching?;
     if let Some(entry) = declaration.matching {
         let uses = template.placeholders();
-        check_placeholders(&uses, entry, &params, access.as_ref(), reporter);
+        let declared = (&params, declaration.params);
+        check_placeholders(&uses, entry, declared, access.as_ref(), reporter);
     }
     advice::unused_params(&template, declaration.params, reporter);
     let filter = Filter {
@@ -216,33 +216,34 @@ fn word<T: Copy>(entry: &Entry, known: &[(T, &str)], reporter: &mut Reporter<'_>
 }
 
 fn projection(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Projection> {
-    let document = literal::document(&entry.value, reporter)?;
     // As in find(): an empty projection is none.
-    if document.is_empty() {
+    if entry.value.entries().is_some_and(|entries| entries.is_empty()) {
         return None;
     }
-    parse(Projection::parse(&document), entry, reporter)
+    compile(entry, Projection::parse, reporter).map(|(_, projection)| projection)
 }
 
-fn parse<T>(
-    parsed: Result<T, Vec<ParseError>>,
+/// Reads the mapping of an entry and hands it to one of the matcher's parsers. Mistakes in values
+/// and in what they stand for are reported together.
+pub(super) fn compile<T>(
     entry: &Entry,
+    parse: fn(&Document) -> Result<T, Vec<ParseError>>,
     reporter: &mut Reporter<'_>,
-) -> Option<T> {
-    match parsed {
-        Ok(parsed) => Some(parsed),
+) -> Option<(Document, T)> {
+    let literal::Read { document, broken } = literal::document(entry, reporter)?;
+    match parse(&document) {
+        Ok(parsed) => broken.is_empty().then_some((document, parsed)),
         Err(errors) => {
-            report(&errors, entry, reporter);
+            for error in errors {
+                // What is said about a value that could not be read is about its stand-in.
+                if broken.contains(&node_at(entry, &error.path).place) {
+                    continue;
+                }
+                let place = locate(entry, &error.path);
+                reporter.add(Severity::Error, place, error.message, error.hint);
+            }
             None
         }
-    }
-}
-
-/// Reports the matcher's errors, each at its place below the entry.
-pub(super) fn report(errors: &[ParseError], entry: &Entry, reporter: &mut Reporter<'_>) {
-    for error in errors {
-        let place = locate(entry, &error.path);
-        reporter.add(Severity::Error, place, error.message.clone(), error.hint.clone());
     }
 }
 
@@ -285,7 +286,7 @@ fn node_at<'t>(entry: &'t Entry, path: &[Step]) -> &'t Node {
 fn check_placeholders(
     uses: &[PlaceholderUse],
     entry: &Entry,
-    params: &Params,
+    (params, written): (&Params, Option<&Entry>),
     access: Option<&Access>,
     reporter: &mut Reporter<'_>,
 ) {
@@ -304,6 +305,10 @@ fn check_placeholders(
             }
             Placeholder::Param(name) => {
                 let Some(param) = params.get(name) else {
+                    // Declared, but wrongly: that has been said.
+                    if written.is_some_and(|entry| entry.value.get(name).is_some()) {
+                        continue;
+                    }
                     let place = node.get("$param").map_or(node.place, |entry| entry.value.place);
                     let known = params.iter().map(|param| param.name.as_str());
                     let hint = match nearest(name, known) {

@@ -1,5 +1,7 @@
 //! Asking a predicate about a document. Nothing is allocated on the way.
 
+use std::cell::Cell;
+
 use super::node::{BitTest, Bits, Node, Set, Test};
 use super::number::Number;
 use super::path::{Leaf, Path};
@@ -17,17 +19,27 @@ pub(crate) enum Subject<'a> {
     Element(Value<'a>),
 }
 
-/// Whether the subject fulfils the condition.
-pub(crate) fn matches(node: &BoundNode, subject: Subject<'_>) -> bool {
+/// Whether the subject fulfils the condition, and no `$expr` on the way failed: a failure under a
+/// negation is no match either.
+pub(crate) fn holds(node: &BoundNode, subject: Subject<'_>) -> bool {
+    let failed = Cell::new(false);
+    matches(node, subject, &failed) && !failed.get()
+}
+
+fn matches(node: &BoundNode, subject: Subject<'_>, failed: &Cell<bool>) -> bool {
     match node {
         Node::Constant(verdict) => *verdict,
-        Node::And(nodes) => nodes.iter().all(|node| matches(node, subject)),
-        Node::Or(nodes) => nodes.iter().any(|node| matches(node, subject)),
-        Node::Not(node) => !matches(node, subject),
+        Node::And(nodes) => nodes.iter().all(|node| matches(node, subject, failed)),
+        Node::Or(nodes) => nodes.iter().any(|node| matches(node, subject, failed)),
+        Node::Not(node) => !matches(node, subject, failed),
         Node::Field { path, test } => field_matches(path, test, subject),
         Node::All { path, members } => all_match(path, members, subject),
         Node::Expression(expression) => match subject {
-            Subject::Fields(document) => expr::is_true(expression, document),
+            Subject::Fields(document) => {
+                let verdict = expr::is_true(expression, document);
+                failed.set(failed.get() || verdict.is_none());
+                verdict == Some(true)
+            }
             // Parsing refuses `$expr` below `$elemMatch`.
             Subject::Element(_) => false,
         },
@@ -86,12 +98,12 @@ pub(crate) fn passes(test: &BoundTest, value: Option<Value<'_>>) -> bool {
         Test::ElementDocument(node) => {
             value.is_array()
                 && value.elements().any(|(_, element)| {
-                    element.is_container() && matches(node, Subject::Fields(element))
+                    element.is_container() && holds(node, Subject::Fields(element))
                 })
         }
         Test::ElementValue(node) => {
             value.is_array()
-                && value.elements().any(|(_, element)| matches(node, Subject::Element(element)))
+                && value.elements().any(|(_, element)| holds(node, Subject::Element(element)))
         }
     }
 }
@@ -103,7 +115,7 @@ fn bits_match(bits: &Bits, value: Value<'_>) -> bool {
             content.get(position as usize / 8).is_some_and(|byte| byte >> (position % 8) & 1 == 1)
         });
     }
-    let Some(number) = Number::read(value).and_then(Number::exact_i64) else { return false };
+    let Some(number) = Number::read(value).and_then(Number::bits) else { return false };
     // A negative number has its sign in every position from the 63rd on.
     bits_pass(bits, |position| number >> position.min(63) & 1 == 1)
 }

@@ -4,7 +4,7 @@
 
 use bson::RawDocument;
 
-use super::eval::{self, BoundNode, Subject};
+use super::eval::{self, BoundNode};
 use super::expr;
 use super::node::{Node, Test};
 use super::path::{Leaf, Path};
@@ -42,11 +42,22 @@ pub(crate) fn decide(node: &BoundNode, key: &RawDocument) -> Option<bool> {
             }
             Some(verdict)
         }
-        Node::Expression(expression) => expr::reads_only(expression, &mut |path| {
-            known(path, key).is_some_and(|k| !k.may_be_missing)
-        })
-        .then(|| eval::matches(node, Subject::Fields(Value::document(key)))),
+        Node::Expression(expression) => {
+            let is_known = &mut |path: &Path| is_plainly_known(path, key);
+            if !expr::reads_only(expression, is_known) {
+                return None;
+            }
+            // An expression that fails makes the whole filter false, whatever stands around it.
+            expr::is_true(expression, Value::document(key))
+        }
     }
+}
+
+/// Whether the path begins at a field of the key that is certain to be in the document, too.
+fn is_plainly_known(path: &Path, key: &RawDocument) -> bool {
+    let Some(first) = path.parts().first() else { return false };
+    let value = Elements::new(key.as_bytes()).find_key(first.as_bytes());
+    value.is_some_and(|value| &**first == "_id" || value.tag != tag::NULL)
 }
 
 /// True if all are, false if one is, otherwise open.

@@ -3,25 +3,29 @@
 //! Pure: no I/O, no clock, no allocation while matching. A filter's `match` is parsed once into a
 //! [`Template`], which may hold placeholders; binding them gives a [`Predicate`].
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocument};
 
 mod bind;
-mod compare;
-mod eval;
+pub(crate) mod compare;
+mod decimal;
+mod decimal_arithmetic;
+pub(crate) mod eval;
 mod expr;
 mod key;
 mod names;
-mod node;
-mod number;
+pub(crate) mod node;
+pub(crate) mod number;
 mod operand;
 mod operators;
 mod parse;
-mod path;
+pub(crate) mod path;
 mod pattern;
 pub mod projection;
 mod types;
+mod write;
 
 use crate::event::raw::Value;
 use bind::OpenNode;
@@ -56,7 +60,7 @@ pub enum Placeholder {
 /// Where a placeholder stands, which decides whether an array fits there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// `field: { $param: p }` or `$eq`: a value, or an array as the set of allowed values.
+    /// `field: { $param: p }`, `$eq` or `$ne`: a value, or an array as the set of values.
     Equality,
     /// The whole operand of `$in`, `$nin` or `$all`: an array.
     Set,
@@ -75,6 +79,7 @@ pub struct PlaceholderUse {
 /// A parsed `match`, placeholders still open.
 #[derive(Debug, Clone)]
 pub struct Template {
+    declared: Arc<Document>,
     root: Arc<OpenNode>,
     placeholders: Arc<[PlaceholderUse]>,
     is_empty: bool,
@@ -92,10 +97,16 @@ impl Template {
             return Err(parser.errors);
         }
         Ok(Template {
+            declared: Arc::new(document.clone()),
             is_empty: matches!(&root, OpenNode::And(nodes) if nodes.is_empty()),
             root: Arc::new(root),
             placeholders: parser.uses.into(),
         })
+    }
+
+    /// As it was written, for people.
+    pub fn declared(&self) -> &Document {
+        &self.declared
     }
 
     /// Every placeholder, in the order in which it is written.
@@ -130,7 +141,8 @@ impl Template {
 /// A `match` with every value known. Cheap to clone.
 ///
 /// Two predicates are equal when they come from the same `match` and were bound to the same
-/// values, so that a predicate can be the key under which subscriptions share a route.
+/// values. As the key under which subscriptions share a route, take
+/// [`fingerprint`](Predicate::fingerprint).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Predicate {
     root: Arc<BoundNode>,
@@ -140,7 +152,18 @@ impl Predicate {
     /// Whether the document matches, as `mongod` would say. A document that breaks off is taken
     /// as ending there.
     pub fn matches(&self, document: &RawDocument) -> bool {
-        eval::matches(&self.root, Subject::Fields(Value::document(document)))
+        eval::holds(&self.root, Subject::Fields(Value::document(document)))
+    }
+
+    /// Bytes that are equal exactly for equal predicates, within one run of the program.
+    pub fn fingerprint(&self) -> Vec<u8> {
+        let mut collector = Collector(Vec::new());
+        self.root.hash(&mut collector);
+        collector.0
+    }
+
+    pub(crate) fn root(&self) -> &BoundNode {
+        &self.root
     }
 
     /// What a key alone decides: `Some` where no other field can change the verdict.
@@ -152,3 +175,20 @@ impl Predicate {
         key::decide(&self.root, key)
     }
 }
+
+/// Keeps what is fed to a hash. Lists and texts feed their length or a terminator, so that
+/// different trees feed different bytes.
+struct Collector(Vec<u8>);
+
+impl Hasher for Collector {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests;

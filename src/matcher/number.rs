@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 
+use super::decimal::{Class, Decimal, digits};
 use crate::event::raw::{Value, tag};
 
 /// A number as it was stored.
@@ -45,6 +46,15 @@ impl Number {
                     .then_some(double as i64)
             }
             Number::Decimal(decimal) => decimal.truncated(),
+        }
+    }
+
+    /// The long whose bits the `$bits` operators ask for. A double that is no long has none; a
+    /// decimal is rounded, and one that does not fit has the bits of the least long.
+    pub fn bits(self) -> Option<i64> {
+        match self {
+            Number::Int(_) | Number::Double(_) => self.exact_i64(),
+            Number::Decimal(decimal) => Some(decimal.rounded().unwrap_or(i64::MIN)),
         }
     }
 
@@ -119,174 +129,6 @@ fn compare_int_double(int: i64, double: f64) -> Ordering {
         let fraction = double - whole;
         0.0_f64.partial_cmp(&fraction).unwrap_or(Ordering::Equal)
     })
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    NaN,
-    Infinite,
-    Finite,
-}
-
-/// A decimal128: sign, and coefficient × 10^exponent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Decimal {
-    class: Class,
-    negative: bool,
-    coefficient: u128,
-    exponent: i32,
-}
-
-const MAX_COEFFICIENT: u128 = 10_u128.pow(34) - 1;
-
-impl Decimal {
-    pub fn read(value: Value<'_>) -> Decimal {
-        let bits = u128::from_le_bytes(value.bytes());
-        let negative = bits >> 127 == 1;
-        let combination = (bits >> 122) & 0b1_1111;
-        let class = match combination {
-            0b1_1111 => Class::NaN,
-            0b1_1110 => Class::Infinite,
-            _ => Class::Finite,
-        };
-        if class != Class::Finite {
-            return Decimal { class, negative, coefficient: 0, exponent: 0 };
-        }
-        let (exponent, coefficient) = if (bits >> 125) & 0b11 == 0b11 {
-            // The large form would need more than 34 digits: by the standard it is zero.
-            ((bits >> 111) & 0x3fff, 0)
-        } else {
-            ((bits >> 113) & 0x3fff, bits & ((1 << 113) - 1))
-        };
-        let coefficient = if coefficient > MAX_COEFFICIENT { 0 } else { coefficient };
-        Decimal { class, negative, coefficient, exponent: exponent as i32 - 6176 }
-    }
-
-    pub fn from_i64(int: i64) -> Decimal {
-        Decimal {
-            class: Class::Finite,
-            negative: int < 0,
-            coefficient: u128::from(int.unsigned_abs()),
-            exponent: 0,
-        }
-    }
-
-    pub fn is_zero(self) -> bool {
-        self.class == Class::Finite && self.coefficient == 0
-    }
-
-    /// -1, 0 or 1; infinities have a sign, NaN has none here.
-    fn sign(self) -> i8 {
-        match self.class {
-            Class::NaN => 0,
-            Class::Finite if self.coefficient == 0 => 0,
-            _ if self.negative => -1,
-            _ => 1,
-        }
-    }
-
-    fn compare(self, other: Decimal) -> Ordering {
-        match (self.class, other.class) {
-            (Class::NaN, Class::NaN) => return Ordering::Equal,
-            (Class::NaN, _) => return Ordering::Less,
-            (_, Class::NaN) => return Ordering::Greater,
-            _ => {}
-        }
-        let by_sign = self.sign().cmp(&other.sign());
-        if by_sign != Ordering::Equal || self.sign() == 0 {
-            return by_sign;
-        }
-        let magnitude = match (self.class, other.class) {
-            (Class::Infinite, Class::Infinite) => Ordering::Equal,
-            (Class::Infinite, _) => Ordering::Greater,
-            (_, Class::Infinite) => Ordering::Less,
-            _ => compare_scaled(self.coefficient, self.exponent, other.coefficient, other.exponent),
-        };
-        if self.negative { magnitude.reverse() } else { magnitude }
-    }
-
-    fn truncated(self) -> Option<i64> {
-        if self.class != Class::Finite {
-            return None;
-        }
-        let mut magnitude = self.coefficient;
-        if self.exponent < 0 {
-            let drop = self.exponent.unsigned_abs();
-            magnitude = if drop > 38 { 0 } else { magnitude / 10_u128.pow(drop) };
-        } else if magnitude != 0 {
-            let factor = (self.exponent <= 19).then(|| 10_u128.pow(self.exponent as u32))?;
-            magnitude = magnitude.checked_mul(factor)?;
-        }
-        if self.negative {
-            (magnitude <= 1 << 63).then(|| (magnitude as i128).wrapping_neg() as i64)
-        } else {
-            i64::try_from(magnitude).ok()
-        }
-    }
-
-    fn exact_i64(self) -> Option<i64> {
-        let whole = self.truncated()?;
-        (Decimal::from_i64(whole).compare(self) == Ordering::Equal).then_some(whole)
-    }
-
-    fn nearest_f64(self) -> f64 {
-        let magnitude = match self.class {
-            Class::NaN => return f64::NAN,
-            Class::Infinite => f64::INFINITY,
-            Class::Finite if self.coefficient == 0 => 0.0,
-            Class::Finite => {
-                // The standard library rounds decimal text correctly; the text fits on the
-                // stack.
-                let mut text = StackText { bytes: [0; 48], used: 0 };
-                let _ = std::fmt::Write::write_fmt(
-                    &mut text,
-                    format_args!("{}e{}", self.coefficient, self.exponent),
-                );
-                text.as_str().parse().unwrap_or(f64::NAN)
-            }
-        };
-        if self.negative { -magnitude } else { magnitude }
-    }
-}
-
-/// The longest text is 34 digits, an `e` and five characters of exponent.
-struct StackText {
-    bytes: [u8; 48],
-    used: usize,
-}
-
-impl StackText {
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.used]).unwrap_or("")
-    }
-}
-
-impl std::fmt::Write for StackText {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.used + text.len();
-        self.bytes.get_mut(self.used..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.used = end;
-        Ok(())
-    }
-}
-
-fn digits(number: u128) -> i32 {
-    number.checked_ilog10().map_or(0, |log| log as i32 + 1)
-}
-
-/// `a × 10^x` against `b × 10^y`, both above zero.
-fn compare_scaled(a: u128, x: i32, b: u128, y: i32) -> Ordering {
-    // The power of ten of the first digit decides unless it is the same; then the exponents are
-    // at most 33 apart and the wider product has at most 34 digits.
-    let first = (digits(a) + x).cmp(&(digits(b) + y));
-    if first != Ordering::Equal {
-        return first;
-    }
-    if x >= y {
-        (a * 10_u128.pow((x - y) as u32)).cmp(&b)
-    } else {
-        a.cmp(&(b * 10_u128.pow((y - x) as u32)))
-    }
 }
 
 fn compare_double_decimal(double: f64, decimal: Decimal) -> Ordering {

@@ -16,7 +16,7 @@ pub(crate) const MAX_DEPTH: usize = 64;
 /// Conditions and listed values in one filter. Asking a document costs at most so many tests.
 pub(crate) const MAX_CONDITIONS: usize = 10_000;
 /// Parts of one path.
-const MAX_PARTS: usize = 100;
+pub(crate) const MAX_PARTS: usize = 100;
 /// Numeric parts of one path: each may be an index or a name, which doubles the ways to follow it.
 const MAX_NUMERIC_PARTS: usize = 8;
 
@@ -106,6 +106,8 @@ impl Parser {
                 .branches(key, value)
                 .map(|nodes| Node::Not(Box::new(single_or(nodes, Node::Or)))),
             "$comment" => None,
+            "$alwaysTrue" => Some(Node::Constant(true)),
+            "$alwaysFalse" => Some(Node::Constant(false)),
             "$expr" if self.elements > 0 => {
                 self.error("`$expr` stands only at the top level, not in `$elemMatch`", None);
                 None
@@ -340,15 +342,6 @@ impl Parser {
         let result = self.nested(inner);
         self.elements -= 1;
         result
-    }
-
-    fn expression(&mut self, value: &Bson) -> Option<super::expr::Expression<Operand>> {
-        let _ = value;
-        self.error_with(
-            "`$expr` is not supported",
-            "write the condition with query operators such as `$gt`",
-        );
-        None
     }
 }
 

@@ -37,6 +37,11 @@ impl Path {
         &self.parts
     }
 
+    /// This path, and that one below it.
+    pub fn join(&self, below: &Path) -> Path {
+        Path { parts: self.parts.iter().chain(&below.parts).cloned().collect() }
+    }
+
     pub fn dotted(&self) -> String {
         self.parts.join(".")
     }

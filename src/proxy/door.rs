@@ -24,7 +24,7 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::forward::Forward;
+use super::forward::{Forward, Side};
 use super::gate::{self, Body, Gate, Head, Verdict};
 use super::io::{Connection, Socket};
 use super::path::{self, Target};
@@ -49,7 +49,7 @@ pub struct Door {
     pub proxy: Arc<HttpProxy<Forward>>,
     pub desk: Arc<Desk>,
     pub prefix: Arc<str>,
-    pub trusted_proxies: Arc<[ipnet::IpNet]>,
+    pub side: Arc<Side>,
     pub drain: Drain,
     /// What pingora watches; flips when draining begins.
     pub shutdown: ShutdownWatch,
@@ -74,9 +74,12 @@ impl Door {
             return;
         }
         let mut persistent: Option<HttpPersistentSettings> = None;
+        let mut is_first = true;
         loop {
             let mut bytes = connection.take_held();
-            let head = match self.read_head(&mut connection.socket, &mut bytes).await {
+            let read = self.read_head(&mut connection.socket, &mut bytes, is_first).await;
+            is_first = false;
+            let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
                     connection.pass_through(bytes);
@@ -138,7 +141,7 @@ impl Door {
         }
     }
 
-    async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut) -> Read {
+    async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut, is_first: bool) -> Read {
         let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
         let mut gate = Gate::default();
         let mut has_skipped = false;
@@ -161,8 +164,9 @@ impl Door {
             let read = tokio::select! {
                 biased;
                 read = timeout_at(deadline, read) => read,
-                // An idle connection need not outlive the process's farewell.
-                () = self.drain.begun(), if is_idle => return Read::Over,
+                // A used connection that is idle need not outlive the process's farewell. A new one
+                // was made to ask something.
+                () = self.drain.begun(), if is_idle && !is_first => return Read::Over,
             };
             match read {
                 Ok(Ok(1..)) if is_idle => deadline = Instant::now() + HEAD_DEADLINE,
@@ -241,7 +245,7 @@ impl Door {
         let fields = &bytes[..head.length];
         let first = |name: &str| gate::header_values(fields, name).into_iter().next();
         let forwarded_host = || {
-            let is_trusted = gate::is_trusted(&self.trusted_proxies, peer.map(|peer| peer.ip()));
+            let is_trusted = self.side.is_trusted(peer.map(|peer| peer.ip()));
             if is_trusted { first("x-forwarded-host") } else { None }
         };
         self.desk.answer(Ask {
@@ -256,6 +260,10 @@ impl Door {
                 host: forwarded_host().or_else(|| first("host")),
             },
             is_upgrade: head.is_upgrade,
+            address: self.side.client_address(
+                peer.map(|peer| peer.ip()),
+                &gate::header_values(fields, "x-forwarded-for"),
+            ),
         })
     }
 }

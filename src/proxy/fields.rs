@@ -43,7 +43,7 @@ pub fn keep_trailer_fields(from: &RequestHeader, to: &mut RequestHeader) -> ping
         }
     }
     if trailing.is_wanted && !to.headers.contains_key(header::CONNECTION) {
-        to.insert_header(header::TE, "trailers")?;
+        to.insert_header("TE", "trailers")?;
         to.insert_header(header::CONNECTION, "TE")?;
     }
     Ok(())

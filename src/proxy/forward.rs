@@ -39,14 +39,73 @@ const APP_IDLE: Duration = Duration::from_secs(4);
 /// How long a resolved name of the app is used.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
 
-/// See the file's head.
-pub struct Forward {
+/// The way to the app, for every way in.
+#[derive(Debug)]
+pub struct Side {
     pub app: AppAddress,
-    pub desk: Arc<Desk>,
-    pub prefix: Arc<str>,
-    pub trusted_proxies: Arc<[ipnet::IpNet]>,
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `https` when the public port speaks TLS.
     pub scheme: &'static str,
+}
+
+impl Side {
+    /// Whether this peer's `X-Forwarded-*` are believed.
+    pub fn is_trusted(&self, peer: Option<IpAddr>) -> bool {
+        gate::is_trusted(&self.trusted_proxies, peer)
+    }
+
+    /// Where the client is: the peer, or, behind trusted proxies, the last address in
+    /// `X-Forwarded-For` that is not one of theirs.
+    pub fn client_address(&self, peer: Option<IpAddr>, chain: &[&[u8]]) -> Option<IpAddr> {
+        let mut client = peer?;
+        let hops = chain.iter().rev().flat_map(|value| value.rsplit(|b| *b == b','));
+        for hop in hops {
+            if !self.is_trusted(Some(client)) {
+                break;
+            }
+            let text = std::str::from_utf8(hop).unwrap_or_default().trim();
+            match text.parse() {
+                Ok(address) => client = address,
+                // What is written there is no address: as far as it can be believed, we are here.
+                Err(_) => break,
+            }
+        }
+        Some(client.to_canonical())
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.app, AppAddress::Tcp { tls: true, .. })
+    }
+
+    /// The `X-Forwarded-*` fields that the app gets; what was there is believed only from trusted
+    /// proxies.
+    pub fn forwarded(
+        &self,
+        peer: Option<IpAddr>,
+        values: impl Fn(&str) -> Vec<Vec<u8>>,
+        host: Option<Vec<u8>>,
+    ) -> Vec<(&'static str, Vec<u8>)> {
+        let is_trusted = self.is_trusted(peer);
+        let client = peer.map_or_else(|| "unknown".to_string(), |ip| ip.to_canonical().to_string());
+        let believed = |name| if is_trusted { values(name) } else { Vec::new() };
+        let mut chain = believed("x-forwarded-for");
+        chain.push(client.into_bytes());
+        let first = |name| believed(name).into_iter().next();
+        let proto = first("x-forwarded-proto").unwrap_or_else(|| self.scheme.into());
+        let host = first("x-forwarded-host").or(host).unwrap_or_default();
+        vec![
+            ("X-Forwarded-For", chain.join(&b", "[..])),
+            ("X-Forwarded-Proto", proto),
+            ("X-Forwarded-Host", host),
+        ]
+    }
+}
+
+/// See the file's head.
+pub struct Forward {
+    pub side: Arc<Side>,
+    pub desk: Arc<Desk>,
+    pub prefix: Arc<str>,
     pub resolved: Mutex<Option<Resolved>>,
 }
 
@@ -83,12 +142,8 @@ impl Forward {
         Ok(addresses)
     }
 
-    fn is_encrypted(&self) -> bool {
-        matches!(self.app, AppAddress::Tcp { tls: true, .. })
-    }
-
     async fn peer(&self, failures: usize, follow: Option<Follow>) -> pingora::Result<HttpPeer> {
-        let mut peer = match &self.app {
+        let mut peer = match &self.side.app {
             AppAddress::Unix { path } => {
                 HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
             }
@@ -126,37 +181,14 @@ impl Forward {
         self.resolved.lock().as_ref().map_or(1, |resolved| resolved.addresses.len())
     }
 
-    fn is_trusted(&self, peer: Option<IpAddr>) -> bool {
-        gate::is_trusted(&self.trusted_proxies, peer)
-    }
-
-    /// Sets `X-Forwarded-For`, `-Proto` and `-Host`; what was there is believed only from trusted
-    /// proxies.
     fn set_forwarded(&self, session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
-        let peer = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip().to_canonical());
-        let is_trusted = self.is_trusted(peer);
-        let client = peer.map_or_else(|| "unknown".to_string(), |ip| ip.to_string());
-        let before = request
-            .headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let chain = match is_trusted && !before.is_empty() {
-            true => format!("{before}, {client}"),
-            false => client,
+        let peer = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
+        let values = |name: &str| -> Vec<Vec<u8>> {
+            request.headers.get_all(name).iter().map(|value| value.as_bytes().to_vec()).collect()
         };
-        request.insert_header("X-Forwarded-For", chain)?;
-        if !is_trusted || !request.headers.contains_key("x-forwarded-proto") {
-            request.insert_header("X-Forwarded-Proto", self.scheme)?;
-        }
-        if !is_trusted || !request.headers.contains_key("x-forwarded-host") {
-            let host = host_of(session.req_header()).map(<[u8]>::to_vec);
-            match host {
-                Some(host) => request.insert_header("X-Forwarded-Host", host)?,
-                None => drop(request.remove_header("x-forwarded-host")),
-            }
+        let host = host_of(session.req_header()).map(<[u8]>::to_vec);
+        for (name, value) in self.side.forwarded(peer, values, host) {
+            request.insert_header(name, value)?;
         }
         Ok(())
     }
@@ -171,7 +203,7 @@ impl Forward {
             };
             let first = |name: &str| values(name).into_iter().next();
             let forwarded_host =
-                if self.is_trusted(peer) { first("x-forwarded-host") } else { None };
+                if self.side.is_trusted(peer) { first("x-forwarded-host") } else { None };
             self.desk.answer(Ask {
                 method: request.method.as_str(),
                 rest,
@@ -184,6 +216,7 @@ impl Forward {
                     host: forwarded_host.or_else(|| host_of(request)),
                 },
                 is_upgrade: false,
+                address: self.side.client_address(peer, &values("x-forwarded-for")),
             })
         };
         let is_head = session.req_header().method == http::Method::HEAD;
@@ -289,7 +322,7 @@ impl ProxyHttp for Forward {
         let request = session.req_header();
         let trailing = Trailing::of(request);
         let follow = match &progress.exchange {
-            Some(exchange) if trailing.is_any() && !self.is_encrypted() => Some(Follow {
+            Some(exchange) if trailing.is_any() && !self.side.is_encrypted() => Some(Follow {
                 exchange: exchange.clone(),
                 is_request_chunked: trailing.is_chunked,
                 is_head: request.method == http::Method::HEAD,
@@ -306,7 +339,7 @@ impl ProxyHttp for Forward {
         request: &mut RequestHeader,
         progress: &mut Progress,
     ) -> pingora::Result<()> {
-        if progress.exchange.is_some() && !self.is_encrypted() {
+        if progress.exchange.is_some() && !self.side.is_encrypted() {
             keep_trailer_fields(session.req_header(), request)?;
         }
         self.set_forwarded(session, request)
@@ -418,5 +451,34 @@ impl ProxyHttp for Forward {
         let metrics = &self.desk.metrics;
         metrics.proxy_requests_total.with_label_values(&[code.to_string()]).inc();
         metrics.proxy_request_seconds.observe(progress.began.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_behind_the_trusted_proxies_and_not_further() {
+        let side = Side {
+            app: AppAddress::Unix { path: "/app".into() },
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            scheme: "http",
+        };
+        for (peer, chain, client) in [
+            ("192.0.2.1", vec![], "192.0.2.1"),
+            ("192.0.2.1", vec!["203.0.113.7"], "192.0.2.1"),
+            ("10.0.0.1", vec![], "10.0.0.1"),
+            ("10.0.0.1", vec!["203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", vec!["198.51.100.2, 203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", vec!["203.0.113.7, 10.0.0.2"], "203.0.113.7"),
+            ("10.0.0.1", vec!["203.0.113.7", "10.0.0.2"], "203.0.113.7"),
+            ("10.0.0.1", vec!["203.0.113.7, nonsense"], "10.0.0.1"),
+            ("::ffff:10.0.0.1", vec!["203.0.113.7"], "203.0.113.7"),
+        ] {
+            let values: Vec<&[u8]> = chain.iter().map(|value| value.as_bytes()).collect();
+            let found = side.client_address(Some(peer.parse().unwrap()), &values);
+            assert_eq!(found, Some(client.parse().unwrap()), "{peer} {chain:?}");
+        }
     }
 }

@@ -93,6 +93,14 @@ impl Gate {
     }
 }
 
+/// As [`Gate::inspect`], for callers that keep the count themselves.
+pub fn inspect(bytes: &[u8], seen: &mut usize) -> Verdict {
+    let mut gate = Gate { seen: *seen };
+    let verdict = gate.inspect(bytes);
+    *seen = gate.seen;
+    verdict
+}
+
 fn parse(head: &[u8]) -> Verdict {
     if head.contains(&0) {
         return refuse(400, "the request head contains a NUL");
@@ -123,6 +131,9 @@ fn parse(head: &[u8]) -> Verdict {
     else {
         return refuse(400, "the request head is malformed");
     };
+    if method == "CONNECT" {
+        return refuse(405, "this is no proxy for tunnels");
+    }
     let checked = check_target(method, target, request.headers)
         .and_then(|()| check_host(request.headers, minor))
         .and_then(|()| check_names(request.headers));
@@ -185,9 +196,6 @@ fn check_target(
     target: &str,
     headers: &[httparse::Header<'_>],
 ) -> Result<(), &'static str> {
-    if method == "CONNECT" {
-        return Err("this is no proxy for tunnels");
-    }
     if target.contains('#') {
         return Err("the request target has a fragment, which is for browsers alone");
     }

@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 use crate::config::Config;
 use crate::drain::Drain;
 use door::Door;
-use forward::Forward;
+use forward::{Forward, Side};
 use io::Socket;
 use reserved::Desk;
 
@@ -52,13 +52,15 @@ pub struct PublicPort {
 impl PublicPort {
     pub fn new(config: &Config, desk: Arc<Desk>, drain: Drain, tls: Option<TlsAcceptor>) -> Self {
         let prefix: Arc<str> = config.prefix.as_str().into();
-        let trusted_proxies: Arc<[ipnet::IpNet]> = config.trusted_proxies.clone().into();
-        let forward = Forward {
+        let side = Arc::new(Side {
             app: config.app.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            scheme: if tls.is_some() { "https" } else { "http" },
+        });
+        let forward = Forward {
+            side: side.clone(),
             desk: desk.clone(),
             prefix: prefix.clone(),
-            trusted_proxies: trusted_proxies.clone(),
-            scheme: if tls.is_some() { "https" } else { "http" },
             resolved: parking_lot::Mutex::new(None),
         };
         let mut proxy = http_proxy(&Arc::new(ServerConf::default()), forward);
@@ -74,14 +76,8 @@ impl PublicPort {
             // HTTP/2 connections look at it until they are closed.
             say_shutdown.closed().await;
         });
-        let door = Door {
-            proxy: Arc::new(proxy),
-            desk,
-            prefix,
-            trusted_proxies,
-            drain: drain.clone(),
-            shutdown,
-        };
+        let door =
+            Door { proxy: Arc::new(proxy), desk, prefix, side, drain: drain.clone(), shutdown };
         PublicPort { door, tls, drain }
     }
 

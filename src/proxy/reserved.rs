@@ -1,10 +1,14 @@
 //! What the reserved path answers, whichever way a request came in.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::access::{self, Origin};
@@ -31,6 +35,8 @@ pub struct Ask<'a> {
     pub accept: Vec<&'a [u8]>,
     pub last_event_id: Option<&'a [u8]>,
     pub origin: Origin<'a>,
+    /// Where the client is, as far as trusted proxies tell.
+    pub address: Option<IpAddr>,
     pub is_upgrade: bool,
 }
 
@@ -72,6 +78,8 @@ pub struct Opened {
 /// One of `clients.max_connections`, given back when dropped.
 struct Place {
     desk: Arc<Desk>,
+    /// Counted only where there is a limit for it.
+    address: Option<IpAddr>,
     _held: Held,
 }
 
@@ -79,6 +87,15 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.desk.open.fetch_sub(1, Ordering::AcqRel);
         self.desk.metrics.connections.with_label_values(&["sse"]).dec();
+        if let Some(address) = self.address {
+            let mut by_address = self.desk.by_address.lock();
+            if let Entry::Occupied(mut open) = by_address.entry(address) {
+                *open.get_mut() -= 1;
+                if *open.get() == 0 {
+                    open.remove();
+                }
+            }
+        }
     }
 }
 
@@ -91,7 +108,11 @@ pub struct Desk {
     /// Zero: no limit.
     pub max_duration: Duration,
     pub max_connections: usize,
+    /// `None`: no limit.
+    pub max_connections_per_address: Option<usize>,
     open: AtomicUsize,
+    /// Open streams by address, where there is a limit. Taken when a stream opens or closes.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Desk {
@@ -108,7 +129,9 @@ impl Desk {
             retry: clients.retry,
             max_duration: clients.max_duration.unwrap_or_default(),
             max_connections: clients.max_connections,
+            max_connections_per_address: clients.max_connections_per_address,
             open: AtomicUsize::new(0),
+            by_address: Mutex::default(),
         }
     }
 
@@ -144,8 +167,9 @@ impl Desk {
                 .with_header("Retry-After", RETRY_AFTER));
         }
         let from = from(&mut ask);
-        let place = self.take_place()?;
+        let place = self.take_place(ask.address)?;
         let subscription = self.open(ask.rest, &ask.query, from)?;
+        self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
         Ok(Answer::Stream(Box::new(Opened {
             subscription,
             query: ask.query,
@@ -173,14 +197,25 @@ impl Desk {
         }
     }
 
-    fn take_place(self: &Arc<Desk>) -> Result<Place, Problem> {
+    fn take_place(self: &Arc<Desk>, address: Option<IpAddr>) -> Result<Place, Problem> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         self.metrics.connections.with_label_values(&["sse"]).inc();
-        let place = Place { desk: self.clone(), _held: self.drain.hold() };
+        let mut place = Place { desk: self.clone(), address: None, _held: self.drain.hold() };
+        let too_many = |whose: &str| {
+            Problem::new(429, format!("too many open streams {whose}"))
+                .with_header("Retry-After", RETRY_AFTER)
+        };
         if open >= self.max_connections {
-            return Err(
-                Problem::new(429, "too many open streams").with_header("Retry-After", RETRY_AFTER)
-            );
+            return Err(too_many("in all"));
+        }
+        if let (Some(most), Some(address)) = (self.max_connections_per_address, address) {
+            let mut by_address = self.by_address.lock();
+            let open = by_address.entry(address).or_default();
+            if *open >= most {
+                return Err(too_many("from this address"));
+            }
+            *open += 1;
+            place.address = Some(address);
         }
         Ok(place)
     }
@@ -283,7 +318,7 @@ impl Opened {
             Ok(Err(_)) => Ended::ClientGone,
             Err(_) => Ended::Stalled,
         };
-        desk.metrics.connections_total.with_label_values(&["sse", ended.outcome()]).inc();
+        desk.metrics.streams_ended_total.with_label_values(&[ended.reason()]).inc();
         ended
     }
 }

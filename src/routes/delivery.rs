@@ -42,13 +42,6 @@ pub enum ResetReason {
 }
 
 impl ResetReason {
-    pub const ALL: [ResetReason; 4] = [
-        ResetReason::HistoryLost,
-        ResetReason::InvalidToken,
-        ResetReason::Invalidated,
-        ResetReason::FilterChanged,
-    ];
-
     pub fn name(self) -> &'static str {
         match self {
             ResetReason::HistoryLost => "history-lost",

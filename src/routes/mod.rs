@@ -1,13 +1,22 @@
-//! From an event to the subscriptions that want it.
+//! From an event to the subscriptions that want it, without asking each.
 //!
 //! Subscriptions with the same filter and the same bound values share one [`Route`]: its predicate
-//! is evaluated once per event, its delivery encoded once, the bytes shared. This room touches
-//! neither sockets nor MongoDB.
+//! is evaluated once per event, its delivery encoded once, the bytes shared. The [`RouteTable`]
+//! finds the routes that an event may concern through an [`Index`] of their predicates, so that an
+//! event costs a few look-ups, however many clients there are. This room touches neither sockets
+//! nor MongoDB.
 
 pub mod delivery;
+mod describe;
+mod hash;
+pub mod index;
+mod ordered;
+mod postings;
 pub mod route;
 pub mod table;
+mod terms;
 
 pub use delivery::{Delivery, Kind, ResetReason};
+pub use index::{Description, Index};
 pub use route::{Read, Route};
 pub use table::RouteTable;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::delivery::{Delivery, ResetReason, View};
+use super::table::RouteId;
 use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{Filter, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
@@ -39,6 +40,7 @@ struct Recent {
 /// Shared by all subscriptions with the same filter and values.
 #[derive(Debug)]
 pub struct Route {
+    id: RouteId,
     filter: Arc<Filter>,
     predicate: Predicate,
     recent: Mutex<Recent>,
@@ -52,12 +54,14 @@ pub struct Route {
 impl Route {
     /// A route that is complete from the journal's number `complete_from` on.
     pub fn new(
+        id: RouteId,
         filter: Arc<Filter>,
         predicate: Predicate,
         complete_from: u64,
         keep: usize,
     ) -> Route {
         Route {
+            id,
             filter,
             predicate,
             recent: Mutex::new(Recent { complete_from, deliveries: VecDeque::new() }),
@@ -66,6 +70,10 @@ impl Route {
             is_retired: AtomicBool::new(false),
             wake: Notify::new(),
         }
+    }
+
+    pub fn id(&self) -> RouteId {
+        self.id
     }
 
     pub fn filter(&self) -> &Arc<Filter> {
@@ -141,10 +149,9 @@ impl Route {
     fn matches_change(&self, event: &ChangeEvent) -> Option<Matched> {
         let after = match event.full_document() {
             Some(document) => self.predicate.matches(document),
-            // No document: an update without a look-up, or one deleted before the look-up.
-            None => event
-                .document_key()
-                .is_some_and(|key| self.predicate.matches_key(key) == Some(true)),
+            // No document: an update without a look-up, or one deleted before the look-up. Unless
+            // the key decides, whether it still matches is unknown, and nothing is said.
+            None => self.predicate.matches_key(event.document_key()?)?,
         };
         if !self.wants_view() {
             return after.then_some(Matched { view: None });
@@ -178,8 +185,9 @@ impl Route {
         self.wake.notify_waiters();
     }
 
-    /// Lets go of deliveries older than the journal's first event. Only under the feed's lock.
-    pub(super) fn trim(&self, first: u64) {
+    /// Lets go of deliveries older than the journal's first event; says whether any are left. Only
+    /// under the feed's lock.
+    pub(super) fn trim(&self, first: u64) -> bool {
         let mut recent = self.recent.lock();
         while recent.deliveries.front().is_some_and(|delivery| delivery.number < first) {
             if let Some(gone) = recent.deliveries.pop_front() {
@@ -189,6 +197,7 @@ impl Route {
         if recent.deliveries.is_empty() {
             recent.deliveries.shrink_to_fit();
         }
+        !recent.deliveries.is_empty()
     }
 
     /// Forgets everything after a break in the history.

@@ -45,8 +45,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// For the metric `connections_total{outcome}`.
-    pub fn outcome(self) -> &'static str {
+    /// For the metric `streams_ended_total{reason}`.
+    pub fn reason(self) -> &'static str {
         match self {
             Ended::ClientGone => "client-closed",
             Ended::Stalled => "stalled",

@@ -4,26 +4,50 @@
 //! wait for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::Client;
+use mongodb::error::Error;
 use mongodb::options::ClientOptions;
-use tokio::sync::SetOnce;
-use tracing::warn;
+use tokio::sync::watch;
+use tracing::{debug, warn};
 
-use super::deployment::{self, Deployment, DeploymentError};
-use super::trouble::Trouble;
+use super::deployment::{self, Deployment, DeploymentError, Look};
+use super::trouble::{self, Trouble};
 use crate::config::MongodbUri;
 
 /// How long a server is looked for, unless the URI says `serverSelectionTimeoutMS`.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+const UNRESOLVED: &str = "the host of mongodb.uri cannot be resolved";
 /// Pause before a name is resolved again.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long the driver may try alone, and the pause between looks at the hosts after that.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks in a row at which every host refuses connections before that is believed: a server that
+/// starts together with the sidecar has a moment.
+const REFUSALS: u32 = 3;
+/// A client this young is not replaced: another feed has just done it.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// Cheap to clone; all clones are one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Server {
-    connected: Arc<SetOnce<(Client, ClientOptions)>>,
+    connected: Arc<watch::Sender<State>>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Connecting,
+    /// The connection string is of no use, and will stay so.
+    Refused(String),
+    Connected(Box<Connected>),
+}
+
+#[derive(Debug, Clone)]
+struct Connected {
+    client: Client,
+    options: ClientOptions,
+    made_at: Instant,
 }
 
 /// Why MongoDB cannot be used at the start.
@@ -35,37 +59,117 @@ pub enum ProbeError {
     /// Something answers, and somebody has to do something.
     #[error("{0}")]
     Unusable(String),
+    /// The connection string itself is wrong.
+    #[error("mongodb.uri cannot be used: {0}")]
+    Invalid(String),
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server { connected: Arc::new(watch::Sender::new(State::Connecting)) }
+    }
 }
 
 impl Server {
     /// Makes the client as soon as the URI's name can be resolved.
     ///
     /// # Errors
-    /// A URI that is none; retrying does not help.
-    pub async fn connect(&self, uri: &MongodbUri) -> Result<(), mongodb::error::Error> {
-        loop {
+    /// A URI that is none, in words; retrying does not help.
+    pub async fn connect(&self, uri: &MongodbUri) -> Result<(), String> {
+        let error = loop {
             match ClientOptions::parse(uri.expose()).await {
                 Ok(mut options) => {
                     options.app_name.get_or_insert_with(|| "sidestream".to_string());
                     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
-                    let client = Client::with_options(options.clone())?;
-                    // Only set here; a second time would be a second call, which keeps the first.
-                    let _ = self.connected.set((client, options));
-                    return Ok(());
+                    match Connected::new(options) {
+                        Ok(connected) => {
+                            self.connected.send_replace(State::Connected(Box::new(connected)));
+                            return Ok(());
+                        }
+                        Err(error) => break error,
+                    }
                 }
                 Err(error) if Trouble::of(&error) == Trouble::Unreachable => {
-                    let message = crate::redact::uris(&error.to_string());
-                    warn!("the host of mongodb.uri cannot be resolved: {message}");
+                    let message = trouble::message(&error);
+                    warn!("{UNRESOLVED}: {message}");
                     tokio::time::sleep(RETRY).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => break error,
             }
-        }
+        };
+        let reason = trouble::message(&error);
+        self.connected.send_replace(State::Refused(reason.clone()));
+        Err(reason)
     }
 
     /// The client, once there is one.
-    pub async fn client(&self) -> &Client {
-        &self.connected.wait().await.0
+    pub async fn client(&self) -> Client {
+        self.connected().await.client
+    }
+
+    async fn connected(&self) -> Box<Connected> {
+        let mut connected = self.connected.subscribe();
+        loop {
+            if let State::Connected(connected) = &*connected.borrow_and_update() {
+                return connected.clone();
+            }
+            // The sender lives in `self`, so there is no error to hear of.
+            let _ = connected.changed().await;
+        }
+    }
+
+    /// Resolves when there will never be a client, with the reason.
+    async fn refused(&self) -> String {
+        let mut connected = self.connected.subscribe();
+        loop {
+            if let State::Refused(reason) = &*connected.borrow_and_update() {
+                return reason.clone();
+            }
+            // As above.
+            let _ = connected.changed().await;
+        }
+    }
+
+    /// Makes a new client in the place of the old.
+    ///
+    /// A driver that was told of a replica set forgets for good a host that turns out to be a
+    /// standalone server or of another set, and the hosts of the URI once the set calls its members
+    /// otherwise; and it takes the primary of a set that was set up anew for an outdated one. When
+    /// somebody has made it right, only a new client looks there again.
+    pub fn renew(&self) {
+        let State::Connected(old) = self.connected.borrow().clone() else {
+            return;
+        };
+        if old.made_at.elapsed() < YOUNG {
+            return;
+        }
+        match Connected::new(old.options) {
+            // Cursors of the old client hold it until they are closed.
+            Ok(new) => drop(self.connected.send_replace(State::Connected(Box::new(new)))),
+            Err(error) => debug!(%error, "the client stays as it is"),
+        }
+    }
+
+    /// Asks the deployment what it is. Ends early when a look at the hosts shows that the driver
+    /// waits in vain.
+    ///
+    /// # Errors
+    /// [`DeploymentError`], each with what to do.
+    pub async fn ask(&self) -> Result<Deployment, DeploymentError> {
+        let Connected { client, options, .. } = *tokio::select! {
+            connected = self.connected() => connected,
+            () = tokio::time::sleep(SERVER_SELECTION_TIMEOUT) => {
+                let (trouble, reason) = (Trouble::Unreachable, UNRESOLVED.to_string());
+                return Err(DeploymentError::InVain { trouble, reason });
+            }
+            reason = self.refused() => {
+                return Err(DeploymentError::InVain { trouble: Trouble::ConnectionString, reason });
+            }
+        };
+        tokio::select! {
+            asked = deployment::ask(&client) => asked,
+            in_vain = look_until_in_vain(&options) => Err(in_vain),
+        }
     }
 
     /// Asks the server what it is, once.
@@ -73,50 +177,77 @@ impl Server {
     /// # Errors
     /// [`ProbeError`], with what to do.
     pub async fn probe(&self) -> Result<Deployment, ProbeError> {
-        let found = tokio::time::timeout(SERVER_SELECTION_TIMEOUT, self.connected.wait()).await;
-        let Ok((client, options)) = found else {
-            return Err(ProbeError::Unavailable(
-                "the host of mongodb.uri cannot be resolved".to_string(),
-            ));
+        let mut connected = self.connected.subscribe();
+        let known = connected.wait_for(|state| !matches!(state, State::Connecting));
+        let options = match tokio::time::timeout(SERVER_SELECTION_TIMEOUT, known).await {
+            Ok(Ok(state)) => match &*state {
+                State::Connected(connected) => connected.options.clone(),
+                State::Refused(reason) => return Err(ProbeError::Invalid(reason.clone())),
+                State::Connecting => unreachable!("it was waited for"),
+            },
+            _ => return Err(ProbeError::Unavailable(UNRESOLVED.to_string())),
         };
-        let error = match deployment::ask(client).await {
+        let error = match self.ask().await {
             Ok(deployment) => return Ok(deployment),
             Err(error) => error,
         };
-        match &error {
-            DeploymentError::Driver(driver) if Trouble::of(driver) == Trouble::Unreachable => {
-                match deployment::diagnose(options).await {
-                    Some(reason) => Err(ProbeError::Unusable(reason)),
-                    None => Err(ProbeError::Unavailable(format!(
-                        "nothing answers at {}: {}",
-                        hosts(options),
-                        Trouble::Unreachable.advice("")
-                    ))),
-                }
-            }
-            DeploymentError::Driver(driver) => {
-                let message = crate::redact::uris(&driver.to_string());
-                let advice = Trouble::of(driver).advice("admin");
-                Err(ProbeError::Unusable(format!("{message}; {advice}")))
-            }
-            other => Err(ProbeError::Unusable(other.to_string())),
+        if error.trouble() != Trouble::Unreachable {
+            let advice = error.trouble().advice("admin");
+            return Err(ProbeError::Unusable(error.explain(None, &advice)));
+        }
+        match deployment::look(&options).await {
+            Look::InVain(_, reason) | Look::Member(reason) => Err(ProbeError::Unusable(reason)),
+            Look::Refused | Look::Silent => Err(ProbeError::Unavailable(format!(
+                "nothing answers at {}: {}",
+                deployment::hosts(&options),
+                Trouble::Unreachable.advice("")
+            ))),
         }
     }
 
-    /// After no server could be chosen: a reason that helps, where there is one.
-    pub async fn diagnose(&self) -> Option<String> {
-        deployment::diagnose(&self.connected.wait().await.1).await
+    /// After no server could be chosen: why, as a look at the hosts tells. Where one answers all the
+    /// same, the next attempt is made with a new client.
+    pub async fn diagnose(&self) -> String {
+        let options = self.connected().await.options;
+        match deployment::look(&options).await {
+            Look::InVain(_, reason) | Look::Member(reason) => {
+                self.renew();
+                reason
+            }
+            Look::Refused | Look::Silent => {
+                format!("nothing answers at {}", deployment::hosts(&options))
+            }
+        }
     }
 
     /// Closes the connections; cursors have to be closed before.
     pub async fn close(&self) {
-        if let Some((client, _)) = self.connected.get() {
-            client.clone().shutdown().immediate(true).await;
+        let state = self.connected.borrow().clone();
+        if let State::Connected(connected) = state {
+            connected.client.shutdown().immediate(true).await;
         }
     }
 }
 
-fn hosts(options: &ClientOptions) -> String {
-    let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
-    hosts.join(", ")
+impl Connected {
+    fn new(options: ClientOptions) -> Result<Connected, Error> {
+        let client = Client::with_options(options.clone())?;
+        Ok(Connected { client, options, made_at: Instant::now() })
+    }
+}
+
+async fn look_until_in_vain(options: &ClientOptions) -> DeploymentError {
+    let mut refusals = 0;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        refusals = match deployment::look(options).await {
+            Look::InVain(trouble, reason) => return DeploymentError::InVain { trouble, reason },
+            Look::Refused => refusals + 1,
+            Look::Member(_) | Look::Silent => 0,
+        };
+        if refusals == REFUSALS {
+            let reason = format!("nothing listens at {}", deployment::hosts(options));
+            return DeploymentError::InVain { trouble: Trouble::Unreachable, reason };
+        }
+    }
 }

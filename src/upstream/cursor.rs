@@ -31,13 +31,10 @@ pub enum Start {
 }
 
 impl Start {
-    /// Everything after a position.
+    /// Everything after a position. After one of our own forms that lies within a transaction, the
+    /// stream begins with events that are not after it.
     pub fn after(position: &Position) -> Start {
-        if position.is_time_only() {
-            Start::At(position.time())
-        } else {
-            Start::After(position.clone())
-        }
+        if position.is_ours() { Start::At(position.time()) } else { Start::After(position.clone()) }
     }
 
     /// The position from which a stream that begins here is complete.

@@ -1,5 +1,6 @@
 //! What kind of MongoDB is at the other end, asked once at the start and after trouble.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bson::{Document, Timestamp, doc};
@@ -8,7 +9,12 @@ use mongodb::error::Error;
 use mongodb::options::{ClientOptions, ServerAddress};
 use tokio::net::TcpStream;
 
-use super::trouble::STANDALONE_ADVICE;
+use super::FUTURE_SLACK_SECONDS;
+use super::trouble::{self, Trouble};
+use crate::event::Position;
+
+/// For looking whether anything listens at a host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What `hello` told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,18 +27,59 @@ pub struct Deployment {
     pub is_sharded: bool,
 }
 
+impl Deployment {
+    /// Whether no server of this deployment can have given this position yet.
+    pub fn is_in_the_future(&self, position: &Position) -> bool {
+        position.time().time > self.cluster_time.time.saturating_add(FUTURE_SLACK_SECONDS)
+    }
+}
+
 /// Why there is nothing to watch.
 #[derive(Debug, thiserror::Error)]
 pub enum DeploymentError {
-    #[error("this MongoDB is a standalone server: {STANDALONE_ADVICE}")]
+    #[error("this MongoDB is a standalone server")]
     Standalone,
-    #[error(
-        "this server answers like MongoDB but tells no cluster time: change streams need MongoDB \
-         4.0 or newer as a replica set or a sharded cluster"
-    )]
+    #[error("this MongoDB runs with --replSet, but the replica set is not initiated")]
+    NotInitiated,
+    #[error("this server answers like MongoDB but tells no cluster time")]
     Unsupported,
-    #[error(transparent)]
+    /// The position to go on from lies in the future of this deployment.
+    #[error("this is another deployment than before, or an older copy of it")]
+    OtherDeployment,
+    /// The driver would wait for a server that it cannot have.
+    #[error("{reason}")]
+    InVain { trouble: Trouble, reason: String },
+    #[error("no answer within {0:?}")]
+    Stalled(Duration),
+    #[error("{}", trouble::message(.0))]
     Driver(#[from] Error),
+}
+
+impl DeploymentError {
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            DeploymentError::Standalone => Trouble::Standalone,
+            DeploymentError::NotInitiated => Trouble::NotInitiated,
+            DeploymentError::Unsupported => Trouble::Unsupported,
+            DeploymentError::OtherDeployment => Trouble::Fatal,
+            DeploymentError::InVain { trouble, .. } => *trouble,
+            DeploymentError::Stalled(_) => Trouble::Passing,
+            DeploymentError::Driver(error) => Trouble::of(error),
+        }
+    }
+
+    /// What happened and what to do, in one line without secrets. `seen` is what a look at the
+    /// hosts told, and says more than the driver's message.
+    pub fn explain(&self, seen: Option<String>, advice: &str) -> String {
+        let message = seen.unwrap_or_else(|| self.to_string());
+        // "not authorized on shop to execute command { aggregate: …" goes on with all of it.
+        let message = message.split_once(" to execute command").map_or(&*message, |(what, _)| what);
+        // What a look at the hosts told holds its advice already.
+        match message.contains(advice) {
+            true => message.to_string(),
+            false => format!("{message}; {advice}"),
+        }
+    }
 }
 
 /// Asks a server that the URI's read preference chooses.
@@ -49,7 +96,11 @@ pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
     let hello = command.await?;
     let is_sharded = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
     if !is_sharded && !hello.contains_key("setName") {
-        return Err(DeploymentError::Standalone);
+        let is_member = hello.get_bool("isreplicaset").unwrap_or(false);
+        return Err(match is_member {
+            true => DeploymentError::NotInitiated,
+            false => DeploymentError::Standalone,
+        });
     }
     let time = |document: &Document, key: &str| document.get_timestamp(key).ok();
     let operation_time = time(&hello, "operationTime");
@@ -68,25 +119,48 @@ pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
     Ok(Deployment { majority_time, cluster_time, is_sharded })
 }
 
-/// After no server could be chosen: looks at the hosts one by one, for a reason that helps.
-///
-/// Returns `None` when none of them answers at all.
-pub async fn diagnose(options: &ClientOptions) -> Option<String> {
-    for address in &options.hosts {
-        let ServerAddress::Tcp { host, port } = address else {
-            continue;
-        };
-        let port = port.unwrap_or(27017);
-        let connect = TcpStream::connect((host.as_str(), port));
-        if !matches!(tokio::time::timeout(Duration::from_secs(2), connect).await, Ok(Ok(_))) {
-            continue;
-        }
-        return Some(diagnose_host(options, address).await);
-    }
-    None
+/// What the hosts of the URI say of themselves.
+#[derive(Debug)]
+pub enum Look {
+    /// One answers, and the driver will not take it before somebody has done something.
+    InVain(Trouble, String),
+    /// One is of the set that is asked for; why it cannot be used yet.
+    Member(String),
+    /// Every host refuses connections: nothing listens there.
+    Refused,
+    /// None answers.
+    Silent,
 }
 
-async fn diagnose_host(options: &ClientOptions, address: &ServerAddress) -> String {
+/// After no server could be chosen: looks at the hosts one by one, for a reason that helps.
+pub async fn look(options: &ClientOptions) -> Look {
+    let mut found = None;
+    let mut is_refused = !options.hosts.is_empty();
+    for address in &options.hosts {
+        let ServerAddress::Tcp { host, port } = address else {
+            is_refused = false;
+            continue;
+        };
+        let connect = TcpStream::connect((host.as_str(), port.unwrap_or(27017)));
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => continue,
+            _ => {
+                is_refused = false;
+                continue;
+            }
+        }
+        is_refused = false;
+        match look_at(options, address).await {
+            // The others may be leftovers: this one is what the driver waits for.
+            member @ Look::Member(_) => return member,
+            other => found = found.or(Some(other)),
+        }
+    }
+    found.unwrap_or(if is_refused { Look::Refused } else { Look::Silent })
+}
+
+async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
     let mut direct = options.clone();
     direct.hosts = vec![address.clone()];
     direct.direct_connection = Some(true);
@@ -99,21 +173,53 @@ async fn diagnose_host(options: &ClientOptions, address: &ServerAddress) -> Stri
         hello
     };
     let wanted = options.repl_set_name.as_deref();
-    match hello.await {
-        Err(error) => format!("{address} accepts connections, but: {error}"),
-        Ok(hello) => match (hello.get_str("setName").ok(), wanted) {
-            (Some(name), Some(wanted)) if name != wanted => format!(
+    let hello = match hello.await {
+        Ok(hello) => hello,
+        Err(error) => {
+            let trouble = Trouble::of(&error);
+            let message = trouble::message(&error);
+            let reason = format!("{address} accepts connections, but: {message}");
+            return match trouble {
+                Trouble::Authentication => Look::InVain(trouble, reason),
+                _ => Look::Member(reason),
+            };
+        }
+    };
+    if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        return match wanted {
+            Some(name) => Look::InVain(
+                Trouble::ConnectionString,
+                format!("{address} is a mongos, but mongodb.uri asks for replicaSet={name}"),
+            ),
+            None => Look::Member(format!("{address} is a mongos that cannot be used at present")),
+        };
+    }
+    match (hello.get_str("setName").ok(), wanted) {
+        (Some(name), Some(wanted)) if name != wanted => Look::InVain(
+            Trouble::WrongSet,
+            format!(
                 "{address} is a member of the replica set `{name}`, but mongodb.uri asks for \
                  replicaSet={wanted}"
             ),
-            (Some(name), _) => format!(
-                "{address} is a member of the replica set `{name}`, but the set has no primary \
-                 at present, or its members' names (rs.conf()) cannot be reached from here"
-            ),
-            (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => {
-                format!("{address} is not initiated: run rs.initiate() once in mongosh")
-            }
-            (None, _) => format!("{address} is a standalone server: {STANDALONE_ADVICE}"),
-        },
+        ),
+        (Some(name), _) => Look::Member(format!(
+            "{address} is a member of the replica set `{name}`, but the set has no primary at \
+             present, or its members' names (rs.conf()) cannot be reached from here"
+        )),
+        (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => Look::InVain(
+            Trouble::NotInitiated,
+            format!("{address} runs with --replSet, but the replica set is not initiated"),
+        ),
+        (None, Some(_)) => {
+            Look::InVain(Trouble::Standalone, format!("{address} is a standalone server"))
+        }
+        // Without `replicaSet` the driver takes it, and its own answer says so.
+        (None, None) => Look::Member(format!("{address} is a standalone server")),
     }
+}
+
+/// The hosts of the URI, for people.
+pub fn hosts(options: &ClientOptions) -> String {
+    let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+    hosts.join(", ")
 }

@@ -29,6 +29,16 @@ use trouble::Trouble;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// The same where somebody has to do something first.
 const SLOW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+/// How long the first answer of a cursor may take, and any other. A frozen server keeps its
+/// connections open and says nothing; a busy one may really need that long, so each time in a row
+/// it may take twice as long.
+const STALL: Duration = Duration::from_secs(15);
+const MAX_STALL_DOUBLINGS: u32 = 6;
+/// How often a server may refuse to go on, with a code that says nothing else, before it is asked
+/// to begin anew.
+const REFUSALS: u32 = 12;
+/// A token of this deployment is never ahead of the cluster's clock by more than its gossip.
+pub(crate) const FUTURE_SLACK_SECONDS: u32 = 60;
 /// How often old events are let go of on a quiet stream.
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 
@@ -48,7 +58,7 @@ enum Ended {
     Relisted,
     /// The database was dropped, and the cursor with it.
     Invalidated,
-    Failed(Error),
+    Failed(DeploymentError),
 }
 
 /// From where the next cursor is opened.
@@ -74,43 +84,46 @@ impl Upstream {
     async fn supply(&self) {
         let mut resume = Resume::First;
         let mut failures = 0u32;
+        // Answers that did not come, in a row.
+        let mut stalls = 0u32;
         loop {
             let (generation, collections) = self.feed.collections();
-            let error = match self.open(&resume, &collections).await {
-                Ok((events, start, deployment)) => {
-                    self.note_opened(&resume, &start);
+            let patience = STALL * (1 << stalls.min(MAX_STALL_DOUBLINGS));
+            let opened = tokio::time::timeout(patience * 2, self.open(&resume, &collections)).await;
+            let error = match opened {
+                Ok(Ok((events, start, deployment))) => {
+                    self.note_opened(&resume, &start, &deployment);
                     self.metrics.upstream_cursors.inc();
-                    let (ended, has_read) = self.follow(events, generation, deployment).await;
+                    let (ended, has_read) =
+                        self.follow(events, generation, deployment, patience).await;
                     self.metrics.upstream_cursors.dec();
-                    if has_read && failures > 0 {
-                        info!(upstream = %self.feed.key(), "change stream is read again");
-                        failures = 0;
+                    resume = Resume::FromHead;
+                    if has_read {
+                        (failures, stalls) = (0, 0);
                     }
                     match ended {
                         Ended::Relisted => {
-                            resume = Resume::FromHead;
                             self.count_restart("collections");
                             continue;
                         }
                         Ended::Invalidated => {
-                            resume = Resume::FromHead;
                             self.count_restart("invalidate");
                             continue;
                         }
-                        Ended::Failed(error) => {
-                            resume = Resume::FromHead;
-                            DeploymentError::Driver(error)
-                        }
+                        Ended::Failed(error) => error,
                     }
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error,
+                Err(_) => DeploymentError::Stalled(patience * 2),
             };
             failures += 1;
+            stalls += u32::from(matches!(error, DeploymentError::Stalled(_)));
             let (trouble, pause) = self.report(&error, failures).await;
             resume = match (trouble, resume) {
-                // The window may reach back further than the oplog; see `start_for`.
+                // The window may reach back further than the oplog; see `warm_start`.
                 (_, Resume::First) if self.feed.now().is_none() => Resume::First,
-                (Trouble::HistoryLost | Trouble::Fatal, _) => Resume::FromNow,
+                (Trouble::HistoryLost | Trouble::Fatal | Trouble::Unreadable, _) => Resume::FromNow,
+                (Trouble::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
                 (_, Resume::FromNow) => Resume::FromNow,
                 (_, _) => Resume::FromHead,
             };
@@ -123,7 +136,7 @@ impl Upstream {
         resume: &Resume,
         collections: &Collections,
     ) -> Result<(Events, Start, Deployment), DeploymentError> {
-        let deployment = deployment::ask(self.server.client().await).await?;
+        let deployment = self.server.ask().await?;
         let now = deployment.majority_time;
         let start = match resume {
             Resume::First => {
@@ -131,6 +144,10 @@ impl Upstream {
                 return Ok((events, start, deployment));
             }
             Resume::FromHead => match self.feed.now() {
+                // A server would wait in silence for this time to come.
+                Some((head, _)) if deployment.is_in_the_future(&head) => {
+                    return Err(DeploymentError::OtherDeployment);
+                }
                 Some((head, _)) => Start::after(&head),
                 None => Start::At(now),
             },
@@ -141,7 +158,7 @@ impl Upstream {
     }
 
     async fn open_at(&self, start: &Start, collections: &Collections) -> Result<Events, Error> {
-        cursor::open(self.server.client().await, self.feed.key(), collections, start).await
+        cursor::open(&self.server.client().await, self.feed.key(), collections, start).await
     }
 
     /// As far back as the window and the oplog allow. Whether the oplog reaches that far, only the
@@ -165,7 +182,8 @@ impl Upstream {
         }
     }
 
-    fn note_opened(&self, resume: &Resume, start: &Start) {
+    fn note_opened(&self, resume: &Resume, start: &Start, deployment: &Deployment) {
+        self.feed.set_sharded(deployment.is_sharded);
         match resume {
             Resume::FromNow => self.feed.restart_at(&start.position()),
             Resume::First | Resume::FromHead => {
@@ -180,9 +198,11 @@ impl Upstream {
         mut events: Events,
         generation: u64,
         deployment: Deployment,
+        patience: Duration,
     ) -> (Ended, bool) {
         let mut has_read = false;
-        let ended = self.read_on(&mut events, generation, &deployment, &mut has_read).await;
+        let ended =
+            self.read_on(&mut events, generation, &deployment, patience, &mut has_read).await;
         (ended, has_read)
     }
 
@@ -191,6 +211,7 @@ impl Upstream {
         events: &mut Events,
         generation: u64,
         deployment: &Deployment,
+        patience: Duration,
         has_read: &mut bool,
     ) -> Ended {
         let mut generations = self.feed.watch_generation();
@@ -201,15 +222,20 @@ impl Upstream {
         loop {
             if !is_live && self.has_caught_up(deployment.majority_time, cursor::read_past(events)) {
                 is_live = true;
-                self.feed.set_status(Status::Live);
+                self.note_live();
             }
+            // After the first answer, a long silence means something again.
+            let patience = if *has_read { STALL } else { patience };
             // Dropping the getMore in flight is fine: the cursor is not used again after that.
             let next = tokio::select! {
                 biased;
-                next = events.next_if_any() => next,
+                next = tokio::time::timeout(patience, events.next_if_any()) => next,
                 _ = generations.wait_for(|current| *current != generation) => {
                     return Ended::Relisted;
                 }
+            };
+            let Ok(next) = next else {
+                return Ended::Failed(DeploymentError::Stalled(patience));
             };
             *has_read |= next.is_ok();
             let was_taken = match next {
@@ -232,19 +258,20 @@ impl Upstream {
                 }
                 Ok(None) => {
                     if !events.is_alive() {
-                        return Ended::Failed(Error::custom("the server closed the cursor"));
+                        let error = Error::custom("the server closed the cursor");
+                        return Ended::Failed(error.into());
                     }
                     // Nothing new within the wait: all that a majority has is read.
                     if !is_live {
                         is_live = true;
-                        self.feed.set_status(Status::Live);
+                        self.note_live();
                     }
                     match cursor::read_past(events) {
-                        Some(head) => self.feed.advance(generation, quiet_head(head, deployment)),
+                        Some(head) => self.feed.advance(generation, head),
                         None => true,
                     }
                 }
-                Err(error) => return Ended::Failed(error),
+                Err(error) => return Ended::Failed(error.into()),
             };
             if !was_taken {
                 return Ended::Relisted;
@@ -265,32 +292,38 @@ impl Upstream {
             || self.feed.now().is_some_and(|(head, _)| reached(&head))
     }
 
+    fn note_live(&self) {
+        if matches!(self.feed.status(), Status::Away(_)) {
+            info!(upstream = %self.feed.key(), "change stream is read again");
+        }
+        self.feed.set_status(Status::Live);
+    }
+
     async fn report(&self, error: &DeploymentError, failures: u32) -> (Trouble, Duration) {
-        let database = &self.feed.key().database;
-        let trouble = match error {
-            DeploymentError::Driver(error) => Trouble::of(error),
-            DeploymentError::Standalone => Trouble::Standalone,
-            DeploymentError::Unsupported => Trouble::Unsupported,
-        };
+        let trouble = error.trouble();
         let (first, longest) = if trouble.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
         let doubled = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
         let pause = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.count_restart(trouble.reason());
-        let message = match trouble {
+        let seen = match error {
             // The driver's own message lists what it knows of every host; a look says more.
-            Trouble::Unreachable => self.server.diagnose().await,
+            DeploymentError::Driver(_) if trouble == Trouble::Unreachable => {
+                Some(self.server.diagnose().await)
+            }
             _ => None,
         };
-        let message = message.unwrap_or_else(|| crate::redact::uris(&error.to_string()));
-        let advice = trouble.advice(database);
+        let message = error.explain(seen, &trouble.advice(&self.feed.key().database));
         warn!(
             upstream = %self.feed.key(),
             reason = trouble.reason(),
             attempt = failures,
             retry_in = ?pause,
-            "change stream is away: {message}; {advice}"
+            "change stream is away: {message}"
         );
-        self.feed.set_status(Status::Away(format!("{message}; {advice}")));
+        self.feed.set_status(Status::Away(message));
+        if matches!(error, DeploymentError::InVain { .. }) && trouble.needs_a_person() {
+            self.server.renew();
+        }
         (trouble, pause)
     }
 
@@ -308,36 +341,9 @@ fn after(time: Timestamp) -> Timestamp {
     }
 }
 
-/// The position after a batch that came empty.
-///
-/// On a replica set a quiet stream's position stays the last event's token until something else is
-/// written. An empty batch says that nothing of that event's oplog entry is left to read, and no
-/// other entry has its time: so everything up to and including that time has been read. With
-/// several shards, another one may still have an event of the same time.
-fn quiet_head(head: Position, deployment: &Deployment) -> Position {
-    if head.names_document() && !deployment.is_sharded {
-        Position::before(after(head.time()))
-    } else {
-        head
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_quiet_head_names_no_document_and_is_past_the_event() {
-        let deployment = |is_sharded| Deployment {
-            majority_time: Timestamp { time: 1, increment: 1 },
-            cluster_time: Timestamp { time: 1, increment: 1 },
-            is_sharded,
-        };
-        let event = Position::parse("8266F3AAAA000000012B022C0100296E5A10046E04").unwrap();
-        let quiet = quiet_head(event.clone(), &deployment(false));
-        assert!(quiet > event && !quiet.names_document());
-        assert_eq!(quiet_head(event.clone(), &deployment(true)), event);
-    }
 
     #[test]
     fn times_follow_one_another() {

@@ -13,7 +13,6 @@ use tracing::{debug, warn};
 
 use super::connect::Server;
 use super::cursor::{self, Events, Start};
-use super::deployment;
 use super::trouble::Trouble;
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
@@ -23,8 +22,9 @@ use crate::routes::{Delivery, ResetReason, Route};
 
 /// Deliveries on their way to one client. A full channel stops the reading.
 const CHANNEL: usize = 32;
-/// A token from a server is never ahead of the cluster's clock by more than its gossip.
-const FUTURE_SLACK_SECONDS: u32 = 60;
+/// How long a server may say nothing; a frozen one keeps its connections open. Generous, since the
+/// oplog may hold a lot of what the pipeline leaves out.
+const STALL: Duration = Duration::from_secs(120);
 /// Empty batches after which a token that was not found is taken for none of this deployment.
 const PATIENCE: u32 = 20;
 /// Pause between attempts while MongoDB is away.
@@ -57,7 +57,14 @@ enum Pass {
     /// The subscription is gone.
     Unwanted,
     /// MongoDB is away: again from here.
-    Again(Position),
+    Again(Place),
+}
+
+/// How far a replay has come.
+struct Place {
+    after: Position,
+    /// Whether the server has shown that it knows this place, by giving what comes after it.
+    is_known: bool,
 }
 
 impl Replayer {
@@ -88,7 +95,7 @@ impl Replayer {
         &self,
         feed: Arc<Feed>,
         route: Arc<Route>,
-        mut after: Position,
+        after: Position,
         sender: mpsc::Sender<Replayed>,
     ) {
         // The semaphore is never closed, so there is no error to hear of.
@@ -96,15 +103,16 @@ impl Replayer {
             return;
         };
         self.metrics.replays_total.with_label_values(&["oplog"]).inc();
+        let mut place = Place { after, is_known: false };
         loop {
-            match self.pass(&feed, &route, after, &sender).await {
+            match self.pass(&feed, &route, place, &sender).await {
                 Pass::Finished(last) => {
                     let _ = sender.send(last).await;
                     return;
                 }
                 Pass::Unwanted => return,
-                Pass::Again(position) => {
-                    after = position;
+                Pass::Again(reached) => {
+                    place = reached;
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -115,9 +123,10 @@ impl Replayer {
         &self,
         feed: &Feed,
         route: &Route,
-        after: Position,
+        place: Place,
         sender: &mpsc::Sender<Replayed>,
     ) -> Pass {
+        let Place { after, mut is_known } = place;
         // It may have come within reach while this replay waited for its turn.
         if let Some(Located::At(cursor)) = feed.locate(&after) {
             return Pass::Finished(Replayed::Met { position: after, cursor });
@@ -125,12 +134,15 @@ impl Replayer {
         let mut events = match self.open(feed, &after).await {
             Ok(events) => events,
             Err(Some(reason)) => return Pass::Finished(Replayed::Lost(reason)),
-            Err(None) => return Pass::Again(after),
+            Err(None) => return Pass::Again(Place { after, is_known }),
         };
         let mut position = after;
         let mut empty_batches = 0;
         loop {
-            match events.next_if_any().await {
+            let Ok(next) = tokio::time::timeout(STALL, events.next_if_any()).await else {
+                return Pass::Again(Place { after: position, is_known });
+            };
+            match next {
                 Ok(Some(raw)) => {
                     let event = match ChangeEvent::parse(raw) {
                         Ok(event) => event,
@@ -139,7 +151,12 @@ impl Replayer {
                             continue;
                         }
                     };
-                    empty_batches = 0;
+                    is_known = true;
+                    if event.operation() == OperationType::Invalidate {
+                        // The cursor ends here; the next one starts after it, also when the client
+                        // has it already.
+                        return Pass::Again(Place { after: event.token().clone(), is_known });
+                    }
                     // Opened by time, the stream may begin with what the client already has.
                     if *event.token() <= position {
                         continue;
@@ -150,31 +167,31 @@ impl Replayer {
                     {
                         return Pass::Unwanted;
                     }
-                    if event.operation() == OperationType::Invalidate {
-                        // The cursor ends here; the next one starts after it.
-                        return Pass::Again(position);
-                    }
                 }
                 Ok(None) => {
+                    if !events.is_alive() {
+                        return Pass::Again(Place { after: position, is_known });
+                    }
                     empty_batches += 1;
                     if let Some(head) = cursor::read_past(&events)
                         && head > position
                     {
                         position = head;
+                        is_known = true;
                     }
-                    if let Some(lost) = not_found(feed, &position, empty_batches) {
+                    if !is_known && let Some(lost) = not_found(feed, &position, empty_batches) {
                         return Pass::Finished(lost);
                     }
                 }
                 Err(error) => {
                     return match Trouble::of(&error) {
-                        Trouble::HistoryLost => {
+                        Trouble::HistoryLost | Trouble::Unreadable => {
                             Pass::Finished(Replayed::Lost(ResetReason::HistoryLost))
                         }
                         Trouble::Fatal => Pass::Finished(Replayed::Lost(ResetReason::InvalidToken)),
                         _ => {
                             debug!(upstream = %feed.key(), %error, "replay interrupted");
-                            Pass::Again(position)
+                            Pass::Again(Place { after: position, is_known })
                         }
                     };
                 }
@@ -187,18 +204,24 @@ impl Replayer {
 
     /// `Err(Some)`: the position is of no use. `Err(None)`: MongoDB is away.
     async fn open(&self, feed: &Feed, after: &Position) -> Result<Events, Option<ResetReason>> {
-        let client = self.server.client().await;
-        let deployment = deployment::ask(client).await.map_err(|_| None)?;
-        let latest = deployment.cluster_time.time.saturating_add(FUTURE_SLACK_SECONDS);
-        if after.time().time > latest {
+        let deployment = self.server.ask().await.map_err(|_| None)?;
+        let client = &self.server.client().await;
+        if deployment.is_in_the_future(after) {
             return Err(Some(ResetReason::InvalidToken));
         }
         let (_, collections) = feed.collections();
         let start = Start::after(after);
-        match cursor::open(client, feed.key(), &collections, &start).await {
+        let mut opened = cursor::open(client, feed.key(), &collections, &start).await;
+        if let Err(error) = &opened
+            && matches!(Trouble::of(error), Trouble::Command(_))
+        {
+            // Only what happens twice is because of the token.
+            opened = cursor::open(client, feed.key(), &collections, &start).await;
+        }
+        match opened {
             Ok(events) => Ok(events),
             Err(error) => match Trouble::of(&error) {
-                Trouble::HistoryLost => Err(Some(ResetReason::HistoryLost)),
+                Trouble::HistoryLost | Trouble::Unreadable => Err(Some(ResetReason::HistoryLost)),
                 Trouble::Fatal => Err(Some(ResetReason::InvalidToken)),
                 // Servers have many codes for a token that they cannot read. Whether it was the
                 // token is seen by going without one.

@@ -8,6 +8,11 @@ const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
 const COMMAND_NOT_FOUND: i32 = 59;
 const CHANGE_STREAM_FATAL: i32 = 280;
+const INVALID_RESUME_TOKEN: i32 = 260;
+/// "Required" images that the server did not keep.
+const NO_MATCHING_DOCUMENT: i32 = 47;
+/// An event of more than 16 MB.
+const BSON_OBJECT_TOO_LARGE: i32 = 10334;
 const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40573;
@@ -21,9 +26,17 @@ pub enum Trouble {
     HistoryLost,
     /// The server will never go on from this token.
     Fatal,
+    /// The server cannot give the next event, however often it is asked.
+    Unreadable,
     Privileges,
     Authentication,
     Standalone,
+    /// The driver makes nothing of it; only another one helps.
+    ConnectionString,
+    /// A member of a replica set that nobody has initiated.
+    NotInitiated,
+    /// A member of another replica set than the one that is asked for.
+    WrongSet,
     /// It answers, but it has no change streams.
     Unsupported,
     /// No server could be chosen: down, unreachable, or no primary.
@@ -43,7 +56,8 @@ impl Trouble {
             }
             ErrorKind::Command(command) => match command.code {
                 CHANGE_STREAM_HISTORY_LOST => Trouble::HistoryLost,
-                CHANGE_STREAM_FATAL => Trouble::Fatal,
+                CHANGE_STREAM_FATAL | INVALID_RESUME_TOKEN => Trouble::Fatal,
+                NO_MATCHING_DOCUMENT | BSON_OBJECT_TOO_LARGE => Trouble::Unreadable,
                 UNAUTHORIZED => Trouble::Privileges,
                 AUTHENTICATION_FAILED => Trouble::Authentication,
                 NOT_A_REPLICA_SET => Trouble::Standalone,
@@ -66,9 +80,13 @@ impl Trouble {
         match self {
             Trouble::HistoryLost => "history-lost",
             Trouble::Fatal => "fatal",
+            Trouble::Unreadable => "unreadable",
             Trouble::Privileges => "privileges",
             Trouble::Authentication => "authentication",
             Trouble::Standalone => "standalone",
+            Trouble::ConnectionString => "connection-string",
+            Trouble::NotInitiated => "not-initiated",
+            Trouble::WrongSet => "wrong-set",
             Trouble::Unsupported => "unsupported",
             Trouble::Unreachable => "unreachable",
             Trouble::Command(_) => "command",
@@ -83,6 +101,9 @@ impl Trouble {
             Trouble::Privileges
                 | Trouble::Authentication
                 | Trouble::Standalone
+                | Trouble::ConnectionString
+                | Trouble::NotInitiated
+                | Trouble::WrongSet
                 | Trouble::Unsupported
         )
     }
@@ -96,6 +117,10 @@ impl Trouble {
             Trouble::Fatal => {
                 "clients are told to refetch, and reading goes on from now".to_string()
             }
+            Trouble::Unreadable => "an event is larger than 16 MB, or an image that a filter \
+                requires was not kept (whenAvailable goes without): clients are told to refetch, \
+                and reading goes on from now"
+                .to_string(),
             Trouble::Privileges => format!(
                 "give the MongoDB user the privileges `find` and `changeStream` on all \
                  collections of `{database}`, for instance with the role \
@@ -104,7 +129,12 @@ impl Trouble {
             Trouble::Authentication => "check user, password and authSource in mongodb.uri \
                 (special characters in a password are percent-encoded)"
                 .to_string(),
-            Trouble::Standalone => STANDALONE_ADVICE.to_string(),
+            Trouble::Standalone => "change streams need a replica set, and one member is enough: \
+                start mongod with --replSet rs0 and run rs.initiate() once in mongosh"
+                .to_string(),
+            Trouble::ConnectionString => "correct mongodb.uri and start again".to_string(),
+            Trouble::NotInitiated => "run rs.initiate() once in mongosh".to_string(),
+            Trouble::WrongSet => "make the name in mongodb.uri that of the set".to_string(),
             Trouble::Unsupported => "this server answers like MongoDB but has no change streams; \
                 MongoDB 4.0 or newer is needed, as a replica set or a sharded cluster"
                 .to_string(),
@@ -119,9 +149,11 @@ impl Trouble {
     }
 }
 
-/// What makes a standalone server usable.
-pub const STANDALONE_ADVICE: &str = "change streams need a replica set, and one member is enough: \
-    start mongod with --replSet rs0 and run rs.initiate() once in mongosh";
+/// The driver's message without what is only for its own ears (labels, sources), and without
+/// secrets.
+pub fn message(error: &Error) -> String {
+    crate::redact::uris(&error.kind.to_string())
+}
 
 /// Not primary, shutting down, interrupted, stale: the "not writable primary" and "node is
 /// recovering" lists of the driver specification on server discovery, and interruptions.

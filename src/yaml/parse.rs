@@ -37,7 +37,7 @@ pub fn parse(text: &str) -> Result<Option<Node>, Vec<Problem>> {
                 Err(Problem {
                     place: builder.inside(place),
                     message: format!("not valid YAML: {}", error.info()),
-                    hint: None,
+                    hint: Some(builder.syntax_hint(place).to_owned()),
                 })
             }
         };
@@ -93,7 +93,10 @@ impl Builder<'_> {
                     None => false,
                 };
                 let is_plain = style == ScalarStyle::Plain && !is_forced_text;
-                let scalar = Scalar { text: text.into_owned(), is_plain };
+                // The parser calls an absent value `~`; only its width tells the two apart.
+                let is_absent = is_plain && span.is_empty();
+                let text = if is_absent { String::new() } else { text.into_owned() };
+                let scalar = Scalar { text, is_plain };
                 self.close(Node { place, kind: Kind::Scalar(scalar) }, anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -196,6 +199,18 @@ impl Builder<'_> {
         self.inside(Place { line, column, width })
     }
 
+    /// What to look at where the parser gave up.
+    fn syntax_hint(&self, place: Place) -> &'static str {
+        let has_tab =
+            |line: &&str| line.trim_start_matches(' ').starts_with('\t') && !line.trim().is_empty();
+        let near = self.lines.iter().take(place.line).rev().take(2);
+        if near.into_iter().any(has_tab) {
+            return "indent with spaces: YAML takes no tabs";
+        }
+        "look at the brackets, quotes and indentation here and on the lines above; \
+         text with `: `, ` #` or a special first character needs quotes"
+    }
+
     /// A collection's place: to its end where that is on the same line, else its first character.
     fn until(&self, start: Place, end: &Span) -> Place {
         if end.end.line() != start.line {
@@ -285,6 +300,14 @@ mod tests {
         let tree = parse("{\n\t\"a\": [1, \"x\"],\n\t\"b\": {\"c\": null}\n}\n").unwrap().unwrap();
         assert_eq!(tree.entries().unwrap().len(), 2);
         assert!(tree.get("b").unwrap().value.get("c").unwrap().value.is_null());
+    }
+
+    #[test]
+    fn an_absent_value_is_not_a_tilde() {
+        let tree = parse("a:\nb: ~\nc: [~, ]\nd: ''\n").unwrap().unwrap();
+        let text = |key| &tree.get(key).unwrap().value.scalar().unwrap().text;
+        assert_eq!((text("a").as_str(), text("b").as_str(), text("d").as_str()), ("", "~", ""));
+        assert!(!tree.get("d").unwrap().value.is_null());
     }
 
     #[test]

@@ -18,23 +18,25 @@ mkdirSync(ARTIFACTS, { recursive: true });
 
 // Everything that has to be undone, last first; also when a test fails or someone presses Ctrl-C.
 const undo = [];
-export const atEnd = (action) => undo.push(action);
+const atEnd = (action) => undo.push(action);
 
-export async function cleanUp() {
-  while (undo.length) {
-    try {
-      await undo.pop()();
-    } catch (error) {
-      console.error(`cleaning up: ${error.message}`);
+// Called at the end and by signals, perhaps both: whoever calls waits for the same clean-up.
+let cleaning = null;
+export function cleanUp() {
+  cleaning ??= (async () => {
+    while (undo.length) {
+      try {
+        await undo.pop()();
+      } catch (error) {
+        console.error(`cleaning up: ${error.message}`);
+      }
     }
-  }
+  })();
+  return cleaning;
 }
 
-let isStopping = false;
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
   process.on(signal, async () => {
-    if (isStopping) return;
-    isStopping = true;
     await cleanUp();
     process.exit(130);
   });

@@ -107,9 +107,9 @@ test("what students write stays text", async ({ browser, demo, app }) => {
 });
 
 // Gives answers while `page` cannot hear, and checks that it hears each of them once, in order.
-async function missNothing({ page, app, question, interrupt, restore }) {
-  await app.answer(question, "early", "A");
-  await hasRows(page, 1);
+async function missNothing({ page, app, question, interrupt, restore, heardBefore = 1 }) {
+  if (heardBefore) await app.answer(question, "early", "A");
+  await hasRows(page, heardBefore);
 
   await interrupt();
   await page.waitForSelector('#connection[data-state="reconnecting"]');
@@ -118,7 +118,7 @@ async function missNothing({ page, app, question, interrupt, restore }) {
   // Every fourth changes the answer.
   const changed = students.filter((_, index) => index % 4 === 0);
   for (const student of changed) await app.answer(question, student, "B");
-  assert.equal(await rows(page), 1, "the page heard something through a cut connection");
+  assert.equal(await rows(page), heardBefore, "the page heard something through a cut connection");
 
   await restore();
   await isLive(page);
@@ -131,16 +131,16 @@ async function missNothing({ page, app, question, interrupt, restore }) {
     return all.some((event) => event.key === key) && all;
   });
 
-  const expected = 1 + students.length + changed.length + 1;
+  const given = heardBefore + students.length + 1;
   assert.equal(new Set(events.map((event) => event.id)).size, events.length, "an event came twice");
-  assert.equal(events.filter((event) => event.type === "insert").length, students.length + 2);
+  assert.equal(events.filter((event) => event.type === "insert").length, given);
   assert.equal(events.filter((event) => event.type === "update").length, changed.length);
-  assert.equal(events.length, expected);
+  assert.equal(events.length, given + changed.length);
   assert.deepEqual(events.map((event) => event.id), events.map((event) => event.id).sort(), "out of order");
 
-  assert.equal(await rows(page), students.length + 2);
+  await hasRows(page, given);
   assert.equal(await count(page, "B"), String(changed.length + 1));
-  assert.equal(await page.textContent("#total"), String(students.length + 2));
+  assert.equal(await page.textContent("#total"), String(given));
   assert.equal(page.navigations, 0);
 }
 
@@ -151,6 +151,14 @@ test("answers given while the connection is cut are each heard once", async ({ b
   await isLive(page);
   await missNothing({ page, app, question, interrupt: relay.cut, restore: relay.restore });
   await page.screenshot({ path: path.join(ARTIFACTS, "after-reconnect.png"), fullPage: true });
+});
+
+test("none is missing when the page had heard nothing before the cut", async ({ browser, demo, app }) => {
+  const relay = await startRelay(demo.url);
+  const question = await app.ask("Have we met?", ["A", "B"]);
+  const page = await openPage(browser, `${relay.url}/teacher`);
+  await isLive(page);
+  await missNothing({ page, app, question, interrupt: relay.cut, restore: relay.restore, heardBefore: 0 });
 });
 
 test("the page goes on after an error that makes a browser's EventSource give up", async ({ browser, demo, app }) => {

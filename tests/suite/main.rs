@@ -1,7 +1,14 @@
 //! The integration tests, as one binary: one link, one shared `mongod`.
 
+mod admin;
+mod docs;
+mod forwarding;
+mod generate;
 mod matcher;
+mod mongodb;
+mod process;
 mod proxy;
+mod reload;
 mod rows;
 mod streams;
 mod support;

@@ -1,9 +1,14 @@
 //! The matcher against a real `mongod`: the row file, and generated filters and documents.
 
 use bson::{Document, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
 use mongodb::{Client, Collection};
+use sidestream::matcher::projection::Projection;
 use sidestream::matcher::{Predicate, Template};
 
+use sidestream::routes::Index;
+
+use crate::generate::Generator;
 use crate::{rows, support};
 
 async fn collection(client: &Client, name: &str) -> Collection<RawDocumentBuf> {
@@ -84,4 +89,224 @@ async fn rows_as_the_server_says() {
     }
     client.shutdown().await;
     assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Documents of one batch; every filter is asked about all of them at once.
+const BATCH: usize = 80;
+const FILTERS_PER_BATCH: usize = 100;
+
+/// How many generated filters, from `MATCHER_CASES`; the seed, from `MATCHER_SEED`.
+fn cases_and_seed(default: usize) -> (usize, u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cases = number("MATCHER_CASES").map_or(default, |cases| cases as usize);
+    let seed = number("MATCHER_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("MATCHER_SEED={seed} MATCHER_CASES={cases}");
+    (cases, seed)
+}
+
+#[tokio::test]
+async fn generated_filters_as_the_server_says() {
+    let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
+    let collection = collection(&client, "generated").await;
+    let (cases, seed) = cases_and_seed(2_000);
+    let mut generator = Generator::new(seed);
+    let (mut asked, mut wrong) = (0, Vec::new());
+    while asked < cases && wrong.len() < 30 {
+        let documents: Vec<Document> = (0..BATCH).map(|_| generator.document()).collect();
+        let raw: Vec<RawDocumentBuf> =
+            documents.iter().map(|document| RawDocumentBuf::try_from(document).unwrap()).collect();
+        replace(&collection, &documents).await;
+        for _ in 0..FILTERS_PER_BATCH {
+            asked += 1;
+            let filter = generator.filter();
+            let server = found(&collection, &filter, BATCH).await;
+            match (predicate(&filter), server) {
+                (Ok(predicate), Ok(server)) => {
+                    for (index, (raw, server)) in raw.iter().zip(server).enumerate() {
+                        if predicate.matches(raw) != server {
+                            let document = &documents[index];
+                            wrong.push(format!("the server says {server}: {filter} of {document}"));
+                            break;
+                        }
+                    }
+                }
+                (Ok(_), Err(error)) => wrong.push(format!("the server refuses {filter}: {error}")),
+                (Err(error), _) => wrong.push(format!("the matcher refuses {filter}: {error}")),
+            }
+        }
+    }
+    client.shutdown().await;
+    assert!(wrong.is_empty(), "MATCHER_SEED={seed}\n{}", wrong.join("\n"));
+}
+
+/// Expressions fail on some documents, where the server fails the whole query. So each document is
+/// asked by itself where the batch fails.
+#[tokio::test]
+async fn generated_expressions_as_the_server_says() {
+    let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
+    let collection = collection(&client, "expressions").await;
+    let (cases, seed) = cases_and_seed(300);
+    let mut generator = Generator::new(seed);
+    let (mut asked, mut wrong) = (0, Vec::new());
+    while asked < cases && wrong.len() < 30 {
+        let documents: Vec<Document> = (0..20).map(|_| generator.document()).collect();
+        replace(&collection, &documents).await;
+        for _ in 0..FILTERS_PER_BATCH {
+            asked += 1;
+            let filter = doc! { "$expr": generator.expression(2) };
+            let ours = match predicate(&filter) {
+                Ok(predicate) => predicate,
+                Err(error) => {
+                    wrong.push(format!("the matcher refuses {filter}: {error}"));
+                    continue;
+                }
+            };
+            let whole = found(&collection, &filter, documents.len()).await;
+            for (index, document) in documents.iter().enumerate() {
+                let server = match &whole {
+                    Ok(found) => Ok(found[index]),
+                    Err(_) => {
+                        let mut one = doc! { "_id": index as i32 };
+                        one.extend(filter.clone());
+                        found(&collection, &one, documents.len()).await.map(|found| found[index])
+                    }
+                };
+                let mut stored = doc! { "_id": index as i32 };
+                stored.extend(document.clone());
+                let verdict = ours.matches(&RawDocumentBuf::try_from(&stored).unwrap());
+                match server {
+                    Ok(server) if server == verdict => {}
+                    // Constants are computed beforehand there, also where no document asks.
+                    Err(error) if !verdict || error.contains("Failed to optimize") => {}
+                    server => {
+                        wrong.push(format!("the server says {server:?}: {filter} of {document}"));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    client.shutdown().await;
+    assert!(wrong.is_empty(), "MATCHER_SEED={seed}\n{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn generated_patterns_as_the_server_says() {
+    let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
+    let collection = collection(&client, "patterns").await;
+    let (cases, seed) = cases_and_seed(600);
+    let mut generator = Generator::new(seed);
+    let documents: Vec<Document> = (0..200).map(|_| doc! { "a": generator.text() }).collect();
+    replace(&collection, &documents).await;
+    let mut wrong = Vec::new();
+    let mut both_take = 0;
+    for _ in 0..cases {
+        let (pattern, options) = generator.pattern();
+        let filter = doc! { "a": { "$regex": &pattern, "$options": options } };
+        let server = found(&collection, &filter, documents.len()).await;
+        match (predicate(&filter), server) {
+            (Ok(ours), Ok(server)) => {
+                both_take += 1;
+                for (document, server) in documents.iter().zip(server) {
+                    let raw = RawDocumentBuf::try_from(document).unwrap();
+                    if ours.matches(&raw) != server {
+                        let text = document.get_str("a").unwrap();
+                        wrong.push(format!(
+                            "the server says {server}: /{pattern}/{options} {text:?}"
+                        ));
+                        break;
+                    }
+                }
+            }
+            // Its engine takes less: no repeated anchors, for example.
+            (_, Err(_)) => {}
+            // What linear time rules out.
+            (Err(error), Ok(_)) if error.contains("possessive") || error.contains("after") => {}
+            (Err(error), Ok(_)) => wrong.push(format!("the matcher refuses /{pattern}/: {error}")),
+        }
+    }
+    client.shutdown().await;
+    assert!(both_take > cases / 10, "too few patterns compile");
+    assert!(wrong.is_empty(), "MATCHER_SEED={seed}\n{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn generated_projections_as_the_server_says() {
+    let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
+    let collection = collection(&client, "projections").await;
+    let (cases, seed) = cases_and_seed(500);
+    let mut generator = Generator::new(seed);
+    let documents: Vec<Document> = (0..BATCH).map(|_| generator.document()).collect();
+    replace(&collection, &documents).await;
+    let mut wrong = Vec::new();
+    for _ in 0..cases {
+        let project = generator.projection();
+        let ours = Projection::parse(&project);
+        let cursor = collection.find(doc! {}).sort(doc! { "_id": 1 }).projection(project.clone());
+        let server: Result<Vec<RawDocumentBuf>, _> = match cursor.await {
+            Ok(cursor) => cursor.try_collect().await,
+            Err(error) => Err(error),
+        };
+        match (ours, server) {
+            (Ok(ours), Ok(server)) => {
+                for (index, server) in server.iter().enumerate() {
+                    let mut stored = doc! { "_id": index as i32 };
+                    stored.extend(documents[index].clone());
+                    let shown = ours.apply(&RawDocumentBuf::try_from(&stored).unwrap());
+                    if shown.as_bytes() != server.as_bytes() {
+                        let server = Document::try_from(server.clone()).unwrap();
+                        wrong.push(format!("the server shows {server}: {project} of {stored}"));
+                        break;
+                    }
+                }
+            }
+            (Err(_), Err(_)) => {}
+            (ours, server) => wrong.push(format!("{project}: {ours:?}, {:?}", server.err())),
+        }
+    }
+    client.shutdown().await;
+    assert!(wrong.is_empty(), "MATCHER_SEED={seed}\n{}", wrong.join("\n"));
+}
+
+/// Needs no server: the index against the matcher, and the verdict on keys against the verdict on
+/// whole documents.
+#[test]
+fn generated_filters_agree_with_index_and_key() {
+    let (cases, seed) = cases_and_seed(3_000);
+    let mut generator = Generator::new(seed);
+    let mut decided = 0;
+    for _ in 0..cases.div_ceil(100) {
+        let mut index = Index::new();
+        let filters: Vec<Document> = (0..100).map(|_| generator.filter()).collect();
+        let predicates: Vec<Predicate> =
+            filters.iter().map(|filter| predicate(filter).unwrap()).collect();
+        for (id, predicate) in predicates.iter().enumerate() {
+            index.insert(id, predicate);
+        }
+        for _ in 0..BATCH {
+            let document = generator.document();
+            let key: Document = document.clone().into_iter().filter(|_| generator.coin()).collect();
+            let raw = RawDocumentBuf::try_from(&document).unwrap();
+            let raw_key = RawDocumentBuf::try_from(&key).unwrap();
+            let mut candidates = Vec::new();
+            index.candidates(&raw, &mut candidates);
+            for (id, predicate) in predicates.iter().enumerate() {
+                let verdict = predicate.matches(&raw);
+                assert!(
+                    !verdict || candidates.contains(&id),
+                    "MATCHER_SEED={seed}: no candidate: {} of {document}",
+                    filters[id]
+                );
+                if let Some(by_key) = predicate.matches_key(&raw_key) {
+                    decided += 1;
+                    assert_eq!(
+                        by_key, verdict,
+                        "MATCHER_SEED={seed}: by key {key}: {} of {document}",
+                        filters[id]
+                    );
+                }
+            }
+        }
+    }
+    assert!(decided > 0, "no key decides anything");
 }

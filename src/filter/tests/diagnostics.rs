@@ -1,1 +1,54 @@
+//! The exact text of every diagnostic: the cases are in `diagnostics.txt`, each a filter file, a
+//! line `---`, and what is said about it.
 
+use super::*;
+
+const CASES: &str = include_str!("diagnostics.txt");
+
+#[test]
+fn exact_texts() {
+    let mut count = 0;
+    for case in CASES.split("=== ").skip(1) {
+        let (title, case) = case.split_once('\n').unwrap();
+        let (text, expected) = case.split_once("---\n").unwrap();
+        let found = match parse(text) {
+            Ok(filter) => shown(&filter.warnings),
+            Err(diagnostics) => shown(&diagnostics),
+        };
+        assert_eq!(found.trim(), expected.trim(), "{title}");
+        count += 1;
+    }
+    assert!(count > 30, "only {count} cases were found");
+}
+
+#[test]
+fn a_filter_with_warnings_is_good() {
+    let filter = good("match: { a: 1 }\nfullDocument: default\n");
+    assert_eq!(filter.warnings.len(), 2);
+    assert!(!filter.warnings.iter().any(Diagnostic::is_error));
+}
+
+#[test]
+fn an_error_is_never_without_a_diagnostic() {
+    for text in ["", "[]", "x", "{", "a: 1", "access: public", "collection: a.b", "\0", "\u{feff}"]
+    {
+        assert!(parse(text).unwrap_err().iter().any(Diagnostic::is_error), "{text:?}");
+    }
+}
+
+proptest::proptest! {
+    /// Whatever the file, there is a filter or an error, and the error can be shown.
+    #[test]
+    fn any_text(
+        lines in proptest::collection::vec(
+            "(collection|access|match|params|project|operations|fullDocument): \
+             (a\\.b|public|\\{ [a-z$]{1,5}: [a-z0-9$]{0,5} \\}|\\[[a-z]{0,3}\\]|\\PC{0,12})",
+            0..6,
+        ),
+    ) {
+        if let Err(diagnostics) = parse(&lines.join("\n")) {
+            proptest::prop_assert!(diagnostics.iter().any(Diagnostic::is_error));
+            shown(&diagnostics);
+        }
+    }
+}

@@ -122,7 +122,7 @@ fn the_report() {
     let dir = directory(&[("a.yaml", GOOD)]);
     let report = check(dir.path());
     assert!(report.is_good());
-    assert_eq!(report.to_string(), "1 filter: all good");
+    assert_eq!(report.to_string(), "1 filter: all good\n");
 
     let unused = format!("{GOOD}params: {{ a: {{ type: string }} }}\n");
     let dir = directory(&[("a.yaml", GOOD), ("b.yaml", &unused)]);
@@ -136,18 +136,18 @@ fn the_report() {
              params: {{ a: {{ type: string }} }}\n    \
              \x20         ^\n  \
              hint: use it in `match` as {{ $param: a }}, or remove it\n\n\
-             2 filters: 1 warning"
+             2 filters: 1 warning\n"
         )
     );
 
     fs::write(dir.path().join("c.yaml"), "x: 1\n").unwrap();
     let report = check(dir.path());
     assert!(!report.is_good());
-    assert!(report.to_string().ends_with("\n3 filters: 3 errors, 1 warning"));
+    assert!(report.to_string().ends_with("\n3 filters: 3 errors, 1 warning\n"));
 
     let dir = directory(&[]);
     let report = check(dir.path());
     assert!(!report.is_good());
     assert!(report.to_string().contains("error: no filter files here"));
-    assert!(report.to_string().ends_with("0 filters: 1 error"));
+    assert!(report.to_string().ends_with("0 filters: 1 error\n"));
 }

@@ -77,6 +77,18 @@ fn json_is_the_same() {
 }
 
 #[test]
+fn other_editors_are_welcome() {
+    for text in [
+        "\u{feff}collection: shop.orders\naccess: public\n",
+        "collection: shop.orders\r\naccess: public\r\n",
+        "collection: shop.orders\raccess: public",
+        "---\ncollection: shop.orders\naccess: public\n...\n",
+    ] {
+        parse(text).unwrap_or_else(|diagnostics| panic!("{text:?}\n{}", shown(&diagnostics)));
+    }
+}
+
+#[test]
 fn the_digest_tells_texts_apart() {
     assert_eq!(good("").source_digest, good("").source_digest);
     assert_ne!(good("").source_digest, good("# comment\n").source_digest);

@@ -10,11 +10,12 @@ use super::{ParseError, Step};
 use crate::event::raw::{Owned, Value, tag};
 
 mod update;
-mod write;
 
-use write::Writer;
+use super::write::{self, Writer};
 
 const MAX_DEPTH: usize = 64;
+/// Deeper than `mongod` stores.
+const MAX_NESTING: u32 = 250;
 const MAX_FIELDS: usize = 1_000;
 /// Numeric parts of one path: an updated path may mean an index or a name by each.
 const MAX_NUMERIC_PARTS: usize = 8;
@@ -65,7 +66,7 @@ impl Projection {
     /// What the projection leaves of a document.
     pub fn apply(&self, document: &RawDocument) -> RawDocumentBuf {
         let mut writer = Writer::document();
-        self.project_fields(Value::document(document), &self.root, &mut writer);
+        self.project_fields(Value::document(document), &self.root, MAX_NESTING, &mut writer);
         writer.finish()
     }
 
@@ -98,9 +99,9 @@ impl Projection {
     }
 
     /// The fields of a document or of one inside it.
-    fn project_fields(&self, document: Value<'_>, tree: &Tree, writer: &mut Writer) {
+    fn project_fields(&self, document: Value<'_>, tree: &Tree, depth: u32, writer: &mut Writer) {
         for (name, value) in document.elements() {
-            self.project_field(name, value, tree.child(name), writer);
+            self.project_field(name, value, tree.child(name), depth, writer);
         }
     }
 
@@ -109,6 +110,7 @@ impl Projection {
         name: &[u8],
         value: Value<'_>,
         tree: Option<&Tree>,
+        depth: u32,
         writer: &mut Writer,
     ) {
         match (self.mode, tree) {
@@ -116,16 +118,25 @@ impl Projection {
             (Mode::Exclude, None) => writer.element(name, value),
             (Mode::Include, Some(tree)) if tree.is_leaf() => writer.element(name, value),
             (Mode::Exclude, Some(tree)) if tree.is_leaf() => {}
-            (_, Some(tree)) => self.project_inside(name, value, tree, writer),
+            (_, Some(tree)) => self.project_inside(name, value, tree, depth, writer),
         }
     }
 
     /// A value of which the projection names something inside.
-    fn project_inside(&self, name: &[u8], value: Value<'_>, tree: &Tree, writer: &mut Writer) {
+    fn project_inside(
+        &self,
+        name: &[u8],
+        value: Value<'_>,
+        tree: &Tree,
+        depth: u32,
+        writer: &mut Writer,
+    ) {
+        // Nothing is shown of what lies too deep to look at.
+        let Some(depth) = depth.checked_sub(1) else { return };
         match value.tag {
             tag::DOCUMENT => {
                 writer.open(name, tag::DOCUMENT);
-                self.project_fields(value, tree, writer);
+                self.project_fields(value, tree, depth, writer);
                 writer.close();
             }
             tag::ARRAY => {
@@ -136,7 +147,7 @@ impl Projection {
                     if is_kept {
                         // Elements that go leave no gap.
                         let name = write::index_name(index);
-                        self.project_inside(name.as_bytes(), element, tree, writer);
+                        self.project_inside(name.as_bytes(), element, tree, depth, writer);
                         index += 1;
                     }
                 }

@@ -1,6 +1,6 @@
 //! What a projection shows and hides, row by row.
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
 use super::Projection;
 
@@ -171,4 +171,41 @@ fn mistakes() {
     row(doc! { "a": { "$add": [1, 2] } }, "expressions");
     row(doc! { "a": "x" }, "by 1");
     row(doc! { "a": bson::Bson::Null }, "by 1");
+}
+
+#[test]
+fn broken_and_deep_documents_do_not_panic() {
+    // By hand: the crate itself would follow it down.
+    let mut deep = rawdoc! { "0": 1 };
+    for _ in 0..5_000 {
+        let mut outer = ((deep.as_bytes().len() + 8) as i32).to_le_bytes().to_vec();
+        outer.extend_from_slice(b"\x04" as &[u8]);
+        outer.extend_from_slice(b"0\0");
+        outer.extend_from_slice(deep.as_bytes());
+        outer.push(0);
+        deep = RawDocumentBuf::from_bytes(outer).unwrap();
+    }
+    for project in [doc! { "0.a": 0 }, doc! { "0.a": 1 }] {
+        assert!(projection(project).apply(&deep).as_bytes().len() < 3000);
+    }
+    let update = doc! {
+        "updatedFields": { "a.0.b": { "c": 1 }, "d": [{ "e": 1 }] },
+        "removedFields": ["a.x"],
+        "truncatedArrays": [{ "field": "a", "newSize": 1 }],
+        "disambiguatedPaths": { "a.0.b": ["a", 0, "b"] },
+    };
+    let bytes = RawDocumentBuf::try_from(&update).unwrap().into_bytes();
+    let projections = [doc! { "a.b.c": 1, "d.e": 1 }, doc! { "a.b.c": 0, "updatedFields.d": 0 }];
+    for projection in projections.map(projection) {
+        for at in 4..bytes.len() {
+            for change in [0, 1, 3, 4, 0x7f, 0xff] {
+                let mut broken = bytes.clone();
+                broken[at] = change;
+                let Ok(broken) = RawDocumentBuf::from_bytes(broken) else { continue };
+                let _ = projection.apply(&broken);
+                let _ = projection.apply_key(&broken);
+                let _ = projection.apply_update_description_of(&broken, &broken);
+            }
+        }
+    }
 }

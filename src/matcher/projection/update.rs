@@ -5,9 +5,9 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::write::{Writer, index_name};
-use super::{Mode, Projection, Tree};
+use super::{MAX_NESTING, Mode, Projection, Tree};
 use crate::event::raw::{Elements, Value, tag};
+use crate::matcher::write::{Writer, index_name};
 
 /// What is seen of the value at a path.
 #[derive(Clone, Copy)]
@@ -92,7 +92,9 @@ impl Projection {
         match self.verdict(path, clues) {
             None => {}
             Some(Verdict::All) => writer.element(path, value),
-            Some(Verdict::Inside(tree)) => self.project_inside(path, value, tree, writer),
+            Some(Verdict::Inside(tree)) => {
+                self.project_inside(path, value, tree, MAX_NESTING, writer)
+            }
         }
     }
 

@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::app::{self, App, Step, send};
 use super::raw::{Raw, ask};
 use super::{NO_MONGODB, Pair};
-use crate::support::app::{self, App, Step, send};
 use crate::support::sidecar::{Filters, Program};
 use crate::support::{PATIENCE, until};
 

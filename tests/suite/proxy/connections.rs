@@ -9,10 +9,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
 use super::Pair;
+use super::app;
+use super::app::{Step, send};
 use super::raw::{Raw, ask};
-use crate::support::app::{Step, send};
 use crate::support::sidecar::{self, Filters};
-use crate::support::{PATIENCE, app, mongo, unique, until};
+use crate::support::{PATIENCE, mongo, unique, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 

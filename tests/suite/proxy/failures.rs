@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use sidestream::Sidecar;
 use sidestream::config::{Config, Flags, Sources};
 
+use super::app::{App, Step, send};
 use super::raw::{Answer, Raw, ask};
 use super::{NO_MONGODB, Pair};
-use crate::support::app::{App, Step, send};
 use crate::support::http;
 use crate::support::sidecar::Filters;
 

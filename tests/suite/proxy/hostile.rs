@@ -2,8 +2,8 @@
 //! closed, and nothing of them reaches the app.
 
 use super::Pair;
+use super::app::latin1;
 use super::raw::Raw;
-use crate::support::app::latin1;
 
 /// What an attacker would like to slip past us.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -108,7 +108,7 @@ async fn hostile_requests_are_refused_and_reach_nobody() {
         ("a far version", 505, "GET /x HTTP/2.0\r\nHost: a\r\n\r\n".into()),
         ("no colon", 400, "GET /x HTTP/1.1\r\nHost: a\r\nX\r\n\r\n".into()),
         ("an empty name", 400, "GET /x HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n".into()),
-        ("a tunnel", 400, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into()),
+        ("a tunnel", 405, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into()),
         ("an endless target", 431, format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n")),
         ("an endless field", 431, format!("GET /x HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n")),
         ("too many fields", 431, format!("GET /x HTTP/1.1\r\nHost: a\r\n{many}\r\n")),

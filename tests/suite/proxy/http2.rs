@@ -19,7 +19,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Pair;
-use crate::support::app::{App, Step, latin1, send};
+use super::app::{App, Step, latin1, send};
 use crate::support::sidecar::{self, Filters};
 use crate::support::{PATIENCE, mongo, unique, until};
 

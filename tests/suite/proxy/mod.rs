@@ -1,6 +1,7 @@
 //! The public port before an app: a request through the proxy and the same request directly to
 //! the app see the same bytes both ways.
 
+pub mod app;
 mod bodies;
 mod connections;
 mod failures;
@@ -13,8 +14,8 @@ use std::net::SocketAddr;
 
 use sidestream::Sidecar;
 
-use crate::support::app::App;
 use crate::support::sidecar::{self, Filters};
+use app::App;
 
 /// A MongoDB that is not there: forwarding never depends on it.
 const NO_MONGODB: &str = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500";

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::app::latin1;
 use crate::support::PATIENCE;
-use crate::support::app::latin1;
 
 /// An answer, its names in the case in which they came.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The table: each row goes directly to the app and through the proxy, and both see the same.
 
 use super::Pair;
+use super::app::{Reached, Step, send};
 use super::raw::{Answer, ask};
-use crate::support::app::{Reached, Step, send};
 
 /// Concern one connection each, and are made anew for the next.
 const HOP_BY_HOP: [&str; 4] = ["connection", "keep-alive", "proxy-connection", "te"];

@@ -1,330 +1,221 @@
-//! An app behind the sidecar, on bare sockets: remembers what reached it byte for byte, and
-//! answers as the test asks it to, politely or not.
+//! An app on bare sockets behind the sidecar: remembers what reached it byte for byte, and answers
+//! with exactly the bytes that a test wants.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
-/// The field by which a request chooses its script.
-pub const CASE: &str = "X-Case";
-
-/// One request as it reached the app.
+/// One request as it arrived.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reached {
-    /// Request line and fields, with the empty line.
-    pub head: Vec<u8>,
-    /// The body, without its framing.
+pub struct Seen {
+    pub line: String,
+    /// Names as written, in order.
+    pub fields: Vec<(String, String)>,
+    /// Without its chunks' framing.
     pub body: Vec<u8>,
-    /// The trailer section's lines.
-    pub trailers: Vec<String>,
-    /// Whether the body was read to its end.
-    pub is_whole: bool,
-    /// Counts the connections of the app.
-    pub connection: usize,
+    pub trailers: Vec<(String, String)>,
 }
 
-impl Reached {
-    pub fn line(&self) -> String {
-        self.lines().next().unwrap_or_default()
-    }
-
-    fn lines(&self) -> impl Iterator<Item = String> {
-        let text = latin1(&self.head);
-        text.split("\r\n").map(str::to_string).collect::<Vec<_>>().into_iter()
-    }
-
-    /// Names as they were written, in order.
-    pub fn fields(&self) -> Vec<(String, String)> {
-        let lines = self.lines().skip(1).filter(|line| !line.is_empty());
-        lines
-            .map(|line| {
-                let (name, value) = line.split_once(':').expect("a field");
-                (name.to_string(), value.trim().to_string())
-            })
+impl Seen {
+    pub fn fields_named(&self, name: &str) -> Vec<&str> {
+        self.fields
+            .iter()
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
             .collect()
     }
-
-    pub fn field(&self, name: &str) -> Option<String> {
-        let mut fields = self.fields().into_iter();
-        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
 }
 
-/// Bytes as text, one character each, so that nothing is lost.
-pub fn latin1(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
-}
+/// What to answer at `/script/NAME`: parts, each sent when the test lets it go.
+type Scripts = Arc<Mutex<HashMap<String, (Vec<u8>, bool)>>>;
 
-/// What the app does once it has a request's head.
-#[derive(Clone)]
-pub enum Step {
-    /// Reads the request's body and remembers it.
-    Body,
-    /// Reads the request's body and forgets it, counting the bytes that are those of [`pattern`].
-    Drain(Arc<AtomicUsize>),
-    Send(Vec<u8>),
-    /// Sends so many bytes of [`pattern`].
-    Generate(usize),
-    /// Waits until the test says so.
-    Wait(Arc<Notify>),
-    /// Sends back whatever comes, until the end.
-    Echo,
-    /// Waits for the end of the connection, and says so.
-    UntilGone(Arc<Notify>),
-    Close,
-}
-
-pub fn send(bytes: impl AsRef<[u8]>) -> Step {
-    Step::Send(bytes.as_ref().to_vec())
-}
-
-/// What big bodies are made of: not the same everywhere, and cheap.
-pub fn pattern() -> Vec<u8> {
-    (0..64 * 1024_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
-#[derive(Default)]
-struct Shared {
-    reached: Mutex<Vec<Reached>>,
-    scripts: Mutex<HashMap<String, Vec<Step>>>,
-    connections: AtomicUsize,
-    open: AtomicUsize,
-}
-
-/// A running app.
+/// See the file's head.
 pub struct App {
     pub address: SocketAddr,
-    shared: Arc<Shared>,
-    listening: Vec<JoinHandle<()>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    scripts: Scripts,
+    connections: Arc<std::sync::atomic::AtomicUsize>,
 }
 
-impl Drop for App {
-    fn drop(&mut self) {
-        self.listening.iter().for_each(JoinHandle::abort);
-    }
+/// The bytes at this place of an endless body.
+pub fn pattern(at: u64) -> u8 {
+    (at % 251) as u8
 }
 
 impl App {
     pub async fn start() -> App {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared::default());
-        let serving = shared.clone();
-        let listening = tokio::spawn(async move {
+        let app = App {
+            address: listener.local_addr().expect("an address"),
+            seen: Arc::default(),
+            scripts: Arc::default(),
+            connections: Arc::default(),
+        };
+        let (seen, scripts, connections) =
+            (app.seen.clone(), app.scripts.clone(), app.connections.clone());
+        tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                socket.set_nodelay(true).expect("TCP_NODELAY");
-                tokio::spawn(serve(serving.clone(), socket));
+                connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let connection = Connection {
+                    socket,
+                    buffer: Vec::new(),
+                    seen: seen.clone(),
+                    scripts: scripts.clone(),
+                };
+                tokio::spawn(connection.serve());
             }
         });
-        App { address, shared, listening: vec![listening] }
+        app
     }
 
-    /// Listens on a Unix socket too.
-    pub fn listen_at(&mut self, path: &Path) {
-        let listener = UnixListener::bind(path).expect("a socket");
-        let serving = self.shared.clone();
-        self.listening.push(tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(serving.clone(), socket));
-            }
-        }));
+    /// Answers `/script/NAME` with these bytes, and closes the connection after them if asked to.
+    pub fn script(&self, name: &str, answer: impl Into<Vec<u8>>, closes: bool) {
+        self.scripts.lock().insert(format!("/script/{name}"), (answer.into(), closes));
     }
 
-    /// What to do for requests of a case.
-    pub fn on(&self, case: &str, steps: impl Into<Vec<Step>>) {
-        self.shared.scripts.lock().insert(case.to_string(), steps.into());
+    /// What came since the last call.
+    pub fn take_seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen.lock())
     }
 
-    pub fn reached(&self) -> Vec<Reached> {
-        self.shared.reached.lock().clone()
-    }
-
-    /// What reached the app since the last time.
-    pub fn take(&self) -> Vec<Reached> {
-        std::mem::take(&mut *self.shared.reached.lock())
-    }
-
-    /// Connections that are not closed.
-    pub fn open(&self) -> usize {
-        self.shared.open.load(Ordering::SeqCst)
-    }
-
-    /// Connections since the start.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
+        self.connections.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 
-struct Peer<S> {
-    socket: S,
+struct Connection {
+    socket: TcpStream,
     buffer: Vec<u8>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    scripts: Scripts,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    async fn fill(&mut self) -> bool {
-        self.buffer.reserve(64 * 1024);
-        matches!(self.socket.read_buf(&mut self.buffer).await, Ok(1..))
+impl Connection {
+    async fn serve(mut self) {
+        while self.request().await.is_some() {}
     }
 
-    async fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
+    async fn fill(&mut self) -> Option<()> {
+        self.buffer.reserve(64 * 1024);
+        (self.socket.read_buf(&mut self.buffer).await.ok()? > 0).then_some(())
+    }
+
+    async fn line(&mut self) -> Option<String> {
         loop {
-            if let Some(at) = self.buffer.windows(mark.len()).position(|part| part == mark) {
-                return Some(self.buffer.drain(..at + mark.len()).collect());
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
+                // Latin-1, so that every byte has a character.
+                return Some(line.into_iter().map(char::from).collect());
             }
-            if !self.fill().await {
-                return None;
-            }
+            self.fill().await?;
         }
     }
 
-    /// Takes so many bytes, a piece at a time.
-    async fn pass(&mut self, mut length: usize, mut to: impl FnMut(&[u8])) -> Option<()> {
-        while length > 0 {
-            if self.buffer.is_empty() && !self.fill().await {
-                return None;
+    async fn fields(&mut self) -> Option<Vec<(String, String)>> {
+        let mut fields = Vec::new();
+        loop {
+            let line = self.line().await?;
+            if line.is_empty() {
+                return Some(fields);
             }
-            let part = length.min(self.buffer.len());
-            to(&self.buffer[..part]);
-            self.buffer.drain(..part);
-            length -= part;
+            let (name, value) = line.split_once(':')?;
+            fields.push((name.to_string(), value.trim().to_string()));
+        }
+    }
+
+    async fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < length {
+            self.fill().await?;
+        }
+        Some(self.buffer.drain(..length).collect())
+    }
+
+    async fn request(&mut self) -> Option<()> {
+        let line = self.line().await?;
+        let mut seen = Seen { fields: self.fields().await?, line, ..Seen::default() };
+        let target = seen.line.split(' ').nth(1)?.to_string();
+        let path = target.split('?').next()?.to_string();
+        if seen.fields_named("expect").contains(&"100-continue") {
+            self.socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+        }
+        let length = seen.fields_named("content-length").first().and_then(|l| l.parse().ok());
+        if path == "/sink" {
+            return self.sink(seen, length?).await;
+        }
+        if !seen.fields_named("transfer-encoding").is_empty() {
+            loop {
+                let length = usize::from_str_radix(self.line().await?.trim(), 16).ok()?;
+                if length == 0 {
+                    break;
+                }
+                seen.body.extend(self.exactly(length).await?);
+                self.line().await?;
+            }
+            seen.trailers = self.fields().await?;
+        } else if let Some(length) = length {
+            seen.body = self.exactly(usize::try_from(length).ok()?).await?;
+        }
+        let body = seen.body.clone();
+        let is_head = seen.line.starts_with("HEAD ");
+        self.seen.lock().push(seen);
+        if let Some(length) = path.strip_prefix("/flood/") {
+            return self.flood(length.parse().ok()?).await;
+        }
+        let script = self.scripts.lock().get(&path).cloned();
+        if let Some((answer, closes)) = script {
+            self.socket.write_all(&answer).await.ok()?;
+            return (!closes).then_some(());
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.socket.write_all(head.as_bytes()).await.ok()?;
+        if !is_head {
+            self.socket.write_all(&body).await.ok()?;
         }
         Some(())
     }
 
-    /// Reads a body to its end; the trailer lines, if all of it came.
-    async fn body(&mut self, head: &Reached, mut to: impl FnMut(&[u8])) -> Option<Vec<String>> {
-        if let Some(length) = head.field("content-length") {
-            self.pass(length.parse().expect("a length"), to).await?;
-            return Some(Vec::new());
-        }
-        if head.field("transfer-encoding").is_none() {
-            return Some(Vec::new());
-        }
-        loop {
-            let line = latin1(&self.until(b"\r\n").await?);
-            let length = usize::from_str_radix(line.trim_end().split(';').next()?, 16).ok()?;
-            if length == 0 {
-                break;
+    /// Reads a large body, checks its pattern, and says how long it was.
+    async fn sink(&mut self, seen: Seen, length: u64) -> Option<()> {
+        let mut at = 0u64;
+        while at < length {
+            if self.buffer.is_empty() {
+                self.fill().await?;
             }
-            self.pass(length, &mut to).await?;
-            self.until(b"\r\n").await?;
-        }
-        let mut trailers = Vec::new();
-        loop {
-            let line = latin1(&self.until(b"\r\n").await?);
-            match line.trim_end_matches("\r\n") {
-                "" => return Some(trailers),
-                line => trailers.push(line.to_string()),
+            // A sample; its step and the pattern's period share no factor, so every shift shows.
+            let mut sample = self.buffer.iter().zip(at..).step_by(97);
+            let is_right = sample.all(|(byte, at)| *byte == pattern(at));
+            if !is_right {
+                return None;
             }
+            at += self.buffer.len() as u64;
+            self.buffer.clear();
         }
+        self.seen.lock().push(seen);
+        let body = at.to_string();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        self.socket.write_all(head.as_bytes()).await.ok()
+    }
+
+    async fn flood(&mut self, length: u64) -> Option<()> {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        self.socket.write_all(head.as_bytes()).await.ok()?;
+        send_pattern(&mut self.socket, length).await
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, socket: S) {
-    let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
-    shared.open.fetch_add(1, Ordering::SeqCst);
-    converse(&shared, connection, socket).await;
-    shared.open.fetch_sub(1, Ordering::SeqCst);
-}
-
-async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
-    shared: &Arc<Shared>,
-    connection: usize,
-    socket: S,
-) {
-    let mut peer = Peer { socket, buffer: Vec::new() };
-    while let Some(head) = peer.until(b"\r\n\r\n").await {
-        let head = Reached { head, connection, ..Reached::default() };
-        let at = {
-            let mut reached = shared.reached.lock();
-            reached.push(head.clone());
-            reached.len() - 1
-        };
-        let case = head.field(CASE).unwrap_or_default();
-        let steps = shared.scripts.lock().get(&case).cloned();
-        let default = || vec![Step::Body, send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")];
-        for step in steps.unwrap_or_else(default) {
-            let done = match step {
-                Step::Body => {
-                    let shared = shared.clone();
-                    let edit = |change: &mut dyn FnMut(&mut Reached)| {
-                        if let Some(reached) = shared.reached.lock().get_mut(at) {
-                            change(reached);
-                        }
-                    };
-                    let read = peer.body(&head, |part| {
-                        edit(&mut |reached| reached.body.extend_from_slice(part));
-                    });
-                    let trailers = read.await;
-                    if let Some(trailers) = &trailers {
-                        edit(&mut |reached| {
-                            reached.trailers.clone_from(trailers);
-                            reached.is_whole = true;
-                        });
-                    }
-                    trailers.map(drop)
-                }
-                Step::Drain(count) => {
-                    let block = pattern();
-                    let mut at = 0;
-                    let count = |mut part: &[u8]| {
-                        while !part.is_empty() {
-                            let length = part.len().min(block.len() - at);
-                            if part[..length] == block[at..at + length] {
-                                count.fetch_add(length, Ordering::SeqCst);
-                            }
-                            at = (at + length) % block.len();
-                            part = &part[length..];
-                        }
-                    };
-                    peer.body(&head, count).await.map(drop)
-                }
-                Step::Send(bytes) => peer.socket.write_all(&bytes).await.ok(),
-                Step::Generate(mut length) => {
-                    let block = pattern();
-                    let mut done = Some(());
-                    while length > 0 && done.is_some() {
-                        let part = length.min(block.len());
-                        done = peer.socket.write_all(&block[..part]).await.ok();
-                        length -= part;
-                    }
-                    done
-                }
-                Step::Wait(notify) => {
-                    notify.notified().await;
-                    Some(())
-                }
-                Step::Echo => {
-                    let mut done = peer.socket.write_all(&peer.buffer).await.ok();
-                    while done.is_some() {
-                        peer.buffer.clear();
-                        done = match peer.fill().await {
-                            true => peer.socket.write_all(&peer.buffer).await.ok(),
-                            false => None,
-                        };
-                    }
-                    None
-                }
-                Step::UntilGone(notify) => {
-                    while peer.fill().await {}
-                    notify.notify_one();
-                    None
-                }
-                Step::Close => None,
-            };
-            if done.is_none() {
-                // Says goodbye, so that what was sent is read.
-                let _ = peer.socket.shutdown().await;
-                return;
-            }
-        }
+/// Sends this many bytes of the pattern.
+pub async fn send_pattern(socket: &mut TcpStream, length: u64) -> Option<()> {
+    // A whole number of the pattern's periods, so that each block continues the last.
+    let block: Vec<u8> = (0..251 * 1024).map(pattern).collect();
+    let mut at = 0u64;
+    while at < length {
+        let size = usize::try_from(length - at).unwrap_or(usize::MAX).min(block.len());
+        socket.write_all(&block[..size]).await.ok()?;
+        at += size as u64;
     }
+    Some(())
 }

@@ -60,15 +60,9 @@ impl Connection {
 
     /// Reads more; `false` at the end of the connection.
     async fn fill(&mut self) -> bool {
-        let mut space = [0; 64 * 1024];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut space));
-        match read.await.expect("bytes in time") {
-            Ok(length) => {
-                self.buffer.extend_from_slice(&space[..length]);
-                length > 0
-            }
-            Err(_) => false,
-        }
+        self.buffer.reserve(16 * 1024);
+        let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.buffer));
+        matches!(read.await.expect("bytes in time"), Ok(1..))
     }
 
     /// A line without its CR LF; `None` at the end of the connection.

@@ -1,91 +1,355 @@
-//! A real `mongod`, shared by all tests of this binary: a replica set of one on a free port.
+//! Real `mongod`s: one shared by all tests of this binary, a replica set of one; and [`Own`] ones
+//! that a test may configure, kill, freeze and restart.
 //!
-//! The program comes from `MONGOD`, else from the path. It ends with the test process, however
-//! that ends: a small shell holds the other end of a pipe, and kills `mongod` and removes its data
-//! when the pipe closes.
+//! The program comes from `MONGOD`, else from the path. Every server ends with the test process,
+//! however that ends: a small shell holds the other end of a pipe, and kills `mongod` when the
+//! pipe closes; another one then removes the data.
 
 use std::net::TcpListener;
-use std::process::{ChildStdin, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use mongodb::Client;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
+use mongodb::error::Result;
+use rustix::process::{Pid, Signal, kill_process};
 
-struct Server {
-    uri: String,
-    /// Open as long as the process lives.
-    _lifeline: ChildStdin,
-}
+use super::until;
 
 /// The address of the shared server; the first caller starts it. Clients belong to a runtime, so
 /// each test makes its own.
 pub fn uri() -> String {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(start).uri.clone()
-}
-
-const WATCHDOG: &str = r#"
-"$1" --replSet rs0 --bind_ip 127.0.0.1 --port "$2" --dbpath "$3" --wiredTigerCacheSizeGB 0.25 \
-    --oplogSize 64 --setParameter enableTestCommands=1 --unixSocketPrefix "$3" \
-    >"$3/log" 2>&1 </dev/null &
-pid=$!
-cat >/dev/null
-kill -9 "$pid"
-wait "$pid" 2>/dev/null
-rm -rf "$3"
-"#;
-
-fn start() -> Server {
-    let program = std::env::var("MONGOD").unwrap_or_else(|_| "mongod".to_owned());
-    let data = tempfile::tempdir().expect("a directory for mongod").keep();
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let mut child = Command::new("sh")
-        .args(["-c", WATCHDOG, "watchdog", &program, &port.to_string()])
-        .arg(&data)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("a shell");
-    let lifeline = child.stdin.take().expect("its input");
-    let host = format!("127.0.0.1:{port}");
+    static SERVER: OnceLock<Own> = OnceLock::new();
     // A thread of its own, since the caller may be inside a runtime.
-    let ready = std::thread::spawn({
-        let host = host.clone();
-        move || {
+    let start = || {
+        std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(initiate(&host))
-        }
-    });
-    if let Err(error) = ready.join().expect("the starting thread") {
-        let log = std::fs::read_to_string(data.join("log")).unwrap_or_default();
-        let end: Vec<&str> = log.lines().rev().take(5).collect();
-        panic!("`{program}` (set MONGOD to another) does not start: {error}\n{end:#?}");
-    }
-    Server { uri: format!("mongodb://{host}/?replicaSet=rs0"), _lifeline: lifeline }
+            runtime.expect("a runtime").block_on(Own::start(Setup::default()))
+        })
+        .join()
+        .expect("the starting thread")
+    };
+    SERVER.get_or_init(start).uri()
 }
 
-async fn initiate(host: &str) -> mongodb::error::Result<()> {
-    let direct = format!(
-        "mongodb://{host}/?directConnection=true&serverSelectionTimeoutMS=20000&connectTimeoutMS=500"
-    );
-    let client = Client::with_uri_str(direct).await?;
-    let admin = client.database("admin");
-    let config = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": host }] };
-    admin.run_command(doc! { "replSetInitiate": config }).await?;
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        // The server itself waits for a change of state, so this does not spin.
-        let hello = admin.run_command(doc! { "hello": 1 }).await?;
-        if hello.get_bool("isWritablePrimary").unwrap_or(false) {
-            client.shutdown().await;
-            return Ok(());
+/// How an own server is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Zero: a standalone server.
+    pub members: usize,
+    pub is_initiated: bool,
+    /// With access control; [`Own::uri`] is then that of [`ROOT`].
+    pub auth: bool,
+    /// Takes TLS too, with a certificate for 127.0.0.1 that is its own authority.
+    pub tls: bool,
+    pub oplog_mib: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { members: 1, is_initiated: true, auth: false, tls: false, oplog_mib: 64 }
+    }
+}
+
+/// Name and password of the administrator, where there is access control.
+pub const ROOT: (&str, &str) = ("root", "the-root-password");
+
+/// A private deployment.
+pub struct Own {
+    setup: Setup,
+    nodes: Vec<Node>,
+    _home: Home,
+}
+
+struct Node {
+    port: u16,
+    data: PathBuf,
+    running: Option<Running>,
+}
+
+struct Running {
+    /// Ends with `mongod`.
+    shell: Child,
+    pid: Pid,
+    /// Open as long as the server may live.
+    lifeline: Option<ChildStdin>,
+}
+
+impl Own {
+    pub async fn start(setup: Setup) -> Own {
+        let home = Home::new();
+        let count = setup.members.max(1);
+        // Held until all are known, so that no two are the same.
+        let free: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let nodes = free.iter().enumerate().map(|(index, listener)| {
+            let data = home.path.join(index.to_string());
+            std::fs::create_dir(&data).expect("a directory");
+            std::fs::write(data.join("key"), "aKeyThatOnlyTheseTestsKnow").expect("a file");
+            use std::os::unix::fs::PermissionsExt;
+            let private = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(data.join("key"), private).expect("permissions");
+            if setup.tls {
+                let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]);
+                let signed = signed.expect("a certificate");
+                let (cert, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
+                std::fs::write(data.join("cert.pem"), &cert).expect("a file");
+                std::fs::write(data.join("server.pem"), cert + &key).expect("a file");
+            }
+            Node { port: listener.local_addr().expect("a port").port(), data, running: None }
+        });
+        let mut own = Own { setup, nodes: nodes.collect(), _home: home };
+        drop(free);
+        for index in 0..count {
+            own.run(index);
         }
-        if Instant::now() > deadline {
-            return Err(mongodb::error::Error::custom("no primary within 30 s"));
+        if setup.members > 0 && setup.is_initiated {
+            own.initiate().await;
         }
-        let version = hello.get_document("topologyVersion").cloned().unwrap_or_default();
-        let wait = doc! { "hello": 1, "topologyVersion": version, "maxAwaitTimeMS": 1000 };
-        admin.run_command(wait).await?;
+        own
+    }
+
+    pub async fn standalone() -> Own {
+        Own::start(Setup { members: 0, ..Setup::default() }).await
+    }
+
+    pub fn host(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[index].port)
+    }
+
+    /// What a user would write; tests are in a hurry, so dead servers are noticed soon.
+    pub fn uri(&self) -> String {
+        let hosts: Vec<String> = (0..self.nodes.len()).map(|index| self.host(index)).collect();
+        let user = match self.setup.auth {
+            true => format!("{}:{}@", ROOT.0, ROOT.1),
+            false => String::new(),
+        };
+        let set = if self.setup.members > 0 { "replicaSet=rs0&" } else { "" };
+        let hurry = "heartbeatFrequencyMS=500&connectTimeoutMS=2000";
+        format!("mongodb://{user}{}/?{set}{hurry}", hosts.join(","))
+    }
+
+    /// The certificate that a client of its TLS has to trust.
+    pub fn certificate(&self, index: usize) -> PathBuf {
+        self.nodes[index].data.join("cert.pem")
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::with_uri_str(self.uri()).await.expect("a client")
+    }
+
+    /// A client of one server, whatever it is; without a user.
+    pub async fn direct(&self, index: usize) -> Client {
+        let options = "directConnection=true&serverSelectionTimeoutMS=20000&connectTimeoutMS=500";
+        let uri = format!("mongodb://{}/?{options}&heartbeatFrequencyMS=500", self.host(index));
+        Client::with_uri_str(uri).await.expect("a client")
+    }
+
+    /// Makes it a replica set, and waits for its primary.
+    pub async fn initiate(&mut self) {
+        self.setup.members = self.nodes.len();
+        let members: Vec<Document> = (0..self.nodes.len())
+            .map(|index| doc! { "_id": index as i32, "host": self.host(index) })
+            .collect();
+        let config = doc! {
+            "_id": "rs0",
+            "members": members,
+            // Elections as quick as they may be.
+            "settings": { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 300 },
+        };
+        // The first asks the others, and does not wait for them to come up.
+        for index in 0..self.nodes.len() {
+            let host = self.host(index);
+            until("every member listens", || async {
+                tokio::net::TcpStream::connect(&host).await.is_ok()
+            })
+            .await;
+        }
+        let first = self.direct(0).await;
+        let admin = first.database("admin");
+        if let Err(error) = admin.run_command(doc! { "replSetInitiate": config }).await {
+            panic!("the replica set is not initiated: {error}\n{}", self.log(0));
+        }
+        // The localhost exception ends with the first user.
+        until("the server is primary", || async {
+            let hello = admin.run_command(doc! { "hello": 1 }).await;
+            hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+        })
+        .await;
+        if self.setup.auth {
+            let root = doc! { "createUser": ROOT.0, "pwd": ROOT.1, "roles": ["root"] };
+            admin.run_command(root).await.expect("a user");
+        }
+        first.shutdown().await;
+    }
+
+    fn run(&mut self, index: usize) {
+        const SHELL: &str = r#"
+"$@" >"$DATA/log" 2>&1 </dev/null &
+pid=$!
+echo "$pid"
+exec 3<&0
+(cat <&3 >/dev/null; kill -9 "$pid") >/dev/null 2>&1 &
+killer=$!
+wait "$pid" 2>/dev/null
+kill "$killer" 2>/dev/null
+"#;
+        let program = std::env::var("MONGOD").unwrap_or_else(|_| "mongod".to_owned());
+        let node = &mut self.nodes[index];
+        let mut command = Command::new("sh");
+        command.args(["-c", SHELL, "watchdog", &program]).env("DATA", &node.data);
+        command.args(["--bind_ip", "127.0.0.1", "--port", &node.port.to_string()]);
+        command.arg("--dbpath").arg(&node.data).arg("--unixSocketPrefix").arg(&node.data);
+        command.args(["--wiredTigerCacheSizeGB", "0.25", "--syncdelay", "1"]);
+        command.args(["--setParameter", "enableTestCommands=1"]);
+        command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
+        if self.setup.members > 0 {
+            command.args(["--replSet", "rs0"]);
+            command.args(["--oplogSize", &self.setup.oplog_mib.to_string()]);
+        }
+        if self.setup.auth {
+            command.arg("--keyFile").arg(node.data.join("key"));
+        }
+        if self.setup.tls {
+            command.args(["--tlsMode", "preferTLS", "--tlsAllowConnectionsWithoutCertificates"]);
+            command.arg("--tlsCertificateKeyFile").arg(node.data.join("server.pem"));
+            command.arg("--tlsCAFile").arg(node.data.join("cert.pem"));
+        }
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut shell = pipes.spawn().expect("a shell");
+        let mut line = String::new();
+        let said = shell.stdout.take().expect("its output");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut line).expect("a line");
+        let pid = line.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+        let lifeline = shell.stdin.take();
+        node.running = Some(Running { shell, pid, lifeline });
+    }
+
+    fn signal(&self, index: usize, signal: Signal) {
+        let running = self.nodes[index].running.as_ref().expect("it runs");
+        // Not reaped before its shell is waited for, so the id is still its own.
+        kill_process(running.pid, signal).expect("the process is ours");
+    }
+
+    /// Ends it by a signal, and waits for its end.
+    pub fn end(&mut self, index: usize, signal: Signal) {
+        self.signal(index, signal);
+        let mut running = self.nodes[index].running.take().expect("it runs");
+        running.shell.wait().expect("its end");
+    }
+
+    pub fn kill(&mut self, index: usize) {
+        self.end(index, Signal::KILL);
+    }
+
+    /// As a machine that hangs: connections stay, and nothing is said.
+    pub fn freeze(&self, index: usize) {
+        self.signal(index, Signal::STOP);
+    }
+
+    pub fn thaw(&self, index: usize) {
+        self.signal(index, Signal::CONT);
+    }
+
+    /// Starts it again on its port and data.
+    pub fn restart(&mut self, index: usize) {
+        self.run(index);
+    }
+
+    /// Forgets everything, as long as it does not run: another deployment at the same address.
+    pub fn wipe(&mut self, index: usize) {
+        for entry in std::fs::read_dir(&self.nodes[index].data).expect("its data") {
+            let path = entry.expect("its data").path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).expect("removed");
+            } else if path.file_name().is_none_or(|name| name != "key") {
+                std::fs::remove_file(path).expect("removed");
+            }
+        }
+    }
+
+    /// Starts a standalone server again as a member of a set that is still to be initiated.
+    pub fn restart_as_member(&mut self) {
+        self.setup.members = self.nodes.len();
+        self.run(0);
+    }
+
+    /// The server that takes writes, once there is one.
+    pub async fn primary(&self) -> usize {
+        let client = self.client().await;
+        let hello = client.database("admin").run_command(doc! { "hello": 1 }).await;
+        let hello = hello.expect("a primary");
+        let me = hello.get_str("me").expect("its name");
+        (0..self.nodes.len()).find(|index| self.host(*index) == me).expect("one of ours")
+    }
+
+    /// Runs a command on `admin`.
+    pub async fn admin(&self, command: Document) -> Result<Document> {
+        let client = self.client().await;
+        let answer = client.database("admin").run_command(command).await;
+        client.shutdown().immediate(true).await;
+        answer
+    }
+
+    /// Makes commands of clients with this `appName` fail.
+    pub async fn fail(&self, commands: &[&str], mode: Document, app: &str, code: i32) {
+        let data = doc! { "failCommands": commands, "errorCode": code, "appName": app };
+        let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        self.admin(point).await.expect("test commands");
+    }
+
+    pub async fn heal(&self) {
+        let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        self.admin(point).await.expect("test commands");
+    }
+
+    /// The end of a server's log.
+    pub fn log(&self, index: usize) -> String {
+        let log = std::fs::read_to_string(self.nodes[index].data.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.lifeline = None;
+        // Killed by its watchdog now; the data may be removed after that.
+        let _ = self.shell.wait();
+    }
+}
+
+/// A directory that is removed when this process ends.
+struct Home {
+    path: PathBuf,
+    watchdog: Child,
+}
+
+impl Home {
+    fn new() -> Home {
+        // A server that is just being killed may still write.
+        const SHELL: &str = r#"
+cat >/dev/null
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    rm -rf "$1" 2>/dev/null && exit
+    sleep 0.2
+done
+"#;
+        let path = tempfile::tempdir().expect("a directory").keep();
+        let watchdog = Command::new("sh")
+            .args(["-c", SHELL, "watchdog"])
+            .arg(Path::new(&path))
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        Home { path, watchdog }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.watchdog.stdin = None;
+        let _ = self.watchdog.wait();
     }
 }

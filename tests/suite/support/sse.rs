@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::PATIENCE;
-use super::http::{Connection, Head};
+use super::http::Connection;
 
 /// One block of a stream, as it came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,7 +49,6 @@ impl Block {
 /// An open stream.
 pub struct Stream {
     connection: Connection,
-    pub head: Head,
     text: String,
     /// What a browser would send when it comes back.
     pub last_event_id: Option<String>,
@@ -76,7 +75,7 @@ impl Stream {
         assert_eq!(head.field("content-type"), Some("text/event-stream"));
         assert_eq!(head.field("cache-control"), Some("no-store"));
         assert_eq!(head.field("x-accel-buffering"), Some("no"));
-        Stream { connection, head, text: String::new(), last_event_id: None }
+        Stream { connection, text: String::new(), last_event_id: None }
     }
 
     /// The next block; `None` at the clean end of the stream.

@@ -2,10 +2,10 @@
 
 use bson::RawDocumentBuf;
 
-use crate::event::raw::Value;
+use crate::event::raw::{Owned, Value, tag};
 
 /// Bytes of a document under construction.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
     /// Where the documents begin that are still open, the outermost first.
     open: Vec<usize>,
@@ -14,6 +14,24 @@ pub(super) struct Writer {
 impl Writer {
     pub fn document() -> Writer {
         Writer { bytes: vec![0; 4], open: vec![0] }
+    }
+
+    /// An array, to be taken by [`Writer::into_array`].
+    pub fn array() -> Writer {
+        Writer::document()
+    }
+
+    /// Appends to an array, under the next index.
+    pub fn push(&mut self, index: usize, value: Value<'_>) {
+        self.element(index_name(index).as_bytes(), value);
+    }
+
+    pub fn into_array(self) -> Owned {
+        Owned::of(Value { tag: tag::ARRAY, data: self.finish().as_bytes() })
+    }
+
+    pub fn into_document(self) -> Owned {
+        Owned::of(Value { tag: tag::DOCUMENT, data: self.finish().as_bytes() })
     }
 
     pub fn element(&mut self, name: &[u8], value: Value<'_>) {
@@ -50,6 +68,6 @@ impl Writer {
 }
 
 /// The name of an array's element.
-pub(super) fn index_name(index: usize) -> String {
+pub(crate) fn index_name(index: usize) -> String {
     index.to_string()
 }

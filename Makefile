@@ -1,0 +1,69 @@
+# What there is to do here. `make` alone says it.
+#
+# Nothing is written into the clone but tests/browser/node_modules: what is built and fetched lies in
+# the cache, $SIDESTREAM_CACHE or ~/.cache/sidestream.
+
+# One step after the other, also under -j: they share the machine's cores and print as they go.
+.NOTPARALLEL:
+
+CARGO := scripts/cargo
+
+.PHONY: help
+help: ## Show this
+	@echo "make TARGET, where TARGET is"
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18 | sed 's/^/  /'
+
+.PHONY: demo
+demo: ## Build and start everything on this machine, and say what to open and try
+	@scripts/demo
+
+.PHONY: build
+build: ## Build the sidestream binary (debug)
+	$(CARGO) build
+
+.PHONY: test
+test: fmt-check lint cargo-test fuzz browser-test check-docs deny ## Everything that must pass
+
+.PHONY: fmt-check
+fmt-check: ## Is the Rust code formatted?
+	$(CARGO) fmt --all -- --check
+
+.PHONY: lint
+lint: ## Clippy; a warning is an error
+	$(CARGO) clippy --all-targets -- -D warnings
+
+.PHONY: cargo-test
+cargo-test: ## The Rust tests, against a real MongoDB
+	mongod=$$(scripts/fetch-mongod) && MONGOD="$$mongod" $(CARGO) test
+
+.PHONY: fuzz
+fuzz: ## Fuzz what strangers send, a minute for each target
+	scripts/fuzz 60
+
+.PHONY: browser-test
+browser-test: build ## The demo in a real browser
+	scripts/browser-test
+
+.PHONY: check-docs
+check-docs: build ## Run the commands and check the filters that the documentation shows
+	scripts/check-docs
+
+.PHONY: deny
+deny: ## Licences and sources of the dependencies
+	@if deny=$$(scripts/fetch-cargo-deny); then \
+		"$$deny" check licenses bans sources; \
+	elif [ -n "$$CI" ]; then \
+		exit 1; \
+	else \
+		echo "SKIPPED: licences and sources of the dependencies"; \
+	fi
+
+.PHONY: screenshot
+screenshot: build ## Make docs/images/demo.png
+	scripts/screenshot
+
+.PHONY: clean
+clean: ## Remove what was built and what runs left behind; fetched tools stay
+	$(CARGO) clean
+	rm -rf tests/browser/node_modules
+	scripts/clean-cache

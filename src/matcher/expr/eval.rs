@@ -1,0 +1,187 @@
+//! Computing expressions.
+
+use super::function::Function;
+use super::item::{Computed, Failure, Item};
+use super::{Expression, arithmetic, array, date, text};
+use crate::event::raw::{Owned, Value, tag};
+use crate::matcher::types;
+use crate::matcher::write::Writer;
+
+/// What an expression gives for a document.
+pub(super) fn eval<'a>(expression: &'a Expression<Owned>, document: Value<'a>) -> Computed<'a> {
+    Ok(match expression {
+        // A bound value that BSON cannot hold has no place in the order.
+        Expression::Literal(value) if value.get().tag == tag::IMPOSSIBLE => return Err(Failure),
+        Expression::Literal(value) => Item::There(value.get()),
+        Expression::Path(path) => follow(document, path.parts()),
+        Expression::Root => Item::There(document),
+        Expression::Document(fields) => {
+            let mut writer = Writer::document();
+            for (name, value) in fields {
+                let item = eval(value, document)?;
+                // A missing field stays missing.
+                if !matches!(item, Item::Missing) {
+                    writer.element(name.as_bytes(), item.value());
+                }
+            }
+            Item::Large(writer.into_document())
+        }
+        Expression::Array(values) => {
+            let mut writer = Writer::array();
+            for (index, value) in values.iter().enumerate() {
+                // An element has to be something.
+                match eval(value, document)? {
+                    Item::Missing => writer.push(index, Value::NULL),
+                    item => writer.push(index, item.value()),
+                }
+            }
+            Item::Large(writer.into_array())
+        }
+        Expression::RegexMatch(input, pattern) => {
+            let input = eval(input, document)?;
+            match input.value().tag {
+                tag::STRING | tag::SYMBOL => Item::boolean(pattern.matches(input.value())),
+                _ if input.is_nullish() => Item::boolean(false),
+                _ => return Err(Failure),
+            }
+        }
+        Expression::Call(function, arguments) => return call(*function, arguments, document),
+    })
+}
+
+/// The value at a path. Through an array it leads to an array of what it leads to from each
+/// document in it; a number in it is a name, never an index.
+fn follow<'a>(from: Value<'a>, parts: &[Box<str>]) -> Item<'a> {
+    let Some((first, rest)) = parts.split_first() else { return Item::There(from) };
+    match from.tag {
+        tag::DOCUMENT => match from.elements().find_key(first.as_bytes()) {
+            Some(value) => follow(value, rest),
+            None => Item::Missing,
+        },
+        tag::ARRAY => {
+            let mut writer = Writer::array();
+            let mut index = 0;
+            // Arrays directly in an array are not entered.
+            let documents = from.elements().filter(|(_, value)| value.tag == tag::DOCUMENT);
+            for (_, element) in documents {
+                let item = follow(element, parts);
+                if !matches!(item, Item::Missing) {
+                    writer.push(index, item.value());
+                    index += 1;
+                }
+            }
+            Item::Large(writer.into_array())
+        }
+        _ => Item::Missing,
+    }
+}
+
+fn call<'a>(
+    function: Function,
+    arguments: &'a [Expression<Owned>],
+    document: Value<'a>,
+) -> Computed<'a> {
+    let lazily = |index: usize| -> Computed<'a> {
+        arguments.get(index).map_or(Err(Failure), |argument| eval(argument, document))
+    };
+    // First the functions that do not ask all of their arguments.
+    match function {
+        Function::And => {
+            for argument in arguments {
+                if !eval(argument, document)?.is_truthy() {
+                    return Ok(Item::boolean(false));
+                }
+            }
+            return Ok(Item::boolean(true));
+        }
+        Function::Or => {
+            for argument in arguments {
+                if eval(argument, document)?.is_truthy() {
+                    return Ok(Item::boolean(true));
+                }
+            }
+            return Ok(Item::boolean(false));
+        }
+        Function::Cond => return lazily(if lazily(0)?.is_truthy() { 1 } else { 2 }),
+        Function::IfNull => {
+            let mut last = Item::Missing;
+            for argument in arguments {
+                last = eval(argument, document)?;
+                if !last.is_nullish() {
+                    break;
+                }
+            }
+            return Ok(last);
+        }
+        Function::Fail => return Err(Failure),
+        Function::Add => return arithmetic::add(arguments, document),
+        Function::Multiply => return arithmetic::multiply(arguments, document),
+        Function::Concat => return text::concat(arguments, document),
+        Function::ConcatArrays => return array::concat(arguments, document),
+        _ => {}
+    }
+    let first = lazily(0)?;
+    if arguments.len() == 1 {
+        return unary(function, first);
+    }
+    let second = lazily(1)?;
+    if arguments.len() == 2 {
+        return binary(function, &first, second);
+    }
+    let third = lazily(2)?;
+    match function {
+        Function::SubstrBytes => text::substring_bytes(&first, &second, &third),
+        Function::SubstrCp => text::substring_points(&first, &second, &third),
+        _ => Err(Failure),
+    }
+}
+
+fn unary<'a>(function: Function, argument: Item<'a>) -> Computed<'a> {
+    Ok(match function {
+        Function::Not => Item::boolean(!argument.is_truthy()),
+        Function::IsNumber => Item::boolean(argument.value().is_number()),
+        Function::Type => {
+            let name = match argument {
+                Item::Missing => "missing",
+                ref there => types::name_of(there.value().tag),
+            };
+            Item::text(name.as_bytes())
+        }
+        Function::IsArray => Item::boolean(argument.is_array()),
+        Function::Size
+        | Function::First
+        | Function::Last
+        | Function::AnyElementTrue
+        | Function::AllElementsTrue => return array::unary(function, argument),
+        Function::ToLower | Function::ToUpper | Function::StrLenBytes | Function::StrLenCp => {
+            return text::unary(function, &argument);
+        }
+        Function::Abs | Function::Ceil | Function::Floor | Function::Round | Function::Trunc => {
+            return arithmetic::unary(function, &argument);
+        }
+        _ => return date::part(function, &argument),
+    })
+}
+
+fn binary<'a>(function: Function, left: &Item<'a>, right: Item<'a>) -> Computed<'a> {
+    let ordering = || left.order(&right);
+    Ok(match function {
+        Function::Eq => Item::boolean(ordering().is_eq()),
+        Function::Ne => Item::boolean(ordering().is_ne()),
+        Function::Gt => Item::boolean(ordering().is_gt()),
+        Function::Gte => Item::boolean(ordering().is_ge()),
+        Function::Lt => Item::boolean(ordering().is_lt()),
+        Function::Lte => Item::boolean(ordering().is_le()),
+        Function::Cmp => Item::int(ordering() as i32),
+        Function::Subtract | Function::Divide | Function::Mod => {
+            return arithmetic::binary(function, left, &right);
+        }
+        Function::In | Function::ArrayElemAt | Function::SetIsSubset => {
+            return array::binary(function, left, &right);
+        }
+        Function::IndexOfCp | Function::Strcasecmp => {
+            return text::binary(function, left, &right);
+        }
+        _ => return Err(Failure),
+    })
+}

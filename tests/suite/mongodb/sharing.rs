@@ -1,0 +1,116 @@
+//! One change stream cursor, whatever the number of clients and filters.
+
+use std::time::Duration;
+
+use mongodb::Client;
+use mongodb::bson::{Document, doc};
+
+use super::{collection, expect, filter, insert};
+use crate::support::sidecar::{self, Filters};
+use crate::support::sse::Stream;
+use crate::support::{http, mongo, unique, until};
+
+/// The change streams that clients of this name have open on the server.
+async fn cursors(client: &Client, app: &str) -> usize {
+    let pipeline = [
+        doc! { "$currentOp": { "allUsers": true, "idleCursors": true } },
+        doc! { "$match": {
+            "$or": [{ "appName": app }, { "clientMetadata.application.name": app }],
+            "cursor.originatingCommand.pipeline.0.$changeStream": { "$exists": true },
+        } },
+        doc! { "$group": { "_id": "$cursor.cursorId" } },
+    ];
+    let mut found = client.database("admin").aggregate(pipeline).await.expect("the operations");
+    let mut ids = Vec::new();
+    while found.advance().await.expect("an operation") {
+        ids.push(found.deserialize_current().expect("a document") as Document);
+    }
+    ids.len()
+}
+
+#[tokio::test]
+async fn a_thousand_clients_of_twenty_filters_share_one_cursor() {
+    let database = unique("sharing");
+    let app = database.clone();
+    let files: Vec<(String, String)> = (0..20)
+        .map(|number| {
+            let namespace = format!("{database}.{}", ["orders", "chat", "stock"][number % 3]);
+            (format!("s{number}"), filter(&namespace))
+        })
+        .collect();
+    let files: Vec<(&str, &str)> =
+        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let filters = Filters::new(&files);
+    let uri = format!("{}&appName={app}", mongo::uri());
+    // Heartbeats of a thousand clients would be most of the work here.
+    let slow = [("SIDESTREAM_CLIENTS__HEARTBEAT", "10s")];
+    let sidecar = sidecar::start(&uri, &filters, &slow).await;
+    let client = Client::with_uri_str(mongo::uri()).await.unwrap();
+    let mut streams = Vec::new();
+    for number in 0..1000 {
+        let target = format!("/_events/s{}", number % 20);
+        streams.push(Stream::open(sidecar.listen, &target).await);
+    }
+    for stream in &mut streams {
+        stream.settled().await;
+    }
+    until("the cursor is seen", || async { cursors(&client, &app).await > 0 }).await;
+    assert_eq!(cursors(&client, &app).await, 1);
+    assert_eq!(sidecar::metric(sidecar.admin, "sidestream_upstream_cursors").await, 1.0);
+    let told = http::get(sidecar.admin, "/streams").await.json();
+    assert_eq!(told["upstreams"].as_array().unwrap().len(), 1);
+    let open: u64 = told["streams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["connections"].as_u64().unwrap())
+        .sum();
+    assert_eq!(open, 1000);
+
+    insert(&collection(&client, &database, "chat"), 0..2).await;
+    for number in (0..1000).filter(|number| number % 20 % 3 == 1) {
+        expect(&mut streams[number], 0..2).await;
+    }
+    assert!(streams[0].is_quiet_for(Duration::from_millis(50)).await);
+
+    // Another image mode is another cursor.
+    filters
+        .write("plain", &format!("{}fullDocument: default\n", filter(&format!("{database}.chat"))));
+    until("the new cursor is seen", || async { cursors(&client, &app).await > 1 }).await;
+    assert_eq!(cursors(&client, &app).await, 2);
+    drop(streams);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn collections_that_are_added_while_others_are_busy() {
+    let database = unique("added");
+    let filters = Filters::new(&[("orders", &filter(&format!("{database}.orders")))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let client = Client::with_uri_str(mongo::uri()).await.unwrap();
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let orders = collection(&client, &database, "orders");
+    let writer = tokio::spawn(async move { insert(&orders, 0..400).await });
+    let mut next = 0;
+    for number in 0..4 {
+        let name = format!("c{number}");
+        filters.write(&name, &filter(&format!("{database}.{name}")));
+        until("the new stream is there", || async {
+            http::get(sidecar.listen, "/_events").await.text().contains(&name)
+        })
+        .await;
+        let mut added = Stream::open(sidecar.listen, &format!("/_events/{name}")).await;
+        insert(&collection(&client, &database, &name), 0..2).await;
+        expect(&mut added, 0..2).await;
+        expect(&mut stream, next..next + 40).await;
+        next += 40;
+        // From the middle of it all, across the change of cursors.
+        let id = stream.last_event_id.clone().unwrap();
+        let mut resumed = Stream::resume(sidecar.listen, "/_events/orders", &id).await;
+        expect(&mut resumed, next..next + 10).await;
+    }
+    expect(&mut stream, next..400).await;
+    writer.await.unwrap();
+    sidecar.finish().await;
+}

@@ -1,0 +1,167 @@
+//! What MongoDB can be at the start, what the sidecar says of it, and that it starts by itself
+//! once somebody has done what it says.
+
+use std::net::SocketAddr;
+
+use mongodb::Client;
+use mongodb::bson::doc;
+
+use super::{collection, expect, filter, insert};
+use crate::support::http::{self, Answer};
+use crate::support::mongo::{Own, ROOT, Setup};
+use crate::support::sidecar::{self, Filters};
+use crate::support::sse::Stream;
+use crate::support::until;
+
+async fn readyz(admin: SocketAddr) -> Answer {
+    http::get(admin, "/readyz").await
+}
+
+/// Waits until `/readyz` says all of this.
+async fn says(admin: SocketAddr, parts: &[&str]) -> String {
+    let said = std::sync::Mutex::new(String::new());
+    until(&format!("/readyz says {parts:?}"), || async {
+        let answer = readyz(admin).await;
+        assert_eq!(answer.head.status, 503);
+        *said.lock().unwrap() = answer.text();
+        parts.iter().all(|part| answer.text().contains(part))
+    })
+    .await;
+    said.into_inner().unwrap()
+}
+
+/// The app is served, and streams say that they will come.
+async fn is_only_a_proxy(listen: SocketAddr) {
+    // Nobody listens behind this sidecar, and that is what a working proxy says.
+    assert_eq!(http::get(listen, "/page").await.head.status, 502);
+    let answer = http::get(listen, "/_events/orders").await;
+    assert_eq!(answer.head.status, 503);
+    assert_eq!(answer.head.field("content-type"), Some("application/problem+json"));
+    assert!(answer.head.field("retry-after").is_some());
+    assert_eq!(answer.json()["status"], 503);
+}
+
+async fn becomes_ready_and_delivers(sidecar: &sidestream::Sidecar, client: &Client) {
+    until("it becomes ready by itself", || async { sidecar.is_ready() }).await;
+    assert_eq!(readyz(sidecar.admin).await.head.status, 200);
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    insert(&collection(client, "shop", "orders"), 0..2).await;
+    expect(&mut stream, 0..2).await;
+}
+
+async fn a_standalone_server_can_be_made_a_replica_set(options: &str) {
+    let mut own = Own::standalone().await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let uri = format!("mongodb://{}/{options}", own.host(0));
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    says(sidecar.admin, &["standalone", "--replSet rs0", "rs.initiate()"]).await;
+    is_only_a_proxy(sidecar.listen).await;
+
+    own.kill(0);
+    own.restart_as_member();
+    says(sidecar.admin, &["not initiated", "rs.initiate()"]).await;
+    is_only_a_proxy(sidecar.listen).await;
+    own.initiate().await;
+    becomes_ready_and_delivers(&sidecar, &own.client().await).await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_standalone_server() {
+    a_standalone_server_can_be_made_a_replica_set("").await;
+}
+
+// The driver forgets a host for good that should be of a set and is not.
+#[tokio::test]
+async fn a_standalone_server_where_a_replica_set_is_asked_for() {
+    a_standalone_server_can_be_made_a_replica_set("?replicaSet=rs0").await;
+}
+
+#[tokio::test]
+async fn another_replica_set_than_the_one_asked_for() {
+    let own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let uri = format!("mongodb://{}/?replicaSet=other", own.host(0));
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    says(sidecar.admin, &["replica set `rs0`", "asks for replicaSet=other"]).await;
+    is_only_a_proxy(sidecar.listen).await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_later() {
+    let mut own = Own::start(Setup::default()).await;
+    own.kill(0);
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &own.uri(), &filters, &[]).await;
+    says(sidecar.admin, &["nothing listens at", &own.host(0)]).await;
+    is_only_a_proxy(sidecar.listen).await;
+    own.restart(0);
+    becomes_ready_and_delivers(&sidecar, &own.client().await).await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_user_without_rights_and_a_wrong_password() {
+    let own = Own::start(Setup { auth: true, ..Setup::default() }).await;
+    let root = own.client().await;
+    let poor = doc! { "createUser": "poor", "pwd": "hush-hush", "roles": [] };
+    root.database("admin").run_command(poor).await.unwrap();
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+
+    let uri = format!("mongodb://poor:hush-hush@{}/?replicaSet=rs0", own.host(0));
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    let parts = ["not authorized on shop", "`find` and `changeStream`", "role: \"read\""];
+    let said = says(sidecar.admin, &parts).await;
+    assert!(!said.contains("$clusterTime"), "the whole command is noise: {said}");
+    is_only_a_proxy(sidecar.listen).await;
+
+    let wrong = format!("mongodb://poor:wr0ng-secret@{}/?replicaSet=rs0", own.host(0));
+    let other = sidecar::start_before(sidecar::nowhere(), &wrong, &filters, &[]).await;
+    says(other.admin, &["Authentication failed", "check user, password and authSource"]).await;
+    is_only_a_proxy(other.listen).await;
+    for (listen, admin) in [(sidecar.listen, sidecar.admin), (other.listen, other.admin)] {
+        for (address, path) in [
+            (admin, "/readyz"),
+            (admin, "/streams"),
+            (admin, "/metrics"),
+            (listen, "/_events/orders"),
+            (listen, "/_events"),
+        ] {
+            let text = http::get(address, path).await.text();
+            for secret in ["hush-hush", "wr0ng-secret", ROOT.1] {
+                assert!(!text.contains(secret), "{path}: {text}");
+            }
+        }
+    }
+    other.finish().await;
+
+    let grant = doc! { "grantRolesToUser": "poor", "roles": [{ "role": "read", "db": "shop" }] };
+    root.database("admin").run_command(grant).await.unwrap();
+    becomes_ready_and_delivers(&sidecar, &root).await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn tls_credentials_and_a_read_preference() {
+    let own = Own::start(Setup { auth: true, tls: true, ..Setup::default() }).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let trusted = own.certificate(0);
+    let uri = format!(
+        "{}&tls=true&tlsCAFile={}&readPreference=secondaryPreferred",
+        own.uri(),
+        trusted.display()
+    );
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    let client = own.client().await;
+    becomes_ready_and_delivers(&sidecar, &client).await;
+    sidecar.finish().await;
+
+    // Whom it cannot trust it does not talk to.
+    let uri = format!("{}&tls=true", own.uri());
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    says(sidecar.admin, &["certificate"]).await;
+    assert!(!sidecar.is_ready());
+    sidecar.finish().await;
+}

@@ -1,0 +1,225 @@
+//! The real program: its signals, its exit codes, its log.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document, doc};
+use rustix::process::Signal;
+
+use crate::support::http::Connection;
+use crate::support::mongo::{Own, ROOT, Setup};
+use crate::support::sidecar::{Filters, Program};
+use crate::support::sse::Stream;
+use crate::support::{http, mongo, unique, until};
+
+fn filters(database: &str) -> Filters {
+    let text = format!("collection: {database}.orders\naccess: public\n");
+    Filters::new(&[("orders", &text)])
+}
+
+/// Runs the program to its end, in an empty directory.
+fn run(arguments: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_sidestream");
+    Command::new(program).args(arguments).current_dir(dir.path()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A port where nobody listens.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+const LISTEN: [&str; 5] = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
+fn run_with(more: &[&str]) -> Output {
+    run(&[&LISTEN[..], more].concat())
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    for command in [&["--help"][..], &["run", "--help"], &["check", "--help"]] {
+        let output = run(command);
+        assert!(output.status.success());
+        let help = text(&output.stdout);
+        assert!(help.contains("Example:") && help.contains("sidestream "), "{help}");
+    }
+    assert!(text(&run(&["run", "--help"]).stdout).contains("exit code 3"));
+}
+
+#[test]
+fn exit_codes_tell_whose_turn_it_is() {
+    assert_eq!(run(&["run", "--no-such-flag"]).status.code(), Some(2));
+    assert_eq!(run(&["no-such-command"]).status.code(), Some(2));
+    assert_eq!(run(&[]).status.code(), Some(2));
+    assert_eq!(run_with(&["--app", "not a url"]).status.code(), Some(2));
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("settings.yaml");
+    std::fs::write(&file, "drain: 10\nlissten: 1\n").unwrap();
+    let output = run_with(&["--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("lissten"));
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&["run", "--listen", &address, "--admin", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(3));
+    let log = text(&output.stderr);
+    assert!(log.contains(&address) && log.contains("choose another address"), "{log}");
+}
+
+#[test]
+fn a_connection_string_that_the_driver_refuses_is_bad_input() {
+    let uri = "mongodb://user:s3cret@127.0.0.1:1/?replicaSet=rs0&authMechanism=NO-SUCH";
+    let output = run_with(&["--mongodb", uri]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let log = text(&output.stderr);
+    assert!(log.contains("mongodb.uri") && !log.contains("s3cret"), "{log}");
+}
+
+#[test]
+fn without_mongodb_it_gives_up_soon_and_says_why() {
+    let uri = format!("mongodb://name:s3cret@127.0.0.1:{}/?replicaSet=rs0", free_port());
+    let began = Instant::now();
+    let output = run_with(&["--mongodb", &uri]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let log = text(&output.stderr);
+    for part in ["MongoDB is unavailable", "nothing answers at 127.0.0.1:", "--wait"] {
+        assert!(log.contains(part), "{log}");
+    }
+    assert!(!log.contains("s3cret"), "{log}");
+}
+
+#[tokio::test]
+async fn with_wait_it_stays_until_mongodb_comes() {
+    let mut own = Own::start(Setup::default()).await;
+    own.kill(0);
+    let filters = filters("shop");
+    let path = filters.path().to_str().unwrap();
+    let uri = own.uri();
+    let program = Program::start(&["--wait", "--mongodb", &uri, "--filters", path], &[]).await;
+    until("it says that it waits", || async { program.log().contains("MongoDB cannot be used") })
+        .await;
+    let answer = http::get(program.listen, "/_events/orders").await;
+    assert_eq!(answer.head.status, 503);
+    own.restart(0);
+    let admin = program.admin;
+    until("it is ready", || async move { http::get(admin, "/readyz").await.head.status == 200 })
+        .await;
+    let mut stream = Stream::open(program.listen, "/_events/orders").await;
+    stream.settled().await;
+    let orders = own.client().await.database("shop").collection::<Document>("orders");
+    orders.insert_one(doc! { "_id": 1 }).await.unwrap();
+    assert_eq!(stream.event().await.name(), "insert");
+}
+
+// It answers, so it is there; and an app that runs is worth more than an exit code.
+#[tokio::test]
+async fn a_mongodb_that_needs_a_person_is_waited_for_and_named() {
+    let own = Own::start(Setup { is_initiated: false, ..Setup::default() }).await;
+    let filters = filters("shop");
+    let path = filters.path().to_str().unwrap();
+    let uri = format!("mongodb://{}/?replicaSet=rs0", own.host(0));
+    let arguments = ["--mongodb", &uri, "--filters", path, "--app", "http://127.0.0.1:9"];
+    let mut program = Program::start(&arguments, &[]).await;
+    until("the log names it", || async { program.log().contains("rs.initiate()") }).await;
+    assert_eq!(http::get(program.listen, "/page").await.head.status, 502);
+    program.signal(Signal::TERM);
+    assert_eq!(program.ended().await.code(), Some(0));
+}
+
+/// Reads a stream whose end must not look like a cut connection.
+async fn ends_with_the_last_chunk(stream: &mut Connection) {
+    loop {
+        let line = stream.line().await.expect("a chunk, and no cut");
+        let length = usize::from_str_radix(&line, 16).expect("a length");
+        stream.exactly(length).await.expect("the chunk");
+        assert_eq!(stream.line().await.as_deref(), Some(""));
+        if length == 0 {
+            return;
+        }
+    }
+}
+
+async fn says_goodbye(signal: Signal) {
+    let database = unique("goodbye");
+    let filters = filters(&database);
+    let path = filters.path().to_str().unwrap();
+    let uri = mongo::uri();
+    let arguments = ["--mongodb", &uri, "--filters", path];
+    let drain = Duration::from_secs(2);
+    let mut program = Program::start_ready(&arguments, &[("SIDESTREAM_DRAIN", "2s")]).await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut connection = Connection::open(program.listen).await;
+        connection.send("GET /_events/orders HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(connection.head().await.expect("a head").status, 200);
+        streams.push(connection);
+    }
+    let began = Instant::now();
+    program.signal(signal);
+    // Others have to notice first that it is no longer ready: it still answers.
+    let (listen, admin) = (program.listen, program.admin);
+    until("it is no longer ready", || async move {
+        http::get(admin, "/readyz").await.head.status == 503
+    })
+    .await;
+    let late = http::get(listen, "/_events/orders").await;
+    assert_eq!(late.head.status, 503);
+    assert!(late.head.field("retry-after").is_some());
+    for stream in &mut streams {
+        ends_with_the_last_chunk(stream).await;
+    }
+    assert_eq!(program.ended().await.code(), Some(0), "{}", program.log());
+    assert!(began.elapsed() < drain + Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(TcpStream::connect(listen).is_err(), "nobody listens any more");
+    assert!(!program.log().contains("panicked"), "{}", program.log());
+    for line in program.log().lines() {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        assert!(line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn sigterm_ends_streams_cleanly() {
+    says_goodbye(Signal::TERM).await;
+}
+
+#[tokio::test]
+async fn sigint_is_the_same() {
+    says_goodbye(Signal::INT).await;
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_at_any_level() {
+    let own = Own::start(Setup { auth: true, ..Setup::default() }).await;
+    let filters = filters("shop");
+    let path = filters.path().to_str().unwrap();
+    let uri = own.uri();
+    let wrong = uri.replace(ROOT.1, "wr0ng-secret");
+    let trace = [("SIDESTREAM_LOG__LEVEL", "trace")];
+    for (uri, ready) in [(&uri, true), (&wrong, false)] {
+        let mut program = Program::start(&["--mongodb", uri, "--filters", path], &trace).await;
+        let (admin, status) = (program.admin, if ready { 200 } else { 503 });
+        until("it has met MongoDB", || async move {
+            let answer = http::get(admin, "/readyz").await;
+            let has_failed = answer.text().contains("Authentication failed");
+            answer.head.status == status && (ready || has_failed)
+        })
+        .await;
+        program.signal(Signal::TERM);
+        assert_eq!(program.ended().await.code(), Some(0));
+        let log = program.log();
+        assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "a talkative log");
+        for secret in [ROOT.1, "wr0ng-secret"] {
+            assert!(!log.contains(secret), "{log}");
+        }
+    }
+}
