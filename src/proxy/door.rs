@@ -6,8 +6,9 @@
 //!
 //! - A connection is in one of three hands: the door's (a head is awaited), pingora's (a request
 //!   is answered), or a stream's task. It never has two owners.
-//! - Bytes that were read are never dropped while the connection lives: they are in `held`, or
-//!   with pingora as the prefix of its request.
+//! - Bytes that were read are never dropped while the connection lives: they are the connection's,
+//!   held for the next request, or with pingora as the prefix of its request.
+//! - Pingora is given one request's bytes and no more; see [`Connection`].
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -23,10 +24,9 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::forward::{APP_AWAY, APP_TOO_SLOW, CONNECT_TIMEOUT, Forward, Request, Side};
-use super::gate::{self, Body, Head, Verdict};
-use super::io::{Connection, DateCell, Socket};
-use super::lane;
+use super::forward::{Forward, Request, Side};
+use super::gate::{self, Body, Gate, Head, Verdict};
+use super::io::{Connection, Socket};
 use super::path::{self, Target};
 use super::reserved::{Answer, Desk, Opened, Plain};
 use crate::drain::Drain;
@@ -75,32 +75,22 @@ impl Door {
         let mut persistent: Option<HttpPersistentSettings> = None;
         let mut is_first = true;
         loop {
-            connection.is_holding = false;
-            let mut bytes = std::mem::take(&mut connection.held);
+            let mut bytes = connection.take_held();
             let read = self.read_head(&mut connection.socket, &mut bytes, is_first).await;
             is_first = false;
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    connection.held = bytes;
+                    connection.pass_through(bytes);
                     self.proxy.process_new(connection, &self.shutdown).await;
                     return;
                 }
                 Read::Over => return,
                 Read::Refused(problem) => {
-                    self.desk
-                        .metrics
-                        .proxy_requests_total
-                        .with_label_values(&[&problem.status.to_string()])
-                        .inc();
-                    return refuse(&mut connection.socket, problem).await;
+                    return self.refuse(&mut connection.socket, problem).await;
                 }
             };
             match path::classify(&head.target, &self.prefix) {
-                Target::App if lane::wants(&head) && self.side.has_lane() => {
-                    let _held = self.drain.hold();
-                    return self.pass(*connection, bytes, &head, peer).await;
-                }
                 Target::App => {
                     let _held = self.drain.hold();
                     match self.forward(connection, bytes, &head, persistent.take()).await {
@@ -117,7 +107,7 @@ impl Door {
                         "this path can be read as two different ones: send it without encoded \
                          or dot segments",
                     );
-                    return refuse(&mut connection.socket, problem).await;
+                    return self.refuse(&mut connection.socket, problem).await;
                 }
                 Target::Reserved { rest } => {
                     // Boxed: finding out who asks may take a moment, and idle connections wait here.
@@ -143,7 +133,7 @@ impl Door {
                             if is_last {
                                 return close(&mut connection.socket).await;
                             }
-                            connection.held = bytes.split_off(head.length);
+                            connection.hold(bytes.split_off(head.length));
                         }
                     }
                 }
@@ -153,9 +143,15 @@ impl Door {
 
     async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut, is_first: bool) -> Read {
         let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
-        let mut seen = 0;
+        let mut gate = Gate::default();
+        let mut has_skipped = false;
         loop {
-            match gate::inspect(bytes, &mut seen) {
+            // Old clients send one empty line too many after a body.
+            if !has_skipped && bytes.starts_with(b"\r\n") {
+                bytes.advance(2);
+                (gate, has_skipped) = (Gate::default(), true);
+            }
+            match gate.inspect(bytes) {
                 Verdict::Request(head) => return Read::Request(head),
                 Verdict::Http2 => return Read::Http2,
                 Verdict::Refused(refusal) => {
@@ -195,18 +191,26 @@ impl Door {
         head: &Head,
         persistent: Option<HttpPersistentSettings>,
     ) -> Option<(Box<Connection>, Option<HttpPersistentSettings>)> {
-        // What comes after an upgrade belongs to it; what comes after a head without a body is the
-        // next request.
-        if head.body == Body::None && !head.is_upgrade {
-            connection.held = bytes.split_off(head.length);
-            connection.is_holding = true;
+        let rest = bytes.split_off(head.length);
+        match connection.begin(head.body, rest) {
+            Ok(body) => bytes.unsplit(body),
+            Err(malformed) => {
+                let problem = Problem::new(400, malformed.to_string());
+                self.refuse(&mut connection.socket, problem).await;
+                return None;
+            }
         }
-        connection.await_head();
-        let date: DateCell = connection.date.clone();
+        if head.is_upgrade {
+            connection.socket.probe();
+        }
         let mut session = ServerSession::new_http1(connection);
         if head.is_upgrade {
-            // pingora gives a body a minute from piece to piece; a WebSocket may be quiet for hours.
+            // Pingora gives a body a minute from piece to piece; a WebSocket may be quiet for hours.
             session.set_read_timeout(None);
+        }
+        if let (ServerSession::H1(session), 0) = (&mut session, head.minor) {
+            // HTTP/1.0 has no informational answers.
+            session.set_ignore_info_resp(true);
         }
         match persistent {
             Some(settings) => settings.apply_to_session(&mut session),
@@ -215,7 +219,6 @@ impl Door {
         if self.drain.has_begun() {
             session.set_keepalive(None);
         }
-        session.set_connection_user_context(Some(Box::new(date)));
         session.set_pipelined_prefix(bytes);
         let reused = self.proxy.process_new_http(session, &self.shutdown).await?;
         let (stream, settings) = reused.consume();
@@ -224,37 +227,18 @@ impl Door {
         Some((connection, settings))
     }
 
-    /// Passes a request with trailer fields beside pingora; the connection ends with it.
-    async fn pass(
-        &self,
-        mut connection: Connection,
-        mut bytes: BytesMut,
-        head: &Head,
-        peer: Option<SocketAddr>,
-    ) {
-        let began = Instant::now();
-        let fields = bytes.split_to(head.length);
-        let values = |name: &str| -> Vec<Vec<u8>> {
-            gate::header_values(&fields, name).into_iter().map(<[u8]>::to_vec).collect()
+    /// Answers, and closes: nobody can say where the next request would begin.
+    async fn refuse(&self, socket: &mut Socket, problem: Problem) {
+        let status = problem.status.to_string();
+        self.desk.metrics.proxy_requests_total.with_label_values(&[&status]).inc();
+        let plain = Plain::from(problem);
+        let answer = async {
+            answer_plain(socket, &plain, false, true).await?;
+            close(socket).await;
+            io::Result::Ok(())
         };
-        let host = values("host").into_iter().next();
-        let added = self.side.forwarded(peer.map(|peer| peer.ip()), values, host);
-        let rewritten = lane::rewrite(&fields, &added);
-        let status = match lane::connect(&self.side.app, CONNECT_TIMEOUT).await {
-            Ok(app) => lane::pass(connection.socket, app, rewritten, bytes, head.body).await,
-            Err(error) => {
-                let problem = match error.kind() {
-                    io::ErrorKind::TimedOut => Problem::new(504, APP_TOO_SLOW),
-                    _ => Problem::new(502, APP_AWAY),
-                };
-                let status = problem.status;
-                refuse(&mut connection.socket, problem).await;
-                status
-            }
-        };
-        let metrics = &self.desk.metrics;
-        metrics.proxy_requests_total.with_label_values(&[&status.to_string()]).inc();
-        metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
+        // A client that does not read its refusal has had its chance.
+        let _ = tokio::time::timeout(REFUSAL_DEADLINE, answer).await;
     }
 
     async fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
@@ -313,28 +297,12 @@ async fn answer_plain(
     socket.flush().await
 }
 
-async fn refuse(socket: &mut Socket, problem: Problem) {
-    let plain = Plain::from(problem);
-    let answer = async {
-        answer_plain(socket, &plain, false, true).await?;
-        close(socket).await;
-        io::Result::Ok(())
-    };
-    // A client that does not read its refusal has had its chance.
-    let _ = tokio::time::timeout(REFUSAL_DEADLINE, answer).await;
-}
-
 /// Says that nothing more comes, and waits a moment for the client to close: closing with unread
 /// bytes in the socket would reset the connection and could take the answer along.
 async fn close(socket: &mut Socket) {
-    let closing = async {
-        if socket.shutdown().await.is_err() {
-            return;
-        }
-        let mut rest = [0; 4096];
-        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
-    };
-    let _ = tokio::time::timeout(REFUSAL_DEADLINE, closing).await;
+    if socket.shutdown().await.is_ok() {
+        socket.linger().await;
+    }
 }
 
 /// A stream's own task.

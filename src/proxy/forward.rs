@@ -3,7 +3,6 @@
 //!
 //! Nothing in this file depends on MongoDB or on filter files.
 
-use std::any::Any;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::header;
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
@@ -19,8 +19,12 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, OrErr};
 use tracing::{debug, warn};
 
+use super::app::Follow;
+use super::chunks::Malformed;
+use super::exchange::{Exchange, Plan};
+use super::fields::{Trailing, date_of, host_of, keep_trailer_fields, remove_hop_by_hop};
 use super::gate;
-use super::io::DateCell;
+use super::io::Connection;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
 use crate::access::{Guard, Origin};
@@ -29,9 +33,7 @@ use crate::transport::Sink;
 use crate::transport::problem::Problem;
 
 /// An app that has not accepted a connection by then is too slow: 504.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-pub const APP_TOO_SLOW: &str = "the app did not accept the connection in time";
-pub const APP_AWAY: &str = "the app behind this address does not answer";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections to the app are kept this long, less than most apps keep them.
 const APP_IDLE: Duration = Duration::from_secs(4);
 /// How long a resolved name of the app is used.
@@ -71,9 +73,8 @@ impl Side {
         Some(client.to_canonical())
     }
 
-    /// Whether [`super::lane`] speaks to this app.
-    pub fn has_lane(&self) -> bool {
-        !matches!(self.app, AppAddress::Tcp { tls: true, .. })
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.app, AppAddress::Tcp { tls: true, .. })
     }
 
     /// The `X-Forwarded-*` fields that the app gets; what was there is believed only from trusted
@@ -168,8 +169,8 @@ pub struct Progress {
     failures: usize,
     /// Answered here, not by the app.
     is_ours: bool,
-    /// Of HTTP/1 connections: where the app's `Date` is put, to be sent as it is.
-    date: Option<DateCell>,
+    /// Shared with the client's connection; HTTP/2 has none.
+    exchange: Option<Arc<Exchange>>,
 }
 
 impl Forward {
@@ -188,7 +189,7 @@ impl Forward {
         Ok(addresses)
     }
 
-    async fn peer(&self, failures: usize) -> pingora::Result<HttpPeer> {
+    async fn peer(&self, failures: usize, follow: Option<Follow>) -> pingora::Result<HttpPeer> {
         let mut peer = match &self.side.app {
             AppAddress::Unix { path } => {
                 HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
@@ -210,6 +211,13 @@ impl Forward {
                 HttpPeer::new(address, *tls, host.clone())
             }
         };
+        if let Some(follow) = follow {
+            // Never shared: nothing may take it for one of pingora's own.
+            peer.group_key = 1;
+            peer.options.custom_l4 = Some(Arc::new(follow));
+            peer.options.idle_timeout = Some(Duration::ZERO);
+            return Ok(peer);
+        }
         peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
         peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
         peer.options.idle_timeout = Some(APP_IDLE);
@@ -263,9 +271,11 @@ impl Forward {
     }
 }
 
-fn host_of(request: &RequestHeader) -> Option<&[u8]> {
-    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
-    authority.or_else(|| request.headers.get("host").map(|value| value.as_bytes()))
+/// The exchange of a request that came over HTTP/1.
+fn exchange_of(session: &Session) -> Option<Arc<Exchange>> {
+    let ServerSession::H1(session) = &*session.downstream_session else { return None };
+    let connection = (**session.stream()).as_any().downcast_ref::<Connection>()?;
+    Some(connection.exchange().clone())
 }
 
 async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()> {
@@ -327,7 +337,7 @@ impl ProxyHttp for Forward {
     type CTX = Progress;
 
     fn new_ctx(&self) -> Progress {
-        Progress { began: Instant::now(), failures: 0, is_ours: false, date: None }
+        Progress { began: Instant::now(), failures: 0, is_ours: false, exchange: None }
     }
 
     async fn request_filter(
@@ -335,6 +345,7 @@ impl ProxyHttp for Forward {
         session: &mut Session,
         progress: &mut Progress,
     ) -> pingora::Result<bool> {
+        progress.exchange = exchange_of(session);
         match path::classify(session.req_header().raw_path(), &self.prefix) {
             Target::App => Ok(false),
             Target::Reserved { rest } => {
@@ -354,29 +365,33 @@ impl ProxyHttp for Forward {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         progress: &mut Progress,
     ) -> pingora::Result<Box<HttpPeer>> {
-        self.peer(progress.failures).await.map(Box::new)
+        let request = session.req_header();
+        let trailing = Trailing::of(request);
+        let follow = match &progress.exchange {
+            Some(exchange) if trailing.is_any() && !self.side.is_encrypted() => Some(Follow {
+                exchange: exchange.clone(),
+                is_request_chunked: trailing.is_chunked,
+                is_head: request.method == http::Method::HEAD,
+                timeout: CONNECT_TIMEOUT,
+            }),
+            _ => None,
+        };
+        self.peer(progress.failures, follow).await.map(Box::new)
     }
 
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        _progress: &mut Progress,
-    ) -> pingora::Result<()> {
-        self.set_forwarded(session, request)
-    }
-
-    fn on_connection_reuse(
-        &self,
-        _session: &mut Session,
         progress: &mut Progress,
-        context: Box<dyn Any + Send + Sync>,
-    ) {
-        // The door leaves nothing else there.
-        progress.date = context.downcast::<DateCell>().ok().map(|cell| *cell);
+    ) -> pingora::Result<()> {
+        if progress.exchange.is_some() && !self.side.is_encrypted() {
+            keep_trailer_fields(session.req_header(), request)?;
+        }
+        self.set_forwarded(session, request)
     }
 
     async fn response_filter(
@@ -385,16 +400,28 @@ impl ProxyHttp for Forward {
         answer: &mut ResponseHeader,
         progress: &mut Progress,
     ) -> pingora::Result<()> {
-        // Older clients know no chunks (RFC 9112, 6.1): their answer ends with the connection.
-        if session.req_header().version == http::Version::HTTP_10
-            && answer.remove_header("transfer-encoding").is_some()
-        {
-            session.set_keepalive(None);
+        if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(exchange) = &progress.exchange {
+                exchange.set_upgraded();
+            }
+            return Ok(());
         }
-        if let Some(cell) = &progress.date {
-            let date = answer.headers.get(http::header::DATE);
-            *cell.lock() = date.and_then(|date| date.as_bytes().try_into().ok());
+        remove_hop_by_hop(answer);
+        if answer.status.is_informational() {
+            return Ok(());
         }
+        let Some(exchange) = &progress.exchange else { return Ok(()) };
+        let request = session.req_header();
+        if request.version == http::Version::HTTP_10 {
+            // Came before chunks: the end of the connection ends the body.
+            answer.remove_header(&header::TRANSFER_ENCODING);
+        }
+        let has_body =
+            request.method != http::Method::HEAD && !matches!(answer.status.as_u16(), 204 | 304);
+        exchange.set_plan(Plan {
+            date: date_of(answer),
+            is_chunked: has_body && answer.headers.contains_key(header::TRANSFER_ENCODING),
+        });
         Ok(())
     }
 
@@ -417,10 +444,13 @@ impl ProxyHttp for Forward {
         &self,
         session: &mut Session,
         error: &Error,
-        _progress: &mut Progress,
+        progress: &mut Progress,
     ) -> FailToProxy {
         let failed = |error_code| FailToProxy { error_code, can_reuse_downstream: false };
+        let is_malformed =
+            progress.exchange.as_ref().is_some_and(|exchange| exchange.is_malformed());
         let problem = match (error.esource(), error.etype()) {
+            _ if is_malformed => Problem::new(400, Malformed.to_string()),
             (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError)
             | (_, ErrorType::ConnectionClosed)
                 if error.esource() == &ErrorSource::Downstream =>
@@ -431,17 +461,26 @@ impl ProxyHttp for Forward {
             (_, ErrorType::HTTPStatus(status)) => Problem::new(*status, "the request was refused"),
             (ErrorSource::Downstream, _) => Problem::new(400, "the request is malformed"),
             (_, ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout) => {
-                Problem::new(504, APP_TOO_SLOW)
+                Problem::new(504, "the app did not accept the connection in time")
             }
-            (ErrorSource::Upstream, _) => Problem::new(502, APP_AWAY),
+            (ErrorSource::Upstream, _) => {
+                Problem::new(502, "the app behind this address does not answer")
+            }
             _ => Problem::new(500, "the request could not be forwarded"),
         };
-        if session.response_written().is_some() {
+        let is_final = |answer: &ResponseHeader| {
+            !answer.status.is_informational() || answer.status.as_u16() == 101
+        };
+        if session.response_written().is_some_and(is_final) {
             // Part of an answer is out: all that is left is to break it off.
             return failed(problem.status);
         }
-        warn!(status = problem.status, %error, "request not forwarded");
         let status = problem.status;
+        match status {
+            500.. => warn!(status, %error, "request not forwarded"),
+            // Clients must not fill the log.
+            _ => debug!(status, %error, "request not forwarded"),
+        }
         if let Err(error) = write_plain(session, &problem.into()).await {
             debug!(%error, "the client left before the error could be told");
         }

