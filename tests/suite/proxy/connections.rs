@@ -262,7 +262,7 @@ async fn the_reserved_path_and_the_app_share_a_connection() {
     raw.send(post("/_events/orders", &get("/smuggled"))).await;
     let answer = raw.answer("POST").await.expect("a refusal");
     assert_eq!((answer.status(), answer.field("connection")), (405, Some("close")));
-    assert_eq!(answer.field("allow"), Some("GET, HEAD"));
+    assert_eq!(answer.field("allow"), Some("GET, HEAD, OPTIONS"));
     assert!(raw.rest().await.is_empty());
     assert!(app.take().is_empty());
     sidecar.finish().await;
