@@ -289,6 +289,21 @@ impl Feed {
         self.inner.lock().routes.retire(filter);
     }
 
+    /// Tells all subscriptions that nothing more comes.
+    pub fn retire_all(&self) {
+        self.inner.lock().routes.retire_all();
+    }
+
+    /// Lets go of the events before this number.
+    pub fn evict_before(&self, number: u64) {
+        let mut inner = self.inner.lock();
+        let Inner { journal, routes, .. } = &mut *inner;
+        if let Some(journal) = journal {
+            journal.evict_before(number);
+            routes.trim(journal.first());
+        }
+    }
+
     // The readers' side.
 
     /// Joins the route of a filter with these values.
@@ -297,6 +312,13 @@ impl Feed {
         let complete_from = inner.journal.as_ref().map_or(0, Journal::end);
         let route = inner.routes.join(filter, bound, complete_from, self.keep);
         Joined { route, epoch: self.epoch() }
+    }
+
+    /// Joins the route that is to this feed what `other` is to its own.
+    pub fn join_as(&self, other: &Route) -> Arc<Route> {
+        let mut inner = self.inner.lock();
+        let complete_from = inner.journal.as_ref().map_or(0, Journal::end);
+        inner.routes.join_as(other, complete_from, self.keep)
     }
 
     pub fn leave(&self, route: &Arc<Route>) {
@@ -355,6 +377,12 @@ impl Feed {
 
     pub fn route_count(&self) -> usize {
         self.inner.lock().routes.len()
+    }
+
+    /// The number of the oldest event that is kept, and the number that the next one will have.
+    pub fn numbers(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        inner.journal.as_ref().map_or((0, 0), |journal| (journal.first(), journal.end()))
     }
 
     /// What the journal holds, in bytes.

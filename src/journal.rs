@@ -82,6 +82,13 @@ impl Journal {
         }
     }
 
+    /// Lets go of the events before this number.
+    pub fn evict_before(&mut self, number: u64) {
+        while self.first < number && !self.events.is_empty() {
+            self.evict_first();
+        }
+    }
+
     /// Lets go of events that have been here for longer than the window.
     pub fn expire(&mut self, now: Instant) {
         while let Some(event) = self.events.front() {

@@ -122,16 +122,18 @@ impl Sidecar {
         let drain = Drain::new(config.drain);
         let (stop, stopped) = watch::channel(false);
         let server = Server::default();
+        let limits = Limits { window: config.replay.window, max_bytes: config.replay.max_bytes };
         let catalog = Arc::new(Catalog::new(
             server.clone(),
             FeedSettings {
-                limits: Limits { window: config.replay.window, max_bytes: config.replay.max_bytes },
+                limits,
                 keep: config.clients.max_buffered,
                 window: config.replay.window,
             },
             Shared {
                 replayer: Replayer::new(
                     server.clone(),
+                    limits,
                     config.replay.max_concurrent,
                     metrics.clone(),
                 ),

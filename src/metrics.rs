@@ -27,6 +27,7 @@ pub struct Metrics {
     pub upstream_lag_seconds: GaugeVec,
     pub upstream_restarts_total: IntCounterVec,
     pub upstream_cursors: IntGauge,
+    pub replay_cursors: IntGauge,
     pub subscriptions: IntGaugeVec,
     pub replays_total: IntCounterVec,
     pub resets_total: IntCounterVec,
@@ -112,6 +113,13 @@ impl Metrics {
                 IntGauge::with_opts(opts(
                     "upstream_cursors",
                     "Open change stream cursors, without replays.",
+                )),
+            ),
+            replay_cursors: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "replay_cursors",
+                    "Open change stream cursors that bring clients up to date.",
                 )),
             ),
             subscriptions: gauges(

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::event::Position;
@@ -24,7 +24,7 @@ use crate::filter::{Bound, Filter};
 use crate::journal::Located;
 use crate::metrics::Metrics;
 use crate::routes::{Delivery, Kind, Read, ResetReason, Route};
-use crate::upstream::replay::{Replayed, Replayer};
+use crate::upstream::replay::{Look, Replay, Replayer};
 
 /// How many deliveries one wake-up takes.
 const BATCH: usize = 64;
@@ -71,7 +71,8 @@ enum Phase {
     Waiting(watch::Receiver<bool>),
     /// Reading routes and journal from this number on.
     Following(u64),
-    Replaying(mpsc::Receiver<Replayed>),
+    /// Reading what the journal does not have.
+    Replaying(Box<Replay>),
 }
 
 /// What ended a wait.
@@ -79,7 +80,6 @@ enum Woke {
     Wake,
     Beat,
     Live,
-    Replayed(Option<Replayed>),
 }
 
 /// See the file's head.
@@ -182,36 +182,66 @@ impl Subscription {
                     // The feed outlives its subscriptions, so there is no error to hear of.
                     _ = was_live.wait_for(|was| *was) => Woke::Live,
                 },
+                // Boxed, since almost all clients wait elsewhere.
                 Phase::Replaying(replay) => tokio::select! {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
-                    replayed = replay.recv() => Woke::Replayed(replayed),
+                    () = Box::pin(replay.changed()) => Woke::Wake,
                 },
             };
             match woke {
                 Woke::Wake => {}
                 Woke::Beat => self.heartbeat(),
-                Woke::Live => self.go_to_now(),
-                Woke::Replayed(replayed) => self.take(replayed),
+                Woke::Live => self.go_live(),
             }
         }
     }
 
     /// Takes what is there without waiting; says whether there was anything to do.
     fn collect(&mut self) -> bool {
-        let Phase::Following(cursor) = &mut self.phase else {
-            return false;
-        };
-        match self.route.read(cursor, BATCH) {
-            Read::UpToDate => false,
-            Read::Deliveries(found) => {
-                self.queue(found);
-                true
+        match &mut self.phase {
+            Phase::Waiting(_) => false,
+            Phase::Following(cursor) => match self.route.read(cursor, BATCH) {
+                Read::UpToDate => false,
+                Read::Deliveries(found) => {
+                    self.queue(found);
+                    true
+                }
+                Read::Behind => {
+                    self.catch_up();
+                    true
+                }
+            },
+            Phase::Replaying(replay) => {
+                let look = replay.look();
+                self.take(look)
             }
-            Read::Behind => {
-                self.catch_up();
-                true
+        }
+    }
+
+    /// Does what a look at a replay calls for; says whether there was anything to do.
+    fn take(&mut self, look: Look) -> bool {
+        match look {
+            Look::Nothing => return false,
+            Look::Deliveries(found) => self.queue(found),
+            Look::Met(position) => {
+                self.reach(position);
+                self.go_on();
             }
+            Look::Again => self.go_on(),
+            Look::Lost(reason) => self.reset(reason),
+        }
+        true
+    }
+
+    /// After a replay, or a part of one: from where the client is now.
+    fn go_on(&mut self) {
+        match self.position.clone() {
+            Some(position) => match self.feed.locate(&position) {
+                Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
+                _ => self.replay(position),
+            },
+            None => self.reset(ResetReason::HistoryLost),
         }
     }
 
@@ -248,19 +278,6 @@ impl Subscription {
         }
     }
 
-    fn take(&mut self, replayed: Option<Replayed>) {
-        match replayed {
-            Some(Replayed::Delivery(delivery)) => self.queue(vec![delivery]),
-            Some(Replayed::Met { position, cursor }) => {
-                self.reach(position);
-                self.phase = Phase::Following(cursor);
-            }
-            Some(Replayed::Lost(reason)) => self.reset(reason),
-            // The replay's task is gone without a word, which only a panic can do: say so.
-            None => self.reset(ResetReason::HistoryLost),
-        }
-    }
-
     fn reach(&mut self, position: Position) {
         if self.position.as_ref().is_none_or(|had| position > *had) {
             self.position = Some(position);
@@ -275,7 +292,17 @@ impl Subscription {
                 self.phase = Phase::Following(cursor);
             }
             Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
-            Some(Located::Gone | Located::Unknown) | None => self.replay(position),
+            // The journal still reads what was before the start, and may get there.
+            _ if !self.feed.was_live() => self.phase = Phase::Waiting(self.feed.watch_was_live()),
+            _ => self.replay(position),
+        }
+    }
+
+    /// The journal has caught up: to where the client wanted to go.
+    fn go_live(&mut self) {
+        match self.position.clone() {
+            Some(position) => self.go_to(position),
+            None => self.go_to_now(),
         }
     }
 
@@ -287,8 +314,8 @@ impl Subscription {
     }
 
     fn replay(&mut self, position: Position) {
-        let replay = self.shared.replayer.start(self.feed.clone(), self.route.clone(), position);
-        self.phase = Phase::Replaying(replay);
+        let replay = self.shared.replayer.start(&self.feed, &self.route, position);
+        self.phase = Phase::Replaying(Box::new(replay));
     }
 
     fn go_to_now(&mut self) {

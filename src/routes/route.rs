@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::delivery::{Delivery, ResetReason, View};
-use super::table::RouteId;
+use super::table::{Key, RouteId};
 use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{Filter, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
@@ -41,6 +41,7 @@ struct Recent {
 #[derive(Debug)]
 pub struct Route {
     id: RouteId,
+    pub(super) key: Arc<Key>,
     filter: Arc<Filter>,
     predicate: Predicate,
     recent: Mutex<Recent>,
@@ -53,8 +54,9 @@ pub struct Route {
 
 impl Route {
     /// A route that is complete from the journal's number `complete_from` on.
-    pub fn new(
+    pub(super) fn new(
         id: RouteId,
+        key: Arc<Key>,
         filter: Arc<Filter>,
         predicate: Predicate,
         complete_from: u64,
@@ -62,6 +64,7 @@ impl Route {
     ) -> Route {
         Route {
             id,
+            key,
             filter,
             predicate,
             recent: Mutex::new(Recent { complete_from, deliveries: VecDeque::new() }),

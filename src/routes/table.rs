@@ -8,13 +8,14 @@ use super::index::Index;
 use super::route::Route;
 use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{Bound, BoundValues, Filter};
+use crate::matcher::Predicate;
 
 /// Of one table; never used twice.
 pub type RouteId = u64;
 
 /// What makes two subscriptions the same route: the file as it was read, and the bound values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     stream: String,
     digest: u64,
     values: BoundValues,
@@ -30,7 +31,7 @@ impl Key {
 #[derive(Default)]
 pub struct RouteTable {
     by_key: HashMap<Arc<Key>, RouteId>,
-    routes: HashMap<RouteId, (Arc<Route>, Arc<Key>)>,
+    routes: HashMap<RouteId, Arc<Route>>,
     /// By the collection that a route listens to; `None`: the whole database.
     sections: HashMap<Option<String>, Index<RouteId>>,
     next: RouteId,
@@ -50,19 +51,44 @@ impl RouteTable {
         keep: usize,
     ) -> Arc<Route> {
         let key = Key::new(filter, bound.values);
-        if let Some((route, _)) = self.by_key.get(&key).and_then(|id| self.routes.get(id)) {
-            route.subscribers.fetch_add(1, Ordering::Relaxed);
-            return route.clone();
+        if let Some(route) = self.known(&key) {
+            return route;
         }
+        self.add(Arc::new(key), filter, bound.predicate, complete_from, keep)
+    }
+
+    /// The route that is to this table what `other` is to its own, for the same clients.
+    pub fn join_as(&mut self, other: &Route, complete_from: u64, keep: usize) -> Arc<Route> {
+        if let Some(route) = self.known(&other.key) {
+            return route;
+        }
+        let (key, predicate) = (other.key.clone(), other.predicate().clone());
+        self.add(key, other.filter(), predicate, complete_from, keep)
+    }
+
+    fn known(&self, key: &Key) -> Option<Arc<Route>> {
+        let route = self.routes.get(self.by_key.get(key)?)?;
+        route.subscribers.fetch_add(1, Ordering::Relaxed);
+        Some(route.clone())
+    }
+
+    fn add(
+        &mut self,
+        key: Arc<Key>,
+        filter: &Arc<Filter>,
+        predicate: Predicate,
+        complete_from: u64,
+        keep: usize,
+    ) -> Arc<Route> {
         let id = self.next;
         self.next += 1;
-        let key = Arc::new(key);
         let section = self.sections.entry(filter.namespace.collection.clone()).or_default();
-        section.insert(id, &bound.predicate);
-        let route = Arc::new(Route::new(id, filter.clone(), bound.predicate, complete_from, keep));
-        route.subscribers.fetch_add(1, Ordering::Relaxed);
+        section.insert(id, &predicate);
         self.by_key.insert(key.clone(), id);
-        self.routes.insert(id, (route.clone(), key));
+        let route = Route::new(id, key, filter.clone(), predicate, complete_from, keep);
+        let route = Arc::new(route);
+        route.subscribers.fetch_add(1, Ordering::Relaxed);
+        self.routes.insert(id, route.clone());
         route
     }
 
@@ -71,10 +97,10 @@ impl RouteTable {
         if route.subscribers.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
-        let Some((_, key)) = self.routes.remove(&route.id()) else {
+        if self.routes.remove(&route.id()).is_none() {
             return;
-        };
-        self.by_key.remove(&key);
+        }
+        self.by_key.remove(&route.key);
         self.holding.remove(&route.id());
         let collection = &route.filter().namespace.collection;
         if let Some(section) = self.sections.get_mut(collection) {
@@ -89,7 +115,7 @@ impl RouteTable {
     pub fn offer(&mut self, number: u64, event: &ChangeEvent) {
         if matches!(event.operation(), OperationType::Drop | OperationType::Rename) {
             // Rare, and it concerns all routes of the collection, whatever their conditions.
-            for (route, _) in self.routes.values() {
+            for route in self.routes.values() {
                 give(route, number, event, &mut self.holding);
             }
             return;
@@ -102,7 +128,7 @@ impl RouteTable {
             }
         }
         for id in &candidates {
-            if let Some((route, _)) = self.routes.get(id) {
+            if let Some(route) = self.routes.get(id) {
                 give(route, number, event, &mut self.holding);
             }
         }
@@ -112,21 +138,28 @@ impl RouteTable {
     /// Lets go of deliveries of events before this one.
     pub fn trim(&mut self, first: u64) {
         let routes = &self.routes;
-        self.holding.retain(|id| routes.get(id).is_some_and(|(route, _)| route.trim(first)));
+        self.holding.retain(|id| routes.get(id).is_some_and(|route| route.trim(first)));
     }
 
     pub fn restart_at(&self, number: u64) {
-        for (route, _) in self.routes.values() {
+        for route in self.routes.values() {
             route.restart_at(number);
         }
     }
 
     /// Tells the subscriptions of a filter that it is no longer the one in force.
     pub fn retire(&self, filter: &Arc<Filter>) {
-        for (route, _) in self.routes.values() {
+        for route in self.routes.values() {
             if Arc::ptr_eq(route.filter(), filter) {
                 route.retire();
             }
+        }
+    }
+
+    /// Tells all subscriptions that nothing more comes.
+    pub fn retire_all(&self) {
+        for route in self.routes.values() {
+            route.retire();
         }
     }
 

@@ -1,0 +1,192 @@
+//! A client's side of a replay: a cursor on what a pass reads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::pass::{End, Ended};
+use super::{Purpose, Replayer, Reply};
+use crate::event::Position;
+use crate::feed::{self, Feed};
+use crate::journal::Located;
+use crate::routes::{Delivery, Read, ResetReason, Route};
+
+/// How many deliveries one look takes.
+const BATCH: usize = 64;
+/// How many events one look into the ring takes out from under its lock.
+const SCAN: usize = 256;
+/// A position that the journal has not reached yet is looked for so often,
+const AHEAD_POLL: Duration = Duration::from_millis(50);
+/// and for so long: replicas differ by what one of them has not read yet.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything between a position and the journal, for one client.
+#[derive(Debug)]
+pub struct Replay(Stage);
+
+#[derive(Debug)]
+enum Stage {
+    Ahead(Box<Ahead>),
+    Queued(oneshot::Receiver<Reply>),
+    /// What the pass had to say, not looked at yet.
+    Answered(Option<Reply>),
+    Reading(Member),
+}
+
+#[derive(Debug)]
+struct Ahead {
+    replayer: Replayer,
+    feed: Arc<Feed>,
+    route: Arc<Route>,
+    after: Position,
+    since: Instant,
+}
+
+/// What a look at a replay finds.
+#[derive(Debug)]
+pub enum Look {
+    Nothing,
+    /// In order; perhaps none, and then there may be more all the same.
+    Deliveries(Vec<Arc<Delivery>>),
+    /// Everything up to here was read, and what the client wanted of it is delivered.
+    Met(Position),
+    /// Look where the client's position is now.
+    Again,
+    Lost(ResetReason),
+}
+
+impl Replay {
+    pub(super) fn ahead(
+        replayer: Replayer,
+        feed: Arc<Feed>,
+        route: Arc<Route>,
+        after: Position,
+    ) -> Replay {
+        let since = Instant::now();
+        Replay(Stage::Ahead(Box::new(Ahead { replayer, feed, route, after, since })))
+    }
+
+    pub(super) fn queued(reply: oneshot::Receiver<Reply>) -> Replay {
+        Replay(Stage::Queued(reply))
+    }
+
+    /// Waits until a look may find something. May be dropped and called again.
+    pub async fn changed(&mut self) {
+        match &mut self.0 {
+            Stage::Ahead(_) => tokio::time::sleep(AHEAD_POLL).await,
+            Stage::Queued(replied) => {
+                let reply = replied.await.ok();
+                self.0 = Stage::Answered(reply);
+            }
+            Stage::Answered(_) => {}
+            Stage::Reading(member) => member.changed().await,
+        }
+    }
+
+    /// Takes what is there without waiting.
+    pub fn look(&mut self) -> Look {
+        match &mut self.0 {
+            Stage::Queued(_) => Look::Nothing,
+            Stage::Ahead(ahead) => match ahead.look() {
+                Ok(look) => look,
+                Err(asked) => {
+                    *self = asked;
+                    Look::Nothing
+                }
+            },
+            Stage::Answered(reply) => match reply.take() {
+                Some(Reply::Joined(member)) => {
+                    self.0 = Stage::Reading(member);
+                    Look::Deliveries(Vec::new())
+                }
+                Some(Reply::Again) => Look::Again,
+                Some(Reply::Lost(reason)) => Look::Lost(reason),
+                // The pass is gone without a word, which only a panic can do: say so.
+                None => Look::Lost(ResetReason::HistoryLost),
+            },
+            Stage::Reading(member) => member.look(),
+        }
+    }
+}
+
+impl Ahead {
+    /// `Err`: it does not come by itself, so the server is asked.
+    fn look(&self) -> Result<Look, Replay> {
+        let is_ahead = self.feed.now().is_some_and(|(head, _)| head < self.after);
+        match self.feed.locate(&self.after) {
+            Some(Located::Unknown) if is_ahead && self.since.elapsed() < AHEAD_PATIENCE => {
+                Ok(Look::Nothing)
+            }
+            Some(Located::Unknown) => {
+                let after = self.after.clone();
+                Err(self.replayer.ask(&self.feed, &self.route, after, Purpose::OneToken))
+            }
+            _ => Ok(Look::Again),
+        }
+    }
+}
+
+/// A cursor on a pass's feed. Dropping it leaves the route.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub feed: Arc<Feed>,
+    pub route: Arc<Route>,
+    pub cursor: u64,
+    /// Where the cursor is, for the pass to see who lags.
+    pub progress: Arc<AtomicU64>,
+    pub end: Arc<End>,
+}
+
+impl Member {
+    async fn changed(&self) {
+        let woken = self.route.wake.notified();
+        tokio::pin!(woken);
+        // From here on a wake-up is kept, also one that comes before the await.
+        woken.as_mut().enable();
+        if self.end.get().is_none() && self.route.is_up_to_date(self.cursor) {
+            woken.await;
+        }
+    }
+
+    fn look(&mut self) -> Look {
+        // Before the route: what was read until the end is in the route when the end is said.
+        let ended = self.end.get();
+        match self.route.read(&mut self.cursor, BATCH) {
+            Read::UpToDate => match ended {
+                None => Look::Nothing,
+                Some(Ended::Met(position)) => Look::Met(position.clone()),
+                Some(Ended::Lost(reason)) => Look::Lost(*reason),
+            },
+            Read::Deliveries(found) => {
+                self.advance();
+                Look::Deliveries(found)
+            }
+            Read::Behind => self.scan(),
+        }
+    }
+
+    fn scan(&mut self) -> Look {
+        let Some(events) = self.feed.events_from(self.cursor, SCAN) else {
+            // The ring went on without this client: a new replay begins where it is.
+            return Look::Again;
+        };
+        if let Some((last, _)) = events.last() {
+            self.cursor = last + 1;
+        }
+        self.advance();
+        Look::Deliveries(feed::scan(&self.route, &events))
+    }
+
+    fn advance(&self) {
+        self.progress.store(self.cursor, Ordering::Release);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.feed.leave(&self.route);
+    }
+}

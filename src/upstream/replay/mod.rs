@@ -1,0 +1,281 @@
+//! Older positions: short-lived cursors read the oplog from where clients stopped until they meet
+//! the journal.
+//!
+//! Clients share them. A pass begins at the oldest position that waits, and whoever waits for a
+//! place further on comes in when the pass gets there: a storm of clients with as many positions
+//! costs two cursors. What a pass reads goes into a feed of its own, with a ring and routes like
+//! those of the live one, and its clients are cursors on that; see [`member`]. So nobody waits for
+//! another's slow socket: who falls off the ring asks again from where he is.
+//!
+//! At most [`PASSES`] at a time for a feed, and `replay.max_concurrent` for all of them.
+
+mod member;
+mod opening;
+mod pass;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::connect::Server;
+use crate::event::Position;
+use crate::feed::{Feed, FeedKey};
+use crate::journal::{Limits, Located};
+use crate::metrics::Metrics;
+use crate::routes::{ResetReason, Route};
+use member::Member;
+pub use member::{Look, Replay};
+use pass::Pass;
+
+/// Cursors for replays of one feed at a time: while one is under way, another begins for those who
+/// stopped before the place where that one began.
+const PASSES: usize = 2;
+/// How long a pass waits before it begins, for others who want it too: clients that lost their
+/// connections together come back together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Pause between attempts while MongoDB is away.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Starts replays, so many at a time.
+#[derive(Debug, Clone)]
+pub struct Replayer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    server: Server,
+    /// What a pass keeps for those who have not taken it yet.
+    limits: Limits,
+    turns: Semaphore,
+    metrics: Arc<Metrics>,
+    desks: Mutex<HashMap<FeedKey, Desk>>,
+}
+
+/// Who waits, and what is under way, for one feed.
+#[derive(Debug, Default)]
+struct Desk {
+    /// For the next pass.
+    waiting: Vec<Request>,
+    /// Whose tokens no pass came by: the server has to say of each what it is.
+    doubtful: VecDeque<Request>,
+    /// Passes that may be joined.
+    joinable: Vec<Arc<Pass>>,
+    passes: usize,
+    /// A pass waits for its turn, and takes then whoever waits.
+    is_gathering: bool,
+    /// A pass for one doubtful token is under way.
+    is_asking: bool,
+}
+
+/// One client that wants everything after a position.
+#[derive(Debug)]
+struct Request {
+    /// That of the live feed.
+    route: Arc<Route>,
+    after: Position,
+    reply: oneshot::Sender<Reply>,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Joined(Member),
+    /// It can be done without a replay now, or not by this one.
+    Again,
+    /// It cannot be done.
+    Lost(ResetReason),
+}
+
+/// What a pass is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Everybody who waits, by time.
+    Everybody,
+    /// One token, that the server has to resume from.
+    OneToken,
+}
+
+impl Replayer {
+    /// `limits` bounds what one pass keeps for its clients; `max_concurrent` counts passes.
+    pub fn new(
+        server: Server,
+        limits: Limits,
+        max_concurrent: usize,
+        metrics: Arc<Metrics>,
+    ) -> Replayer {
+        Replayer(Arc::new(Shared {
+            server,
+            limits,
+            turns: Semaphore::new(max_concurrent),
+            metrics,
+            desks: Mutex::default(),
+        }))
+    }
+
+    /// Reads what a route's clients want from `after` on, which the feed's journal does not have.
+    pub fn start(&self, feed: &Arc<Feed>, route: &Arc<Route>, after: Position) -> Replay {
+        self.0.metrics.replays_total.with_label_values(&["oplog"]).inc();
+        let is_ahead = feed.now().is_some_and(|(head, _)| head < after);
+        if is_ahead {
+            // Of an event that another replica has read and this one is about to.
+            return Replay::ahead(self.clone(), feed.clone(), route.clone(), after);
+        }
+        let purpose = match feed.locate(&after) {
+            Some(Located::Unknown) => Purpose::OneToken,
+            _ => Purpose::Everybody,
+        };
+        self.ask(feed, route, after, purpose)
+    }
+
+    fn ask(
+        &self,
+        feed: &Arc<Feed>,
+        route: &Arc<Route>,
+        after: Position,
+        purpose: Purpose,
+    ) -> Replay {
+        let (reply, replied) = oneshot::channel();
+        let request = Request { route: route.clone(), after, reply };
+        let mut desks = self.0.desks.lock();
+        let desk = desks.entry(feed.key().clone()).or_default();
+        desk.put(request, purpose);
+        self.dispatch(desk, feed);
+        Replay::queued(replied)
+    }
+
+    /// Begins what there is to begin. Under the desks' lock.
+    fn dispatch(&self, desk: &mut Desk, feed: &Arc<Feed>) {
+        while desk.passes < PASSES {
+            let purpose = if !desk.is_asking && !desk.doubtful.is_empty() {
+                desk.is_asking = true;
+                Purpose::OneToken
+            } else if !desk.is_gathering && !desk.waiting.is_empty() {
+                desk.is_gathering = true;
+                Purpose::Everybody
+            } else {
+                return;
+            };
+            desk.passes += 1;
+            let turn = Turn {
+                replayer: self.clone(),
+                feed: feed.clone(),
+                purpose,
+                gathers: purpose == Purpose::Everybody,
+                pass: None,
+            };
+            tokio::spawn(turn.take());
+        }
+    }
+}
+
+impl Desk {
+    fn put(&mut self, request: Request, purpose: Purpose) {
+        if purpose == Purpose::OneToken {
+            self.doubtful.push_back(request);
+            return;
+        }
+        let mut request = Some(request);
+        for pass in &self.joinable {
+            request = request.and_then(|request| pass.admit(request).err());
+        }
+        self.waiting.extend(request);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.passes == 0 && self.waiting.is_empty() && self.doubtful.is_empty()
+    }
+}
+
+/// One pass from its announcement to its end. Dropping it, also in a panic, clears the desk.
+struct Turn {
+    replayer: Replayer,
+    feed: Arc<Feed>,
+    purpose: Purpose,
+    /// Has still to take those who wait.
+    gathers: bool,
+    /// While it may be joined.
+    pass: Option<Arc<Pass>>,
+}
+
+impl Turn {
+    async fn take(mut self) {
+        let shared = self.replayer.0.clone();
+        // The semaphore is never closed, so there is no error to hear of.
+        let turn = shared.turns.acquire().await;
+        let requests = match self.purpose {
+            Purpose::Everybody => {
+                tokio::time::sleep(GATHER).await;
+                self.everybody()
+            }
+            Purpose::OneToken => self.one_token(),
+        };
+        let Some((events, pass)) = opening::open(&shared, &self.feed, self.purpose, requests).await
+        else {
+            return;
+        };
+        let pass = Arc::new(pass);
+        if self.purpose == Purpose::Everybody {
+            self.publish(&pass);
+        }
+        shared.metrics.replay_cursors.inc();
+        pass.run(&shared, events).await;
+        shared.metrics.replay_cursors.dec();
+        drop(turn);
+        drop(self);
+        pass.linger().await;
+    }
+
+    fn everybody(&mut self) -> Vec<Request> {
+        let mut desks = self.replayer.0.desks.lock();
+        let Some(desk) = desks.get_mut(self.feed.key()) else { return Vec::new() };
+        self.gathers = false;
+        desk.is_gathering = false;
+        std::mem::take(&mut desk.waiting)
+    }
+
+    /// The first doubtful token, and everybody who has the same.
+    fn one_token(&mut self) -> Vec<Request> {
+        let mut desks = self.replayer.0.desks.lock();
+        let Some(desk) = desks.get_mut(self.feed.key()) else { return Vec::new() };
+        let Some(first) = desk.doubtful.pop_front() else { return Vec::new() };
+        let after = first.after.clone();
+        let (same, others) = std::mem::take(&mut desk.doubtful)
+            .into_iter()
+            .partition::<Vec<_>, _>(|request| request.after == after);
+        desk.doubtful = others.into();
+        std::iter::once(first).chain(same).collect()
+    }
+
+    /// Lets others join, those first who came while the pass was opened.
+    fn publish(&mut self, pass: &Arc<Pass>) {
+        self.pass = Some(pass.clone());
+        let mut desks = self.replayer.0.desks.lock();
+        if let Some(desk) = desks.get_mut(self.feed.key()) {
+            desk.joinable.push(pass.clone());
+            for request in std::mem::take(&mut desk.waiting) {
+                desk.put(request, Purpose::Everybody);
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut desks = self.replayer.0.desks.lock();
+        let Some(desk) = desks.get_mut(self.feed.key()) else { return };
+        desk.passes -= 1;
+        desk.is_gathering &= !self.gathers;
+        desk.is_asking &= self.purpose != Purpose::OneToken;
+        if let Some(pass) = &self.pass {
+            desk.joinable.retain(|other| !Arc::ptr_eq(other, pass));
+            let left = pass.close();
+            desk.doubtful.extend(left.doubtful);
+            desk.waiting.extend(left.waiting);
+        }
+        self.replayer.dispatch(desk, &self.feed);
+        if desk.is_idle() {
+            desks.remove(self.feed.key());
+        }
+    }
+}

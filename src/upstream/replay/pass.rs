@@ -1,0 +1,410 @@
+//! One pass over the oplog: its cursor, what it read lately, and who follows.
+//!
+//! Law of this file:
+//!
+//! - `position` is read past: the feed holds what came of it, as far as the ring reaches.
+//! - A client joins when the pass is at its position: after the event that its token names, or
+//!   between two events for a position that names none. Whoever's token should have come by and
+//!   did not is doubtful, and the server is asked about it.
+//! - The ring waits a moment for those who lag, and then goes on without them.
+//! - Lock order: admission, then the pass's feed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use mongodb::error::Error;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::member::Member;
+use super::{Purpose, RETRY, Reply, Request, Shared, opening};
+use crate::event::{ChangeEvent, OperationType, Position};
+use crate::feed::Feed;
+use crate::journal::{Limits, Located};
+use crate::routes::{ResetReason, Route};
+use crate::upstream::cursor::{self, Events};
+use crate::upstream::trouble::Trouble;
+
+/// Of what the journal may hold, a pass's ring may hold so much.
+const SHARE: usize = 4;
+/// Deliveries that a route of a pass keeps ready; beyond them its clients look into the ring.
+const KEEP: usize = 32;
+/// How long a full ring waits for those who lag.
+const LAG: Duration = Duration::from_millis(500);
+const LAG_POLL: Duration = Duration::from_millis(5);
+/// How long a finished pass stays for those who have not taken all of it.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_POLL: Duration = Duration::from_millis(50);
+/// How many events are taken before the clients get a chance to run.
+const BURST: u32 = 64;
+/// How long a server may say nothing; a frozen one keeps its connections open. Generous, since the
+/// oplog may hold a lot of what the pipeline leaves out.
+const STALL: Duration = Duration::from_secs(120);
+/// Empty batches after which a token that was not found is taken for none of this deployment.
+const PATIENCE: u32 = 20;
+
+/// How a pass ended, once it has; said before its routes are retired.
+pub(super) type End = OnceLock<Ended>;
+
+#[derive(Debug, Clone)]
+pub(super) enum Ended {
+    /// The journal has everything after this.
+    Met(Position),
+    Lost(ResetReason),
+}
+
+#[derive(Debug)]
+pub(super) struct Pass {
+    live: Arc<Feed>,
+    start: Position,
+    /// What this pass reads; a ring and routes like the live one's.
+    read: Arc<Feed>,
+    purpose: Purpose,
+    max_bytes: usize,
+    end: Arc<End>,
+    admission: Mutex<Admission>,
+}
+
+#[derive(Debug, Default)]
+struct Admission {
+    is_closed: bool,
+    /// Those who join when the pass gets there.
+    pending: BTreeMap<Position, Vec<Request>>,
+    members: Vec<Watched>,
+    doubtful: Vec<Request>,
+}
+
+/// A member, as the pass sees it.
+#[derive(Debug)]
+struct Watched {
+    route: Arc<Route>,
+    progress: Arc<AtomicU64>,
+}
+
+/// Who is left when a pass has ended.
+pub(super) struct Left {
+    pub waiting: Vec<Request>,
+    pub doubtful: Vec<Request>,
+}
+
+/// Why reading one cursor ended.
+enum Stop {
+    Ended(Ended),
+    /// Nobody is left who wants it.
+    Unwanted,
+    /// Again, from here.
+    Again,
+}
+
+impl Pass {
+    /// A pass that begins at `start`, for these clients.
+    pub fn new(
+        live: &Arc<Feed>,
+        limits: Limits,
+        purpose: Purpose,
+        start: Position,
+        requests: Vec<Request>,
+    ) -> Pass {
+        // The ring ends by size alone.
+        let max_bytes = limits.max_bytes / SHARE;
+        let limits = Limits { window: Duration::MAX, max_bytes };
+        let read = Arc::new(Feed::new(live.key().clone(), limits, KEEP));
+        read.opened_at(&start);
+        let pass = Pass {
+            live: live.clone(),
+            start,
+            read,
+            purpose,
+            max_bytes,
+            end: Arc::default(),
+            admission: Mutex::default(),
+        };
+        let mut admission = pass.admission.lock();
+        for request in requests {
+            match purpose {
+                // The server resumes right behind it.
+                Purpose::OneToken => pass.join(request, &mut admission),
+                Purpose::Everybody => {
+                    admission.pending.entry(request.after.clone()).or_default().push(request);
+                }
+            }
+        }
+        drop(admission);
+        pass
+    }
+
+    /// Takes another client in.
+    ///
+    /// # Errors
+    /// Gives the request back if the pass is past its place, or ends.
+    pub fn admit(&self, request: Request) -> Result<(), Request> {
+        let mut admission = self.admission.lock();
+        if admission.is_closed {
+            return Err(request);
+        }
+        let is_ahead = self.read.now().is_some_and(|(head, _)| head < request.after);
+        match self.read.locate(&request.after) {
+            _ if is_ahead => {
+                admission.pending.entry(request.after.clone()).or_default().push(request);
+            }
+            Some(Located::At(number)) => self.join_at(request, number, &mut admission),
+            Some(Located::Unknown) => admission.doubtful.push(request),
+            Some(Located::Gone) | None => return Err(request),
+        }
+        Ok(())
+    }
+
+    fn join(&self, request: Request, admission: &mut Admission) {
+        let end = self.read.now().map_or(0, |(_, end)| end);
+        self.join_at(request, end, admission);
+    }
+
+    fn join_at(&self, request: Request, cursor: u64, admission: &mut Admission) {
+        let route = self.read.join_as(&request.route);
+        let progress = Arc::new(AtomicU64::new(cursor));
+        admission.members.push(Watched { route: route.clone(), progress: progress.clone() });
+        let member =
+            Member { feed: self.read.clone(), route, cursor, progress, end: self.end.clone() };
+        // A client that left gets its member back to drop, which takes it off the route.
+        let _ = request.reply.send(Reply::Joined(member));
+    }
+
+    /// Reads until the journal is met, or nobody wants it any more.
+    pub async fn run(&self, shared: &Shared, events: Events) {
+        let mut position = self.start.clone();
+        let mut is_known = self.purpose == Purpose::Everybody;
+        let mut events = Some(events);
+        loop {
+            let stop = match events.take() {
+                Some(events) => self.follow(events, &mut position, &mut is_known).await,
+                None => match opening::resume(shared, &self.live, &position).await {
+                    Ok(opened) => {
+                        events = Some(opened);
+                        continue;
+                    }
+                    Err(Some(reason)) => Stop::Ended(Ended::Lost(reason)),
+                    Err(None) => Stop::Again,
+                },
+            };
+            match stop {
+                Stop::Ended(ended) => {
+                    self.finish(ended);
+                    break;
+                }
+                Stop::Unwanted => break,
+                Stop::Again => tokio::time::sleep(RETRY).await,
+            }
+            if self.is_unwanted() {
+                break;
+            }
+        }
+    }
+
+    fn finish(&self, ended: Ended) {
+        if let Ended::Lost(reason) = ended {
+            // Perhaps the first one could not be read at all. The others try again without it.
+            let first = self.admission.lock().pending.pop_first();
+            for request in first.into_iter().flat_map(|(_, requests)| requests) {
+                let _ = request.reply.send(Reply::Lost(reason));
+            }
+        }
+        // Only ever set here, once.
+        let _ = self.end.set(ended);
+    }
+
+    async fn follow(
+        &self,
+        mut events: Events,
+        position: &mut Position,
+        is_known: &mut bool,
+    ) -> Stop {
+        let (mut burst, mut empty_batches) = (0, 0);
+        loop {
+            let Ok(next) = tokio::time::timeout(STALL, events.next_if_any()).await else {
+                return Stop::Again;
+            };
+            match next {
+                Ok(Some(raw)) => {
+                    let event = match ChangeEvent::parse(raw) {
+                        Ok(event) => event,
+                        Err(error) => {
+                            warn!(upstream = %self.live.key(), %error, "change event skipped in a replay");
+                            continue;
+                        }
+                    };
+                    *is_known = true;
+                    let token = event.token().clone();
+                    if event.operation() == OperationType::Invalidate {
+                        // The cursor ends here; the next one starts after it, also when the
+                        // clients have it already.
+                        *position = token;
+                        return Stop::Again;
+                    }
+                    // Opened by time, the stream may begin with what was read.
+                    if token > *position {
+                        self.take(event).await;
+                        *position = token;
+                    }
+                }
+                Ok(None) => {
+                    if !events.is_alive() {
+                        return Stop::Again;
+                    }
+                    empty_batches += 1;
+                    if let Some(head) = cursor::read_past(&events)
+                        && head > *position
+                    {
+                        self.reach(&head);
+                        *position = head;
+                        *is_known = true;
+                    }
+                    if !*is_known && self.is_not_found(position, empty_batches) {
+                        return Stop::Ended(Ended::Lost(ResetReason::InvalidToken));
+                    }
+                }
+                Err(error) => return self.judge(&error),
+            }
+            if let Some(Located::At(_)) = self.live.locate(position) {
+                return Stop::Ended(Ended::Met(position.clone()));
+            }
+            burst += 1;
+            if burst >= BURST {
+                burst = 0;
+                if self.is_unwanted() {
+                    return Stop::Unwanted;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn judge(&self, error: &Error) -> Stop {
+        match Trouble::of(error) {
+            Trouble::HistoryLost | Trouble::Unreadable => {
+                Stop::Ended(Ended::Lost(ResetReason::HistoryLost))
+            }
+            Trouble::Fatal => Stop::Ended(Ended::Lost(ResetReason::InvalidToken)),
+            _ => {
+                debug!(upstream = %self.live.key(), %error, "replay interrupted");
+                Stop::Again
+            }
+        }
+    }
+
+    /// A server waits for a token that it does not know to turn up. Once the journal has read past
+    /// its time, it will not.
+    fn is_not_found(&self, position: &Position, empty_batches: u32) -> bool {
+        let is_passed = self.live.now().is_some_and(|(head, _)| head > *position);
+        let is_unknown = self.live.locate(position) == Some(Located::Unknown);
+        is_unknown && (is_passed || empty_batches >= PATIENCE)
+    }
+
+    /// Appends the next event, between those who join before it and those who join behind.
+    async fn take(&self, event: ChangeEvent) {
+        self.make_room(event.size()).await;
+        let token = event.token().clone();
+        let mut admission = self.admission.lock();
+        self.pass_by(&token, &mut admission);
+        // There is one writer and one list of collections: nothing else can be the answer.
+        let was_taken = self.read.append(0, event);
+        debug_assert!(was_taken);
+        for request in admission.pending.remove(&token).into_iter().flatten() {
+            self.join(request, &mut admission);
+        }
+    }
+
+    /// Everything up to here was read, and nothing came.
+    fn reach(&self, head: &Position) {
+        let mut admission = self.admission.lock();
+        self.pass_by(head, &mut admission);
+        let _ = self.read.advance(0, head.clone());
+    }
+
+    /// Lets those in whose places lie before this one.
+    fn pass_by(&self, next: &Position, admission: &mut Admission) {
+        while let Some(first) = admission.pending.first_entry() {
+            if first.key() >= next {
+                break;
+            }
+            let is_doubtful = first.key().names_document();
+            for request in first.remove() {
+                match is_doubtful {
+                    true => admission.doubtful.push(request),
+                    false => self.join(request, admission),
+                }
+            }
+        }
+    }
+
+    /// Waits until those have taken theirs who would lose it, but not for long.
+    async fn make_room(&self, size: usize) {
+        let deadline = Instant::now() + LAG;
+        while self.read.journal_bytes() + size > self.max_bytes {
+            let (first, end) = self.read.numbers();
+            if first == end {
+                return;
+            }
+            // A quarter of the ring at once, so that this is not done for each event.
+            let until = first + (end - first).div_ceil(4);
+            while self.has_laggards(until) && Instant::now() < deadline {
+                tokio::time::sleep(LAG_POLL).await;
+            }
+            self.read.evict_before(until);
+        }
+    }
+
+    /// Whether a member still has to take something from before this number.
+    fn has_laggards(&self, number: u64) -> bool {
+        let mut admission = self.admission.lock();
+        admission.forget_those_who_left();
+        admission.members.iter().any(|member| member.lags(number))
+    }
+
+    fn is_unwanted(&self) -> bool {
+        let mut admission = self.admission.lock();
+        admission.forget_those_who_left();
+        admission.members.is_empty() && admission.pending.is_empty()
+    }
+
+    /// Ends admission; gives back who did not come in.
+    pub fn close(&self) -> Left {
+        let mut admission = self.admission.lock();
+        admission.is_closed = true;
+        let pending = std::mem::take(&mut admission.pending);
+        let waiting = pending.into_values().flatten().collect();
+        Left { waiting, doubtful: std::mem::take(&mut admission.doubtful) }
+    }
+
+    /// Tells the members of the end, and stays until they have taken what was read.
+    pub async fn linger(&self) {
+        self.read.retire_all();
+        let deadline = Instant::now() + LINGER;
+        while !self.is_unwanted() && Instant::now() < deadline {
+            tokio::time::sleep(LINGER_POLL).await;
+        }
+        // What is left of it would be kept by whoever reads slowest.
+        if let Some((head, _)) = self.read.now() {
+            self.read.restart_at(&head);
+        }
+    }
+}
+
+impl Admission {
+    fn forget_those_who_left(&mut self) {
+        self.members.retain(|member| Arc::strong_count(&member.progress) > 1);
+        self.pending.retain(|_, requests| {
+            requests.retain(|request| !request.reply.is_closed());
+            !requests.is_empty()
+        });
+    }
+}
+
+impl Watched {
+    fn lags(&self, number: u64) -> bool {
+        let cursor = self.progress.load(Ordering::Acquire);
+        cursor < number && !self.route.is_up_to_date(cursor)
+    }
+}
