@@ -30,11 +30,18 @@ pub struct FeedKey {
 }
 
 impl FeedKey {
+    /// Required images are read like available ones: what is missing is seen to by the routes.
     pub fn of(filter: &Filter) -> FeedKey {
         FeedKey {
             database: filter.namespace.database.clone(),
-            full_document: filter.full_document,
-            before_image: filter.before_image,
+            full_document: match filter.full_document {
+                FullDocument::Required => FullDocument::WhenAvailable,
+                other => other,
+            },
+            before_image: match filter.before_image {
+                FullDocumentBeforeChange::Required => FullDocumentBeforeChange::WhenAvailable,
+                other => other,
+            },
         }
     }
 

@@ -75,6 +75,7 @@ pub struct ChangeEvent {
     raw: RawDocumentBuf,
     token: Position,
     operation: OperationType,
+    is_cut: bool,
     /// When the sidecar had it in hand; the age of a journal entry is counted from here.
     read_at: Instant,
 }
@@ -97,7 +98,20 @@ impl ChangeEvent {
             Some(RawBsonRef::String(name)) => OperationType::parse(name),
             _ => OperationType::Other,
         };
-        Ok(ChangeEvent { raw, token, operation, read_at: Instant::now() })
+        Ok(ChangeEvent { raw, token, operation, is_cut: false, read_at: Instant::now() })
+    }
+
+    /// Takes an event that was read without its documents, since they are too large.
+    ///
+    /// # Errors
+    /// As [`ChangeEvent::parse`].
+    pub fn parse_cut(raw: RawDocumentBuf) -> Result<ChangeEvent, EventError> {
+        Ok(ChangeEvent { is_cut: true, ..ChangeEvent::parse(raw)? })
+    }
+
+    /// Whether documents that belong to it are not here: whoever it may concern has to be told.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// The resume token: the event's identity and its place in the order.

@@ -64,6 +64,14 @@ pub struct Filter {
     pub source_digest: u64,
 }
 
+impl Filter {
+    /// Whether an event that comes without an image cannot be told to this filter's clients.
+    pub fn requires_image(&self) -> bool {
+        self.full_document == FullDocument::Required
+            || self.before_image == FullDocumentBeforeChange::Required
+    }
+}
+
 /// The filters in force, by stream name.
 #[derive(Debug, Clone, Default)]
 pub struct FilterSet(pub BTreeMap<String, Arc<Filter>>);

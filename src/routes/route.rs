@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::delivery::{Delivery, ResetReason, View};
 use super::table::{Key, RouteId};
 use crate::event::{ChangeEvent, OperationType};
-use crate::filter::{Filter, FullDocumentBeforeChange};
+use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
 
 /// The result of looking for deliveries.
@@ -110,6 +110,9 @@ impl Route {
         if !is_of_collection || !self.filter.operations.contains(operation) {
             return None;
         }
+        if event.is_cut() || self.misses_image(event) {
+            return Some(Delivery::reset(number, event, ResetReason::HistoryLost));
+        }
         let matched = match operation {
             OperationType::Delete => self.matches_delete(event),
             OperationType::Insert | OperationType::Replace | OperationType::Update => {
@@ -131,6 +134,16 @@ impl Route {
                 event.collection() == Some(collection) || event.rename_target() == Some(collection)
             }
         }
+    }
+
+    /// Whether the filter requires an image of this event that the server did not keep.
+    fn misses_image(&self, event: &ChangeEvent) -> bool {
+        let wants_before = event.operation() != OperationType::Insert
+            && self.filter.before_image == FullDocumentBeforeChange::Required;
+        let wants_after = event.operation() == OperationType::Update
+            && self.filter.full_document == FullDocument::Required;
+        wants_before && event.full_document_before_change().is_none()
+            || wants_after && event.full_document().is_none()
     }
 
     fn wants_view(&self) -> bool {

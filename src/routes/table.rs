@@ -37,6 +37,8 @@ pub struct RouteTable {
     next: RouteId,
     /// Routes that hold deliveries: what trimming has to look at, out of perhaps a million.
     holding: HashSet<RouteId>,
+    /// Routes that require an image, and have to hear of each event that comes without.
+    strict: HashSet<RouteId>,
     /// Kept for its memory.
     candidates: Vec<RouteId>,
 }
@@ -85,6 +87,9 @@ impl RouteTable {
         let section = self.sections.entry(filter.namespace.collection.clone()).or_default();
         section.insert(id, &predicate);
         self.by_key.insert(key.clone(), id);
+        if filter.requires_image() {
+            self.strict.insert(id);
+        }
         let route = Route::new(id, key, filter.clone(), predicate, complete_from, keep);
         let route = Arc::new(route);
         route.subscribers.fetch_add(1, Ordering::Relaxed);
@@ -102,6 +107,7 @@ impl RouteTable {
         }
         self.by_key.remove(&route.key);
         self.holding.remove(&route.id());
+        self.strict.remove(&route.id());
         let collection = &route.filter().namespace.collection;
         if let Some(section) = self.sections.get_mut(collection) {
             section.remove(&route.id());
@@ -113,7 +119,9 @@ impl RouteTable {
 
     /// Hands the event to every route that wants it.
     pub fn offer(&mut self, number: u64, event: &ChangeEvent) {
-        if matches!(event.operation(), OperationType::Drop | OperationType::Rename) {
+        if event.is_cut()
+            || matches!(event.operation(), OperationType::Drop | OperationType::Rename)
+        {
             // Rare, and it concerns all routes of the collection, whatever their conditions.
             for route in self.routes.values() {
                 give(route, number, event, &mut self.holding);
@@ -126,6 +134,13 @@ impl RouteTable {
             if let Some(section) = self.sections.get(&collection) {
                 gather(section, event, &mut candidates);
             }
+        }
+        let comes_without = event.full_document_before_change().is_none()
+            || event.operation() == OperationType::Update && event.full_document().is_none();
+        if !self.strict.is_empty() && comes_without {
+            candidates.extend(&self.strict);
+            candidates.sort_unstable();
+            candidates.dedup();
         }
         for id in &candidates {
             if let Some(route) = self.routes.get(id) {

@@ -4,6 +4,7 @@
 //! wait for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -33,6 +34,8 @@ const YOUNG: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Server {
     connected: Arc<watch::Sender<State>>,
+    /// Older than `$changeStreamSplitLargeEvent`, as far as is known.
+    lacks_split: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +69,10 @@ pub enum ProbeError {
 
 impl Default for Server {
     fn default() -> Server {
-        Server { connected: Arc::new(watch::Sender::new(State::Connecting)) }
+        Server {
+            connected: Arc::new(watch::Sender::new(State::Connecting)),
+            lacks_split: Arc::default(),
+        }
     }
 }
 
@@ -116,6 +122,20 @@ impl Server {
             // The sender lives in `self`, so there is no error to hear of.
             let _ = connected.changed().await;
         }
+    }
+
+    /// Whether the server said that it cannot split large events (before 6.0.9).
+    pub fn lacks_split(&self) -> bool {
+        self.lacks_split.load(Ordering::Relaxed)
+    }
+
+    pub fn note_lacks_split(&self) {
+        self.lacks_split.store(true, Ordering::Relaxed);
+    }
+
+    /// After trouble it may be another server, or a newer one.
+    pub fn forget_version(&self) {
+        self.lacks_split.store(false, Ordering::Relaxed);
     }
 
     /// Resolves when there will never be a client, with the reason.

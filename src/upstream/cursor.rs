@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
-use mongodb::Client;
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::Error;
 use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType};
 
+use super::connect::Server;
+use super::large::Fragments;
+use super::trouble::Trouble;
 use crate::event::Position;
 use crate::feed::{Collections, FeedKey};
 use crate::filter::{FullDocument, FullDocumentBeforeChange};
@@ -19,8 +21,50 @@ use crate::filter::{FullDocument, FullDocumentBeforeChange};
 /// How long the server waits for something new before it answers with its position alone.
 const MAX_AWAIT: Duration = Duration::from_millis(500);
 
-/// Events as the server sent them.
-pub type Events = ChangeStream<RawDocumentBuf>;
+/// How a cursor is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Batches,
+    /// So that what comes before an event that cannot be sent comes all the same.
+    OneByOne,
+    /// Without the documents, so that every event can be sent.
+    WithoutDocuments,
+}
+
+/// A cursor. Gives events as the server sent them, fragments joined.
+pub struct Events {
+    stream: ChangeStream<RawDocumentBuf>,
+    fragments: Fragments,
+}
+
+impl Events {
+    /// The next event, or `None` when the server's wait went by without one.
+    ///
+    /// # Errors
+    /// Those of the driver; [`super::trouble`] knows what they mean.
+    pub async fn next_if_any(&mut self) -> Result<Option<RawDocumentBuf>, Error> {
+        while let Some(raw) = self.stream.next_if_any().await? {
+            if let Some(whole) = self.fragments.join(raw)? {
+                return Ok(Some(whole));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there can be more.
+    pub fn is_alive(&self) -> bool {
+        self.stream.is_alive()
+    }
+
+    /// How far the stream has read, as the server says; never between fragments.
+    pub fn read_past(&self) -> Option<Position> {
+        if !self.fragments.is_empty() {
+            return None;
+        }
+        let token = bson::serialize_to_bson(&self.stream.resume_token()?).ok()?;
+        Position::from_server(token.as_document()?.get_str("_data").ok()?)
+    }
+}
 
 /// Where a change stream begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,47 +111,76 @@ pub fn pipeline(collections: &Collections) -> Vec<Document> {
 /// # Errors
 /// Those of the driver; [`super::trouble`] knows what they mean.
 pub async fn open(
-    client: &Client,
+    server: &Server,
     key: &FeedKey,
     collections: &Collections,
     start: &Start,
+    pace: Pace,
 ) -> Result<Events, Error> {
+    let client = server.client().await;
+    let mut stages = pipeline(collections);
+    if pace == Pace::WithoutDocuments {
+        stages.push(doc! { "$project": {
+            "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1, "wallTime": 1,
+        } });
+    }
+    let opened = async |stages: Vec<Document>| -> Result<Events, Error> {
+        let stream = client
+            .database(&key.database)
+            .watch()
+            .pipeline(stages)
+            .with_options(options(key, start, pace)?)
+            .await?;
+        Ok(Events { stream: stream.with_type(), fragments: Fragments::default() })
+    };
+    if server.lacks_split() {
+        return opened(stages).await;
+    }
+    // It has to be the last stage.
+    let split = [stages.clone(), vec![doc! { "$changeStreamSplitLargeEvent": {} }]].concat();
+    match opened(split).await {
+        Err(error) if Trouble::of(&error) == Trouble::Unsupported => {
+            let events = opened(stages).await?;
+            // Had the server no change streams at all, this one would have failed too.
+            server.note_lacks_split();
+            Ok(events)
+        }
+        opened => opened,
+    }
+}
+
+fn options(key: &FeedKey, start: &Start, pace: Pace) -> Result<ChangeStreamOptions, Error> {
     let mut options = ChangeStreamOptions::default();
     options.max_await_time = Some(MAX_AWAIT);
-    options.full_document = match key.full_document {
-        FullDocument::Default => None,
-        FullDocument::UpdateLookup => Some(FullDocumentType::UpdateLookup),
-        FullDocument::WhenAvailable => Some(FullDocumentType::WhenAvailable),
-        FullDocument::Required => Some(FullDocumentType::Required),
-    };
-    options.full_document_before_change = match key.before_image {
-        FullDocumentBeforeChange::Off => None,
-        FullDocumentBeforeChange::WhenAvailable => {
-            Some(FullDocumentBeforeChangeType::WhenAvailable)
-        }
-        FullDocumentBeforeChange::Required => Some(FullDocumentBeforeChangeType::Required),
-    };
     match start {
         Start::At(time) => options.start_at_operation_time = Some(*time),
         // Unlike `resumeAfter` it also takes the token of an invalidate event.
         Start::After(position) => options.start_after = Some(token(position)?),
     }
-    let stream = client
-        .database(&key.database)
-        .watch()
-        .pipeline(pipeline(collections))
-        .with_options(options)
-        .await?;
-    Ok(stream.with_type())
+    match pace {
+        Pace::Batches => {}
+        Pace::OneByOne => options.batch_size = Some(1),
+        Pace::WithoutDocuments => return Ok(options),
+    }
+    options.full_document = match key.full_document {
+        FullDocument::Default => None,
+        FullDocument::UpdateLookup => Some(FullDocumentType::UpdateLookup),
+        // What a filter requires is seen to by its routes: one image that is missing would end
+        // the cursor for everybody.
+        FullDocument::WhenAvailable | FullDocument::Required => {
+            Some(FullDocumentType::WhenAvailable)
+        }
+    };
+    options.full_document_before_change = match key.before_image {
+        FullDocumentBeforeChange::Off => None,
+        FullDocumentBeforeChange::WhenAvailable | FullDocumentBeforeChange::Required => {
+            Some(FullDocumentBeforeChangeType::WhenAvailable)
+        }
+    };
+    Ok(options)
 }
 
 fn token(position: &Position) -> Result<ResumeToken, Error> {
     bson::deserialize_from_bson(Bson::Document(doc! { "_data": position.as_str() }))
         .map_err(Error::custom)
-}
-
-/// How far the stream has read, as the server says.
-pub fn read_past(stream: &Events) -> Option<Position> {
-    let token = bson::serialize_to_bson(&stream.resume_token()?).ok()?;
-    Position::from_server(token.as_document()?.get_str("_data").ok()?)
 }

@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod cursor;
 pub mod deployment;
+mod large;
 pub mod replay;
 pub mod trouble;
 
@@ -21,7 +22,7 @@ use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::{Collections, Feed, Status};
 use crate::metrics::Metrics;
 use connect::Server;
-use cursor::{Events, Start};
+use cursor::{Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
 use trouble::Trouble;
 
@@ -86,10 +87,12 @@ impl Upstream {
         let mut failures = 0u32;
         // Answers that did not come, in a row.
         let mut stalls = 0u32;
+        let mut pace = Pace::Batches;
         loop {
             let (generation, collections) = self.feed.collections();
             let patience = STALL * (1 << stalls.min(MAX_STALL_DOUBLINGS));
-            let opened = tokio::time::timeout(patience * 2, self.open(&resume, &collections)).await;
+            let opened = self.open(&resume, &collections, pace);
+            let opened = tokio::time::timeout(patience * 2, opened).await;
             let error = match opened {
                 Ok(Ok((events, start, deployment))) => {
                     self.note_opened(&resume, &start, &deployment);
@@ -116,6 +119,10 @@ impl Upstream {
                 Ok(Err(error)) => error,
                 Err(_) => DeploymentError::Stalled(patience * 2),
             };
+            let (next_pace, error) = self.judge_size(pace, error, generation, &collections).await;
+            pace = next_pace;
+            let Some(error) = error else { continue };
+            self.server.forget_version();
             failures += 1;
             stalls += u32::from(matches!(error, DeploymentError::Stalled(_)));
             let (trouble, pause) = self.report(&error, failures).await;
@@ -131,10 +138,39 @@ impl Upstream {
         }
     }
 
+    /// How to go on after an error, which is given back if it is not about an event's size.
+    ///
+    /// The events before a large one come one by one, and then the next is the large one.
+    async fn judge_size(
+        &self,
+        pace: Pace,
+        error: DeploymentError,
+        generation: u64,
+        collections: &Collections,
+    ) -> (Pace, Option<DeploymentError>) {
+        let (true, Some((head, _))) = (error.trouble() == Trouble::TooLarge, self.feed.now())
+        else {
+            return (Pace::Batches, Some(error));
+        };
+        if pace == Pace::Batches {
+            self.count_restart(Trouble::TooLarge.reason());
+            return (Pace::OneByOne, None);
+        }
+        match large::skim(&self.server, self.feed.key(), collections, &head).await {
+            Ok(event) => {
+                // Not taken, it was read with an old list, and is read again with the new one.
+                let _ = event.map(|event| self.feed.append(generation, event));
+                (Pace::Batches, None)
+            }
+            Err(error) => (Pace::OneByOne, Some(error.into())),
+        }
+    }
+
     async fn open(
         &self,
         resume: &Resume,
         collections: &Collections,
+        pace: Pace,
     ) -> Result<(Events, Start, Deployment), DeploymentError> {
         let deployment = self.server.ask().await?;
         let now = deployment.majority_time;
@@ -153,12 +189,17 @@ impl Upstream {
             },
             Resume::FromNow => Start::At(after(now)),
         };
-        let events = self.open_at(&start, collections).await?;
+        let events = self.open_at(&start, collections, pace).await?;
         Ok((events, start, deployment))
     }
 
-    async fn open_at(&self, start: &Start, collections: &Collections) -> Result<Events, Error> {
-        cursor::open(&self.server.client().await, self.feed.key(), collections, start).await
+    async fn open_at(
+        &self,
+        start: &Start,
+        collections: &Collections,
+        pace: Pace,
+    ) -> Result<Events, Error> {
+        cursor::open(&self.server, self.feed.key(), collections, start, pace).await
     }
 
     /// As far back as the window and the oplog allow. Whether the oplog reaches that far, only the
@@ -174,9 +215,17 @@ impl Upstream {
                 0 => Start::At(after(now)),
                 _ => Start::At(Timestamp { time: now.time.saturating_sub(back), increment: 1 }),
             };
-            match self.open_at(&start, collections).await {
+            match self.open_at(&start, collections, Pace::Batches).await {
                 Ok(events) => return Ok((events, start)),
-                Err(error) if back > 0 && Trouble::of(&error) == Trouble::HistoryLost => back /= 2,
+                Err(error)
+                    if back > 0
+                        && matches!(
+                            Trouble::of(&error),
+                            Trouble::HistoryLost | Trouble::TooLarge
+                        ) =>
+                {
+                    back /= 2;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -220,7 +269,7 @@ impl Upstream {
         let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
         let mut expired_at = Instant::now();
         loop {
-            if !is_live && self.has_caught_up(deployment.majority_time, cursor::read_past(events)) {
+            if !is_live && self.has_caught_up(deployment.majority_time, events.read_past()) {
                 is_live = true;
                 self.note_live();
             }
@@ -266,7 +315,7 @@ impl Upstream {
                         is_live = true;
                         self.note_live();
                     }
-                    match cursor::read_past(events) {
+                    match events.read_past() {
                         Some(head) => self.feed.advance(generation, head),
                         None => true,
                     }

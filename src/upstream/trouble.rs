@@ -26,6 +26,8 @@ pub enum Trouble {
     HistoryLost,
     /// The server will never go on from this token.
     Fatal,
+    /// The next event is larger than a message may be, and the server cannot split it.
+    TooLarge,
     /// The server cannot give the next event, however often it is asked.
     Unreadable,
     Privileges,
@@ -57,7 +59,8 @@ impl Trouble {
             ErrorKind::Command(command) => match command.code {
                 CHANGE_STREAM_HISTORY_LOST => Trouble::HistoryLost,
                 CHANGE_STREAM_FATAL | INVALID_RESUME_TOKEN => Trouble::Fatal,
-                NO_MATCHING_DOCUMENT | BSON_OBJECT_TOO_LARGE => Trouble::Unreadable,
+                BSON_OBJECT_TOO_LARGE => Trouble::TooLarge,
+                NO_MATCHING_DOCUMENT => Trouble::Unreadable,
                 UNAUTHORIZED => Trouble::Privileges,
                 AUTHENTICATION_FAILED => Trouble::Authentication,
                 NOT_A_REPLICA_SET => Trouble::Standalone,
@@ -80,6 +83,7 @@ impl Trouble {
         match self {
             Trouble::HistoryLost => "history-lost",
             Trouble::Fatal => "fatal",
+            Trouble::TooLarge => "too-large",
             Trouble::Unreadable => "unreadable",
             Trouble::Privileges => "privileges",
             Trouble::Authentication => "authentication",
@@ -117,9 +121,11 @@ impl Trouble {
             Trouble::Fatal => {
                 "clients are told to refetch, and reading goes on from now".to_string()
             }
-            Trouble::Unreadable => "an event is larger than 16 MB, or an image that a filter \
-                requires was not kept (whenAvailable goes without): clients are told to refetch, \
-                and reading goes on from now"
+            Trouble::TooLarge => "an event is larger than 16 MB: it is skipped, and clients of \
+                its collection are told to refetch; MongoDB 6.0.9 and newer can split it"
+                .to_string(),
+            Trouble::Unreadable => "an image of the document was not kept: clients are told to \
+                refetch, and reading goes on from now"
                 .to_string(),
             Trouble::Privileges => format!(
                 "give the MongoDB user the privileges `find` and `changeStream` on all \

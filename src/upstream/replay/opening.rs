@@ -12,8 +12,18 @@ use crate::event::Position;
 use crate::feed::Feed;
 use crate::journal::Located;
 use crate::routes::ResetReason;
-use crate::upstream::cursor::{self, Events, Start};
+use crate::upstream::cursor::{self, Events, Pace, Start};
 use crate::upstream::trouble::Trouble;
+
+/// Why there is no cursor.
+pub(super) enum Refusal {
+    /// The position is of no use.
+    Lost(ResetReason),
+    /// The first event is too large to be sent.
+    TooLarge,
+    /// MongoDB is away.
+    Away,
+}
 
 /// Opens a cursor for these clients, however long MongoDB is away. `None` when nobody is left who
 /// waits: each was answered, or went.
@@ -22,20 +32,21 @@ pub(super) async fn open(
     feed: &Arc<Feed>,
     purpose: Purpose,
     mut requests: Vec<Request>,
-) -> Option<(Events, Pass)> {
+) -> Option<(Option<Events>, Pass)> {
     requests.sort_by(|a, b| a.after.cmp(&b.after));
     loop {
         requests = still_needed(feed, requests);
         let first = requests.first()?.after.clone();
         let opened = match purpose {
             Purpose::Everybody => oldest_readable(shared, feed, &mut requests).await,
-            Purpose::OneToken => match resume(shared, feed, &first).await {
-                Ok(events) => Some((events, first)),
-                Err(Some(reason)) => {
+            Purpose::OneToken => match resume(shared, feed, &first, Pace::Batches).await {
+                Ok(events) => Some((Some(events), first)),
+                Err(Refusal::TooLarge) => Some((None, first)),
+                Err(Refusal::Lost(reason)) => {
                     lose(requests, reason);
                     return None;
                 }
-                Err(None) => None,
+                Err(Refusal::Away) => None,
             },
         };
         if let Some((events, start)) = opened {
@@ -74,67 +85,75 @@ async fn oldest_readable(
     shared: &Shared,
     feed: &Feed,
     requests: &mut Vec<Request>,
-) -> Option<(Events, Position)> {
+) -> Option<(Option<Events>, Position)> {
     let (mut lost, mut readable) = (0, requests.len());
     let mut found = None;
     let mut probe = 0;
     while lost < readable {
-        let after = &requests[probe].after;
-        match open_at(shared, feed, &Start::At(after.time())).await {
-            Ok(events) => {
-                readable = probe;
-                found = Some((events, Position::before(after.time())));
-            }
-            Err(error) if Trouble::of(&error) == Trouble::HistoryLost => lost = probe + 1,
-            Err(error) => {
-                debug!(upstream = %feed.key(), %error, "a replay cannot begin yet");
-                return None;
-            }
-        }
+        let time = requests[probe].after.time();
+        let events = match open_at(shared, feed, &Start::At(time), Pace::Batches).await {
+            Ok(events) => Some(events),
+            Err(error) => match Trouble::of(&error) {
+                Trouble::TooLarge => None,
+                Trouble::HistoryLost => {
+                    lost = probe + 1;
+                    probe = usize::midpoint(lost, readable);
+                    continue;
+                }
+                _ => {
+                    debug!(upstream = %feed.key(), %error, "a replay cannot begin yet");
+                    return None;
+                }
+            },
+        };
+        readable = probe;
+        found = Some((events, Position::before(time)));
         probe = usize::midpoint(lost, readable);
     }
     lose(requests.drain(..lost), ResetReason::HistoryLost);
     found
 }
 
-async fn open_at(shared: &Shared, feed: &Feed, start: &Start) -> Result<Events, Error> {
+async fn open_at(shared: &Shared, feed: &Feed, start: &Start, pace: Pace) -> Result<Events, Error> {
     let (_, collections) = feed.collections();
-    cursor::open(&shared.server.client().await, feed.key(), &collections, start).await
+    cursor::open(&shared.server, feed.key(), &collections, start, pace).await
 }
 
-/// Resumes from a token. `Err(Some)`: it is of no use. `Err(None)`: MongoDB is away.
+/// Opens right behind a position.
 pub(super) async fn resume(
     shared: &Shared,
     feed: &Feed,
     after: &Position,
-) -> Result<Events, Option<ResetReason>> {
-    let deployment = shared.server.ask().await.map_err(|_| None)?;
+    pace: Pace,
+) -> Result<Events, Refusal> {
+    let deployment = shared.server.ask().await.map_err(|_| Refusal::Away)?;
     if deployment.is_in_the_future(after) {
-        return Err(Some(ResetReason::InvalidToken));
+        return Err(Refusal::Lost(ResetReason::InvalidToken));
     }
     let start = Start::after(after);
-    let mut opened = open_at(shared, feed, &start).await;
+    let mut opened = open_at(shared, feed, &start, pace).await;
     if let Err(error) = &opened
         && matches!(Trouble::of(error), Trouble::Command(_))
     {
         // Only what happens twice is because of the token.
-        opened = open_at(shared, feed, &start).await;
+        opened = open_at(shared, feed, &start, pace).await;
     }
     let error = match opened {
         Ok(events) => return Ok(events),
         Err(error) => error,
     };
     match Trouble::of(&error) {
-        Trouble::HistoryLost | Trouble::Unreadable => Err(Some(ResetReason::HistoryLost)),
-        Trouble::Fatal => Err(Some(ResetReason::InvalidToken)),
+        Trouble::TooLarge => Err(Refusal::TooLarge),
+        Trouble::HistoryLost | Trouble::Unreadable => Err(Refusal::Lost(ResetReason::HistoryLost)),
+        Trouble::Fatal => Err(Refusal::Lost(ResetReason::InvalidToken)),
         // Servers have many codes for a token that they cannot read. Whether it was the token is
         // seen by going without one.
         Trouble::Command(_) => {
-            match open_at(shared, feed, &Start::At(deployment.majority_time)).await {
-                Ok(_) => Err(Some(ResetReason::InvalidToken)),
-                Err(_) => Err(None),
+            match open_at(shared, feed, &Start::At(deployment.majority_time), pace).await {
+                Ok(_) => Err(Refusal::Lost(ResetReason::InvalidToken)),
+                Err(_) => Err(Refusal::Away),
             }
         }
-        _ => Err(None),
+        _ => Err(Refusal::Away),
     }
 }

@@ -20,12 +20,14 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::member::Member;
-use super::{Purpose, RETRY, Reply, Request, Shared, opening};
+use super::opening::{self, Refusal};
+use super::{Purpose, RETRY, Reply, Request, Shared};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
 use crate::journal::{Limits, Located};
 use crate::routes::{ResetReason, Route};
-use crate::upstream::cursor::{self, Events};
+use crate::upstream::cursor::{Events, Pace};
+use crate::upstream::large;
 use crate::upstream::trouble::Trouble;
 
 /// Of what the journal may hold, a pass's ring may hold so much.
@@ -97,6 +99,16 @@ enum Stop {
     Unwanted,
     /// Again, from here.
     Again,
+    /// The next event, or one soon after, is too large to be sent.
+    TooLarge,
+}
+
+/// How far a pass has come.
+struct Place {
+    position: Position,
+    /// Whether the server has shown that it knows this place, by giving what comes after it.
+    is_known: bool,
+    pace: Pace,
 }
 
 impl Pass {
@@ -173,22 +185,15 @@ impl Pass {
     }
 
     /// Reads until the journal is met, or nobody wants it any more.
-    pub async fn run(&self, shared: &Shared, events: Events) {
-        let mut position = self.start.clone();
-        let mut is_known = self.purpose == Purpose::Everybody;
-        let mut events = Some(events);
+    /// Without a cursor, opening it told that the first event is too large.
+    pub async fn run(&self, shared: &Shared, opened: Option<Events>) {
+        let is_known = self.purpose == Purpose::Everybody;
+        let mut place = Place { position: self.start.clone(), is_known, pace: Pace::Batches };
+        let mut stop = match opened {
+            Some(events) => self.follow(events, &mut place).await,
+            None => Stop::TooLarge,
+        };
         loop {
-            let stop = match events.take() {
-                Some(events) => self.follow(events, &mut position, &mut is_known).await,
-                None => match opening::resume(shared, &self.live, &position).await {
-                    Ok(opened) => {
-                        events = Some(opened);
-                        continue;
-                    }
-                    Err(Some(reason)) => Stop::Ended(Ended::Lost(reason)),
-                    Err(None) => Stop::Again,
-                },
-            };
             match stop {
                 Stop::Ended(ended) => {
                     self.finish(ended);
@@ -196,9 +201,39 @@ impl Pass {
                 }
                 Stop::Unwanted => break,
                 Stop::Again => tokio::time::sleep(RETRY).await,
+                Stop::TooLarge => self.judge_size(shared, &mut place).await,
             }
             if self.is_unwanted() {
                 break;
+            }
+            stop = match opening::resume(shared, &self.live, &place.position, place.pace).await {
+                Ok(events) => self.follow(events, &mut place).await,
+                Err(Refusal::Lost(reason)) => Stop::Ended(Ended::Lost(reason)),
+                Err(Refusal::TooLarge) => Stop::TooLarge,
+                Err(Refusal::Away) => Stop::Again,
+            };
+        }
+    }
+
+    /// The events before a large one come one by one, and then the next is the large one.
+    async fn judge_size(&self, shared: &Shared, place: &mut Place) {
+        if place.pace == Pace::Batches {
+            place.pace = Pace::OneByOne;
+            return;
+        }
+        let (_, collections) = self.live.collections();
+        let key = self.live.key();
+        match large::skim(&shared.server, key, &collections, &place.position).await {
+            Ok(Some(event)) => {
+                place.position = event.token().clone();
+                place.is_known = true;
+                self.take(event).await;
+                place.pace = Pace::Batches;
+            }
+            Ok(None) => place.pace = Pace::Batches,
+            Err(error) => {
+                debug!(upstream = %key, %error, "replay interrupted");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
@@ -215,12 +250,8 @@ impl Pass {
         let _ = self.end.set(ended);
     }
 
-    async fn follow(
-        &self,
-        mut events: Events,
-        position: &mut Position,
-        is_known: &mut bool,
-    ) -> Stop {
+    async fn follow(&self, mut events: Events, place: &mut Place) -> Stop {
+        let Place { position, is_known, .. } = place;
         let (mut burst, mut empty_batches) = (0, 0);
         loop {
             let Ok(next) = tokio::time::timeout(STALL, events.next_if_any()).await else {
@@ -254,7 +285,7 @@ impl Pass {
                         return Stop::Again;
                     }
                     empty_batches += 1;
-                    if let Some(head) = cursor::read_past(&events)
+                    if let Some(head) = events.read_past()
                         && head > *position
                     {
                         self.reach(&head);
@@ -287,6 +318,7 @@ impl Pass {
                 Stop::Ended(Ended::Lost(ResetReason::HistoryLost))
             }
             Trouble::Fatal => Stop::Ended(Ended::Lost(ResetReason::InvalidToken)),
+            Trouble::TooLarge => Stop::TooLarge,
             _ => {
                 debug!(upstream = %self.live.key(), %error, "replay interrupted");
                 Stop::Again

@@ -1,0 +1,140 @@
+//! Events that are larger than the 16 MB that a message may have.
+//!
+//! Servers that can (6.0.9, 7.0 and newer) split them, and here they are joined:
+//! <https://www.mongodb.com/docs/manual/reference/operator/aggregation/changeStreamSplitLargeEvent/>.
+//! On others such an event ends the cursor, each time anew. There it is read without its documents,
+//! so that what comes after it can be read, and those whom it concerns are told.
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use mongodb::error::Error;
+use tracing::warn;
+
+use super::connect::Server;
+use super::cursor::{self, Pace, Start};
+use crate::event::{ChangeEvent, Position};
+use crate::feed::{Collections, FeedKey};
+
+/// The fragments of one event that have come so far.
+#[derive(Default)]
+pub struct Fragments(Vec<RawDocumentBuf>);
+
+impl Fragments {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes what the server sent; gives the event when it is whole. Its token is that of the last
+    /// fragment: whoever resumes there has all of it.
+    ///
+    /// # Errors
+    /// When a fragment is missing: reading again from the last whole event helps.
+    pub fn join(&mut self, raw: RawDocumentBuf) -> Result<Option<RawDocumentBuf>, Error> {
+        let Some((fragment, of)) = place(&raw) else {
+            return match self.0.is_empty() {
+                true => Ok(Some(raw)),
+                false => Err(out_of_order()),
+            };
+        };
+        self.0.push(raw);
+        if usize::try_from(fragment) != Ok(self.0.len()) {
+            return Err(out_of_order());
+        }
+        if fragment < of {
+            return Ok(None);
+        }
+        let mut whole = RawDocumentBuf::new();
+        let fragments = std::mem::take(&mut self.0);
+        let last = fragments.len() - 1;
+        for (index, fragment) in fragments.iter().enumerate() {
+            for field in fragment {
+                let (key, value) = field.map_err(Error::custom)?;
+                let is_of_the_whole = match key.as_str() {
+                    "splitEvent" => false,
+                    "_id" => index == last,
+                    _ => true,
+                };
+                if is_of_the_whole {
+                    whole.append(key, value);
+                }
+            }
+        }
+        Ok(Some(whole))
+    }
+}
+
+/// Which fragment it is, from one, and of how many.
+fn place(raw: &RawDocument) -> Option<(i64, i64)> {
+    let Ok(Some(RawBsonRef::Document(split))) = raw.get("splitEvent") else {
+        return None;
+    };
+    let number = |key| match split.get(key) {
+        Ok(Some(RawBsonRef::Int32(number))) => Some(i64::from(number)),
+        Ok(Some(RawBsonRef::Int64(number))) => Some(number),
+        _ => None,
+    };
+    Some((number("fragment")?, number("of")?))
+}
+
+fn out_of_order() -> Error {
+    Error::custom("the fragments of a large event came out of order")
+}
+
+/// Reads the one event after a position without its documents. `None` when there is none after all.
+///
+/// # Errors
+/// Those of the driver.
+pub async fn skim(
+    server: &Server,
+    key: &FeedKey,
+    collections: &Collections,
+    after: &Position,
+) -> Result<Option<ChangeEvent>, Error> {
+    let start = Start::after(after);
+    let mut events = cursor::open(server, key, collections, &start, Pace::WithoutDocuments).await?;
+    while let Some(raw) = events.next_if_any().await? {
+        let event = ChangeEvent::parse_cut(raw).map_err(Error::custom)?;
+        if event.token() > after {
+            warn!(
+                upstream = %key,
+                collection = event.collection().unwrap_or_default(),
+                operation = event.operation().name(),
+                "an event is larger than 16 MB and skipped: clients of its collection are told to \
+                 refetch. MongoDB 6.0.9 and newer can split it; smaller documents, or none of \
+                 their images, help too"
+            );
+            return Ok(Some(event));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn fragments_become_one_event_with_the_last_token() {
+        let mut fragments = Fragments::default();
+        let first = rawdoc! { "_id": { "_data": "8201" }, "splitEvent": { "fragment": 1, "of": 2 },
+        "operationType": "update", "fullDocument": { "a": 1 } };
+        let second = rawdoc! { "_id": { "_data": "8202" }, "splitEvent": { "fragment": 2, "of": 2 },
+        "updateDescription": { "b": 2 } };
+        assert!(fragments.join(first.clone()).unwrap().is_none());
+        assert!(!fragments.is_empty());
+        let whole = fragments.join(second.clone()).unwrap().unwrap();
+        assert_eq!(
+            whole,
+            rawdoc! { "operationType": "update", "fullDocument": { "a": 1 },
+            "_id": { "_data": "8202" }, "updateDescription": { "b": 2 } }
+        );
+        assert!(fragments.is_empty());
+
+        let small = rawdoc! { "_id": { "_data": "8203" } };
+        assert_eq!(fragments.join(small.clone()).unwrap(), Some(small.clone()));
+        assert!(Fragments::default().join(second).is_err());
+        assert!(fragments.join(first).unwrap().is_none());
+        assert!(fragments.join(small).is_err());
+    }
+}
