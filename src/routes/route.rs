@@ -243,6 +243,16 @@ impl Route {
         }
     }
 
+    /// The number from which a cursor has something to read; `None` when it has everything.
+    pub(crate) fn unread_from(&self, cursor: u64) -> Option<u64> {
+        let recent = self.recent.lock();
+        if cursor < recent.complete_from {
+            return Some(cursor);
+        }
+        let unread = recent.deliveries.partition_point(|delivery| delivery.number < cursor);
+        recent.deliveries.get(unread).map(|delivery| delivery.number)
+    }
+
     /// Whether a cursor has everything that this route made.
     pub(crate) fn is_up_to_date(&self, cursor: u64) -> bool {
         let recent = self.recent.lock();

@@ -381,18 +381,19 @@ impl Pass {
             }
             // A quarter of the ring at once, so that this is not done for each event.
             let until = first + (end - first).div_ceil(4);
-            while self.has_laggards(until) && Instant::now() < deadline {
+            while self.has_laggards(first, until) && Instant::now() < deadline {
                 tokio::time::sleep(LAG_POLL).await;
             }
             self.read.evict_before(until);
         }
     }
 
-    /// Whether a member still has to take something from before this number.
-    fn has_laggards(&self, number: u64) -> bool {
+    /// Whether a member still has to take one of these events. Who lost one already does not count:
+    /// it asks again as soon as it reads.
+    fn has_laggards(&self, first: u64, until: u64) -> bool {
         let mut admission = self.admission.lock();
         admission.forget_those_who_left();
-        admission.members.iter().any(|member| member.lags(number))
+        admission.members.iter().any(|member| member.has_to_take(first, until))
     }
 
     fn is_unwanted(&self) -> bool {
@@ -435,8 +436,8 @@ impl Admission {
 }
 
 impl Watched {
-    fn lags(&self, number: u64) -> bool {
+    fn has_to_take(&self, first: u64, until: u64) -> bool {
         let cursor = self.progress.load(Ordering::Acquire);
-        cursor < number && !self.route.is_up_to_date(cursor)
+        self.route.unread_from(cursor).is_some_and(|unread| (first..until).contains(&unread))
     }
 }

@@ -1,11 +1,14 @@
 //! Positions that clients come back with: recent, old, lost, within a transaction, and none.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mongodb::bson::{Document, doc};
 use mongodb::options::FindOneOptions;
 use sidestream::event::Position;
 
+use super::sharing::cursors;
 use super::{bson_ids, collection, expect, expect_reset, filter, foreign_token, id, insert};
 use crate::support::mongo::{self, Own, Setup};
 use crate::support::sidecar::{self, Filters};
@@ -224,5 +227,76 @@ async fn an_oplog_that_is_lost_for_one_client_and_a_server_that_stumbles() {
     insert(&orders, 3..4).await;
     expect(&mut lost, 3..4).await;
     expect(&mut live, 3..4).await;
+    sidecar.finish().await;
+}
+
+// Each with a position and values of its own, and some that do not read at all.
+#[tokio::test]
+async fn a_storm_of_old_positions_costs_two_cursors_and_waits_for_no_slow_client() {
+    const EVENTS: i64 = 400;
+    const BUCKETS: i64 = 40;
+    let database = unique("storm");
+    let namespace = format!("{database}.orders");
+    let all = filter(&namespace);
+    let bucket = format!(
+        "{all}match: {{ bucket: {{ $param: bucket }} }}\nparams: {{ bucket: {{ type: long }} }}\n"
+    );
+    let filters = Filters::new(&[("all", &all), ("bucket", &bucket)]);
+    let uri = format!("{}&appName={database}", mongo::uri());
+    let settings = [("SIDESTREAM_REPLAY__MAX_BYTES", "512KiB")];
+    let sidecar = sidecar::start(&uri, &filters, &settings).await;
+    let mut live = Stream::open(sidecar.listen, "/_events/all").await;
+    let first = live.settled().await;
+    let client = shared().await;
+    let orders = collection(&client, &database, "orders");
+    let pad = "x".repeat(16_000);
+    for from in (0..EVENTS).step_by(50) {
+        let documents = (from..from + 50)
+            .map(|id| doc! { "_id": id, "bucket": id % BUCKETS, "pad": &pad })
+            .collect::<Vec<_>>();
+        orders.insert_many(documents).await.unwrap();
+    }
+    let events = live.events(EVENTS as usize).await;
+
+    // Of more than 6 MB, what the sockets' buffers do not hold has to wait for whoever does not read.
+    let mut asleep = Vec::new();
+    for _ in 0..5 {
+        asleep.push(Stream::resume(sidecar.listen, "/_events/all", &first).await);
+    }
+    let (most, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let watching = tokio::spawn({
+        let (client, app) = (client.clone(), database.clone());
+        let (most, stop) = (most.clone(), stop.clone());
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                most.fetch_max(cursors(&client, &app).await, Ordering::Relaxed);
+            }
+        }
+    });
+    let mut storm = Vec::new();
+    for event in &events[..EVENTS as usize - 100] {
+        let (at, id) = (id(event), event.id.clone().unwrap());
+        let target = format!("/_events/bucket?bucket={}", at % BUCKETS);
+        storm.push((at, Stream::resume(sidecar.listen, &target, &id).await));
+    }
+    for (at, stream) in &mut storm {
+        for wanted in (*at + BUCKETS..EVENTS).step_by(BUCKETS as usize) {
+            assert_eq!(id(&stream.event().await), wanted);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    watching.await.unwrap();
+    let most = most.load(Ordering::Relaxed);
+    assert!((2..=3).contains(&most), "the live one, and at most two more: {most}");
+    // Live again, each of them.
+    insert(&orders, EVENTS..EVENTS + 1).await;
+    orders.insert_one(doc! { "_id": EVENTS + 1, "bucket": 7_i64 }).await.unwrap();
+    for (_, stream) in storm.iter_mut().filter(|(at, _)| at % BUCKETS == 7) {
+        assert_eq!(id(&stream.event().await), EVENTS + 1);
+    }
+    // Awake, they miss nothing.
+    for stream in &mut asleep {
+        expect(stream, 0..EVENTS + 2).await;
+    }
     sidecar.finish().await;
 }

@@ -11,7 +11,7 @@ use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
 /// The change streams that clients of this name have open on the server.
-async fn cursors(client: &Client, app: &str) -> usize {
+pub(super) async fn cursors(client: &Client, app: &str) -> usize {
     let pipeline = [
         doc! { "$currentOp": { "allUsers": true, "idleCursors": true } },
         doc! { "$match": {
