@@ -38,7 +38,7 @@ fuzz_target!(|text: &str| {
             for mistake in mistakes {
                 assert!((1..=lines).contains(&mistake.line), "{mistake:?}");
                 assert!(mistake.column >= 1 && mistake.width >= 1, "{mistake:?}");
-                assert!(mistake.column <= mistake.source.chars().count() + 1, "{mistake:?}");
+                assert!(mistake.source_column <= mistake.source.chars().count() + 1, "{mistake:?}");
                 assert!(!mistake.to_string().is_empty());
             }
         }

@@ -40,7 +40,7 @@ fn placeholders_in_the_order_in_which_they_are_written() {
                 .path
                 .iter()
                 .map(|step| match step {
-                    Step::Key(key) => key.clone(),
+                    Step::Key(key) => key.to_string(),
                     Step::Index(index) => index.to_string(),
                 })
                 .collect();
@@ -202,7 +202,7 @@ fn mistakes_tell_place_and_cure() {
                 .path
                 .iter()
                 .map(|step| match step {
-                    Step::Key(key) => key.clone(),
+                    Step::Key(key) => key.to_string(),
                     Step::Index(index) => index.to_string(),
                 })
                 .collect();
@@ -252,8 +252,34 @@ fn filters_are_bounded() {
     let many: Vec<i32> = (0..20_000).collect();
     let errors = Template::parse(&doc! { "a": { "$in": many } }).unwrap_err();
     assert!(errors.len() == 1 && errors[0].message.contains("more than"), "{errors:?}");
+    let many: Vec<Document> = (0..600).map(|n| doc! { "a": n }).collect();
+    let errors = Template::parse(&doc! { "$or": many }).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].message.contains("1000 conditions"), "{errors:?}");
+    let many: Vec<Document> = (0..1_001).map(|_| doc! { "$param": "p" }).collect();
+    let errors = Template::parse(&doc! { "a": { "$in": many } }).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].message.contains("1000 placeholders"), "{errors:?}");
     assert!(Template::parse(&doc! { "0.0.0.0.0.0.0.0.0": 1 }).is_err());
     assert!(Template::parse(&doc! { vec!["a"; 200].join("."): 1 }).is_err());
+}
+
+/// A list against an array must not cost their product.
+#[test]
+fn all_is_linear() {
+    let time = |length: i32| {
+        let values: Vec<i32> = (0..length).collect();
+        let reversed: Vec<i32> = (0..length).rev().collect();
+        let all = bound(doc! { "_id.a": { "$all": values } }, doc! {});
+        let document = RawDocumentBuf::try_from(&doc! { "_id": { "a": reversed } }).unwrap();
+        let run = || {
+            let begun = std::time::Instant::now();
+            assert!(all.matches(&document));
+            assert_eq!(all.matches_key(&document), Some(true));
+            begun.elapsed()
+        };
+        (0..3).map(|_| run()).min().unwrap()
+    };
+    let (short, long) = (time(900), time(9_000));
+    assert!(long < short * 30, "{short:?}, {long:?}");
 }
 
 #[test]

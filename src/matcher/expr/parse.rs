@@ -17,7 +17,7 @@ type Open = Expression<Operand>;
 impl Parser {
     /// Any expression: a literal, a `$field.path`, a `{ $function: … }`, a list or a document.
     pub fn expression(&mut self, value: &Bson) -> Option<Open> {
-        self.count(1);
+        self.count_condition();
         if operand::as_placeholder(value).is_some() {
             return Some(Expression::Literal(self.value(value, Role::Value)));
         }
