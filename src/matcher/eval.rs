@@ -65,12 +65,13 @@ fn all_match(path: &Path, members: &Set, subject: Subject<'_>) -> bool {
     })
 }
 
+/// Asks the values one by one, until one passes.
+pub(crate) type SomeValue<'f> = &'f dyn Fn(Passes<'_>) -> bool;
+type Passes<'p> = &'p mut dyn FnMut(Option<Value<'_>>) -> bool;
+
 /// Whether each member is among the values, of which `some_value` tells whether one passes. `$all`
 /// of nothing matches nothing.
-pub(crate) fn all_among(
-    members: &Set,
-    some_value: &dyn Fn(&mut dyn FnMut(Option<Value<'_>>) -> bool) -> bool,
-) -> bool {
+pub(crate) fn all_among(members: &Set, some_value: SomeValue<'_>) -> bool {
     let (values, regexes) = (members.values(), members.regexes());
     if values.is_empty() && regexes.is_empty() {
         return false;
@@ -86,10 +87,7 @@ const TICKED_IN_PLACE: usize = 64;
 
 /// Goes over the values once and ticks the members off, so that a long list and a long array do
 /// not cost their product.
-fn has_all(
-    members: &Set,
-    some_value: &dyn Fn(&mut dyn FnMut(Option<Value<'_>>) -> bool) -> bool,
-) -> bool {
+fn has_all(members: &Set, some_value: SomeValue<'_>) -> bool {
     let count = members.values().len();
     let (mut few, mut many) = ([0_u64; 1], Vec::new());
     let ticks: &mut [u64] = if count <= TICKED_IN_PLACE {
