@@ -35,6 +35,8 @@ pub(crate) struct Parser {
     pub(super) regexes: Budget,
     conditions: usize,
     values: usize,
+    /// The variables that expressions around have given, the innermost last.
+    pub(super) variables: Vec<Box<str>>,
     depth: usize,
     elements: usize,
 }
