@@ -18,12 +18,17 @@ static DOCUMENTS: LazyLock<[RawDocumentBuf; 3]> = LazyLock::new(|| {
     ]
 });
 
+static CLAIMS: LazyLock<RawDocumentBuf> =
+    LazyLock::new(|| rawdoc! { "sub": "x", "a": ["b", 1], "org": { "id": 7, "b": null } });
+
 fuzz_target!(|text: &str| {
     match parse_filter("fuzzed", Path::new("fuzzed.yaml"), text) {
         Ok(filter) => {
             // Without parameters: bound, or refused for one that is missing.
-            if let Ok(bound) = filter.bind(&[]) {
-                let again = filter.bind(&[]).expect("bound before");
+            let _ = (filter.bind(&[], None), filter.may_open(None));
+            let _ = filter.may_open(Some(&CLAIMS));
+            if let Ok(bound) = filter.bind(&[], Some(&CLAIMS)) {
+                let again = filter.bind(&[], Some(&CLAIMS)).expect("bound before");
                 assert_eq!(bound.predicate.fingerprint(), again.predicate.fingerprint());
                 for document in DOCUMENTS.iter() {
                     bound.predicate.matches(document);
@@ -38,7 +43,7 @@ fuzz_target!(|text: &str| {
             for mistake in mistakes {
                 assert!((1..=lines).contains(&mistake.line), "{mistake:?}");
                 assert!(mistake.column >= 1 && mistake.width >= 1, "{mistake:?}");
-                assert!(mistake.column <= mistake.source.chars().count() + 1, "{mistake:?}");
+                assert!(mistake.source_column <= mistake.source.chars().count() + 1, "{mistake:?}");
                 assert!(!mistake.to_string().is_empty());
             }
         }

@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(text) = String::from_utf8(text) else { return };
     match parse_filter("fuzzed", Path::new("fuzzed.yaml"), &text) {
         Ok(filter) => {
-            let _ = filter.bind(&[]);
+            let _ = filter.bind(&[], None);
         }
         Err(mistakes) => {
             for mistake in mistakes {

@@ -2,6 +2,7 @@
 
 use super::Params;
 use super::diagnostic::{Diagnostic, Reporter, Severity};
+use super::tree::Tree;
 use crate::matcher::{Placeholder, Template};
 use crate::yaml::{Entry, nearest};
 
@@ -76,8 +77,9 @@ pub(super) fn check_placeholders(
 ) {
     let Access::Match(template) = access else { return };
     let Some(inner) = entry.value.get("match") else { return };
+    let mut tree = Tree::new(inner);
     for placeholder_use in template.placeholders() {
-        let node = super::resolve::node_at(inner, &placeholder_use.path);
+        let node = tree.node_at(&placeholder_use.path);
         match &placeholder_use.placeholder {
             Placeholder::Claim(claim) => reporter.error(
                 node.place,

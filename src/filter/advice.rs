@@ -1,6 +1,6 @@
 //! What is allowed but probably not meant: warnings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bson::{Bson, Document};
 
@@ -22,11 +22,15 @@ pub(super) fn unused_params(
     if let Some(Access::Match(template)) = access {
         uses.extend(template.placeholders());
     }
-    let is_used = |name: &str| {
-        uses.iter().any(|one| matches!(&one.placeholder, Placeholder::Param(used) if used == name))
-    };
+    let used: HashSet<&str> = uses
+        .iter()
+        .filter_map(|one| match &one.placeholder {
+            Placeholder::Param(name) => Some(name.as_str()),
+            Placeholder::Claim(_) => None,
+        })
+        .collect();
     for entry in params.and_then(|entry| entry.value.entries()).unwrap_or_default() {
-        if !is_used(&entry.key) {
+        if !used.contains(entry.key.as_str()) {
             reporter.warning(
                 entry.key_place,
                 format!("the parameter `{}` is not used", entry.key),

@@ -178,8 +178,8 @@ impl Filter {
         for (name, _) in query {
             self.check_declared(name)?;
         }
-        let mut values = Vec::with_capacity(self.params.0.len());
-        for param in &self.params.0 {
+        let mut values = Vec::with_capacity(self.params.list.len());
+        for param in &self.params.list {
             values.push((param.name.clone(), value_of(param, query)?));
         }
         Ok(values)

@@ -83,6 +83,9 @@ impl<'t> Declaration<'t> {
 
 /// Reports a key that is none of the known ones.
 pub(super) fn unknown_key(key: &str, entry: &Entry, known: &[&str], reporter: &mut Reporter<'_>) {
+    if reporter.is_full() {
+        return reporter.error(entry.key_place, "unknown key", "");
+    }
     let hint = match nearest(key, known.iter().copied()) {
         Some(known) => format!("did you mean `{known}`?"),
         None => format!("known keys here: {}", known.join(", ")),

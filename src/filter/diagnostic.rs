@@ -27,21 +27,33 @@ pub struct Diagnostic {
     pub width: usize,
     pub message: String,
     pub hint: Option<String>,
-    /// The line, without its line break; empty where there is none to show.
+    /// The line, or the part of it around the column; empty where there is none to show.
     pub source: String,
+    /// Where in `source` the column is, from 1.
+    pub source_column: usize,
 }
 
 /// Longer lines (JSON on one line) are shown in part, this many characters of them.
 const MAX_SHOWN_CHARS: usize = 120;
 /// So many of them before the column.
 const SHOWN_BEFORE: usize = 40;
+/// So many errors of one file are told, and so many warnings; the rest is a number.
+pub(super) const MAX_FINDINGS: usize = 100;
 
 impl Diagnostic {
     /// A finding about a file as a whole, which may not even be readable.
     pub(super) fn of_file(severity: Severity, file: &Path, message: String) -> Diagnostic {
-        let file = file.to_owned();
-        let source = String::new();
-        Diagnostic { severity, file, line: 1, column: 1, width: 1, message, hint: None, source }
+        Diagnostic {
+            severity,
+            file: file.to_owned(),
+            line: 1,
+            column: 1,
+            width: 1,
+            message,
+            hint: None,
+            source: String::new(),
+            source_column: 1,
+        }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
@@ -52,35 +64,27 @@ impl Diagnostic {
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
+}
 
-    /// The part of the source line to show, and the characters before the caret.
-    fn excerpt(&self) -> (String, String) {
-        // What a terminal would obey is not for showing.
-        let safe = |c: char| if c.is_control() && c != '\t' { '�' } else { c };
-        let chars: Vec<char> = self.source.chars().map(safe).collect();
-        let before = self.column - 1;
-        let start = match chars.len() > MAX_SHOWN_CHARS {
-            true => before.saturating_sub(SHOWN_BEFORE),
-            false => 0,
-        };
-        let end = chars.len().min(start + MAX_SHOWN_CHARS);
-        let mut shown = String::new();
-        let mut indent = String::new();
-        if start > 0 {
-            shown.push('…');
-            indent.push(' ');
-        }
-        shown.extend(&chars[start.min(end)..end]);
-        if end < chars.len() {
-            shown.push('…');
-        }
-        // A tab stays a tab, so that the caret stands below its character at any tab width.
-        let caret_column = before.clamp(start, end.max(start));
-        indent.extend(
-            (start..caret_column).map(|i| if chars.get(i) == Some(&'\t') { '\t' } else { ' ' }),
-        );
-        (shown, indent)
+/// The part of a line to show, and where in it the column is. Cut at once: a finding must not cost
+/// the length of its line, of which there may be only one.
+fn excerpt(line: &str, column: usize) -> (String, usize) {
+    // What a terminal would obey is not for showing.
+    let safe = |c: char| if c.is_control() && c != '\t' { '�' } else { c };
+    let start = match line.chars().nth(MAX_SHOWN_CHARS) {
+        Some(_) => (column - 1).saturating_sub(SHOWN_BEFORE),
+        None => 0,
+    };
+    let mut shown = String::new();
+    if start > 0 {
+        shown.push('…');
     }
+    let mut rest = line.chars().skip(start);
+    shown.extend(rest.by_ref().take(MAX_SHOWN_CHARS).map(safe));
+    if rest.next().is_some() {
+        shown.push('…');
+    }
+    (shown, column - start + usize::from(start > 0))
 }
 
 impl fmt::Display for Diagnostic {
@@ -92,10 +96,13 @@ impl fmt::Display for Diagnostic {
         let (file, line, column) = (self.file.display(), self.line, self.column);
         write!(f, "{file}:{line}:{column}: {severity}: {}", self.message)?;
         if !self.source.trim().is_empty() {
-            let (shown, indent) = self.excerpt();
-            let room = (shown.chars().count() + 1).saturating_sub(indent.chars().count());
+            // A tab stays a tab, so that the caret stands below its character at any tab width.
+            let blank = |c: char| if c == '\t' { '\t' } else { ' ' };
+            let indent: String =
+                self.source.chars().take(self.source_column - 1).map(blank).collect();
+            let room = (self.source.chars().count() + 1).saturating_sub(indent.chars().count());
             let caret = "^".repeat(self.width.min(room).max(1));
-            write!(f, "\n    {}\n    {indent}{caret}", shown.trim_end())?;
+            write!(f, "\n    {}\n    {indent}{caret}", self.source.trim_end())?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n  hint: {hint}")?;
@@ -109,11 +116,14 @@ pub(super) struct Reporter<'a> {
     file: &'a Path,
     lines: Vec<&'a str>,
     pub diagnostics: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
 }
 
 impl<'a> Reporter<'a> {
     pub fn new(file: &'a Path, text: &'a str) -> Reporter<'a> {
-        Reporter { file, lines: text.lines().collect(), diagnostics: Vec::new() }
+        let lines = text.lines().collect();
+        Reporter { file, lines, diagnostics: Vec::new(), errors: 0, warnings: 0 }
     }
 
     pub fn error(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
@@ -125,8 +135,15 @@ impl<'a> Reporter<'a> {
     }
 
     pub fn add(&mut self, severity: Severity, place: Place, message: String, hint: Option<String>) {
-        let diagnostic = self.make(severity, place, message, hint);
-        self.diagnostics.push(diagnostic);
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count <= MAX_FINDINGS {
+            let diagnostic = self.make(severity, place, message, hint);
+            self.diagnostics.push(diagnostic);
+        }
     }
 
     /// A finding that is not one of this file alone.
@@ -137,19 +154,35 @@ impl<'a> Reporter<'a> {
         message: String,
         hint: Option<String>,
     ) -> Diagnostic {
-        let source = self.lines.get(place.line - 1).copied().unwrap_or_default().to_owned();
         let Place { line, column, width } = place;
+        let text = self.lines.get(line - 1).copied().unwrap_or_default();
+        let (source, source_column) = excerpt(text, column);
         let file = self.file.to_owned();
-        Diagnostic { severity, file, line, column, width, message, hint, source }
+        Diagnostic { severity, file, line, column, width, message, hint, source, source_column }
     }
 
     pub fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
+        self.errors > 0
+    }
+
+    /// Whether further errors are only counted, so that nobody need look for good advice.
+    pub fn is_full(&self) -> bool {
+        self.errors >= MAX_FINDINGS
     }
 
     /// The findings in the order of the text; what was found first stays first on equal places.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        let counts = [
+            (Severity::Error, "error", self.errors),
+            (Severity::Warning, "warning", self.warnings),
+        ];
+        for (severity, noun, count) in counts {
+            let Some(more @ 1..) = count.checked_sub(MAX_FINDINGS) else { continue };
+            let plural = if more == 1 { "" } else { "s" };
+            let message = format!("and {more} more {noun}{plural} in this file");
+            self.diagnostics.push(Diagnostic::of_file(severity, self.file, message));
+        }
         self.diagnostics
     }
 }
@@ -186,5 +219,27 @@ mod tests {
         let lines: Vec<_> = shown.lines().collect();
         assert!(lines[1].chars().count() < 130);
         assert_eq!(lines[1].chars().position(|c| c == 'X'), lines[2].find('^'));
+        let text = format!("{}X{}", "é".repeat(500), "ü".repeat(500));
+        let shown = show(&text, Place { line: 1, column: 501, width: 3 });
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines[1].chars().position(|c| c == 'X'), lines[2].find('^'));
+    }
+
+    #[test]
+    fn findings_are_cut_and_counted() {
+        let text = "é: ".repeat(100_000);
+        let mut reporter = Reporter::new(Path::new("a.yaml"), &text);
+        for column in 1..=1_000 {
+            reporter.warning(Place { line: 1, column, width: 1 }, "odd", "");
+            reporter.error(Place { line: 1, column, width: 1 }, "wrong", "");
+        }
+        assert!(reporter.has_errors());
+        let found = reporter.finish();
+        assert_eq!(found.len(), 2 * MAX_FINDINGS + 2);
+        let longest = found.iter().map(|one| one.source.chars().count()).max();
+        assert!(longest <= Some(MAX_SHOWN_CHARS + 2), "{longest:?}");
+        let last = &found[found.len() - 2..];
+        assert_eq!(last[0].to_string(), "a.yaml:1:1: error: and 900 more errors in this file");
+        assert_eq!(last[1].to_string(), "a.yaml:1:1: warning: and 900 more warnings in this file");
     }
 }

@@ -226,5 +226,10 @@ fn read(path: &Path) -> Result<String, Vec<Diagnostic>> {
     let file = fs::File::open(path).map_err(cannot_read)?;
     let mut bytes = Vec::new();
     file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
+    if bytes.len() > yaml::MAX_BYTES {
+        let length = fs::metadata(path).map_err(cannot_read)?.len();
+        let most = yaml::MAX_BYTES;
+        return Err(failed(format!("the file has {length} bytes, more than the {most} allowed")));
+    }
     String::from_utf8(bytes).map_err(|_| failed("the file is not UTF-8".to_owned()))
 }

@@ -4,6 +4,8 @@
 //! whose only key is an Extended JSON name (`$oid`, `$date`, …) becomes that value; all other
 //! `$` keys stay as they are, for the matcher to judge.
 
+use std::collections::HashSet;
+
 use bson::oid::ObjectId;
 use bson::raw::CString;
 use bson::spec::BinarySubtype;
@@ -18,7 +20,7 @@ pub(super) struct Read {
     pub document: Document,
     /// The places of values that could not be read: reported, and null in the document, so that
     /// the rest can be judged. Empty: all is well.
-    pub broken: Vec<Place>,
+    pub broken: HashSet<Place>,
 }
 
 /// The mapping of an entry as a document. `None` where it is no mapping, which is reported.
@@ -31,21 +33,21 @@ pub(super) fn document(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Rea
         );
         return None;
     };
-    let mut reader = Reader { reporter, broken: Vec::new() };
+    let mut reader = Reader { reporter, broken: HashSet::new() };
     let document = reader.fields(entries);
     Some(Read { document, broken: reader.broken })
 }
 
 /// Any value. `None` after an error, which is reported.
 pub(super) fn any(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
-    let mut reader = Reader { reporter, broken: Vec::new() };
+    let mut reader = Reader { reporter, broken: HashSet::new() };
     let value = reader.any(node);
     reader.broken.is_empty().then_some(value)
 }
 
 struct Reader<'r, 'a> {
     reporter: &'r mut Reporter<'a>,
-    broken: Vec<Place>,
+    broken: HashSet<Place>,
 }
 
 impl Reader<'_, '_> {
@@ -54,7 +56,7 @@ impl Reader<'_, '_> {
         for entry in entries {
             if entry.key.contains('\0') {
                 self.reporter.error(entry.key_place, "a field name with a NUL", "remove it");
-                self.broken.push(entry.value.place);
+                self.broken.insert(entry.value.place);
                 continue;
             }
             document.insert(entry.key.clone(), self.any(&entry.value));
@@ -75,7 +77,7 @@ impl Reader<'_, '_> {
             },
         };
         value.unwrap_or_else(|| {
-            self.broken.push(node.place);
+            self.broken.insert(node.place);
             Bson::Null
         })
     }

@@ -18,6 +18,7 @@ mod literal;
 mod namespace;
 mod params;
 mod resolve;
+mod tree;
 mod value;
 
 #[cfg(test)]

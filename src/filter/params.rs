@@ -1,13 +1,16 @@
 //! The parameters that a filter file declares, and the limits of their values.
 
-use bson::{Bson, Document};
-use regex::Regex;
+use bson::Bson;
+use regex::{Regex, RegexBuilder};
 
 use super::declaration::unknown_key;
 use super::diagnostic::Reporter;
 use super::literal;
 use super::value::{self, ParamType};
-use crate::matcher::{Predicate, Template};
+use crate::event::raw::Owned;
+use crate::matcher::compare::{self, Comparison};
+use crate::matcher::node::Set;
+use crate::matcher::pattern::Budget;
 use crate::yaml::{Entry, Node, Place, nearest};
 
 /// The longest value of a parameter without `maxLength`, in bytes.
@@ -17,6 +20,11 @@ const MAX_LENGTH: usize = 16 * 1024;
 /// The most values of an array, and the most parameters of a filter.
 pub(super) const MAX_VALUES: usize = 100;
 const MAX_PARAMS: usize = 100;
+/// The most values of an `enum`; so many of them are named to whom gives another one.
+const MAX_ALLOWED: usize = 10_000;
+const MAX_NAMED: usize = 20;
+/// So much of each, in characters.
+const MAX_NAMED_CHARS: usize = 64;
 /// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -28,7 +36,11 @@ const KEYS: [&str; 8] =
 
 /// The declared parameters, in the order in which they are written.
 #[derive(Debug, Clone, Default)]
-pub struct Params(pub(super) Vec<Param>);
+pub struct Params {
+    pub(super) list: Vec<Param>,
+    /// About what their patterns take when compiled.
+    pub(super) regex_bytes: usize,
+}
 
 /// One declared parameter.
 #[derive(Debug, Clone)]
@@ -48,12 +60,26 @@ pub struct Param {
 /// What a value may be, beyond its type.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Limits {
-    pub allowed: Option<Vec<Bson>>,
-    pub least: Option<Bson>,
-    pub most: Option<Bson>,
+    pub allowed: Option<Allowed>,
+    pub least: Option<Limit>,
+    pub most: Option<Limit>,
     /// In characters.
     pub max_length: Option<usize>,
     pub pattern: Option<Pattern>,
+}
+
+/// `enum`: sorted once, since it is asked for every value that a client sends.
+#[derive(Debug, Clone)]
+pub(super) struct Allowed {
+    written: Vec<Bson>,
+    set: Set,
+}
+
+/// `min` or `max`.
+#[derive(Debug, Clone)]
+pub(super) struct Limit {
+    written: Bson,
+    value: Owned,
 }
 
 /// `pattern`: the whole value must match.
@@ -65,20 +91,20 @@ pub(super) struct Pattern {
 
 impl Params {
     pub fn iter(&self) -> impl Iterator<Item = &Param> {
-        self.0.iter()
+        self.list.iter()
     }
 
     pub fn get(&self, name: &str) -> Option<&Param> {
-        self.0.iter().find(|param| param.name == name)
+        self.list.iter().find(|param| param.name == name)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// The declaration as JSON, for the list of streams: `{"status":{"type":"string",…}}`.
     pub fn to_json(&self) -> serde_json::Value {
-        let entries = self.0.iter().map(|param| (param.name.clone(), param.to_json()));
+        let entries = self.list.iter().map(|param| (param.name.clone(), param.to_json()));
         serde_json::Value::Object(entries.collect())
     }
 }
@@ -97,13 +123,14 @@ impl Param {
             shown.insert("default".into(), json_value(default));
         }
         if let Some(allowed) = allowed {
-            shown.insert("enum".into(), Value::Array(allowed.iter().map(json_value).collect()));
+            let values = allowed.written.iter().map(json_value);
+            shown.insert("enum".into(), Value::Array(values.collect()));
         }
         if let Some(least) = least {
-            shown.insert("min".into(), json_value(least));
+            shown.insert("min".into(), json_value(&least.written));
         }
         if let Some(most) = most {
-            shown.insert("max".into(), json_value(most));
+            shown.insert("max".into(), json_value(&most.written));
         }
         if let Some(max_length) = max_length {
             shown.insert("maxLength".into(), json!(max_length));
@@ -130,7 +157,6 @@ impl Limits {
     /// Whether a value of the right type may be. The error is what is wrong with it, for
     /// "`x` …".
     pub fn check(&self, value: &Bson) -> Result<(), String> {
-        let shown = |values: &[Bson]| values.iter().map(value::text).collect::<Vec<_>>().join(", ");
         if let Bson::String(text) = value {
             let length = text.chars().count();
             match self.max_length {
@@ -143,20 +169,22 @@ impl Limits {
                 _ => {}
             }
         }
+        // By the matcher itself: there is one comparison of values in this program.
+        let raw = Owned::from_bson(value);
         if let Some(allowed) = &self.allowed
-            && !compares("$in", value, &Bson::Array(allowed.clone()))
+            && !allowed.set.contains(Some(raw.get()))
         {
-            return Err(format!("is not one of {}", shown(allowed)));
+            return Err(format!("is not one of {}", allowed.named()));
         }
         if let Some(least) = &self.least
-            && !compares("$gte", value, least)
+            && !least.admits(Comparison::GreaterOrEqual, &raw)
         {
-            return Err(format!("is less than {}", value::text(least)));
+            return Err(format!("is less than {}", value::text(&least.written)));
         }
         if let Some(most) = &self.most
-            && !compares("$lte", value, most)
+            && !most.admits(Comparison::LessOrEqual, &raw)
         {
-            return Err(format!("is more than {}", value::text(most)));
+            return Err(format!("is more than {}", value::text(&most.written)));
         }
         if let (Some(pattern), Bson::String(text)) = (&self.pattern, value)
             && !pattern.regex.is_match(text)
@@ -167,15 +195,38 @@ impl Limits {
     }
 }
 
-/// Compares as MongoDB does, by the matcher itself: `1.5` is `1.50`, and there is one comparison
-/// of values in this program.
-fn compares(operator: &str, value: &Bson, with: &Bson) -> bool {
-    let condition = Document::from_iter([(operator.to_owned(), with.clone())]);
-    let filter = Document::from_iter([("v".to_owned(), Bson::Document(condition))]);
-    let document = Document::from_iter([("v".to_owned(), value.clone())]);
-    let Ok(template) = Template::parse(&filter) else { return false };
-    let predicate: Predicate = template.bind(&mut |_| None);
-    bson::RawDocumentBuf::try_from(&document).is_ok_and(|raw| predicate.matches(&raw))
+impl Allowed {
+    fn new(written: Vec<Bson>) -> Allowed {
+        let set = Set::new(written.iter().map(Owned::from_bson).collect(), Vec::new());
+        Allowed { written, set }
+    }
+
+    /// For a sentence: the first of them.
+    fn named(&self) -> String {
+        let short = |value: &Bson| {
+            let text = value::text(value);
+            match text.char_indices().nth(MAX_NAMED_CHARS) {
+                Some((end, _)) => format!("{}…", &text[..end]),
+                None => text,
+            }
+        };
+        let named: Vec<String> = self.written.iter().take(MAX_NAMED).map(short).collect();
+        match self.written.len() - named.len() {
+            0 => named.join(", "),
+            more => format!("{} and {more} more", named.join(", ")),
+        }
+    }
+}
+
+impl Limit {
+    fn new(written: Bson) -> Limit {
+        let value = Owned::from_bson(&written);
+        Limit { written, value }
+    }
+
+    fn admits(&self, comparison: Comparison, value: &Owned) -> bool {
+        compare::passes(comparison, Some(value.get()), self.value.get())
+    }
 }
 
 /// Reads `params`. What could not be read is reported and left out.
@@ -192,11 +243,13 @@ pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Params {
         let message = format!("more than {MAX_PARAMS} parameters");
         reporter.error(entry.key_place, message, "split the filter into several streams");
     }
-    let params = entries.iter().take(MAX_PARAMS).filter_map(|entry| param(entry, reporter));
-    Params(params.collect())
+    let mut regexes = Budget::default();
+    let params = entries.iter().take(MAX_PARAMS);
+    let list = params.filter_map(|entry| param(entry, &mut regexes, reporter)).collect();
+    Params { list, regex_bytes: regexes.spent() }
 }
 
-fn param(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Param> {
+fn param(entry: &Entry, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Option<Param> {
     let name = entry.key.as_str();
     check_name(name, entry.key_place, reporter);
     let Some(entries) = entry.value.entries() else {
@@ -217,7 +270,7 @@ fn param(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Param> {
         return None;
     };
     let (kind, is_array) = kind_of(&kind_entry.value, reporter)?;
-    let limits = limits(kind, &entry.value, reporter);
+    let limits = limits(kind, &entry.value, regexes, reporter);
     let default =
         get("default").and_then(|entry| default(kind, is_array, &limits, &entry.value, reporter));
     let has_default = get("default").is_some();
@@ -302,7 +355,12 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
     None
 }
 
-fn limits(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Limits {
+fn limits(
+    kind: ParamType,
+    node: &Node,
+    regexes: &mut Budget,
+    reporter: &mut Reporter<'_>,
+) -> Limits {
     let mut limits = Limits::default();
     let of_kind = |key: &str, is_fitting: bool, wants: &str, reporter: &mut Reporter<'_>| {
         let entry = node.get(key)?;
@@ -328,18 +386,18 @@ fn limits(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Limits {
         }
     }
     if let Some(entry) = of_kind("pattern", is_text, "string", reporter) {
-        limits.pattern = pattern(&entry.value, reporter);
+        limits.pattern = pattern(&entry.value, regexes, reporter);
     }
     for key in ["min", "max"] {
         let Some(entry) = of_kind(key, kind.is_ordered(), ordered, reporter) else { continue };
-        let value = typed(kind, &entry.value, reporter);
+        let value = typed(kind, &entry.value, reporter).map(Limit::new);
         if key == "min" {
             limits.least = value;
             continue;
         }
         limits.most = value;
         if let (Some(least), Some(most)) = (&limits.least, &limits.most)
-            && !compares("$gte", most, least)
+            && !least.admits(Comparison::GreaterOrEqual, &most.value)
         {
             let hint = "swap them, or no value will ever fit";
             reporter.error(entry.value.place, "`max` is less than `min`", hint);
@@ -351,7 +409,7 @@ fn limits(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Limits {
     limits
 }
 
-fn pattern(node: &Node, reporter: &mut Reporter<'_>) -> Option<Pattern> {
+fn pattern(node: &Node, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Option<Pattern> {
     let Some(scalar) = node.scalar() else {
         let message = format!("`pattern` is text, not {}", node.noun());
         reporter.error(node.place, message, "write a regular expression for the whole value");
@@ -359,16 +417,14 @@ fn pattern(node: &Node, reporter: &mut Reporter<'_>) -> Option<Pattern> {
     };
     let written = scalar.text.clone();
     // The whole value: an unanchored pattern that was meant to be anchored lets everything in.
-    match Regex::new(&format!(r"\A(?:{written})\z")) {
+    let compiled = Budget::check_source(&written)
+        .and_then(|()| regexes.compile(&mut RegexBuilder::new(&format!(r"\A(?:{written})\z"))));
+    match compiled {
         Ok(regex) => Some(Pattern { written, regex }),
-        Err(error) => {
-            let text = error.to_string();
-            let cause = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            reporter.error(
-                node.place,
-                format!("not a regular expression: {cause}"),
-                "the syntax is that of the Rust crate regex: no look-around, no back-references",
-            );
+        Err((message, hint)) => {
+            let syntax =
+                "the syntax is that of the Rust crate regex: no look-around, no back-references";
+            reporter.error(node.place, message, hint.unwrap_or_else(|| syntax.to_owned()));
             None
         }
     }
@@ -379,7 +435,7 @@ fn allowed(
     limits: &Limits,
     node: &Node,
     reporter: &mut Reporter<'_>,
-) -> Option<Vec<Bson>> {
+) -> Option<Allowed> {
     let items = match node.items() {
         Some(items) if !items.is_empty() => items,
         _ => {
@@ -388,6 +444,11 @@ fn allowed(
             return None;
         }
     };
+    if items.len() > MAX_ALLOWED {
+        let message = format!("more than {MAX_ALLOWED} values");
+        reporter.error(node.place, message, "limit them by `pattern`, `min` and `max`");
+        return None;
+    }
     let mut values = Vec::new();
     for item in items {
         let Some(value) = typed(kind, item, reporter) else { continue };
@@ -397,7 +458,7 @@ fn allowed(
         }
         values.push(value);
     }
-    Some(values)
+    Some(Allowed::new(values))
 }
 
 fn default(

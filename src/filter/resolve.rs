@@ -8,13 +8,15 @@ use bson::Document;
 
 use super::declaration::Declaration;
 use super::diagnostic::{Diagnostic, Reporter, Severity};
+use super::tree::Tree;
 use super::{
     Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
     advice, literal, params,
 };
+use crate::matcher::pattern::TOTAL_BYTES;
 use crate::matcher::projection::Projection;
-use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Step, Template};
-use crate::yaml::{self, Entry, Node, Place, nearest};
+use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Template};
+use crate::yaml::{self, Entry, Place, nearest};
 
 /// The longest description, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 1000;
@@ -100,6 +102,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         let declared = (&params, declaration.params);
         check_placeholders(&uses, entry, declared, access.as_ref(), reporter);
     }
+    check_regexes(&[Some(&template), access_template(access.as_ref())], &params, reporter);
     let needs_source = access
         .as_ref()
         .zip(declaration.access)
@@ -122,6 +125,26 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
     };
     advice::advise(&filter, &document, &declaration, reporter);
     Some(filter)
+}
+
+fn access_template(access: Option<&Access>) -> Option<&Template> {
+    match access {
+        Some(Access::Match(template)) => Some(template),
+        _ => None,
+    }
+}
+
+/// Each part of the file keeps to the limit by itself; so does the whole.
+fn check_regexes(templates: &[Option<&Template>], params: &Params, reporter: &mut Reporter<'_>) {
+    let templates = templates.iter().flatten().map(|template| template.regex_bytes());
+    if templates.sum::<usize>() + params.regex_bytes > TOTAL_BYTES {
+        let most = TOTAL_BYTES >> 20;
+        reporter.error(
+            Place::START,
+            format!("all regular expressions of the filter take more than {most} MiB"),
+            "join some of them with `|`, or use `$in`",
+        );
+    }
 }
 
 fn digest(text: &str) -> u64 {
@@ -241,52 +264,18 @@ pub(super) fn compile<T>(
     match parse(&document) {
         Ok(parsed) => broken.is_empty().then_some((document, parsed)),
         Err(errors) => {
+            let mut tree = Tree::new(entry);
             for error in errors {
                 // What is said about a value that could not be read is about its stand-in.
-                if broken.contains(&node_at(entry, &error.path).place) {
+                if broken.contains(&tree.node_at(&error.path).place) {
                     continue;
                 }
-                let place = locate(entry, &error.path);
+                let place = tree.locate(&error.path);
                 reporter.add(Severity::Error, place, error.message, error.hint);
             }
             None
         }
     }
-}
-
-/// The place of a path below an entry: of the key where it ends with one, else of the value. As
-/// far as it goes, where Extended JSON has become one value.
-fn locate(entry: &Entry, path: &[Step]) -> Place {
-    let mut node = &entry.value;
-    let mut place = entry.key_place;
-    for step in path {
-        match step {
-            Step::Key(key) => {
-                let Some(entry) = node.get(key) else { return place };
-                (node, place) = (&entry.value, entry.key_place);
-            }
-            Step::Index(index) => {
-                let item = node.items().and_then(|items| items.get(*index));
-                let Some(item) = item else { return place };
-                (node, place) = (item, item.place);
-            }
-        }
-    }
-    place
-}
-
-/// The node at a path below an entry, as far as it goes.
-pub(super) fn node_at<'t>(entry: &'t Entry, path: &[Step]) -> &'t Node {
-    let mut node = &entry.value;
-    for step in path {
-        let next = match step {
-            Step::Key(key) => node.get(key).map(|entry| &entry.value),
-            Step::Index(index) => node.items().and_then(|items| items.get(*index)),
-        };
-        let Some(next) = next else { break };
-        node = next;
-    }
-    node
 }
 
 /// Every placeholder stands for something, and for something that fits where it stands.
@@ -297,8 +286,9 @@ fn check_placeholders(
     access: Option<&Access>,
     reporter: &mut Reporter<'_>,
 ) {
+    let mut tree = Tree::new(entry);
     for placeholder_use in uses {
-        let node = node_at(entry, &placeholder_use.path);
+        let node = tree.node_at(&placeholder_use.path);
         if let Placeholder::Claim(claim) = &placeholder_use.placeholder
             && matches!(access, Some(Access::Public))
         {
@@ -320,9 +310,10 @@ pub(super) fn check_params(
     (params, written): (&Params, Option<&Entry>),
     reporter: &mut Reporter<'_>,
 ) {
+    let mut tree = Tree::new(entry);
     for placeholder_use in uses {
         let Placeholder::Param(name) = &placeholder_use.placeholder else { continue };
-        let node = node_at(entry, &placeholder_use.path);
+        let node = tree.node_at(&placeholder_use.path);
         let Some(param) = params.get(name) else {
             // Declared, but wrongly: that has been said.
             if written.is_some_and(|entry| entry.value.get(name).is_some()) {

@@ -1,10 +1,12 @@
 //! Asking a predicate about a document. Nothing is allocated on the way.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use super::node::{BitTest, Bits, Node, Set, Test};
 use super::number::Number;
 use super::path::{Leaf, Path};
+use super::pattern::Pattern;
 use super::{compare, expr};
 use crate::event::raw::{Elements, Owned, Value, tag};
 
@@ -56,22 +58,55 @@ fn field_matches(path: &Path, test: &BoundTest, subject: Subject<'_>) -> bool {
     }
 }
 
-/// `$all` of nothing matches nothing.
 fn all_match(path: &Path, members: &Set, subject: Subject<'_>) -> bool {
-    let some_value = |passes: &mut dyn FnMut(Option<Value<'_>>) -> bool| match subject {
+    all_among(members, &|passes| match subject {
         Subject::Fields(value) => path.any(Elements::new(value.data), Leaf::Spread, passes),
         Subject::Element(value) => passes(Some(value)),
-    };
-    let equals = |member: &Owned| {
-        some_value(&mut |value| compare::passes(compare::Comparison::Equal, value, member.get()))
-    };
-    let fits = |regex: &std::sync::Arc<super::pattern::Pattern>| {
-        some_value(&mut |value| value.is_some_and(|value| regex.matches(value)))
-    };
-    if members.values().is_empty() && members.regexes().is_empty() {
+    })
+}
+
+/// Asks the values one by one, until one passes.
+pub(crate) type SomeValue<'f> = &'f dyn Fn(Passes<'_>) -> bool;
+type Passes<'p> = &'p mut dyn FnMut(Option<Value<'_>>) -> bool;
+
+/// Whether each member is among the values, of which `some_value` tells whether one passes. `$all`
+/// of nothing matches nothing.
+pub(crate) fn all_among(members: &Set, some_value: SomeValue<'_>) -> bool {
+    let (values, regexes) = (members.values(), members.regexes());
+    if values.is_empty() && regexes.is_empty() {
         return false;
     }
-    members.values().iter().all(equals) && members.regexes().iter().all(fits)
+    let fits = |regex: &Arc<Pattern>| {
+        some_value(&mut |value| value.is_some_and(|value| regex.matches(value)))
+    };
+    has_all(members, some_value) && regexes.iter().all(fits)
+}
+
+/// So many members are ticked off without allocating.
+const TICKED_IN_PLACE: usize = 64;
+
+/// Goes over the values once and ticks the members off, so that a long list and a long array do
+/// not cost their product.
+fn has_all(members: &Set, some_value: SomeValue<'_>) -> bool {
+    let count = members.values().len();
+    let (mut few, mut many) = ([0_u64; 1], Vec::new());
+    let ticks: &mut [u64] = if count <= TICKED_IN_PLACE {
+        &mut few
+    } else {
+        many.resize(count.div_ceil(64), 0);
+        &mut many
+    };
+    let mut left = count;
+    left == 0
+        || some_value(&mut |value| {
+            if let Some(place) = members.place(value)
+                && ticks[place / 64] >> (place % 64) & 1 == 0
+            {
+                ticks[place / 64] |= 1 << (place % 64);
+                left -= 1;
+            }
+            left == 0
+        })
 }
 
 /// Whether one value (`None`: the field is missing) passes the test.

@@ -6,7 +6,7 @@ use bson::RawDocument;
 
 use super::eval::{self, BoundNode};
 use super::expr;
-use super::node::{Node, Test};
+use super::node::Node;
 use super::path::{Leaf, Path};
 use crate::event::raw::{Elements, Value, tag};
 
@@ -29,18 +29,9 @@ pub(crate) fn decide(node: &BoundNode, key: &RawDocument) -> Option<bool> {
         }
         Node::All { path, members } => {
             let known = known(path, key)?;
-            let member_tests = members
-                .values()
-                .iter()
-                .map(|member| Test::Compare(super::compare::Comparison::Equal, member.clone()))
-                .chain(members.regexes().iter().map(|regex| Test::Regex(regex.clone())));
-            let mut verdict = !(members.values().is_empty() && members.regexes().is_empty());
-            for test in member_tests {
-                verdict &= Path::any_below(known.rest, known.value, Leaf::Spread, &mut |value| {
-                    eval::passes(&test, value)
-                });
-            }
-            Some(verdict)
+            Some(eval::all_among(members, &|passes| {
+                Path::any_below(known.rest, known.value, Leaf::Spread, passes)
+            }))
         }
         Node::Expression(expression) => {
             let is_known = &mut |path: &Path| is_plainly_known(path, key);

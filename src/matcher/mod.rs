@@ -22,7 +22,7 @@ mod operand;
 mod operators;
 mod parse;
 pub(crate) mod path;
-mod pattern;
+pub(crate) mod pattern;
 pub mod projection;
 mod types;
 mod write;
@@ -34,7 +34,8 @@ use eval::{BoundNode, Subject};
 /// One step from the root of a `match` or `project` declaration to a place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    Key(String),
+    /// Shared: a long key must not be copied by every mistake below it.
+    Key(Arc<str>),
     Index(usize),
 }
 
@@ -83,10 +84,11 @@ pub struct Template {
     root: Arc<OpenNode>,
     placeholders: Arc<[PlaceholderUse]>,
     is_empty: bool,
+    regex_bytes: usize,
 }
 
 impl Template {
-    /// Parses a `match`. Reports every mistake, not just the first.
+    /// Parses a `match`. Reports every mistake, not just the first, up to a hundred.
     ///
     /// Two things that `mongod` takes are refused, because they are mistakes: an operator inside
     /// a document that is compared as a whole (`{ a: { b: { $gt: 1 } } }`), and `undefined`.
@@ -101,6 +103,7 @@ impl Template {
             is_empty: matches!(&root, OpenNode::And(nodes) if nodes.is_empty()),
             root: Arc::new(root),
             placeholders: parser.uses.into(),
+            regex_bytes: parser.regexes.spent(),
         })
     }
 
@@ -112,6 +115,11 @@ impl Template {
     /// Every placeholder, in the order in which it is written.
     pub fn placeholders(&self) -> Vec<PlaceholderUse> {
         self.placeholders.to_vec()
+    }
+
+    /// About what its regular expressions take when compiled.
+    pub fn regex_bytes(&self) -> usize {
+        self.regex_bytes
     }
 
     /// Whether it has no conditions at all.

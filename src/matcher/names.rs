@@ -106,8 +106,15 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
     nearest(name, known).map(|near| format!("did you mean `{near}`?"))
 }
 
+/// Longer names resemble no operator.
+const MAX_BYTES: usize = 64;
+
 /// The known name nearest to the one written, where any is near.
 pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    // The likeness costs the product of the lengths.
+    if name.len() > MAX_BYTES {
+        return None;
+    }
     // The dollar is common to all and would make everything look alike.
     let bare = |name: &str| name.trim_start_matches('$').to_lowercase();
     let written = bare(name);

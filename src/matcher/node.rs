@@ -105,6 +105,15 @@ impl Set {
         &self.regexes
     }
 
+    /// Which of the values equals this one, as `$eq` has it: missing, undefined and null are one.
+    pub fn place(&self, value: Option<Value<'_>>) -> Option<usize> {
+        let value = match value {
+            Some(value) if value.tag != tag::UNDEFINED => value,
+            _ => Value::NULL,
+        };
+        self.values.binary_search_by(|member| compare::order(member.get(), value)).ok()
+    }
+
     pub fn contains(&self, value: Option<Value<'_>>) -> bool {
         let Some(value) = value else { return self.has_null };
         if self.has_null && value.tag == tag::UNDEFINED {

@@ -31,7 +31,7 @@ impl Parser {
     ) {
         for (operator, value) in operators {
             self.at_key(operator, |parser| {
-                parser.count(1);
+                parser.count_condition();
                 nodes.extend(parser.operator(path, operator, value, operators, place));
             });
         }
@@ -137,7 +137,7 @@ impl Parser {
                     parser.error("`$all` lists values, or `$elemMatch` throughout", None);
                     return;
                 };
-                parser.count(1);
+                parser.count_condition();
                 let test = parser.at_key("$elemMatch", |parser| parser.element_match(inner));
                 nodes.extend(test.map(|test| Node::Field { path: Arc::clone(path), test }));
             });
@@ -303,7 +303,7 @@ impl Parser {
     fn bits(&mut self, operator: &str, test: BitTest, value: &Bson) -> Option<OpenTest> {
         let positions = match value {
             Bson::Array(members) => {
-                self.count(members.len());
+                self.count_values(members.len());
                 let position = |member: &Bson| {
                     let owned = Owned::from_bson(member);
                     Number::read(owned.get())
@@ -314,7 +314,7 @@ impl Parser {
                 members.iter().map(position).collect::<Option<Vec<u32>>>()
             }
             Bson::Binary(binary) => {
-                self.count(binary.bytes.len());
+                self.count_values(binary.bytes.len());
                 let is_set = |position: &u32| {
                     binary.bytes[*position as usize / 8] >> (position % 8) & 1 == 1
                 };

@@ -8,13 +8,19 @@ use super::bind::OpenNode;
 use super::node::{Node, Test};
 use super::operand::{self, OpenSet, Operand};
 use super::path::Path;
-use super::pattern::Pattern;
-use super::{ParseError, PlaceholderUse, Role, Step, names};
+use super::pattern::{Budget, Pattern};
+use super::{ParseError, Placeholder, PlaceholderUse, Role, Step, names};
 
 /// Conditions within conditions; a filter written by hand needs a handful.
 pub(crate) const MAX_DEPTH: usize = 64;
-/// Conditions and listed values in one filter. Asking a document costs at most so many tests.
-pub(crate) const MAX_CONDITIONS: usize = 10_000;
+/// Conditions in one filter. Asking a document costs at most so many looks for a field.
+pub(crate) const MAX_CONDITIONS: usize = 1_000;
+/// Listed values in one filter. They are sorted, so that asking for them costs little.
+pub(crate) const MAX_VALUES: usize = 10_000;
+/// Placeholders in one filter. Each takes a copy of its value.
+const MAX_PLACEHOLDERS: usize = 1_000;
+/// So many mistakes are told.
+pub(crate) const MAX_ERRORS: usize = 100;
 /// Parts of one path.
 pub(crate) const MAX_PARTS: usize = 100;
 /// Numeric parts of one path: each may be an index or a name, which doubles the ways to follow it.
@@ -26,7 +32,11 @@ pub(crate) struct Parser {
     pub errors: Vec<ParseError>,
     pub uses: Vec<PlaceholderUse>,
     path: Vec<Step>,
+    pub(super) regexes: Budget,
     conditions: usize,
+    values: usize,
+    /// The variables that expressions around have given, the innermost last.
+    pub(super) variables: Vec<Box<str>>,
     depth: usize,
     elements: usize,
 }
@@ -40,7 +50,9 @@ pub(crate) enum Place {
 
 impl Parser {
     pub fn error(&mut self, message: impl Into<String>, hint: Option<String>) {
-        self.errors.push(ParseError { path: self.path.clone(), message: message.into(), hint });
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(ParseError { path: self.path.clone(), message: message.into(), hint });
+        }
     }
 
     pub fn error_with(&mut self, message: impl Into<String>, hint: &str) {
@@ -56,19 +68,43 @@ impl Parser {
     }
 
     pub fn at_key<R>(&mut self, key: &str, inner: impl FnOnce(&mut Self) -> R) -> R {
-        self.at(Step::Key(key.to_owned()), inner)
+        self.at(Step::Key(key.into()), inner)
+    }
+
+    /// Whether nothing further will be told.
+    fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_ERRORS
     }
 
     /// Counts a condition, and refuses the one too many once.
-    pub fn count(&mut self, conditions: usize) {
-        let before = self.conditions;
-        self.conditions = self.conditions.saturating_add(conditions);
-        if before <= MAX_CONDITIONS && self.conditions > MAX_CONDITIONS {
+    pub fn count_condition(&mut self) {
+        self.conditions += 1;
+        if self.conditions == MAX_CONDITIONS + 1 {
             self.error_with(
-                format!("more than {MAX_CONDITIONS} conditions and listed values in one filter"),
+                format!("more than {MAX_CONDITIONS} conditions in one filter"),
+                "list alternatives of one field under `$in`, or split it into several streams",
+            );
+        }
+    }
+
+    /// Counts listed values, and refuses what is too many once.
+    pub fn count_values(&mut self, values: usize) {
+        let before = self.values;
+        self.values = self.values.saturating_add(values);
+        if before <= MAX_VALUES && self.values > MAX_VALUES {
+            self.error_with(
+                format!("more than {MAX_VALUES} listed values in one filter"),
                 "split it into several streams",
             );
         }
+    }
+
+    /// Notes a placeholder at the current place.
+    fn note(&mut self, placeholder: Placeholder, role: Role) {
+        if self.uses.len() == MAX_PLACEHOLDERS {
+            return self.error(format!("more than {MAX_PLACEHOLDERS} placeholders"), None);
+        }
+        self.uses.push(PlaceholderUse { placeholder, role, path: self.path.clone() });
     }
 
     /// Runs `inner` one level deeper, unless that is too deep.
@@ -87,6 +123,9 @@ impl Parser {
     pub fn document(&mut self, document: &Document) -> OpenNode {
         let mut nodes = Vec::new();
         for (key, value) in document {
+            if self.is_full() || self.conditions > MAX_CONDITIONS {
+                break;
+            }
             self.at_key(key, |parser| {
                 if key.starts_with('$') {
                     nodes.extend(parser.top_level(key, value));
@@ -141,8 +180,11 @@ impl Parser {
         };
         let mut nodes = Vec::new();
         for (index, branch) in branches.iter().enumerate() {
+            if self.is_full() || self.conditions > MAX_CONDITIONS {
+                break;
+            }
             self.at(Step::Index(index), |parser| {
-                parser.count(1);
+                parser.count_condition();
                 match branch {
                     Bson::Document(document) => {
                         nodes.extend(parser.nested(|parser| parser.document(document)));
@@ -170,7 +212,7 @@ impl Parser {
             self.operators(&path, operators, Place::Field, nodes);
             return;
         }
-        self.count(1);
+        self.count_condition();
         if let Bson::RegularExpression(regex) = value {
             let pattern = self.pattern(regex.pattern.as_str(), regex.options.as_str());
             nodes.extend(pattern.map(|pattern| Node::Field { path, test: Test::Regex(pattern) }));
@@ -198,11 +240,11 @@ impl Parser {
         for (key, inner) in document {
             let Some(operators) = self.operators_in(inner) else { continue };
             let Some(operator) = operators.keys().next() else { continue };
-            if !names::is_known(operator) {
+            if !names::is_known(operator) || self.is_full() {
                 continue;
             }
             let outer = match self.path.last() {
-                Some(Step::Key(outer)) => outer.clone(),
+                Some(Step::Key(outer)) => outer.to_string(),
                 _ => String::new(),
             };
             let operator = operator.clone();
@@ -221,12 +263,7 @@ impl Parser {
     /// A value, which may be a placeholder or have some inside.
     pub fn value(&mut self, value: &Bson, role: Role) -> Operand {
         if let Some(placeholder) = operand::as_placeholder(value) {
-            let path = self.path.clone();
-            self.uses.push(PlaceholderUse {
-                placeholder: placeholder.clone(),
-                role: role.clone(),
-                path,
-            });
+            self.note(placeholder.clone(), role.clone());
             return Operand::Open(placeholder, role);
         }
         let before = self.uses.len();
@@ -266,10 +303,7 @@ impl Parser {
 
     fn inner_value(&mut self, value: &Bson) {
         match operand::as_placeholder(value) {
-            Some(placeholder) => {
-                let path = self.path.clone();
-                self.uses.push(PlaceholderUse { placeholder, role: Role::Value, path });
-            }
+            Some(placeholder) => self.note(placeholder, Role::Value),
             None => self.placeholders_inside(value),
         }
     }
@@ -289,12 +323,7 @@ impl Parser {
     /// The list of an `$in`, `$nin` or `$all`.
     pub fn set(&mut self, operator: &str, value: &Bson) -> Option<OpenSet> {
         if let Some(placeholder) = operand::as_placeholder(value) {
-            let path = self.path.clone();
-            self.uses.push(PlaceholderUse {
-                placeholder: placeholder.clone(),
-                role: Role::Set,
-                path,
-            });
+            self.note(placeholder.clone(), Role::Set);
             return Some(OpenSet::Whole(placeholder));
         }
         let Bson::Array(members) = value else {
@@ -304,7 +333,7 @@ impl Parser {
             );
             return None;
         };
-        self.count(members.len());
+        self.count_values(members.len());
         let (mut values, mut regexes) = (Vec::new(), Vec::new());
         for (index, member) in members.iter().enumerate() {
             self.at(Step::Index(index), |parser| match member {
@@ -327,7 +356,7 @@ impl Parser {
     }
 
     pub fn pattern(&mut self, source: &str, options: &str) -> Option<Arc<Pattern>> {
-        match Pattern::new(source, options) {
+        match Pattern::new(source, options, &mut self.regexes) {
             Ok(pattern) => Some(Arc::new(pattern)),
             Err((message, hint)) => {
                 self.error(message, hint);

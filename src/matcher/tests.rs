@@ -40,7 +40,7 @@ fn placeholders_in_the_order_in_which_they_are_written() {
                 .path
                 .iter()
                 .map(|step| match step {
-                    Step::Key(key) => key.clone(),
+                    Step::Key(key) => key.to_string(),
                     Step::Index(index) => index.to_string(),
                 })
                 .collect();
@@ -202,7 +202,7 @@ fn mistakes_tell_place_and_cure() {
                 .path
                 .iter()
                 .map(|step| match step {
-                    Step::Key(key) => key.clone(),
+                    Step::Key(key) => key.to_string(),
                     Step::Index(index) => index.to_string(),
                 })
                 .collect();
@@ -232,6 +232,14 @@ fn mistakes_tell_place_and_cure() {
     row(doc! { "a": { "$regex": "(a{1000}){1000}" } }, "a/$regex", "too large", "");
     row(doc! { "$expr": { "$gtt": [1, 2] } }, "$expr/$gtt", "not supported", "`$gt");
     row(doc! { "$expr": "$$NOW" }, "$expr", "clock", "");
+    let map =
+        |inner: &str| doc! { "$expr": { "$map": { "input": "$a", "as": "it", "in": inner } } };
+    row(map("$$its"), "$expr/$map/in", "unknown variable", "`$$it`");
+    row(map("$$this"), "$expr/$map/in", "unknown variable", "");
+    let hour = |zone: &str| doc! { "$expr": { "$hour": { "date": "$a", "timezone": zone } } };
+    row(hour("Berlin"), "$expr/$hour/timezone", "no time zone", "Europe/Berlin");
+    row(hour("$zone"), "$expr/$hour/timezone", "written in the filter", "only dates");
+    row(doc! { "$expr": { "$dateFromString": {} } }, "$expr/$dateFromString", "not supported", "");
 
     let errors = Template::parse(&doc! { "a": { "$x": 1 }, "$y": 1, "b": { "$size": -1 } });
     assert_eq!(errors.unwrap_err().len(), 3, "every mistake at once");
@@ -252,8 +260,69 @@ fn filters_are_bounded() {
     let many: Vec<i32> = (0..20_000).collect();
     let errors = Template::parse(&doc! { "a": { "$in": many } }).unwrap_err();
     assert!(errors.len() == 1 && errors[0].message.contains("more than"), "{errors:?}");
+    let many: Vec<Document> = (0..600).map(|n| doc! { "a": n }).collect();
+    let errors = Template::parse(&doc! { "$or": many }).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].message.contains("1000 conditions"), "{errors:?}");
+    let many: Vec<Document> = (0..1_001).map(|_| doc! { "$param": "p" }).collect();
+    let errors = Template::parse(&doc! { "a": { "$in": many } }).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].message.contains("1000 placeholders"), "{errors:?}");
     assert!(Template::parse(&doc! { "0.0.0.0.0.0.0.0.0": 1 }).is_err());
     assert!(Template::parse(&doc! { vec!["a"; 200].join("."): 1 }).is_err());
+}
+
+/// What multiplies within a filter is cut off, and does not match; what doubles, too.
+#[test]
+fn expressions_have_a_limit_of_work() {
+    let array: Vec<i32> = (0..2_000).collect();
+    let document = RawDocumentBuf::try_from(&doc! { "a": array }).unwrap();
+    let asks =
+        |expression: Document| bound(doc! { "$expr": expression }, doc! {}).matches(&document);
+    let map = |inner: Bson| doc! { "$map": { "input": "$a", "in": inner } };
+    assert!(asks(map(1.into())));
+    assert!(!asks(map(map(map(1.into()).into()).into())));
+    let twice = doc! { "$concatArrays": ["$$value", "$$value"] };
+    assert!(!asks(doc! { "$reduce": { "input": "$a", "initialValue": [1], "in": twice } }));
+    let twice = doc! { "$concat": ["$$value", "$$value"] };
+    assert!(!asks(doc! { "$reduce": { "input": "$a", "initialValue": "x", "in": twice } }));
+}
+
+/// A key decides an expression only with what the expression reads, through variables too.
+#[test]
+fn keys_decide_expressions_with_variables() {
+    let decide = |expression: Document, key: Document| {
+        bound(doc! { "$expr": expression }, doc! {})
+            .matches_key(&RawDocumentBuf::try_from(&key).unwrap())
+    };
+    let of = |path: &str| doc! { "$let": { "vars": { "x": path }, "in": { "$eq": ["$$x", 1] } } };
+    assert_eq!(decide(of("$_id"), doc! { "_id": 1 }), Some(true));
+    assert_eq!(decide(of("$a"), doc! { "_id": 1 }), None);
+    assert_eq!(decide(of("$$ROOT"), doc! { "_id": 1 }), None);
+    let map = |input: &str, inner: &str| doc! { "$map": { "input": [input], "in": inner } };
+    assert_eq!(decide(map("$_id", "$$this"), doc! { "_id": 1 }), Some(true));
+    assert_eq!(decide(map("$_id", "$a"), doc! { "_id": 1 }), None);
+    let hour = |date: &str| doc! { "$hour": { "date": date, "timezone": "+01" } };
+    assert_eq!(decide(hour("$_id"), doc! { "_id": bson::DateTime::from_millis(0) }), Some(true));
+    assert_eq!(decide(hour("$a"), doc! { "_id": 1 }), None);
+}
+
+/// A list against an array must not cost their product.
+#[test]
+fn all_is_linear() {
+    let time = |length: i32| {
+        let values: Vec<i32> = (0..length).collect();
+        let reversed: Vec<i32> = (0..length).rev().collect();
+        let all = bound(doc! { "_id.a": { "$all": values } }, doc! {});
+        let document = RawDocumentBuf::try_from(&doc! { "_id": { "a": reversed } }).unwrap();
+        let run = || {
+            let begun = std::time::Instant::now();
+            assert!(all.matches(&document));
+            assert_eq!(all.matches_key(&document), Some(true));
+            begun.elapsed()
+        };
+        (0..3).map(|_| run()).min().unwrap()
+    };
+    let (short, long) = (time(900), time(9_000));
+    assert!(long < short * 30, "{short:?}, {long:?}");
 }
 
 #[test]

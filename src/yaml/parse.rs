@@ -21,10 +21,12 @@ pub fn parse(text: &str) -> Result<Option<Node>, Vec<Problem>> {
     }
     let mut builder = Builder {
         lines: text.lines().collect(),
+        lengths: text.lines().map(|line| line.trim_end().chars().count()).collect(),
         open: Vec::new(),
         root: None,
         anchors: HashMap::new(),
         nodes: 0,
+        copied_bytes: 0,
         documents: 0,
         problems: Vec::new(),
     };
@@ -67,10 +69,14 @@ enum Open {
 
 struct Builder<'a> {
     lines: Vec<&'a str>,
+    /// Of each line, in characters, without white space at its end.
+    lengths: Vec<usize>,
     open: Vec<Open>,
     root: Option<Node>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// Of texts that anchors and aliases copy.
+    copied_bytes: usize,
     documents: usize,
     problems: Vec<Problem>,
 }
@@ -126,10 +132,12 @@ impl Builder<'_> {
             },
             Event::Alias(id) => {
                 // An anchor inside itself is not there yet: the parser knows it, we do not.
-                let Some(mut node) = self.anchors.get(&id).cloned() else {
+                let Some(node) = self.anchors.get(&id) else {
                     return Err(problem(place, "an alias to something that contains it"));
                 };
-                self.nodes += count(&node);
+                let size = Size::of(node);
+                self.charge(size, place)?;
+                let Some(mut node) = self.anchors.get(&id).cloned() else { return Ok(()) };
                 node.place = place;
                 self.close(node, 0)?;
             }
@@ -156,6 +164,8 @@ impl Builder<'_> {
             return Err(problem(node.place, format!("more than {MAX_NODES} values")));
         }
         if anchor != 0 {
+            // Anchors within anchors are kept once for each.
+            self.charge(Size::of(&node), node.place)?;
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
@@ -184,6 +194,20 @@ impl Builder<'_> {
                     *key = Some((scalar.text, node.place));
                 }
             },
+        }
+        Ok(())
+    }
+
+    /// Accounts for a copy before it is made.
+    fn charge(&mut self, size: Size, place: Place) -> Result<(), Problem> {
+        self.nodes += size.nodes;
+        self.copied_bytes += size.bytes;
+        if self.nodes > MAX_NODES {
+            return Err(problem(place, format!("more than {MAX_NODES} values")));
+        }
+        if self.copied_bytes > MAX_BYTES {
+            let most = MAX_BYTES / 1024;
+            return Err(problem(place, format!("more than {most} KiB of text behind aliases")));
         }
         Ok(())
     }
@@ -222,19 +246,40 @@ impl Builder<'_> {
     /// Cuts a place to the text: never past its line's end, at least one character wide.
     fn inside(&self, place: Place) -> Place {
         let line = place.line.min(self.lines.len().max(1));
-        let text = self.lines.get(line - 1).copied().unwrap_or_default();
-        let length = text.trim_end().chars().count();
+        let length = self.lengths.get(line - 1).copied().unwrap_or_default();
         let column = if line == place.line { place.column.min(length + 1) } else { length + 1 };
         let width = place.width.min((length + 1).saturating_sub(column)).max(1);
         Place { line, column, width }
     }
 }
 
-fn count(node: &Node) -> usize {
-    match &node.kind {
-        Kind::Scalar(_) => 1,
-        Kind::Sequence(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Kind::Mapping(entries) => 1 + entries.iter().map(|e| 1 + count(&e.value)).sum::<usize>(),
+/// What a copy of a node takes.
+#[derive(Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn of(node: &Node) -> Size {
+        let mut size = Size::default();
+        size.add(node);
+        size
+    }
+
+    fn add(&mut self, node: &Node) {
+        self.nodes += 1;
+        match &node.kind {
+            Kind::Scalar(scalar) => self.bytes += scalar.text.len(),
+            Kind::Sequence(items) => items.iter().for_each(|item| self.add(item)),
+            Kind::Mapping(entries) => {
+                for entry in entries {
+                    self.nodes += 1;
+                    self.bytes += entry.key.len();
+                    self.add(&entry.value);
+                }
+            }
+        }
     }
 }
 
@@ -353,6 +398,30 @@ mod tests {
         }
         let problems = parse(&bomb).unwrap_err();
         assert_eq!(problems[0].message, "more than 50000 values");
+
+        let long = format!("a: &x {}\nb: [{}]\n", "y".repeat(2_000), "*x,".repeat(20_000));
+        let problems = parse(&long).unwrap_err();
+        assert_eq!(problems[0].message, "more than 1024 KiB of text behind aliases");
+
+        let within = (0..90).map(|n| format!("&n{n} [")).collect::<String>();
+        let nested = format!("{within}{}{}", "1,".repeat(2_000), "]".repeat(90));
+        assert_eq!(parse(&nested).unwrap_err()[0].message, "more than 50000 values");
+    }
+
+    /// Every place is cut to its line, which must not be measured for each.
+    #[test]
+    fn one_long_line_takes_time_in_proportion() {
+        let time = |values: usize| {
+            let text = format!("[{}]", "1,".repeat(values));
+            let run = || {
+                let begun = std::time::Instant::now();
+                assert!(parse(&text).is_ok());
+                begun.elapsed()
+            };
+            (0..3).map(|_| run()).min().unwrap()
+        };
+        let (short, long) = (time(4_000), time(40_000));
+        assert!(long < short * 30, "{short:?}, {long:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use bson::{Bson, Decimal128, Document, doc, oid::ObjectId};
 
 pub struct Generator {
-    random: fastrand::Rng,
+    pub(crate) random: fastrand::Rng,
 }
 
 impl Generator {
@@ -16,7 +16,7 @@ impl Generator {
         self.random.bool()
     }
 
-    fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.random.usize(0..choices.len())].clone()
     }
 
@@ -31,7 +31,7 @@ impl Generator {
         document
     }
 
-    fn number(&mut self) -> Bson {
+    pub(crate) fn number(&mut self) -> Bson {
         let decimal = |text: &str| Bson::Decimal128(text.parse::<Decimal128>().unwrap());
         match self.random.u8(0..14) {
             0..=3 => Bson::Int32(self.random.i32(-2..4)),
@@ -75,7 +75,7 @@ impl Generator {
         }
     }
 
-    fn value(&mut self, depth: u8) -> Bson {
+    pub(crate) fn value(&mut self, depth: u8) -> Bson {
         if depth == 0 {
             return self.scalar();
         }

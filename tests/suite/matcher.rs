@@ -21,7 +21,7 @@ fn predicate(filter: &Document) -> Result<Predicate, String> {
 }
 
 /// Puts the documents in place of what is there, with their index as `_id`.
-async fn replace(collection: &Collection<RawDocumentBuf>, documents: &[Document]) {
+pub async fn replace(collection: &Collection<RawDocumentBuf>, documents: &[Document]) {
     collection.delete_many(doc! {}).await.unwrap();
     let raw = documents.iter().enumerate().map(|(index, document)| {
         let mut with_id = doc! { "_id": index as i32 };
@@ -96,7 +96,7 @@ const BATCH: usize = 80;
 const FILTERS_PER_BATCH: usize = 100;
 
 /// How many generated filters, from `MATCHER_CASES`; the seed, from `MATCHER_SEED`.
-fn cases_and_seed(default: usize) -> (usize, u64) {
+pub fn cases_and_seed(default: usize) -> (usize, u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let cases = number("MATCHER_CASES").map_or(default, |cases| cases as usize);
     let seed = number("MATCHER_SEED").unwrap_or_else(|| fastrand::u64(..));

@@ -43,6 +43,18 @@ fn names_are_paths() {
 }
 
 #[test]
+fn a_file_that_is_too_large_is_not_read_whole() {
+    // Cut inside a character, it is still its size that is wrong.
+    let large = format!("{GOOD}# {}\n", "é".repeat(600_000));
+    let dir = directory(&[("large.yaml", &large)]);
+    let loaded = load_directory(dir.path());
+    let expected = format!("the file has {} bytes, more than the 1048576 allowed", large.len());
+    assert_eq!(messages(&loaded), [&expected]);
+    assert!(loaded.diagnostics[0].to_string().contains("large.yaml:1:1: error"));
+    assert!(loaded.broken.contains("large"));
+}
+
+#[test]
 fn a_config_map_is_read_once() {
     let dir = directory(&[("..2026_01_31/orders.yaml", GOOD), ("..2026_01_31/a.yaml", GOOD)]);
     let at = |name: &str| dir.path().join(name);

@@ -3,6 +3,7 @@
 mod binding;
 mod diagnostics;
 mod directory;
+mod growth;
 
 use std::path::Path;
 

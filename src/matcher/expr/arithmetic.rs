@@ -7,7 +7,8 @@ use super::Expression;
 use super::eval::eval;
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
-use crate::event::raw::{Owned, Value, tag};
+use super::scope::Scope;
+use crate::event::raw::{Owned, tag};
 use crate::matcher::decimal::Decimal;
 use crate::matcher::number::Number;
 
@@ -48,13 +49,13 @@ impl Sum {
     }
 }
 
-pub(super) fn add<'a>(arguments: &'a [Expression<Owned>], document: Value<'a>) -> Computed<'a> {
+pub(super) fn add<'a>(arguments: &'a [Expression<Owned>], scope: Scope<'_, 'a>) -> Computed<'a> {
     let mut sum = Sum::new();
     let mut decimal = None;
     let mut widest = tag::INT32;
     let mut is_date = false;
     for argument in arguments {
-        let item = eval(argument, document)?;
+        let item = eval(argument, scope)?;
         let value = item.value();
         if value.tag == tag::DATE && !is_date {
             is_date = true;
@@ -102,14 +103,14 @@ fn widest_is_whole(sum: &Sum) -> bool {
 
 pub(super) fn multiply<'a>(
     arguments: &'a [Expression<Owned>],
-    document: Value<'a>,
+    scope: Scope<'_, 'a>,
 ) -> Computed<'a> {
     let mut widest = tag::INT32;
     let mut whole = Some(1_i64);
     let mut double = 1.0_f64;
     let mut decimal = Decimal::from_i64(1);
     for argument in arguments {
-        let item = eval(argument, document)?;
+        let item = eval(argument, scope)?;
         if item.is_nullish() {
             return Ok(Item::NULL);
         }

@@ -4,16 +4,17 @@ use super::Expression;
 use super::eval::eval;
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
+use super::scope::Scope;
 use crate::event::raw::{Owned, Value};
 use crate::matcher::compare;
 use crate::matcher::number::{Number, is_truthy};
 use crate::matcher::write::Writer;
 
-pub(super) fn concat<'a>(arguments: &'a [Expression<Owned>], document: Value<'a>) -> Computed<'a> {
+pub(super) fn concat<'a>(arguments: &'a [Expression<Owned>], scope: Scope<'_, 'a>) -> Computed<'a> {
     let mut writer = Writer::array();
     let mut index = 0;
     for argument in arguments {
-        let item = eval(argument, document)?;
+        let item = eval(argument, scope)?;
         if item.is_nullish() {
             return Ok(Item::NULL);
         }

@@ -2,23 +2,38 @@
 
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
-use super::{Expression, arithmetic, array, date, text};
+use super::scope::Scope;
+use super::zone::Zone;
+use super::{Expression, arithmetic, array, calendar, each, text};
 use crate::event::raw::{Owned, Value, tag};
 use crate::matcher::types;
 use crate::matcher::write::Writer;
 
-/// What an expression gives for a document.
-pub(super) fn eval<'a>(expression: &'a Expression<Owned>, document: Value<'a>) -> Computed<'a> {
+/// What an expression gives, within what one document may cost.
+pub(super) fn eval<'a>(expression: &'a Expression<Owned>, scope: Scope<'_, 'a>) -> Computed<'a> {
+    scope.charge(1)?;
+    let item = compute(expression, scope)?;
+    if let Item::Large(value) = &item {
+        scope.charge_bytes(value.get().data.len())?;
+    }
+    Ok(item)
+}
+
+fn compute<'a>(expression: &'a Expression<Owned>, scope: Scope<'_, 'a>) -> Computed<'a> {
     Ok(match expression {
         // A bound value that BSON cannot hold has no place in the order.
         Expression::Literal(value) if value.get().tag == tag::IMPOSSIBLE => return Err(Failure),
         Expression::Literal(value) => Item::There(value.get()),
-        Expression::Path(path) => follow(document, path.parts()),
-        Expression::Root => Item::There(document),
+        Expression::Path(path) => follow(scope.document, path.parts()),
+        Expression::Root => Item::There(scope.document),
+        Expression::Variable(index, path) => return variable(*index, path.parts(), scope),
+        Expression::Let(values, body) => return each::with(values, body, scope),
+        Expression::Each(each, parts) => return each::each(*each, parts, scope),
+        Expression::Date(call, arguments) => return calendar::call(call, arguments, scope),
         Expression::Document(fields) => {
             let mut writer = Writer::document();
             for (name, value) in fields {
-                let item = eval(value, document)?;
+                let item = eval(value, scope)?;
                 // A missing field stays missing.
                 if !matches!(item, Item::Missing) {
                     writer.element(name.as_bytes(), item.value());
@@ -30,7 +45,7 @@ pub(super) fn eval<'a>(expression: &'a Expression<Owned>, document: Value<'a>) -
             let mut writer = Writer::array();
             for (index, value) in values.iter().enumerate() {
                 // An element has to be something.
-                match eval(value, document)? {
+                match eval(value, scope)? {
                     Item::Missing => writer.push(index, Value::NULL),
                     item => writer.push(index, item.value()),
                 }
@@ -38,14 +53,14 @@ pub(super) fn eval<'a>(expression: &'a Expression<Owned>, document: Value<'a>) -
             Item::Large(writer.into_array())
         }
         Expression::RegexMatch(input, pattern) => {
-            let input = eval(input, document)?;
+            let input = eval(input, scope)?;
             match input.value().tag {
                 tag::STRING | tag::SYMBOL => Item::boolean(pattern.matches(input.value())),
                 _ if input.is_nullish() => Item::boolean(false),
                 _ => return Err(Failure),
             }
         }
-        Expression::Call(function, arguments) => return call(*function, arguments, document),
+        Expression::Call(function, arguments) => return call(*function, arguments, scope),
     })
 }
 
@@ -76,19 +91,34 @@ fn follow<'a>(from: Value<'a>, parts: &[Box<str>]) -> Item<'a> {
     }
 }
 
+/// The value of a variable, or what a path below it leads to.
+fn variable<'a>(index: usize, path: &[Box<str>], scope: Scope<'_, 'a>) -> Computed<'a> {
+    Ok(match (scope.variable(index).ok_or(Failure)?, path) {
+        (item, []) => item.clone(),
+        (Item::There(value), path) => follow(*value, path),
+        // What lies in a computed value has to be copied.
+        (item, path) => match follow(item.value(), path) {
+            Item::There(value) => Item::copy(value),
+            Item::Missing => Item::Missing,
+            Item::Small(kind, bytes) => Item::Small(kind, bytes),
+            Item::Large(value) => Item::Large(value),
+        },
+    })
+}
+
 fn call<'a>(
     function: Function,
     arguments: &'a [Expression<Owned>],
-    document: Value<'a>,
+    scope: Scope<'_, 'a>,
 ) -> Computed<'a> {
     let lazily = |index: usize| -> Computed<'a> {
-        arguments.get(index).map_or(Err(Failure), |argument| eval(argument, document))
+        arguments.get(index).map_or(Err(Failure), |argument| eval(argument, scope))
     };
     // First the functions that do not ask all of their arguments.
     match function {
         Function::And => {
             for argument in arguments {
-                if !eval(argument, document)?.is_truthy() {
+                if !eval(argument, scope)?.is_truthy() {
                     return Ok(Item::boolean(false));
                 }
             }
@@ -96,7 +126,7 @@ fn call<'a>(
         }
         Function::Or => {
             for argument in arguments {
-                if eval(argument, document)?.is_truthy() {
+                if eval(argument, scope)?.is_truthy() {
                     return Ok(Item::boolean(true));
                 }
             }
@@ -106,7 +136,7 @@ fn call<'a>(
         Function::IfNull => {
             let mut last = Item::Missing;
             for argument in arguments {
-                last = eval(argument, document)?;
+                last = eval(argument, scope)?;
                 if !last.is_nullish() {
                     break;
                 }
@@ -114,10 +144,10 @@ fn call<'a>(
             return Ok(last);
         }
         Function::Fail => return Err(Failure),
-        Function::Add => return arithmetic::add(arguments, document),
-        Function::Multiply => return arithmetic::multiply(arguments, document),
-        Function::Concat => return text::concat(arguments, document),
-        Function::ConcatArrays => return array::concat(arguments, document),
+        Function::Add => return arithmetic::add(arguments, scope),
+        Function::Multiply => return arithmetic::multiply(arguments, scope),
+        Function::Concat => return text::concat(arguments, scope),
+        Function::ConcatArrays => return array::concat(arguments, scope),
         _ => {}
     }
     let first = lazily(0)?;
@@ -159,7 +189,7 @@ fn unary<'a>(function: Function, argument: Item<'a>) -> Computed<'a> {
         Function::Abs | Function::Ceil | Function::Floor | Function::Round | Function::Trunc => {
             return arithmetic::unary(function, &argument);
         }
-        _ => return date::part(function, &argument),
+        _ => return calendar::part(function, &argument, &Zone::UTC),
     })
 }
 

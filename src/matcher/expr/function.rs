@@ -55,6 +55,10 @@ pub(crate) enum Function {
     Minute,
     Second,
     Millisecond,
+    Week,
+    IsoWeek,
+    IsoWeekYear,
+    IsoDayOfWeek,
     Type,
     IsNumber,
 }
@@ -62,7 +66,7 @@ pub(crate) enum Function {
 use Function as F;
 
 /// Name, function, least and most arguments.
-pub(super) const FUNCTIONS: [(&str, Function, usize, usize); 52] = [
+pub(super) const FUNCTIONS: [(&str, Function, usize, usize); 56] = [
     ("$eq", F::Eq, 2, 2),
     ("$ne", F::Ne, 2, 2),
     ("$gt", F::Gt, 2, 2),
@@ -114,6 +118,10 @@ pub(super) const FUNCTIONS: [(&str, Function, usize, usize); 52] = [
     ("$minute", F::Minute, 1, 1),
     ("$second", F::Second, 1, 1),
     ("$millisecond", F::Millisecond, 1, 1),
+    ("$week", F::Week, 1, 1),
+    ("$isoWeek", F::IsoWeek, 1, 1),
+    ("$isoWeekYear", F::IsoWeekYear, 1, 1),
+    ("$isoDayOfWeek", F::IsoDayOfWeek, 1, 1),
     ("$type", F::Type, 1, 1),
 ];
 
@@ -121,4 +129,20 @@ pub(super) const FUNCTIONS: [(&str, Function, usize, usize); 52] = [
 pub(super) const MANY: usize = usize::MAX;
 
 /// Names that need more than a row: `$isNumber` shares nothing, the rest have forms of their own.
-pub(super) const SPECIAL: [&str; 4] = ["$literal", "$switch", "$regexMatch", "$isNumber"];
+pub(super) const SPECIAL: [&str; 15] = [
+    "$literal",
+    "$switch",
+    "$regexMatch",
+    "$isNumber",
+    "$map",
+    "$filter",
+    "$reduce",
+    "$let",
+    "$dateAdd",
+    "$dateSubtract",
+    "$dateDiff",
+    "$dateTrunc",
+    "$dateToParts",
+    "$dateFromParts",
+    "$dateToString",
+];

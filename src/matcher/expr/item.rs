@@ -16,7 +16,7 @@ pub(super) enum Item<'a> {
 }
 
 /// The expression cannot be computed for this document.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure;
 
 pub(super) type Computed<'a> = Result<Item<'a>, Failure>;
@@ -62,6 +62,11 @@ impl<'a> Item<'a> {
         data.extend_from_slice(text);
         data.push(0);
         Item::Large(Owned::of(Value { tag: tag::STRING, data: &data }))
+    }
+
+    /// A copy of a value that lies in something computed.
+    pub fn copy(value: Value<'_>) -> Item<'a> {
+        Item::Large(Owned::of(value))
     }
 
     /// The value; a missing one is undefined, as it ranks.

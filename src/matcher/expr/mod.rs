@@ -7,7 +7,8 @@
 //! comparison of fields does not, as long as no array lies on the way.
 //!
 //! Where `mongod` would fail the query on a document (a text added to a number), the document
-//! does not match.
+//! does not match. Neither does one for which an expression takes too long: functions of arrays
+//! within each other multiply.
 
 use std::sync::Arc;
 
@@ -18,14 +19,24 @@ use crate::event::raw::{Owned, Value};
 
 mod arithmetic;
 mod array;
-mod date;
+mod calendar;
+mod date_parse;
+mod date_text;
+mod each;
+mod each_parse;
 mod eval;
 mod function;
 mod item;
 mod parse;
+mod scope;
 mod text;
+mod unit;
+mod zone;
 
+use calendar::DateCall;
+use each::Each;
 pub(super) use function::Function;
+use scope::{Scope, Work};
 
 /// A parsed expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +50,12 @@ pub(crate) enum Expression<V> {
     Array(Vec<Expression<V>>),
     Call(Function, Vec<Expression<V>>),
     RegexMatch(Box<Expression<V>>, Arc<Pattern>),
+    /// `$$this.a`: a variable, counted from the innermost, and a path below it.
+    Variable(usize, Arc<Path>),
+    /// `$let`: the values of the variables, and the expression that sees them.
+    Let(Vec<Expression<V>>, Box<Expression<V>>),
+    Each(Each, Vec<Expression<V>>),
+    Date(Arc<DateCall>, Vec<Expression<V>>),
 }
 
 /// An absent placeholder removes the whole expression.
@@ -64,6 +81,14 @@ pub(crate) fn bind(
         Expression::RegexMatch(input, pattern) => {
             Expression::RegexMatch(Box::new(bind(input, lookup)?), Arc::clone(pattern))
         }
+        Expression::Variable(index, path) => Expression::Variable(*index, Arc::clone(path)),
+        Expression::Let(values, body) => {
+            Expression::Let(bind_all(values, lookup)?, Box::new(bind(body, lookup)?))
+        }
+        Expression::Each(each, parts) => Expression::Each(*each, bind_all(parts, lookup)?),
+        Expression::Date(call, arguments) => {
+            Expression::Date(Arc::clone(call), bind_all(arguments, lookup)?)
+        }
     })
 }
 
@@ -76,7 +101,8 @@ fn bind_all(
 
 /// Whether the expression holds for the document; nothing where it fails.
 pub(crate) fn is_true(expression: &Expression<Owned>, document: Value<'_>) -> Option<bool> {
-    eval::eval(expression, document).map(|item| item.is_truthy()).ok()
+    let work = Work::default();
+    eval::eval(expression, Scope::new(document, &work)).map(|item| item.is_truthy()).ok()
 }
 
 /// Whether every field that the expression reads satisfies `is_known`.
@@ -89,8 +115,14 @@ pub(crate) fn reads_only(
         Expression::Path(path) => is_known(path),
         Expression::Root => false,
         Expression::Document(fields) => fields.iter().all(|(_, value)| reads_only(value, is_known)),
-        Expression::Array(values) | Expression::Call(_, values) => {
-            values.iter().all(|value| reads_only(value, is_known))
+        Expression::Array(values)
+        | Expression::Call(_, values)
+        | Expression::Each(_, values)
+        | Expression::Date(_, values) => values.iter().all(|value| reads_only(value, is_known)),
+        // What a variable holds was read where it was given.
+        Expression::Variable(..) => true,
+        Expression::Let(values, body) => {
+            values.iter().chain([&**body]).all(|value| reads_only(value, is_known))
         }
         Expression::RegexMatch(input, _) => reads_only(input, is_known),
     }

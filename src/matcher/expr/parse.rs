@@ -17,7 +17,7 @@ type Open = Expression<Operand>;
 impl Parser {
     /// Any expression: a literal, a `$field.path`, a `{ $function: … }`, a list or a document.
     pub fn expression(&mut self, value: &Bson) -> Option<Open> {
-        self.count(1);
+        self.count_condition();
         if operand::as_placeholder(value).is_some() {
             return Some(Expression::Literal(self.value(value, Role::Value)));
         }
@@ -64,18 +64,23 @@ impl Parser {
                 );
                 None
             }
-            _ => {
-                self.error_with(
-                    format!("unknown variable `$${name}`"),
-                    "known are `$$ROOT` and `$$CURRENT`; for a text that starts with a dollar \
-                     use `$literal`",
+            ("REMOVE" | "DESCEND" | "PRUNE" | "KEEP" | "SEARCH_META" | "USER_ROLES", _) => {
+                self.error(
+                    format!("`$${name}` is not supported: it is for pipelines, not for filters"),
+                    None,
                 );
                 None
             }
+            (name, path) => self.variable(name, path),
         }
     }
 
     fn field_path(&mut self, path: &str) -> Option<Open> {
+        self.sound_path(path).map(Expression::Path)
+    }
+
+    /// A path in which a number is a name, as everywhere in expressions.
+    pub(super) fn sound_path(&mut self, path: &str) -> Option<Arc<Path>> {
         let is_sound = |part: &str| !part.is_empty() && !part.starts_with('$');
         if !path.split('.').all(is_sound) || path.contains('\0') {
             self.error_with(
@@ -88,7 +93,7 @@ impl Parser {
             self.error("a path of too many parts", None);
             return None;
         }
-        Some(Expression::Path(Arc::new(Path::new(path))))
+        Some(Arc::new(Path::new(path)))
     }
 
     fn document_expression(&mut self, document: &Document) -> Option<Open> {
@@ -124,6 +129,10 @@ impl Parser {
             "$cond" if matches!(operand, Bson::Document(_)) => self.conditional(operand),
             "$switch" => self.switch(operand),
             "$regexMatch" => self.regex_match(operand),
+            "$map" | "$filter" => self.each(name, operand),
+            "$reduce" => self.reduce(operand),
+            "$let" => self.let_in(operand),
+            _ if self.is_date_call(name, operand) => self.date_call(name, operand),
             "$isNumber" => {
                 let argument = self.arguments(name, operand, 1, 1)?;
                 Some(Expression::Call(Function::IsNumber, argument))
@@ -152,6 +161,9 @@ impl Parser {
                 Some(format!("write `{{ {name}: name }}`, with a name that is a text"))
             }
             "$function" | "$accumulator" => Some("it runs JavaScript".to_owned()),
+            "$dateFromString" => {
+                Some("texts in any form are not read; compare dates with dates".to_owned())
+            }
             _ => names::nearest(name, &known).map(|near| format!("did you mean `{near}`?")),
         };
         self.error(format!("`{name}` is not supported in `$expr`"), hint);
@@ -182,7 +194,7 @@ impl Parser {
     }
 
     /// The named arguments of a function that has some.
-    fn named<'v>(
+    pub(super) fn named<'v>(
         &mut self,
         name: &str,
         operand: &'v Bson,
@@ -202,6 +214,12 @@ impl Parser {
             self.error(format!("`{name}` needs `{key}`"), None);
         }
         (self.errors.len() == before).then_some(document)
+    }
+
+    /// One named argument that is there; the inner nothing after a mistake in it.
+    pub(super) fn argument(&mut self, document: &Document, key: &str) -> Option<Option<Open>> {
+        let value = document.get(key)?;
+        Some(self.at_key(key, |parser| parser.expression(value)))
     }
 
     fn conditional(&mut self, operand: &Bson) -> Option<Open> {

@@ -8,17 +8,18 @@ use super::array::whole;
 use super::eval::eval;
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
-use super::{Expression, date};
-use crate::event::raw::{Owned, Value, tag};
+use super::scope::Scope;
+use super::{Expression, date_text};
+use crate::event::raw::{Owned, tag};
 use crate::matcher::number::Number;
 
 /// What one text may grow to: no document holds more.
 const MAX_BYTES: usize = 16 << 20;
 
-pub(super) fn concat<'a>(arguments: &'a [Expression<Owned>], document: Value<'a>) -> Computed<'a> {
+pub(super) fn concat<'a>(arguments: &'a [Expression<Owned>], scope: Scope<'_, 'a>) -> Computed<'a> {
     let mut text = Vec::new();
     for argument in arguments {
-        let item = eval(argument, document)?;
+        let item = eval(argument, scope)?;
         match item.value().tag {
             tag::STRING => text.extend_from_slice(item.value().text()),
             _ if item.is_nullish() => return Ok(Item::NULL),
@@ -38,8 +39,8 @@ fn coerce(item: &Item<'_>) -> Result<Vec<u8>, Failure> {
     Ok(match value.tag {
         tag::STRING | tag::SYMBOL | tag::CODE => value.text().to_vec(),
         _ if item.is_nullish() => Vec::new(),
-        tag::DATE => date::iso(value.i64()).into_bytes(),
-        tag::TIMESTAMP => date::pretty(value.i64() as u64).into_bytes(),
+        tag::DATE => date_text::iso(value.i64()).into_bytes(),
+        tag::TIMESTAMP => date_text::pretty(value.i64() as u64).into_bytes(),
         tag::DECIMAL => Decimal128::from_bytes(value.bytes()).to_string().into_bytes(),
         _ => match item.number()? {
             Number::Int(int) => int.to_string().into_bytes(),

@@ -22,17 +22,66 @@ pub(crate) struct Pattern {
 
 /// What one expression may take when compiled. Counted repetitions multiply.
 const SIZE_LIMIT_BYTES: usize = 1 << 20;
+/// What most take at most, and are counted as.
+const USUAL_BYTES: usize = 64 << 10;
+/// What all expressions of one filter may take.
+pub(crate) const TOTAL_BYTES: usize = 16 << 20;
 const MAX_SOURCE_BYTES: usize = 16 << 10;
+
+/// What the regular expressions of one filter take. The crate does not tell the size of one, but
+/// whether it is within a limit.
+#[derive(Debug, Default)]
+pub(crate) struct Budget(usize);
+
+/// Why an expression is refused, and what to do about it.
+pub(crate) type Refusal = (String, Option<String>);
+
+impl Budget {
+    /// Compiles within what is left.
+    pub fn compile(&mut self, builder: &mut RegexBuilder) -> Result<Regex, Refusal> {
+        builder.dfa_size_limit(SIZE_LIMIT_BYTES);
+        for limit in [USUAL_BYTES, SIZE_LIMIT_BYTES] {
+            if self.0 + limit > TOTAL_BYTES {
+                let most = TOTAL_BYTES >> 20;
+                return Err((
+                    format!("all regular expressions of the filter take more than {most} MiB"),
+                    Some("join some of them with `|`, or use `$in`".to_owned()),
+                ));
+            }
+            match builder.size_limit(limit).build() {
+                Ok(regex) => {
+                    self.0 += limit;
+                    return Ok(regex);
+                }
+                Err(regex::Error::CompiledTooBig(_)) if limit < SIZE_LIMIT_BYTES => {}
+                Err(error) => {
+                    // Finding out has cost as much.
+                    self.0 += limit;
+                    return Err(complaint(&error));
+                }
+            }
+        }
+        Err(complaint(&regex::Error::CompiledTooBig(SIZE_LIMIT_BYTES)))
+    }
+
+    /// So many bytes are taken, at most.
+    pub fn spent(&self) -> usize {
+        self.0
+    }
+
+    /// Refuses what is too long even to read.
+    pub fn check_source(source: &str) -> Result<(), Refusal> {
+        if source.len() <= MAX_SOURCE_BYTES {
+            return Ok(());
+        }
+        Err((format!("a regular expression of more than {MAX_SOURCE_BYTES} bytes"), None))
+    }
+}
 
 impl Pattern {
     /// Compiles, or says why not and what to do about it.
-    pub fn new(source: &str, options: &str) -> Result<Pattern, (String, Option<String>)> {
-        if source.len() > MAX_SOURCE_BYTES {
-            return Err((
-                format!("a regular expression of more than {MAX_SOURCE_BYTES} bytes"),
-                None,
-            ));
-        }
+    pub fn new(source: &str, options: &str, budget: &mut Budget) -> Result<Pattern, Refusal> {
+        Budget::check_source(source)?;
         for option in options.chars() {
             if !"imsxu".contains(option) {
                 return Err((
@@ -44,13 +93,9 @@ impl Pattern {
         let flags =
             translate::Flags { multi_line: options.contains('m'), extended: options.contains('x') };
         let translated = translate::translate(source, flags)?;
-        let regex = RegexBuilder::new(&translated)
-            .size_limit(SIZE_LIMIT_BYTES)
-            .dfa_size_limit(SIZE_LIMIT_BYTES)
-            .case_insensitive(options.contains('i'))
-            .dot_matches_new_line(options.contains('s'))
-            .build()
-            .map_err(|error| complaint(&error))?;
+        let mut builder = RegexBuilder::new(&translated);
+        builder.case_insensitive(options.contains('i')).dot_matches_new_line(options.contains('s'));
+        let regex = budget.compile(&mut builder)?;
         let mut options: Vec<char> = options.chars().collect();
         options.sort_unstable();
         options.dedup();
@@ -70,7 +115,7 @@ impl Pattern {
     }
 }
 
-fn complaint(error: &regex::Error) -> (String, Option<String>) {
+fn complaint(error: &regex::Error) -> Refusal {
     match error {
         regex::Error::CompiledTooBig(_) => (
             "a regular expression that is too large when compiled".to_owned(),

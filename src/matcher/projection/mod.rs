@@ -3,9 +3,12 @@
 //! A projection includes the named fields or excludes them. What it hides, it hides everywhere:
 //! in the document, in the key, and in the description of an update.
 
+use std::collections::BTreeMap;
+
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 
 use super::number::Number;
+use super::parse::MAX_ERRORS;
 use super::{ParseError, Step};
 use crate::event::raw::{Owned, Value, tag};
 
@@ -38,12 +41,12 @@ enum Mode {
 /// The named paths, by their parts. No children: everything from here on is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Tree {
-    children: Vec<(Box<str>, Tree)>,
+    children: BTreeMap<Box<[u8]>, Tree>,
 }
 
 impl Tree {
     fn child(&self, name: &[u8]) -> Option<&Tree> {
-        self.children.iter().find(|(child, _)| child.as_bytes() == name).map(|(_, tree)| tree)
+        self.children.get(name)
     }
 
     fn is_leaf(&self) -> bool {
@@ -74,7 +77,7 @@ impl Projection {
     pub fn apply_key(&self, key: &RawDocument) -> RawDocumentBuf {
         let mut writer = Writer::document();
         for (name, value) in Value::document(key).elements() {
-            self.write_changed(name, value, update::Clues::NONE, &mut writer);
+            self.write_changed(name, value, &update::Clues::default(), &mut writer);
         }
         writer.finish()
     }
@@ -172,6 +175,9 @@ struct Parser {
 
 impl Parser {
     fn error(&mut self, message: impl Into<String>, hint: Option<&str>) {
+        if self.errors.len() >= MAX_ERRORS {
+            return;
+        }
         self.errors.push(ParseError {
             path: self.path.clone(),
             message: message.into(),
@@ -181,7 +187,14 @@ impl Parser {
 
     fn fields(&mut self, document: &Document, outer: &[&str]) {
         for (key, value) in document {
-            self.path.push(Step::Key(key.clone()));
+            self.fields += 1;
+            if self.fields == MAX_FIELDS + 1 {
+                self.error(format!("more than {MAX_FIELDS} fields"), None);
+            }
+            if self.fields > MAX_FIELDS {
+                return;
+            }
+            self.path.push(Step::Key(key.as_str().into()));
             self.field(key, value, outer);
             self.path.pop();
         }
@@ -208,10 +221,6 @@ impl Parser {
         let is_numeric = |part: &&&str| part.bytes().all(|byte| byte.is_ascii_digit());
         if path.iter().filter(is_numeric).count() > MAX_NUMERIC_PARTS {
             self.error(format!("a path with more than {MAX_NUMERIC_PARTS} numeric parts"), None);
-        }
-        self.fields += 1;
-        if self.fields == MAX_FIELDS + 1 {
-            self.error(format!("more than {MAX_FIELDS} fields"), None);
         }
         if let Bson::Document(inner) = value {
             self.inner(inner, &path);
@@ -307,18 +316,14 @@ const NO_POSITION: &str = "an event does not tell which element of an array matc
 /// Adds a path; false where it, or a part of it, is there already.
 fn insert(tree: &mut Tree, path: &[&str]) -> bool {
     let Some((first, rest)) = path.split_first() else { return false };
-    let found = tree.children.iter().position(|(name, _)| **name == **first);
-    match found {
-        Some(index) => {
-            let (_, child) = &mut tree.children[index];
-            !child.is_leaf() && insert(child, rest)
-        }
+    match tree.children.get_mut(first.as_bytes()) {
+        Some(child) => !child.is_leaf() && insert(child, rest),
         None => {
             let mut child = Tree::default();
             if !rest.is_empty() {
                 insert(&mut child, rest);
             }
-            tree.children.push(((*first).into(), child));
+            tree.children.insert(first.as_bytes().into(), child);
             true
         }
     }

@@ -209,3 +209,51 @@ fn broken_and_deep_documents_do_not_panic() {
         }
     }
 }
+
+/// Many changed fields, each looked for among many.
+#[test]
+fn updates_are_linear() {
+    let shown = projection(doc! { "a.b": 1, "a.0": 1 });
+    let time = |fields: usize| {
+        let (mut changed, mut parts, mut inside) = (Document::new(), Document::new(), doc! {});
+        for field in 0..fields {
+            changed.insert(format!("a.{field}.b"), 1);
+            inside.insert(field.to_string(), doc! { "b": 1 });
+            if field % 2 == 0 {
+                parts.insert(format!("a.{field}.b"), vec!["a".to_owned(), field.to_string()]);
+            }
+        }
+        let update = doc! { "updatedFields": changed, "disambiguatedPaths": parts };
+        let update = RawDocumentBuf::try_from(&update).unwrap();
+        let document = RawDocumentBuf::try_from(&doc! { "a": inside }).unwrap();
+        let run = || {
+            let begun = std::time::Instant::now();
+            std::hint::black_box(shown.apply_update_description_of(&update, &document));
+            begun.elapsed()
+        };
+        (0..3).map(|_| run()).min().unwrap()
+    };
+    let (short, long) = (time(1_000), time(10_000));
+    assert!(long < short * 30, "{short:?}, {long:?}");
+}
+
+#[test]
+fn a_wide_projection_is_linear_and_bounded() {
+    let wide = |fields: usize| -> Document {
+        (0..fields).map(|n| (format!("k{n}"), bson::Bson::Int32(1))).collect()
+    };
+    let all = projection(wide(1_000));
+    let time = |fields: usize| {
+        let document = RawDocumentBuf::try_from(&wide(fields)).unwrap();
+        let run = || {
+            let begun = std::time::Instant::now();
+            std::hint::black_box(all.apply(&document));
+            begun.elapsed()
+        };
+        (0..3).map(|_| run()).min().unwrap()
+    };
+    let (short, long) = (time(1_000), time(10_000));
+    assert!(long < short * 30, "{short:?}, {long:?}");
+    let errors = Projection::parse(&wide(2_000)).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].message.contains("more than 1000"), "{errors:?}");
+}

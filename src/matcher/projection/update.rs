@@ -3,6 +3,9 @@
 //! Where a part of a path may be read in two ways and nothing tells which it is, a field is shown
 //! only if both readings show it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::{MAX_NESTING, Mode, Projection, Tree};
@@ -26,14 +29,49 @@ struct Part<'a> {
 }
 
 /// What helps to tell indexes from names.
-#[derive(Clone, Copy)]
+#[derive(Default)]
 pub(super) struct Clues<'a> {
     disambiguated: Option<Value<'a>>,
     document: Option<Value<'a>>,
+    fields: Fields<'a>,
 }
 
-impl Clues<'_> {
-    pub const NONE: Clues<'static> = Clues { disambiguated: None, document: None };
+/// Fields by name. An update may change thousands of fields of a document that has thousands, so
+/// what is asked more than a few times is indexed.
+#[derive(Default)]
+struct Fields<'a> {
+    /// By where the container lies.
+    known: RefCell<HashMap<*const u8, Known<'a>>>,
+}
+
+#[derive(Default)]
+struct Known<'a> {
+    asked: usize,
+    index: HashMap<&'a [u8], Value<'a>>,
+}
+
+/// So many times a container is searched before it is indexed.
+const SEARCHES: usize = 4;
+
+impl<'a> Fields<'a> {
+    /// The first field of that name.
+    fn find(&self, container: Value<'a>, name: &[u8]) -> Option<Value<'a>> {
+        if !container.is_container() {
+            return None;
+        }
+        let mut known = self.known.borrow_mut();
+        let known = known.entry(container.data.as_ptr()).or_default();
+        known.asked += 1;
+        if known.asked <= SEARCHES {
+            return container.elements().find_key(name);
+        }
+        if known.index.is_empty() {
+            for (name, value) in container.elements() {
+                known.index.entry(name).or_insert(value);
+            }
+        }
+        known.index.get(name).copied()
+    }
 }
 
 impl Projection {
@@ -43,7 +81,8 @@ impl Projection {
         document: Option<Value<'_>>,
     ) -> RawDocumentBuf {
         let fields = || Elements::new(update.as_bytes());
-        let clues = Clues { disambiguated: fields().find_key(b"disambiguatedPaths"), document };
+        let disambiguated = fields().find_key(b"disambiguatedPaths");
+        let clues = &Clues { disambiguated, document, fields: Fields::default() };
         let mut writer = Writer::document();
         for (name, value) in fields() {
             match (name, value.tag) {
@@ -86,7 +125,7 @@ impl Projection {
         &self,
         path: &[u8],
         value: Value<'_>,
-        clues: Clues<'_>,
+        clues: &Clues<'_>,
         writer: &mut Writer,
     ) {
         match self.verdict(path, clues) {
@@ -99,7 +138,7 @@ impl Projection {
     }
 
     /// What is seen of the value at a dotted path; nothing: not even its name.
-    fn verdict(&self, path: &[u8], clues: Clues<'_>) -> Option<Verdict<'_>> {
+    fn verdict(&self, path: &[u8], clues: &Clues<'_>) -> Option<Verdict<'_>> {
         let parts = parts(path, clues);
         let (first, rest) = parts.split_first()?;
         // The first part is a field of the document, whatever it looks like.
@@ -154,8 +193,8 @@ fn filter_array(
 }
 
 /// The parts of a path, and of each whether it is an index.
-fn parts<'a>(path: &'a [u8], clues: Clues<'a>) -> Vec<Part<'a>> {
-    let disambiguated = clues.disambiguated.and_then(|paths| paths.elements().find_key(path));
+fn parts<'p, 'a: 'p>(path: &'p [u8], clues: &Clues<'a>) -> Vec<Part<'p>> {
+    let disambiguated = clues.disambiguated.and_then(|paths| clues.fields.find(paths, path));
     if let Some(parts) = disambiguated {
         return parts
             .elements()
@@ -172,7 +211,7 @@ fn parts<'a>(path: &'a [u8], clues: Clues<'a>) -> Vec<Part<'a>> {
                 Some(tag::DOCUMENT) => Some(false),
                 _ => None,
             };
-            here = here.and_then(|value| value.elements().find_key(name));
+            here = here.and_then(|value| clues.fields.find(value, name));
             Part { name, is_index }
         })
         .collect()

@@ -25,8 +25,56 @@ fn candidates(index: &Index<u32>, document: &Document) -> Vec<u32> {
     out
 }
 
+/// So many routes stand beside each row.
+const BESIDE: usize = 100;
+
+/// Every row of the file, through the index: its filter and the hundred of other rows are routes
+/// at once. What the index names and the matcher confirms is compared with what `mongod` says, and
+/// what the index does not name must not match.
 #[test]
-fn every_row_beside_all_other_filters() {
+fn every_row_beside_a_hundred_other_routes() {
+    let (groups, _) = rows::all();
+    let predicates: Vec<Predicate> =
+        groups.iter().map(|group| predicate(group.filter.clone())).collect();
+    let count = groups.len();
+    assert!(count > 2 * BESIDE);
+    // Taken from all over the file, so that many kinds of conditions stand beside each other.
+    let stride = count / (BESIDE + 1);
+    let (mut asked, mut wrong) = (0, Vec::new());
+    for first in 0..stride {
+        let members: Vec<usize> = (first..count).step_by(stride).collect();
+        assert!(members.len() > BESIDE);
+        let mut index = Index::new();
+        for id in &members {
+            index.insert(*id as u32, &predicates[*id]);
+        }
+        for id in &members {
+            for row in &groups[*id].rows {
+                asked += 1;
+                let document = raw(&row.document);
+                let found = distinct(&index, &document);
+                let verdict = found.contains(&(*id as u32)) && predicates[*id].matches(&document);
+                if Some(verdict) != row.matches {
+                    wrong.push(format!("line {}: {verdict}: {}", row.line, groups[*id].filter));
+                }
+            }
+        }
+    }
+    assert_eq!(asked, groups.iter().map(|group| group.rows.len()).sum::<usize>());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn distinct(index: &Index<u32>, document: &RawDocument) -> BTreeSet<u32> {
+    let mut found = Vec::new();
+    index.candidates(document, &mut found);
+    let set: BTreeSet<u32> = found.iter().copied().collect();
+    assert_eq!(set.len(), found.len(), "a candidate twice");
+    set
+}
+
+/// All filters of the file at once, where documents of others find them, too.
+#[test]
+fn every_filter_beside_all_other_filters() {
     let (groups, _) = rows::all();
     let mut index = Index::new();
     let predicates: Vec<Predicate> =
@@ -34,24 +82,23 @@ fn every_row_beside_all_other_filters() {
     for (id, predicate) in predicates.iter().enumerate() {
         index.insert(id as u32, predicate);
     }
+    // Many rows share their documents.
+    let mut seen = BTreeSet::new();
+    let documents: Vec<RawDocumentBuf> = groups
+        .iter()
+        .flat_map(|group| &group.rows)
+        .map(|row| raw(&row.document))
+        .filter(|document| seen.insert(document.as_bytes().to_vec()))
+        .collect();
     // Twice: with the many paths of all, and with few.
     for round in 0..2 {
         assert_eq!(index.active_paths > SCANNED_PATHS, round == 0);
-        // Many rows share their documents: some of all tell as much.
-        let documents = groups.iter().flat_map(|group| &group.rows).map(|row| &row.document);
-        for document in documents.skip(round).step_by(7) {
-            let document = raw(document);
-            let mut found = Vec::new();
-            index.candidates(&document, &mut found);
-            let found: BTreeSet<u32> = {
-                let set: BTreeSet<u32> = found.iter().copied().collect();
-                assert_eq!(set.len(), found.len(), "a candidate twice");
-                set
-            };
+        for document in &documents {
+            let found = distinct(&index, document);
             for (id, predicate) in predicates.iter().enumerate() {
                 let is_there = index.by_id.contains_key(&(id as u32));
-                if is_there && predicate.matches(&document) {
-                    assert!(found.contains(&(id as u32)), "round {round}: {}", groups[id].filter);
+                if is_there && !found.contains(&(id as u32)) {
+                    assert!(!predicate.matches(document), "round {round}: {}", groups[id].filter);
                 }
             }
         }
