@@ -14,12 +14,15 @@ use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDo
 use super::connect::Server;
 use super::large::Fragments;
 use super::trouble::Trouble;
-use crate::event::Position;
+use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
 use crate::filter::{FullDocument, FullDocumentBeforeChange};
 
 /// How long the server waits for something new before it answers with its position alone.
 const MAX_AWAIT: Duration = Duration::from_millis(500);
+
+/// How long an event may be looked for.
+const SEARCH: Duration = Duration::from_secs(30);
 
 /// How a cursor is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +111,53 @@ pub fn pipeline(collections: &Collections) -> Vec<Document> {
 
 /// Opens a change stream on a database.
 ///
+/// Beside `_data`, the token of an event whose key holds a long, a double or a decimal has a second
+/// part, `_typeBits`, without which the server may not find it, or not even read it. Clients do not
+/// hold that part, so the event is then looked for at its time: it is there, or the token is of no
+/// use.
+///
 /// # Errors
 /// Those of the driver; [`super::trouble`] knows what they mean.
 pub async fn open(
+    server: &Server,
+    key: &FeedKey,
+    collections: &Collections,
+    start: &Start,
+    pace: Pace,
+) -> Result<Events, Error> {
+    let opened = open_at(server, key, collections, start, pace).await;
+    match (opened, start) {
+        (Err(error), Start::After(position))
+            if matches!(Trouble::of(&error), Trouble::Fatal | Trouble::Command(_))
+                && position.names_document() =>
+        {
+            let at = Start::At(position.time());
+            let mut events = open_at(server, key, collections, &at, pace).await?;
+            let found = tokio::time::timeout(SEARCH, is_behind(&mut events, position)).await;
+            match found.map_err(|_| Error::custom("no answer"))?? {
+                true => Ok(events),
+                false => Err(error),
+            }
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// Reads up to an event, which is among the first; says whether it was there.
+async fn is_behind(events: &mut Events, position: &Position) -> Result<bool, Error> {
+    while events.is_alive() {
+        let reached = match events.next_if_any().await? {
+            Some(raw) => ChangeEvent::parse(raw).ok().map(|event| event.token().clone()),
+            None => events.read_past(),
+        };
+        if let Some(reached) = reached.filter(|reached| reached >= position) {
+            return Ok(reached == *position);
+        }
+    }
+    Ok(false)
+}
+
+async fn open_at(
     server: &Server,
     key: &FeedKey,
     collections: &Collections,

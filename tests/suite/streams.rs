@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, Collection};
 use serde_json::json;
 
@@ -126,6 +126,45 @@ async fn any_id_gives_exactly_the_later_events_from_any_process() {
     }
     // From memory: a restarted process has read the last minutes before it was ready.
     assert_eq!(metric(restarted.admin, "sidestream_replays_total{source=\"oplog\"}").await, 0.0);
+}
+
+// The server's own token has a part beside `_data` that says of which type a number in the key is;
+// where that makes another value, it does not find the event by `_data` alone.
+#[tokio::test]
+async fn an_id_is_taken_whatever_numbers_the_key_holds() {
+    let database = unique("numbers");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let first = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut stream = Stream::open(first.listen, "/_events/a").await;
+    stream.settled().await;
+    let a = collection(&database, "a").await;
+    let decimal = |text: &str| Bson::Decimal128(text.parse().expect("a decimal"));
+    let keys = [
+        Bson::Int64(1),
+        Bson::Int64((1 << 60) + 1),
+        Bson::Double(0.1),
+        decimal("0.1"),
+        decimal("2.50"),
+        Bson::Document(doc! { "shop": "a", "number": i64::MIN + 7 }),
+        Bson::Int32(2),
+    ];
+    for key in &keys {
+        a.insert_one(doc! { "_id": key, "much": "x".repeat(40_000) }).await.unwrap();
+    }
+    let events = stream.events(keys.len()).await;
+
+    let little = [("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB")];
+    let second = sidecar::start(&mongo::uri(), &filters, &little).await;
+    for (position, event) in events.iter().enumerate() {
+        let id = event.id.as_deref().expect("an id");
+        let mut stream = Stream::resume(second.listen, "/_events/a", id).await;
+        for later in &events[position + 1..] {
+            assert_eq!(stream.event().await, *later, "after {:?}", keys[position]);
+        }
+    }
+    assert!(metric(second.admin, "sidestream_replays_total{source=\"oplog\"}").await >= 1.0);
+    first.finish().await;
+    second.finish().await;
 }
 
 #[tokio::test]

@@ -59,6 +59,8 @@ pub const ROOT: (&str, &str) = ("root", "the-root-password");
 pub struct Own {
     setup: Setup,
     nodes: Vec<Node>,
+    /// By which names the members know each other, if not by their own.
+    advertised: Option<Vec<String>>,
     _home: Home,
 }
 
@@ -99,7 +101,8 @@ impl Own {
             }
             Node { port: listener.local_addr().expect("a port").port(), data, running: None }
         });
-        let mut own = Own { setup, nodes: nodes.collect(), _home: home };
+        let nodes = nodes.collect();
+        let mut own = Own { setup, nodes, advertised: None, _home: home };
         drop(free);
         for index in 0..count {
             own.run(index);
@@ -118,9 +121,23 @@ impl Own {
         format!("127.0.0.1:{}", self.nodes[index].port)
     }
 
+    /// Calls the members of a set that is still to be initiated otherwise: everybody reaches them
+    /// there, the members each other too.
+    pub fn advertise(&mut self, hosts: Vec<String>) {
+        self.advertised = Some(hosts);
+    }
+
+    fn advertised(&self, index: usize) -> String {
+        match &self.advertised {
+            Some(hosts) => hosts[index].clone(),
+            None => self.host(index),
+        }
+    }
+
     /// What a user would write; tests are in a hurry, so dead servers are noticed soon.
     pub fn uri(&self) -> String {
-        let hosts: Vec<String> = (0..self.nodes.len()).map(|index| self.host(index)).collect();
+        let hosts: Vec<String> =
+            (0..self.nodes.len()).map(|index| self.advertised(index)).collect();
         let user = match self.setup.auth {
             true => format!("{}:{}@", ROOT.0, ROOT.1),
             false => String::new(),
@@ -150,7 +167,7 @@ impl Own {
     pub async fn initiate(&mut self) {
         self.setup.members = self.nodes.len();
         let members: Vec<Document> = (0..self.nodes.len())
-            .map(|index| doc! { "_id": index as i32, "host": self.host(index) })
+            .map(|index| doc! { "_id": index as i32, "host": self.advertised(index) })
             .collect();
         let config = doc! {
             "_id": "rs0",
@@ -281,7 +298,7 @@ kill "$killer" 2>/dev/null
         let hello = client.database("admin").run_command(doc! { "hello": 1 }).await;
         let hello = hello.expect("a primary");
         let me = hello.get_str("me").expect("its name");
-        (0..self.nodes.len()).find(|index| self.host(*index) == me).expect("one of ours")
+        (0..self.nodes.len()).find(|index| self.advertised(*index) == me).expect("one of ours")
     }
 
     /// Runs a command on `admin`.

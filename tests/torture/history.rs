@@ -1,0 +1,359 @@
+//! Holds what a client was told against what the database says has happened. Pure.
+//!
+//! Law of this file:
+//!
+//! - The truth is the database's own history, in its order; a token's text is its place in it.
+//! - A client's id `P`, with or without an event, says "everything up to `P` is here": what had to
+//!   come before `P` and did not is lost, since nobody will send it any more.
+//! - An event at or before the client's last id came twice, or too late.
+//! - A reset makes the obligations begin anew, and needs a cause. That of a dropped or renamed
+//!   collection is no excuse: it is itself an event of the history, due in its place.
+//! - A position that the server chose ("from now") may lie before the first event that it means,
+//!   within the same cluster time: there, and only there, events may come or not.
+
+use std::fmt;
+
+/// What happened to a document or a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    Insert,
+    Update,
+    Replace,
+    Delete,
+    Drop,
+    Rename,
+}
+
+impl Op {
+    pub fn parse(name: &str) -> Option<Op> {
+        Some(match name {
+            "insert" => Op::Insert,
+            "update" => Op::Update,
+            "replace" => Op::Replace,
+            "delete" => Op::Delete,
+            "drop" => Op::Drop,
+            "rename" => Op::Rename,
+            _ => return None,
+        })
+    }
+
+    fn ends_collection(self) -> bool {
+        matches!(self, Op::Drop | Op::Rename)
+    }
+}
+
+/// The key of every document that is written: who wrote it, and what filters look at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Key {
+    pub writer: String,
+    pub number: i64,
+    pub owner: i64,
+}
+
+/// One event of the database's own history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub token: String,
+    pub op: Op,
+    pub database: String,
+    pub collection: String,
+    /// The new name, of a rename.
+    pub to: Option<String>,
+    pub key: Key,
+    /// The number of this change among those of its document.
+    pub seq: Option<i64>,
+}
+
+/// Whether a client has to see an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    Never,
+    /// Decided by something that the history does not tell.
+    May,
+    Must,
+}
+
+/// One thing that a client did or was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// It came, and brought this id.
+    Opened {
+        sidecar: usize,
+        last_id: Option<String>,
+    },
+    /// An id without an event.
+    Position(String),
+    Event(Event),
+    Reset {
+        id: Option<String>,
+        reason: String,
+    },
+    End(String),
+    Refused(u16),
+    Closed(String),
+}
+
+/// An event as a client got it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub id: String,
+    pub op: String,
+    pub collection: String,
+    pub key: Key,
+    pub seq: Option<i64>,
+    pub view: Option<String>,
+}
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// It had to come before `by`.
+    Lost {
+        change: Change,
+        by: String,
+    },
+    Twice(Event),
+    /// It came after a later one.
+    Late(Event),
+    /// Nothing like it is in the history.
+    Phantom(Event),
+    /// It is in the history, and not for this client.
+    Unwanted(Event),
+    /// It is in the history, and otherwise.
+    Differs {
+        event: Event,
+        change: Change,
+    },
+    /// The id went back from one to another.
+    WentBack {
+        from: String,
+        to: String,
+    },
+    /// A reset that nothing has caused.
+    Reset {
+        id: Option<String>,
+        reason: String,
+    },
+    /// An answer or an end that nothing has caused.
+    Refused(String),
+    /// The last write has not come.
+    Behind {
+        at: Option<String>,
+        mark: String,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::Lost { change, by } => {
+                write!(f, "lost: {} (the client had reached {by})", describe(change))
+            }
+            Violation::Twice(event) => write!(f, "twice: {event:?}"),
+            Violation::Late(event) => write!(f, "out of order: {event:?}"),
+            Violation::Phantom(event) => write!(f, "never happened: {event:?}"),
+            Violation::Unwanted(event) => write!(f, "not for this client: {event:?}"),
+            Violation::Differs { event, change } => {
+                write!(f, "not as it happened: {event:?}, which was {}", describe(change))
+            }
+            Violation::WentBack { from, to } => write!(f, "the id went back from {from} to {to}"),
+            Violation::Reset { id, reason } => {
+                write!(f, "a reset without a cause: {reason}, id {id:?}")
+            }
+            Violation::Refused(what) => write!(f, "without a cause: {what}"),
+            Violation::Behind { at, mark } => {
+                write!(f, "does not go on: at {at:?}, and the last write is at {mark}")
+            }
+        }
+    }
+}
+
+fn describe(change: &Change) -> String {
+    let Change { token, op, database, collection, key, seq, .. } = change;
+    format!("{op:?} {database}.{collection} {key:?} seq {seq:?}, token {token}")
+}
+
+/// How far a client is obliged; kept from one phase to the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// `None`: the server has not said yet from where on.
+    at: Option<String>,
+    /// The server chose it.
+    is_fuzzy: bool,
+}
+
+/// What a phase makes excusable.
+pub struct Excuses<'a> {
+    pub reset: &'a dyn Fn(&str) -> bool,
+    pub status: &'a dyn Fn(u16) -> bool,
+    pub end: bool,
+}
+
+/// What the check found, and how much it looked at.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub violations: Vec<Violation>,
+    pub events: usize,
+    pub reconnects: usize,
+    pub resets: Vec<String>,
+}
+
+/// Type byte and cluster time, with which every token begins.
+fn time(token: &str) -> &str {
+    token.get(..18).unwrap_or(token)
+}
+
+struct Checker<'a> {
+    truth: &'a [Change],
+    expect: &'a dyn Fn(&Change) -> Expect,
+    cursor: &'a mut Cursor,
+    verdict: Verdict,
+}
+
+/// Checks one client's records of one phase. `truth` is sorted, and holds everything after the
+/// cursor.
+pub fn check(
+    truth: &[Change],
+    expect: &dyn Fn(&Change) -> Expect,
+    records: &[Record],
+    cursor: &mut Cursor,
+    excuses: &Excuses<'_>,
+) -> Verdict {
+    let mut checker = Checker { truth, expect, cursor, verdict: Verdict::default() };
+    let mut seen = std::collections::HashSet::new();
+    for record in records {
+        match record {
+            Record::Opened { last_id, .. } => {
+                checker.verdict.reconnects += 1;
+                match last_id {
+                    None => *checker.cursor = Cursor::default(),
+                    // Only where the server has said nothing else since.
+                    Some(id) if checker.cursor.at.is_none() => {
+                        *checker.cursor = Cursor { at: Some(id.clone()), is_fuzzy: false };
+                    }
+                    Some(_) => {}
+                }
+            }
+            Record::Position(id) => checker.reach(id),
+            Record::Event(event) => {
+                checker.verdict.events += 1;
+                let was_seen = !seen.insert(&event.id);
+                checker.event(event, was_seen);
+            }
+            Record::Reset { id, reason } => {
+                checker.verdict.resets.push(reason.clone());
+                checker.reset(id.as_deref(), reason, excuses);
+            }
+            Record::End(reason) if !excuses.end => {
+                checker.fail(Violation::Refused(format!("end, {reason}")));
+            }
+            Record::Refused(status) if !(excuses.status)(*status) => {
+                checker.fail(Violation::Refused(format!("status {status}")));
+            }
+            Record::End(_) | Record::Refused(_) | Record::Closed(_) => {}
+        }
+    }
+    checker.verdict
+}
+
+impl Checker<'_> {
+    fn fail(&mut self, violation: Violation) {
+        self.verdict.violations.push(violation);
+    }
+
+    fn find(&self, token: &str) -> Option<&Change> {
+        let at = self.truth.binary_search_by(|change| change.token.as_str().cmp(token)).ok()?;
+        self.truth.get(at)
+    }
+
+    /// An id without an event.
+    fn reach(&mut self, id: &str) {
+        match &self.cursor.at {
+            None => *self.cursor = Cursor { at: Some(id.to_string()), is_fuzzy: true },
+            Some(at) if id < at.as_str() => {
+                let violation = Violation::WentBack { from: at.clone(), to: id.to_string() };
+                self.fail(violation);
+            }
+            Some(at) if id == at.as_str() => {}
+            Some(_) => self.move_to(id, true),
+        }
+    }
+
+    /// Everything up to `id` had to be here; with `id` itself, if it is included.
+    fn move_to(&mut self, id: &str, is_included: bool) {
+        if let Some(at) = &self.cursor.at {
+            let from = self.truth.partition_point(|change| change.token <= *at);
+            let to = self.truth.partition_point(|change| match is_included {
+                true => change.token.as_str() <= id,
+                false => change.token.as_str() < id,
+            });
+            for change in self.truth.get(from..to).unwrap_or_default() {
+                let is_excused = self.cursor.is_fuzzy && time(&change.token) == time(at);
+                if !is_excused && (self.expect)(change) == Expect::Must {
+                    let lost = Violation::Lost { change: change.clone(), by: id.to_string() };
+                    self.verdict.violations.push(lost);
+                }
+            }
+        }
+        *self.cursor = Cursor { at: Some(id.to_string()), is_fuzzy: false };
+    }
+
+    fn event(&mut self, event: &Event, was_seen: bool) {
+        if self.cursor.at.as_ref().is_some_and(|at| event.id <= *at) {
+            if was_seen {
+                self.fail(Violation::Twice(event.clone()));
+                return;
+            }
+            // What was taken for lost is here, too late.
+            self.verdict.violations.retain(|violation| {
+                !matches!(violation, Violation::Lost { change, .. } if change.token == event.id)
+            });
+            self.fail(Violation::Late(event.clone()));
+            return;
+        }
+        match self.find(&event.id).cloned() {
+            None => self.fail(Violation::Phantom(event.clone())),
+            Some(change) if !is_same(event, &change) => {
+                self.fail(Violation::Differs { event: event.clone(), change });
+            }
+            Some(change) if (self.expect)(&change) == Expect::Never => {
+                self.fail(Violation::Unwanted(event.clone()));
+            }
+            Some(_) => {}
+        }
+        self.move_to(&event.id, false);
+    }
+
+    fn reset(&mut self, id: Option<&str>, reason: &str, excuses: &Excuses<'_>) {
+        let of_collection = id.filter(|_| reason == "invalidated");
+        if let Some(id) = of_collection {
+            let is_due = self.find(id).is_some_and(|change| {
+                change.op.ends_collection() && (self.expect)(change) != Expect::Never
+            });
+            let is_new = self.cursor.at.as_ref().is_none_or(|at| id > at.as_str());
+            if is_due && is_new {
+                self.move_to(id, false);
+                return;
+            }
+        }
+        if of_collection.is_some() || !(excuses.reset)(reason) {
+            let id = id.map(str::to_string);
+            self.fail(Violation::Reset { id, reason: reason.to_string() });
+        }
+        *self.cursor = Cursor { at: id.map(str::to_string), is_fuzzy: true };
+    }
+}
+
+fn is_same(event: &Event, change: &Change) -> bool {
+    let view = match (event.view.as_deref(), change.op) {
+        (None, _) => true,
+        (Some(view), Op::Insert) => view == "enter",
+        (Some(view), Op::Update | Op::Replace) => view == "stay",
+        (Some(view), Op::Delete) => view == "leave",
+        (Some(_), Op::Drop | Op::Rename) => false,
+    };
+    view && Op::parse(&event.op) == Some(change.op)
+        && event.collection == change.collection
+        && event.key == change.key
+        && event.seq == change.seq
+}

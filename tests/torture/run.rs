@@ -1,0 +1,252 @@
+//! A run: phase after phase, a fault, its end, a last write, and the check.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::clients::{self, Client, Mood};
+use crate::cluster::Cluster;
+use crate::history::{self, Cursor, Excuses, Op, Record, Violation};
+use crate::nemesis::World;
+use crate::report::Report;
+use crate::streams::{Later, STREAMS};
+use crate::witness::Witness;
+use crate::writers::{Acknowledged, Pace, Writers};
+use crate::{Arguments, Phase};
+
+/// After a fault is healed, the last write must have reached everybody within this time.
+const LIVENESS: Duration = Duration::from_secs(60);
+/// How often each stream is listened to, of the sum: those with a parameter most of all.
+const SHARES: [usize; 7] = [5, 5, 5, 1, 1, 1, 2];
+
+struct Run {
+    cluster: Cluster,
+    witness: Witness,
+    clients: Vec<Client>,
+    cursors: Vec<Cursor>,
+    writers: Writers,
+    mood: watch::Sender<Mood>,
+    rng: fastrand::Rng,
+    edits: u64,
+}
+
+/// Says whether every promise was kept.
+pub async fn run(arguments: &Arguments) -> bool {
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let began = Instant::now();
+    println!("seed {seed}");
+    let mut run = Run::start(arguments, seed).await;
+    println!(
+        "three members, {} sidecars, {} clients: {:.1} s",
+        arguments.sidecars,
+        run.clients.len(),
+        began.elapsed().as_secs_f64()
+    );
+    let (mut kept, mut deliveries, mut writes) = (true, 0, 0);
+    for (number, phase) in arguments.plan().iter().enumerate() {
+        let at = Instant::now();
+        let report = run.phase(number, phase).await;
+        let is_fine = report.is_kept() != phase.must_fail && report.broken.is_empty();
+        let verdict = match (phase.must_fail, is_fine) {
+            (false, true) => "kept",
+            (false, false) => "BROKEN",
+            (true, true) => "broken on purpose, and found",
+            (true, false) => "BROKEN ON PURPOSE, AND NOT FOUND",
+        };
+        let name = if phase.must_fail { "sabotage" } else { phase.fault.name() };
+        let mut shown = report;
+        if phase.must_fail && is_fine {
+            shown.violations.truncate(2);
+        }
+        shown.print(name, at.elapsed().as_secs_f64(), verdict);
+        kept &= is_fine;
+        (deliveries, writes) = (deliveries + shown.events, writes + shown.written);
+        if let (false, Some(dir)) = (is_fine, &arguments.artifacts) {
+            let logs = run.cluster.all_logs();
+            let truth = &run.witness.truth;
+            if let Err(error) = shown.save(dir, number, name, &run.clients, truth, &logs) {
+                eprintln!("nothing could be kept in {}: {error}", dir.display());
+            }
+        }
+        run.forget();
+    }
+    let time = began.elapsed().as_secs_f64();
+    let verdict = if kept { "every promise was kept" } else { "PROMISES WERE BROKEN" };
+    println!("seed {seed}: {writes} written, {deliveries} delivered, {time:.0} s: {verdict}");
+    kept
+}
+
+impl Run {
+    async fn start(arguments: &Arguments, seed: u64) -> Run {
+        let cluster = Cluster::start(arguments.sidecars).await;
+        let witness = Witness::new(cluster.client.clone(), cluster.now().await);
+        let pace = Pace { pause: Duration::from_millis(60), payload: 64 };
+        let (mood, _) = watch::channel(Mood { is_slow: false, is_calm: false, sabotage: None });
+        let newest = Arc::new(Mutex::new(None));
+        let began = Instant::now();
+        let clients: Vec<Client> = (0..arguments.clients)
+            .map(|index| {
+                let stream = share(index);
+                let owner = (index / 3) as i64 % crate::streams::OWNERS;
+                Client::start(clients::Setup {
+                    index,
+                    seed,
+                    stream,
+                    owner,
+                    target: STREAMS[stream].target(owner),
+                    sidecars: cluster.fronts.iter().map(|front| front.address).collect(),
+                    mood: mood.subscribe(),
+                    began,
+                    newest: newest.clone(),
+                })
+            })
+            .collect();
+        crate::support::until("every client holds an id", || async {
+            clients.iter().all(|client| client.log.lock().last_id.is_some())
+        })
+        .await;
+        let writers = Writers::start(&cluster.client, arguments.writers, seed, pace);
+        let cursors = vec![Cursor::default(); clients.len()];
+        let rng = fastrand::Rng::with_seed(seed);
+        Run { cluster, witness, clients, cursors, writers, mood, rng, edits: 0 }
+    }
+
+    async fn phase(&mut self, number: usize, phase: &Phase) -> Report {
+        let mut report = Report::default();
+        let replays = self.replays().await;
+        let sabotage = phase.sabotage;
+        self.mood.send_replace(Mood { is_slow: false, is_calm: false, sabotage });
+        let mut world = World {
+            cluster: &mut self.cluster,
+            witness: &mut self.witness,
+            mood: &self.mood,
+            pace: &self.writers.pace,
+            rng: &mut self.rng,
+            ends_at: Instant::now() + phase.time,
+            edits: &mut self.edits,
+        };
+        phase.fault.run(&mut world).await;
+        self.cluster.heal().await;
+        // The writers go on until here, so that there is something to catch up with.
+        let stopped = self.writers.gate.clone().write_owned().await;
+        self.mood.send_modify(|mood| (mood.is_calm, mood.is_slow) = (true, false));
+        if let Err(error) = self.cluster.mark(number).await {
+            report.broken.push(error);
+            return report;
+        }
+        let is_last = |change: &history::Change| {
+            change.key.writer == "last" && change.key.number == number as i64
+        };
+        if let Err(error) = self.witness.read_to(is_last).await {
+            report.broken.push(error);
+            return report;
+        }
+        // What was read along has it in the middle.
+        let last = self.witness.truth.iter().rfind(|change| is_last(change));
+        // Everything of its time: a position without a document may lie before it.
+        let mark: String =
+            last.map(|last| last.token.chars().take(18).collect()).unwrap_or_default();
+        self.await_clients(&mark).await;
+        self.check(phase, &mark, &mut report);
+        let now = self.replays().await;
+        report.replays = (now.0 - replays.0, now.1 - replays.1);
+        report.forgotten = self.writers.failed.swap(0, Ordering::Relaxed);
+        drop(stopped);
+        report
+    }
+
+    /// A restarted sidecar counts from zero.
+    async fn replays(&self) -> (f64, f64) {
+        let name = |source: &str| format!("sidestream_replays_total{{source=\"{source}\"}}");
+        (self.cluster.metric(&name("memory")).await, self.cluster.metric(&name("oplog")).await)
+    }
+
+    /// Returns when all are there, or when the time is over: the check says who is not.
+    async fn await_clients(&self, mark: &str) {
+        let began = Instant::now();
+        let is_there = |client: &Client| {
+            client.log.lock().last_id.as_ref().is_some_and(|id| id.as_str() >= mark)
+        };
+        while !self.clients.iter().all(is_there) && began.elapsed() < LIVENESS {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn check(&mut self, phase: &Phase, mark: &str, report: &mut Report) {
+        let truth = &self.witness.truth;
+        report.written = truth.len();
+        self.check_witness(report);
+        let later = Later::of(truth);
+        for (client, cursor) in self.clients.iter().zip(&mut self.cursors) {
+            let stream = &STREAMS[client.stream];
+            let (records, last_id): (Vec<Record>, _) = {
+                let log = client.log.lock();
+                (
+                    log.records.iter().map(|(_, record)| record.clone()).collect(),
+                    log.last_id.clone(),
+                )
+            };
+            let excuses = Excuses {
+                reset: &|reason| phase.fault.may_reset(stream.name, reason),
+                status: &|status| phase.fault.may_refuse(stream.name, status),
+                end: phase.fault.may_end(stream.name),
+            };
+            let expect = |change: &history::Change| stream.expect(client.owner, change, &later);
+            let verdict = history::check(truth, &expect, &records, cursor, &excuses);
+            report.events += verdict.events;
+            report.reconnects += verdict.reconnects;
+            for reason in verdict.resets {
+                *report.resets.entry(reason).or_default() += 1;
+            }
+            let mut violations = verdict.violations;
+            if last_id.as_ref().is_none_or(|id| id.as_str() < mark) {
+                violations.push(Violation::Behind { at: last_id, mark: mark.to_string() });
+            }
+            let named = violations.into_iter().map(|violation| (client.name.clone(), violation));
+            report.violations.extend(named);
+        }
+    }
+
+    /// The witness must know at least what a majority has acknowledged to the writers.
+    fn check_witness(&self, report: &mut Report) {
+        let known: HashSet<Acknowledged> = self
+            .witness
+            .truth
+            .iter()
+            .filter(|change| !matches!(change.op, Op::Drop | Op::Rename))
+            .map(|change| Acknowledged { key: change.key.clone(), op: change.op, seq: change.seq })
+            .collect();
+        let acknowledged = std::mem::take(&mut *self.writers.acknowledged.lock());
+        let missing: Vec<_> = acknowledged.iter().filter(|it| !known.contains(it)).collect();
+        if let Some(first) = missing.first() {
+            let count = missing.len();
+            report.broken.push(format!("the history lacks {count} writes, the first: {first:?}"));
+        }
+    }
+
+    /// What was checked is done with. The last write has not reached everybody yet.
+    fn forget(&mut self) {
+        let mark = self.witness.truth.iter().rfind(|change| change.key.writer == "last");
+        let mark = mark.map(|change| change.token.clone()).unwrap_or_default();
+        self.witness.truth.retain(|change| change.token >= mark);
+        for client in &self.clients {
+            client.log.lock().records.clear();
+        }
+    }
+}
+
+/// Which stream a client listens to.
+fn share(index: usize) -> usize {
+    let mut at = index % SHARES.iter().sum::<usize>();
+    for (stream, share) in SHARES.iter().enumerate() {
+        match at.checked_sub(*share) {
+            Some(rest) => at = rest,
+            None => return stream,
+        }
+    }
+    0
+}
