@@ -102,8 +102,8 @@ pub fn inspect(bytes: &[u8], seen: &mut usize) -> Verdict {
 }
 
 fn parse(head: &[u8]) -> Verdict {
-    if head.contains(&0) {
-        return refuse(400, "the request head contains a NUL");
+    if head.iter().any(|byte| byte.is_ascii_control() && !b"\r\n\t".contains(byte)) {
+        return refuse(400, "the request head contains a control character");
     }
     if has_bare_carriage_return(head) {
         return refuse(400, "the request head contains a bare CR");
@@ -238,8 +238,8 @@ fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(&byte)
 }
 
-/// Servers that hand fields on as variables take `_` and `-` for the same: an underscore must not
-/// say what a body is or where a request comes from.
+/// Servers that hand fields on as variables take `_` and `-` for the same, and some pass over those
+/// that they do not expect: what looks like one of these names must be it.
 fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
     const GUARDED: [&str; 6] = [
         "content-length",
@@ -249,14 +249,16 @@ fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
         "x-forwarded-host",
         "content-type",
     ];
+    fn letters(name: &str) -> impl Iterator<Item = u8> {
+        name.bytes().filter(|byte| !b"-_".contains(byte)).map(|byte| byte.to_ascii_lowercase())
+    }
     let is_twin = |name: &str| {
-        name.contains('_') && {
-            let dashed = name.replace('_', "-");
-            GUARDED.iter().any(|guarded| guarded.eq_ignore_ascii_case(&dashed))
-        }
+        GUARDED.iter().any(|guarded| {
+            letters(name).eq(letters(guarded)) && !name.eq_ignore_ascii_case(guarded)
+        })
     };
     match headers.iter().any(|header| is_twin(header.name)) {
-        true => Err("a header field's name has an underscore for a dash"),
+        true => Err("a header field's name has other dashes than the name that it looks like"),
         false => Ok(()),
     }
 }

@@ -106,6 +106,16 @@ async fn hostile_requests_are_refused_and_reach_nobody() {
         ("no version", 400, "GET /x\r\nHost: a\r\n\r\n".into()),
         ("a lower-case version", 400, "GET /x http/1.1\r\nHost: a\r\n\r\n".into()),
         ("a far version", 505, "GET /x HTTP/2.0\r\nHost: a\r\n\r\n".into()),
+        (
+            "a control character in a value",
+            400,
+            "GET /x HTTP/1.1\r\nHost: a\r\nX: some text and then\x01\r\n\r\n".into(),
+        ),
+        (
+            "more dashes than there are",
+            400,
+            post("Host: a\r\nTransfer---Encoding: chunked\r\n", "0\r\n\r\n"),
+        ),
         ("no colon", 400, "GET /x HTTP/1.1\r\nHost: a\r\nX\r\n\r\n".into()),
         ("an empty name", 400, "GET /x HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n".into()),
         ("a tunnel", 405, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into()),

@@ -4,6 +4,7 @@
 pub mod app;
 mod bodies;
 mod connections;
+mod desync;
 mod failures;
 mod hostile;
 mod http2;
