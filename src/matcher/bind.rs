@@ -23,6 +23,7 @@ pub(crate) fn bind(node: &OpenNode, lookup: Lookup<'_>) -> Option<BoundNode> {
         Node::All { path, members } => {
             Node::All { path: Arc::clone(path), members: members.bind(lookup)? }
         }
+        Node::Schema(schema) => Node::Schema(Arc::clone(schema)),
         Node::Expression(expression) => Node::Expression(expr::bind(expression, lookup)?),
     })
 }

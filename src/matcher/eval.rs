@@ -36,13 +36,17 @@ fn matches(node: &BoundNode, subject: Subject<'_>, failed: &Cell<bool>) -> bool 
         Node::Not(node) => !matches(node, subject, failed),
         Node::Field { path, test } => field_matches(path, test, subject),
         Node::All { path, members } => all_match(path, members, subject),
+        Node::Schema(schema) => match subject {
+            Subject::Fields(document) => schema.admits(document),
+            Subject::Element(_) => false,
+        },
         Node::Expression(expression) => match subject {
             Subject::Fields(document) => {
                 let verdict = expr::is_true(expression, document);
                 failed.set(failed.get() || verdict.is_none());
                 verdict == Some(true)
             }
-            // Parsing refuses `$expr` below `$elemMatch`.
+            // Parsing refuses these two below `$elemMatch`.
             Subject::Element(_) => false,
         },
     }

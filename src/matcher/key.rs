@@ -33,6 +33,8 @@ pub(crate) fn decide(node: &BoundNode, key: &RawDocument) -> Option<bool> {
                 Path::any_below(known.rest, known.value, Leaf::Spread, passes)
             }))
         }
+        // What is allowed beside the key is a question, too.
+        Node::Schema(_) => None,
         Node::Expression(expression) => {
             let is_known = &mut |path: &Path| is_plainly_known(path, key);
             if !expr::reads_only(expression, is_known) {

@@ -24,6 +24,7 @@ mod parse;
 pub(crate) mod path;
 pub(crate) mod pattern;
 pub mod projection;
+mod schema;
 mod types;
 mod write;
 

@@ -7,7 +7,7 @@ pub(crate) enum Where {
     Field,
 }
 
-const TOP_LEVEL: [&str; 5] = ["$and", "$or", "$nor", "$expr", "$comment"];
+const TOP_LEVEL: [&str; 6] = ["$and", "$or", "$nor", "$expr", "$jsonSchema", "$comment"];
 
 const FIELD: [&str; 21] = [
     "$eq",
@@ -34,11 +34,10 @@ const FIELD: [&str; 21] = [
 ];
 
 /// Operators of MongoDB that the sidecar cannot or will not evaluate.
-const REFUSED: [(&str, &str); 13] = [
+const REFUSED: [(&str, &str); 12] = [
     ("$where", "it runs JavaScript"),
     ("$function", "it runs JavaScript"),
     ("$text", "it needs a text index, which only the server has"),
-    ("$jsonSchema", "it describes a document rather than selects one"),
     ("$near", "it orders by distance, and needs an index"),
     ("$nearSphere", "it orders by distance, and needs an index"),
     ("$geoIntersects", "geometry is not evaluated outside the server"),
@@ -81,7 +80,6 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
             return Some("write the condition with query operators, or with `$expr`".to_owned());
         }
         "$text" => return Some("use `$regex`".to_owned()),
-        "$jsonSchema" => return Some("use `$type` and `$exists`".to_owned()),
         _ => {}
     }
     if REFUSED.iter().any(|(refused, _)| *refused == name) {

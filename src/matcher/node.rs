@@ -10,6 +10,7 @@ use super::compare::{self, Comparison};
 use super::expr::Expression;
 use super::path::Path;
 use super::pattern::Pattern;
+use super::schema::Schema;
 use super::types::TypeSet;
 use crate::event::raw::{Owned, Value, tag};
 
@@ -31,6 +32,7 @@ pub(crate) enum Node<V, L> {
         members: L,
     },
     Expression(Expression<V>),
+    Schema(Arc<Schema>),
 }
 
 /// What is asked of one value at a path.

@@ -147,10 +147,14 @@ impl Parser {
             "$comment" => None,
             "$alwaysTrue" => Some(Node::Constant(true)),
             "$alwaysFalse" => Some(Node::Constant(false)),
-            "$expr" if self.elements > 0 => {
-                self.error("`$expr` stands only at the top level, not in `$elemMatch`", None);
+            "$expr" | "$jsonSchema" if self.elements > 0 => {
+                self.error(
+                    format!("`{key}` stands only at the top level, not in `$elemMatch`"),
+                    None,
+                );
                 None
             }
+            "$jsonSchema" => self.schema(value).map(|schema| Node::Schema(Arc::new(schema))),
             "$expr" => self.expression(value).map(Node::Expression),
             "$claim" | "$param" => {
                 self.error_with(

@@ -74,7 +74,7 @@ fn collect(node: &BoundNode, ways: &mut Vec<Terms>) {
                 ways.push(vec![Term::Exists(Arc::clone(path))]);
             }
         }
-        Node::Constant(true) | Node::Not(_) | Node::Expression(_) => {}
+        Node::Constant(true) | Node::Not(_) | Node::Expression(_) | Node::Schema(_) => {}
     }
 }
 
@@ -138,7 +138,7 @@ fn collect_itself(path: &Arc<Path>, node: &BoundNode, ways: &mut Vec<Terms>) {
         Node::All { members, .. } => {
             ways.extend(members.values().iter().filter_map(|value| equal(path, value)));
         }
-        Node::Constant(_) | Node::Or(_) | Node::Not(_) | Node::Expression(_) => {}
+        Node::Constant(_) | Node::Or(_) | Node::Not(_) | Node::Expression(_) | Node::Schema(_) => {}
     }
 }
 

@@ -5,6 +5,7 @@ mod admin;
 mod docs;
 mod forwarding;
 mod generate;
+mod generate_schema;
 mod generate_values;
 mod matcher;
 mod mongodb;

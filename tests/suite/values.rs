@@ -49,16 +49,7 @@ async fn compare(name: &str, default: usize, mut make: impl FnMut(&mut Generator
     let (mut asked, mut wrong) = (0, Vec::new());
     while asked < cases && wrong.len() < 10 {
         let documents: Vec<Document> = (0..DOCUMENTS).map(|_| generator.dated()).collect();
-        replace(&collection, &documents).await;
-        let stored: Vec<RawDocumentBuf> = documents
-            .iter()
-            .enumerate()
-            .map(|(index, document)| {
-                let mut stored = doc! { "_id": index as i32 };
-                stored.extend(document.clone());
-                RawDocumentBuf::try_from(&stored).unwrap()
-            })
-            .collect();
+        let stored = replace(&collection, &documents).await;
         for _ in 0..4 {
             let expressions: Vec<Document> = (0..AT_ONCE).map(|_| make(&mut generator)).collect();
             asked += expressions.len();

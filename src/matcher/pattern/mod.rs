@@ -102,13 +102,15 @@ impl Pattern {
         Ok(Pattern { source: source.to_owned(), options: options.into_iter().collect(), regex })
     }
 
+    /// Whether a text matches. What is not UTF-8 matches nothing, as in `mongod`.
+    pub fn is_in(&self, text: &[u8]) -> bool {
+        std::str::from_utf8(text).is_ok_and(|text| self.regex.is_match(text))
+    }
+
     /// Whether the value is a text that matches, or the same regular expression.
     pub fn matches(&self, value: Value<'_>) -> bool {
         match value.tag {
-            // What is not UTF-8 matches nothing, as in `mongod`.
-            tag::STRING | tag::SYMBOL => {
-                std::str::from_utf8(value.text()).is_ok_and(|text| self.regex.is_match(text))
-            }
+            tag::STRING | tag::SYMBOL => self.is_in(value.text()),
             tag::REGEX => value.regex() == (self.source.as_bytes(), self.options.as_bytes()),
             _ => false,
         }
