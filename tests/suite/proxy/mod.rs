@@ -10,6 +10,7 @@ mod hostile;
 mod http2;
 mod raw;
 mod same;
+mod slow;
 
 use std::net::SocketAddr;
 
