@@ -153,18 +153,16 @@ pub(super) fn part<'a>(function: Function, argument: &Item<'a>, zone: &Zone) -> 
 fn add(date: i64, unit: Unit, amount: i64, zone: &Zone) -> Result<i64, Failure> {
     let times = |length: i64| amount.checked_mul(length).ok_or(Failure);
     match unit.length() {
-        // Also where the clocks show the time twice, and this is the second.
-        _ if amount == 0 => Ok(date),
         Length::Millis(length) => date.checked_add(times(length)?).ok_or(Failure),
         Length::Days(length) => {
             let local = zone.local(date)?;
             let later = times(length)?.checked_mul(DAY_MILLIS).ok_or(Failure)?;
-            zone.instant(local.checked_add(later).ok_or(Failure)?)
+            zone.instant_from(date, local.checked_add(later).ok_or(Failure)?)
         }
         Length::Months(length) => {
             let local = Local::of(zone.local(date)?);
             let days = unit::months_later(local, times(length)?)?;
-            zone.instant(unit::millis_of(days, local.in_day)?)
+            zone.instant_from(date, unit::millis_of(days, local.in_day)?)
         }
     }
 }
