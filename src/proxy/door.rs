@@ -117,7 +117,7 @@ impl Door {
                             let Connection { socket, .. } = *connection;
                             let is_head = head.method == "HEAD";
                             // A task of its own, so that the memory of this one is given back.
-                            tokio::spawn(stream(socket, *opened, head.minor, is_head));
+                            tokio::spawn(stream(socket, opened, head.minor, is_head));
                             return;
                         }
                         Answer::Plain(plain) => {
@@ -306,7 +306,7 @@ async fn close(socket: &mut Socket) {
 }
 
 /// A stream's own task.
-async fn stream(mut socket: Socket, mut opened: Opened, minor: u8, is_head: bool) {
+async fn stream(mut socket: Socket, mut opened: Box<Opened>, minor: u8, is_head: bool) {
     if let Socket::Plain(tcp) = &socket {
         // Without it a vanished client is noticed only after many retransmissions.
         let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT));

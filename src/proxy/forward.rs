@@ -263,7 +263,7 @@ impl Forward {
         // A client that left is no error.
         let written = match answer {
             Answer::Plain(plain) => write_plain(session, &plain).await,
-            Answer::Stream(opened) => write_stream(session, *opened, is_head).await,
+            Answer::Stream(opened) => write_stream(session, opened, is_head).await,
         };
         if let Err(error) = written {
             debug!(%error, "the client left");
@@ -292,7 +292,7 @@ async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()
 
 async fn write_stream(
     session: &mut Session,
-    mut opened: Opened,
+    mut opened: Box<Opened>,
     is_head: bool,
 ) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(200, Some(3))?;

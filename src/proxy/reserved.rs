@@ -367,17 +367,17 @@ impl Opened {
     }
 
     /// Sends the stream until it ends. The head has been sent.
-    pub async fn serve<S: Sink>(self, sink: &mut S) -> Ended {
-        let Opened { subscription, query, desk, right, _open, .. } = self;
-        let first = [sse::retry(desk.retry)];
-        let ended = match tokio::time::timeout(transport::MAX_WRITE_STALL, sink.send(&first)).await
-        {
-            Ok(Ok(())) => {
+    ///
+    /// Everything stays where it is, behind a pointer: what an idle stream holds is what it costs.
+    pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ended {
+        let Opened { subscription, query, desk, right, .. } = self;
+        let ended = match send_first(sink, desk.retry).await {
+            Ok(()) => {
                 let reopen = |old: &Subscription| {
                     let caller = right.as_ref().map(|right| right.caller());
                     let claims = caller.as_ref().map(|caller| caller.claims.document());
                     let found = desk.catalog.find(&old.filter().name).ok()?;
-                    let bound = found.filter.bind(&query, claims).ok()?;
+                    let bound = found.filter.bind(query, claims).ok()?;
                     Some(desk.catalog.subscribe(&found, bound, From::FilterChanged))
                 };
                 let name = right.as_ref().map(|_| subscription.filter().name.clone());
@@ -386,14 +386,14 @@ impl Opened {
                 let fits = |before: &Caller, now: &Caller| {
                     let bind = |caller: &Caller| {
                         let found = desk.catalog.find(name.as_deref()?).ok()?;
-                        found.filter.bind(&query, Some(caller.claims.document())).ok()
+                        found.filter.bind(query, Some(caller.claims.document())).ok()
                     };
                     match (bind(before), bind(now)) {
                         (Some(before), Some(now)) => before.values == now.values,
                         _ => false,
                     }
                 };
-                let right_ended: RightEnded<'_> = match &right {
+                let right_ended: RightEnded<'_> = match &*right {
                     Some(right) => Some(Box::pin(right.ended(fits))),
                     None => None,
                 };
@@ -406,14 +406,24 @@ impl Opened {
                 };
                 transport::serve_sse(sink, subscription, serve).await
             }
-            Ok(Err(_)) => Ended::ClientGone,
-            Err(_) => Ended::Stalled,
+            Err(ended) => ended,
         };
         if ended == Ended::Unauthorized {
             desk.count_auth("ended");
         }
         desk.metrics.streams_ended_total.with_label_values(&[ended.reason()]).inc();
         ended
+    }
+}
+
+/// Boxed and gone before the stream idles.
+async fn send_first<S: Sink>(sink: &mut S, retry: Duration) -> Result<(), Ended> {
+    let first = [sse::retry(retry)];
+    let sent = tokio::time::timeout(transport::MAX_WRITE_STALL, sink.send(&first));
+    match Box::pin(sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::ClientGone),
+        Err(_) => Err(Ended::Stalled),
     }
 }
 

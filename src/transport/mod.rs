@@ -77,60 +77,94 @@ pub struct Serve<'a> {
 }
 
 /// Sends a subscription's frames until it ends. The head of the answer has been sent.
+///
+/// There are many of these, almost all of them idle: what they hold meanwhile is small, or boxed
+/// where few have it.
 pub async fn serve_sse<S: Sink>(
     sink: &mut S,
-    mut subscription: Subscription,
+    subscription: &mut Subscription,
     mut serve: Serve<'_>,
 ) -> Ended {
-    let draining = serve.drain.my_turn();
+    let draining = serve.drain.begun();
     tokio::pin!(draining);
-    let expired = async {
-        match serve.max_duration.is_zero() {
-            true => std::future::pending().await,
-            // Spread, so that clients that came together do not come back together.
-            false => {
-                tokio::time::sleep(serve.max_duration.mul_f64(1.0 - fastrand::f64() / 10.0)).await
-            }
-        }
-    };
-    tokio::pin!(expired);
-    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut last_call = serve.last_call();
     loop {
         let frame = tokio::select! {
             biased;
             // First: a stream that always has something to send must end all the same.
             () = has_ended(&mut serve.right_ended) => {
-                pieces.clear();
-                pieces.push(sse::end("unauthorized"));
-                let _ = tokio::time::timeout(MAX_WRITE_STALL, sink.send(&pieces)).await;
+                let _ = send(sink, &[sse::end("unauthorized")]).await;
                 return Ended::Unauthorized;
             }
             frame = subscription.next() => frame,
             () = sink.closed() => return Ended::ClientGone,
-            () = &mut draining => return Ended::Draining,
-            () = &mut expired => return Ended::Expired,
+            () = &mut draining, if last_call.is_not_for_drain() => {
+                last_call = LastCall::at_turn(serve.drain);
+                continue;
+            }
+            ended = last_call.wait() => return ended,
         };
-        pieces.clear();
-        let mut sent: Vec<Arc<Delivery>> = Vec::new();
-        match frame {
-            Some(frame) => gather(&mut subscription, frame, &mut pieces, &mut sent),
-            None => match (serve.reopen)(&subscription) {
+        let Some(frame) = frame else {
+            match (serve.reopen)(subscription) {
                 Some(next) => {
-                    subscription = next;
+                    *subscription = next;
                     continue;
                 }
                 None => {
-                    pieces.push(sse::end("filter-changed"));
-                    let _ = tokio::time::timeout(MAX_WRITE_STALL, sink.send(&pieces)).await;
+                    let _ = send(sink, &[sse::end("filter-changed")]).await;
                     return Ended::FilterChanged;
                 }
-            },
+            }
+        };
+        let (pieces, sent) = gather(subscription, frame);
+        if let Err(ended) = send(sink, &pieces).await {
+            return ended;
         }
-        match tokio::time::timeout(MAX_WRITE_STALL, sink.send(&pieces)).await {
-            Ok(Ok(())) => count(serve.metrics, &subscription, &sent),
-            Ok(Err(_)) => return Ended::ClientGone,
-            Err(_) => return Ended::Stalled,
+        count(serve.metrics, subscription, &sent);
+    }
+}
+
+async fn send<S: Sink>(sink: &mut S, pieces: &[Bytes]) -> Result<(), Ended> {
+    match tokio::time::timeout(MAX_WRITE_STALL, sink.send(pieces)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::ClientGone),
+        Err(_) => Err(Ended::Stalled),
+    }
+}
+
+/// When a stream has to end for our reasons, if it has to.
+struct LastCall(Option<(Ended, Pin<Box<dyn Future<Output = ()> + Send>>)>);
+
+impl LastCall {
+    /// This stream's own time within the drain.
+    fn at_turn(drain: &Drain) -> LastCall {
+        let drain = drain.clone();
+        LastCall(Some((Ended::Draining, Box::pin(async move { drain.my_turn().await }))))
+    }
+
+    fn is_not_for_drain(&self) -> bool {
+        !matches!(self.0, Some((Ended::Draining, _)))
+    }
+
+    async fn wait(&mut self) -> Ended {
+        match &mut self.0 {
+            Some((ended, time)) => {
+                time.await;
+                *ended
+            }
+            None => std::future::pending().await,
         }
+    }
+}
+
+impl Serve<'_> {
+    /// `clients.max_duration`, spread, so that clients that came together do not come back together.
+    fn last_call(&self) -> LastCall {
+        if self.max_duration.is_zero() {
+            return LastCall(None);
+        }
+        let time = self.max_duration.mul_f64(1.0 - fastrand::f64() / 10.0);
+        LastCall(Some((Ended::Expired, Box::pin(tokio::time::sleep(time)))))
     }
 }
 
@@ -142,12 +176,8 @@ async fn has_ended(right: &mut RightEnded<'_>) {
 }
 
 /// Everything that is ready goes into one write.
-fn gather(
-    subscription: &mut Subscription,
-    first: Frame,
-    pieces: &mut Vec<Bytes>,
-    sent: &mut Vec<Arc<Delivery>>,
-) {
+fn gather(subscription: &mut Subscription, first: Frame) -> (Vec<Bytes>, Vec<Arc<Delivery>>) {
+    let (mut pieces, mut sent) = (Vec::new(), Vec::new());
     let mut size = 0;
     let mut next = Some(first);
     while let Some(frame) = next {
@@ -159,6 +189,7 @@ fn gather(
         }
         next = if size < MAX_WRITE { subscription.next_ready() } else { None };
     }
+    (pieces, sent)
 }
 
 fn count(metrics: &Metrics, subscription: &Subscription, sent: &[Arc<Delivery>]) {
