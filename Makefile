@@ -22,7 +22,7 @@ build: ## Build the sidestream binary (debug)
 	$(CARGO) build
 
 .PHONY: test
-test: fmt-check lint cargo-test fuzz browser-test check-docs deny ## Everything that must pass
+test: fmt-check lint cargo-test torture-short fuzz browser-test check-docs deny ## Everything that must pass
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?
@@ -35,6 +35,14 @@ lint: ## Clippy; a warning is an error
 .PHONY: cargo-test
 cargo-test: ## The Rust tests, against a real MongoDB
 	mongod=$$(scripts/fetch-mongod) && MONGOD="$$mongod" $(CARGO) test
+
+.PHONY: torture
+torture: ## Break everything for a minute each, and check what 200 clients were told
+	scripts/torture
+
+.PHONY: torture-short
+torture-short: ## The same in a minute, and whether the check finds what is wrong on purpose
+	scripts/torture --short --seed 1
 
 .PHONY: fuzz
 fuzz: ## Fuzz what strangers send, a minute for each target

@@ -5,6 +5,7 @@ mod admin;
 mod docs;
 mod forwarding;
 mod generate;
+mod history;
 mod matcher;
 mod mongodb;
 mod process;
