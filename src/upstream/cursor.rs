@@ -96,16 +96,17 @@ pub async fn open(
 
 /// Reads up to an event, which is among the first; says whether it was there.
 async fn is_behind(events: &mut Events, position: &Position) -> Result<bool, Error> {
-    while events.is_alive() {
+    loop {
         let reached = match events.next_if_any().await? {
             Some(raw) => ChangeEvent::parse(raw).ok().map(|event| event.token().clone()),
+            // A cursor that has ended may still hold events: those before a dropped database.
+            None if !events.is_alive() => return Ok(false),
             None => read_past(events),
         };
         if let Some(reached) = reached.filter(|reached| reached >= position) {
             return Ok(reached == *position);
         }
     }
-    Ok(false)
 }
 
 async fn open_at(
