@@ -22,7 +22,7 @@ build: ## Build the sidestream binary (debug)
 	$(CARGO) build
 
 .PHONY: test
-test: fmt-check lint cargo-test fuzz browser-test check-docs deny ## Everything that must pass
+test: fmt-check lint cargo-test torture-short fuzz browser-test check-docs deny ## Everything that must pass
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?
@@ -48,6 +48,14 @@ cargo-test: ## The Rust tests, against a real MongoDB
 	else \
 		echo "SKIPPED: large events on a server that splits them"; \
 	fi
+
+.PHONY: torture
+torture: ## Break everything for a minute each, and check what 200 clients were told
+	scripts/torture
+
+.PHONY: torture-short
+torture-short: ## The same in a minute, and whether the check finds what is wrong on purpose
+	scripts/torture --short --seed 1
 
 .PHONY: fuzz
 fuzz: ## Fuzz what strangers send, for less than a minute each target

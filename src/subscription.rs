@@ -6,6 +6,7 @@
 //! - Register on the route first, then read the journal from the position, then follow.
 //! - `position` is what the client has: the last event that it was given, or further. Nothing at
 //!   or before it is ever given again.
+//! - Between a break of the history and its reset nothing is given, no position either.
 //! - A [`Frame::Position`] names no document, and is past everything that was given.
 //! - [`Subscription::next`] may be dropped at any await: what it took out of a channel or a route
 //!   is in `ready` before it awaits again.
@@ -201,20 +202,21 @@ impl Subscription {
     fn collect(&mut self) -> bool {
         match &mut self.phase {
             Phase::Waiting(_) => false,
-            Phase::Following(cursor) => match self.route.read(cursor, BATCH) {
-                Read::UpToDate => false,
-                Read::Deliveries(found) => {
-                    self.queue(found);
-                    true
+            Phase::Following(cursor) => {
+                let read = self.route.read(cursor, BATCH);
+                if self.is_broken() {
+                    return false;
                 }
-                Read::Behind => {
-                    self.catch_up();
-                    true
+                match read {
+                    Read::UpToDate => return false,
+                    Read::Deliveries(found) => self.queue(found),
+                    Read::Behind => self.catch_up(),
                 }
-            },
+                true
+            }
             Phase::Replaying(replay) => {
                 let look = replay.look();
-                self.take(look)
+                !self.is_broken() && self.take(look)
             }
         }
     }
@@ -251,6 +253,8 @@ impl Subscription {
             return;
         };
         match self.feed.events_from(*cursor, SCAN) {
+            // Nothing from behind the break.
+            Some(_) if self.feed.epoch() != self.epoch => {}
             Some(events) => {
                 if let Some((last, _)) = events.last() {
                     *cursor = last + 1;
@@ -266,6 +270,13 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// Whether the history broke since the last look: the reset has to come next. Asked after every
+    /// look at the feed or the route, since what lies behind the break shows there at once; a client
+    /// that were given its id and then cut off would come back behind the break, and never know.
+    fn is_broken(&self) -> bool {
+        self.feed.epoch() != self.epoch
     }
 
     fn queue(&mut self, found: Vec<Arc<Delivery>>) {
@@ -356,6 +367,7 @@ impl Subscription {
             Phase::Waiting(_) | Phase::Replaying(_) => None,
         };
         match found {
+            _ if self.is_broken() => {}
             Some(position) if self.position.as_ref().is_none_or(|had| position > *had) => {
                 self.position = Some(position.clone());
                 self.ready.push_back(Frame::Position(position));
@@ -378,5 +390,58 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         self.shared.metrics.subscriptions.with_label_values(&[&self.route.filter().name]).dec();
         self.feed.leave(&self.route);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::event::ChangeEvent;
+    use crate::feed::{FeedKey, Status};
+    use crate::journal::Limits;
+    use crate::upstream::connect::Server;
+
+    fn before(time: u32) -> Position {
+        Position::before(Timestamp { time, increment: 1 })
+    }
+
+    // A client that is cut off between such an id and the reset would have lost what lies between.
+    #[tokio::test]
+    async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
+        let text = "collection: shop.orders\naccess: public\n";
+        let filter = Arc::new(
+            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
+        );
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
+        feed.read_also(std::slice::from_ref(&filter));
+        let (generation, _) = feed.collections();
+        feed.opened_at(&before(10));
+        feed.set_status(Status::Live);
+        let metrics = Arc::new(Metrics::default());
+        let replayer = Replayer::new(Server::default(), limits, 1, metrics.clone());
+        let shared = Shared { replayer, metrics, heartbeat: Duration::from_secs(60) };
+        let bound = filter.bind(&[], None).unwrap();
+        let mut subscription = Subscription::new(shared, feed.clone(), &filter, bound, From::Now);
+        assert!(matches!(subscription.next().await, Some(Frame::Position(_))));
+
+        feed.restart_at(&before(20));
+        subscription.heartbeat();
+        assert!(subscription.ready.is_empty());
+        let raw = rawdoc! {
+            "_id": { "_data": "8200000021000000012B022C0100296E04" },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1 },
+        };
+        assert!(feed.append(generation, ChangeEvent::parse(raw).unwrap()));
+        assert!(subscription.next_ready().is_none());
+        let next = subscription.next().await;
+        assert!(matches!(next, Some(Frame::Reset(ResetReason::HistoryLost, Some(_)))), "{next:?}");
     }
 }

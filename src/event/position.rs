@@ -119,6 +119,12 @@ impl Position {
         matches!(self.0.get(is_invalidate_at..end)?, "6E" | "6F").then_some(end)
     }
 
+    /// Whether it is the token of an invalidate event, which comes at the time of another event and
+    /// ends the stream that gives it.
+    pub fn is_invalidate(&self) -> bool {
+        self.operation_end().and_then(|end| self.0.get(end - 2..end)) == Some("6F")
+    }
+
     /// Whether it is the token of an event, which shows the key of the event's document.
     ///
     /// After the time come the token version (`2B` and a byte) and the token type: `29`, zero, is
@@ -171,7 +177,9 @@ mod tests {
         };
         let order = ["29", "2B02", "2B04", "2BFE", "2C0100", "2D009C40"];
         let mut tokens: Vec<Position> = order.iter().map(|index| token(index, "6E")).collect();
+        assert!(tokens.iter().all(|token| !token.is_invalidate()));
         tokens.push(token("2D009C40", "6F"));
+        assert!(tokens.last().unwrap().is_invalidate());
         for pair in tokens.windows(2) {
             let past = pair[0].past_event().unwrap();
             assert!(pair[0] < past && past < pair[1], "{pair:?} {past}");

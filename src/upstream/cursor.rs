@@ -111,10 +111,11 @@ pub fn pipeline(collections: &Collections) -> Vec<Document> {
 
 /// Opens a change stream on a database.
 ///
-/// Beside `_data`, the token of an event whose key holds a long, a double or a decimal has a second
-/// part, `_typeBits`, without which the server may not find it, or not even read it. Clients do not
-/// hold that part, so the event is then looked for at its time: it is there, or the token is of no
-/// use.
+/// Behind an event, it is opened at that event's time, and read up to the event. `startAfter` with
+/// the token would do the same on the server, but not always: beside `_data`, the token of an event
+/// whose key holds a long, a double or a decimal has a second part, `_typeBits`, without which the
+/// server may not find it, or not even read it. Clients do not hold that part. Where the event is
+/// not found, the server is asked all the same, and says what it makes of the token.
 ///
 /// # Errors
 /// Those of the driver; [`super::trouble`] knows what they mean.
@@ -125,36 +126,33 @@ pub async fn open(
     start: &Start,
     pace: Pace,
 ) -> Result<Events, Error> {
-    let opened = open_at(server, key, collections, start, pace).await;
-    match (opened, start) {
-        (Err(error), Start::After(position))
-            if matches!(Trouble::of(&error), Trouble::Fatal | Trouble::Command(_))
-                && position.names_document() =>
-        {
-            let at = Start::At(position.time());
-            let mut events = open_at(server, key, collections, &at, pace).await?;
-            let found = tokio::time::timeout(SEARCH, is_behind(&mut events, position)).await;
-            match found.map_err(|_| Error::custom("no answer"))?? {
-                true => Ok(events),
-                false => Err(error),
-            }
+    if let Start::After(position) = start
+        && position.names_document()
+        && !position.is_invalidate()
+    {
+        let mut events =
+            open_at(server, key, collections, &Start::At(position.time()), pace).await?;
+        let found = tokio::time::timeout(SEARCH, is_behind(&mut events, position)).await;
+        if found.map_err(|_| Error::custom("no answer"))?? {
+            return Ok(events);
         }
-        (opened, _) => opened,
     }
+    open_at(server, key, collections, start, pace).await
 }
 
 /// Reads up to an event, which is among the first; says whether it was there.
 async fn is_behind(events: &mut Events, position: &Position) -> Result<bool, Error> {
-    while events.is_alive() {
+    loop {
         let reached = match events.next_if_any().await? {
             Some(raw) => ChangeEvent::parse(raw).ok().map(|event| event.token().clone()),
+            // A cursor that has ended may still hold events: those before a dropped database.
+            None if !events.is_alive() => return Ok(false),
             None => events.read_past(),
         };
         if let Some(reached) = reached.filter(|reached| reached >= position) {
             return Ok(reached == *position);
         }
     }
-    Ok(false)
 }
 
 async fn open_at(

@@ -7,6 +7,7 @@ mod forwarding;
 mod generate;
 mod generate_schema;
 mod generate_values;
+mod history;
 mod matcher;
 mod mongodb;
 mod process;

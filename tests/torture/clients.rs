@@ -138,6 +138,7 @@ impl Run {
             let away = match (self.mood().is_calm, self.temper()) {
                 (true, _) => self.rng.u64(20..200),
                 (_, Temper::Sleeper) => self.rng.u64(1_000..6_000),
+                (_, _) if self.rng.u8(..4) == 0 => self.rng.u64(500..2_500),
                 (_, _) => self.rng.u64(20..500),
             };
             let mut mood = self.setup.mood.clone();

@@ -82,14 +82,19 @@ impl Cluster {
 
     /// Starts the program, or starts it again; waits until it listens.
     pub async fn start_sidecar(&mut self, index: usize) {
-        let uri = format!("{}&appName={APP}-{index}", self.own.uri());
-        // One remembers little, so that resuming is mostly the oplog's business.
-        let (window, bytes) = if index == 0 { ("2s", "128KiB") } else { ("30s", "8MiB") };
+        // One remembers little, so that resuming is mostly the oplog's business. Another remembers
+        // much, and reads from a secondary, so that the two are never equally far.
+        let (window, bytes, preference) = match index {
+            0 => ("1s", "64KiB", "primary"),
+            _ => ("30s", "8MiB", "secondaryPreferred"),
+        };
+        let options = format!("appName={APP}-{index}&readPreference={preference}");
+        let uri = format!("{}&{options}", self.own.uri());
         let filters = self.filters.path().display().to_string();
         let arguments = ["--app", "http://127.0.0.1:9", "--filters", &filters, "--mongodb", &uri];
         let env = [
             ("SIDESTREAM_CLIENTS__HEARTBEAT", "300ms"),
-            ("SIDESTREAM_CLIENTS__MAX_BUFFERED", "16"),
+            ("SIDESTREAM_CLIENTS__MAX_BUFFERED", "4"),
             ("SIDESTREAM_REPLAY__WINDOW", window),
             ("SIDESTREAM_REPLAY__MAX_BYTES", bytes),
         ];

@@ -52,7 +52,7 @@ struct Arguments {
     /// For every choice; without it, one is chosen and said.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// The tenth part: a few faults, a few seconds each, and one sabotaged phase at the end, which
+    /// A few faults, a few seconds each, and one sabotaged phase at the end, which
     /// the check has to find.
     #[arg(long)]
     short: bool,

@@ -28,6 +28,8 @@ struct Run {
     witness: Witness,
     clients: Vec<Client>,
     cursors: Vec<Cursor>,
+    /// How many of each client's records are checked; more may have come since.
+    checked: Vec<usize>,
     writers: Writers,
     mood: watch::Sender<Mood>,
     rng: fastrand::Rng,
@@ -111,8 +113,9 @@ impl Run {
         .await;
         let writers = Writers::start(&cluster.client, arguments.writers, seed, pace);
         let cursors = vec![Cursor::default(); clients.len()];
+        let checked = vec![0; clients.len()];
         let rng = fastrand::Rng::with_seed(seed);
-        Run { cluster, witness, clients, cursors, writers, mood, rng, edits: 0 }
+        Run { cluster, witness, clients, cursors, checked, writers, mood, rng, edits: 0 }
     }
 
     async fn phase(&mut self, number: usize, phase: &Phase) -> Report {
@@ -153,13 +156,13 @@ impl Run {
         self.await_clients(&mark).await;
         self.check(phase, &mark, &mut report);
         let now = self.replays().await;
-        report.replays = (now.0 - replays.0, now.1 - replays.1);
+        report.replays = ((now.0 - replays.0).max(0.0), (now.1 - replays.1).max(0.0));
         report.forgotten = self.writers.failed.swap(0, Ordering::Relaxed);
         drop(stopped);
         report
     }
 
-    /// A restarted sidecar counts from zero.
+    /// A restarted sidecar counts from zero, so this is "at least".
     async fn replays(&self) -> (f64, f64) {
         let name = |source: &str| format!("sidestream_replays_total{{source=\"{source}\"}}");
         (self.cluster.metric(&name("memory")).await, self.cluster.metric(&name("oplog")).await)
@@ -181,7 +184,8 @@ impl Run {
         report.written = truth.len();
         self.check_witness(report);
         let later = Later::of(truth);
-        for (client, cursor) in self.clients.iter().zip(&mut self.cursors) {
+        let states = self.cursors.iter_mut().zip(&mut self.checked);
+        for (client, (cursor, checked)) in self.clients.iter().zip(states) {
             let stream = &STREAMS[client.stream];
             let (records, last_id): (Vec<Record>, _) = {
                 let log = client.log.lock();
@@ -190,6 +194,7 @@ impl Run {
                     log.last_id.clone(),
                 )
             };
+            *checked = records.len();
             let excuses = Excuses {
                 reset: &|reason| phase.fault.may_reset(stream.name, reason),
                 status: &|status| phase.fault.may_refuse(stream.name, status),
@@ -233,8 +238,8 @@ impl Run {
         let mark = self.witness.truth.iter().rfind(|change| change.key.writer == "last");
         let mark = mark.map(|change| change.token.clone()).unwrap_or_default();
         self.witness.truth.retain(|change| change.token >= mark);
-        for client in &self.clients {
-            client.log.lock().records.clear();
+        for (client, checked) in self.clients.iter().zip(&mut self.checked) {
+            client.log.lock().records.drain(..std::mem::take(checked));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! It watches the whole cluster, not one database as the sidecars do, so nothing that ends a
 //! database ends it, and it shares no code with them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
@@ -41,7 +41,7 @@ impl Witness {
         let mut error = String::new();
         let reading = async {
             loop {
-                match self.read(&is_last, false).await {
+                match self.read(&is_last, None).await {
                     Ok(()) => return,
                     Err(failed) => error = failed.to_string(),
                 }
@@ -55,15 +55,15 @@ impl Witness {
         if is_sorted { Ok(()) } else { Err("the history's tokens are not in order".to_string()) }
     }
 
-    /// Reads what there is, so that it does not fall off a small oplog.
+    /// Reads what there is, or a second's worth, so that it does not fall off a small oplog.
     pub async fn read_along(&mut self) -> Result<(), Error> {
-        self.read(&|_| false, true).await
+        self.read(&|_| false, Some(Instant::now() + Duration::from_secs(1))).await
     }
 
     async fn read(
         &mut self,
         is_last: &impl Fn(&Change) -> bool,
-        ends_when_empty: bool,
+        along_until: Option<Instant>,
     ) -> Result<(), Error> {
         let mut options = ChangeStreamOptions::default();
         options.max_await_time = Some(Duration::from_millis(200));
@@ -82,7 +82,7 @@ impl Witness {
                 self.from = From::Token(token);
             }
             let Some(document) = next else {
-                if ends_when_empty {
+                if along_until.is_some() {
                     return Ok(());
                 }
                 continue;
@@ -90,7 +90,7 @@ impl Witness {
             if let Some(change) = change(&document) {
                 let is_over = is_last(&change);
                 self.truth.push(change);
-                if is_over {
+                if is_over || along_until.is_some_and(|end| Instant::now() > end) {
                     return Ok(());
                 }
             }

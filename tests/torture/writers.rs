@@ -136,8 +136,11 @@ impl Writer {
         let dice = self.rng.u8(..100);
         if self.alive.is_empty() || (dice < 40 && self.alive.len() < DOCUMENTS) {
             self.next += 1;
-            let key =
-                Key { writer: self.name.clone(), number: self.next, owner: self.rng.i64(..OWNERS) };
+            let key = Key {
+                writer: self.name.clone(),
+                number: self.next,
+                owner: self.rng.i64(0..OWNERS),
+            };
             let document = Living { place: self.rng.usize(..COLLECTIONS.len()), key, seq: 0 };
             self.alive.push(document.clone());
             return Step { op: Op::Insert, document };
