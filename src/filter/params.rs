@@ -57,6 +57,13 @@ pub struct Param {
     pub(super) limits: Limits,
 }
 
+impl Param {
+    /// Whether a client may leave it out, and the condition with it.
+    pub fn is_optional(&self) -> bool {
+        !self.is_required && self.default.is_none()
+    }
+}
+
 /// What a value may be, beyond its type.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Limits {
