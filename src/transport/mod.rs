@@ -105,10 +105,10 @@ pub async fn serve_sse<S: Sink>(
                 let _ = tokio::time::timeout(MAX_WRITE_STALL, sink.send(&pieces)).await;
                 return Ended::Unauthorized;
             }
-            frame = subscription.next() => frame,
-            () = sink.closed() => return Ended::ClientGone,
             () = &mut draining => return Ended::Draining,
             () = &mut expired => return Ended::Expired,
+            frame = subscription.next() => frame,
+            () = sink.closed() => return Ended::ClientGone,
         };
         pieces.clear();
         let mut sent: Vec<Arc<Delivery>> = Vec::new();
