@@ -123,6 +123,7 @@ impl Own {
 
     /// Calls the members of a set that is still to be initiated otherwise: everybody reaches them
     /// there, the members each other too.
+    #[allow(dead_code, reason = "not every test binary that shares this file needs it")]
     pub fn advertise(&mut self, hosts: Vec<String>) {
         self.advertised = Some(hosts);
     }
