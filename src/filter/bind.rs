@@ -5,7 +5,8 @@
 
 use bson::{Bson, RawBsonRef, RawDocument};
 
-use super::params::{MAX_VALUE_BYTES, MAX_VALUES, Param, RESERVED};
+use super::limits::MAX_VALUE_BYTES;
+use super::params::{MAX_VALUES, Param, RESERVED};
 use super::{Access, Filter};
 use crate::matcher::{Placeholder, Predicate, Template};
 use crate::yaml::nearest;

@@ -14,6 +14,7 @@ mod check;
 mod declaration;
 mod diagnostic;
 mod directory;
+mod limits;
 mod literal;
 mod namespace;
 mod params;

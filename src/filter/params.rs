@@ -1,30 +1,24 @@
 //! The parameters that a filter file declares, and the limits of their values.
 
 use bson::Bson;
-use regex::{Regex, RegexBuilder};
+use regex::RegexBuilder;
 
 use super::declaration::unknown_key;
 use super::diagnostic::Reporter;
+use super::limits::{Allowed, Limit, Limits, Pattern};
 use super::literal;
 use super::value::{self, ParamType};
-use crate::event::raw::Owned;
-use crate::matcher::compare::{self, Comparison};
-use crate::matcher::node::Set;
+use crate::matcher::compare::Comparison;
 use crate::matcher::pattern::Budget;
 use crate::yaml::{Entry, Node, Place, nearest};
 
-/// The longest value of a parameter without `maxLength`, in bytes.
-pub(super) const MAX_VALUE_BYTES: usize = 1024;
 /// The most that `maxLength` may be, in characters.
 const MAX_LENGTH: usize = 16 * 1024;
 /// The most values of an array, and the most parameters of a filter.
 pub(super) const MAX_VALUES: usize = 100;
 const MAX_PARAMS: usize = 100;
-/// The most values of an `enum`; so many of them are named to whom gives another one.
+/// The most values of an `enum`.
 const MAX_ALLOWED: usize = 10_000;
-const MAX_NAMED: usize = 20;
-/// So much of each, in characters.
-const MAX_NAMED_CHARS: usize = 64;
 /// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -62,38 +56,6 @@ impl Param {
     pub fn is_optional(&self) -> bool {
         !self.is_required && self.default.is_none()
     }
-}
-
-/// What a value may be, beyond its type.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Limits {
-    pub allowed: Option<Allowed>,
-    pub least: Option<Limit>,
-    pub most: Option<Limit>,
-    /// In characters.
-    pub max_length: Option<usize>,
-    pub pattern: Option<Pattern>,
-}
-
-/// `enum`: sorted once, since it is asked for every value that a client sends.
-#[derive(Debug, Clone)]
-pub(super) struct Allowed {
-    written: Vec<Bson>,
-    set: Set,
-}
-
-/// `min` or `max`.
-#[derive(Debug, Clone)]
-pub(super) struct Limit {
-    written: Bson,
-    value: Owned,
-}
-
-/// `pattern`: the whole value must match.
-#[derive(Debug, Clone)]
-pub(super) struct Pattern {
-    written: String,
-    regex: Regex,
 }
 
 impl Params {
@@ -157,82 +119,6 @@ fn json_value(value: &Bson) -> serde_json::Value {
         Bson::Boolean(value) => (*value).into(),
         Bson::Array(values) => values.iter().map(json_value).collect(),
         other => value::text(other).into(),
-    }
-}
-
-impl Limits {
-    /// Whether a value of the right type may be. The error is what is wrong with it, for
-    /// "`x` …".
-    pub fn check(&self, value: &Bson) -> Result<(), String> {
-        if let Bson::String(text) = value {
-            let length = text.chars().count();
-            match self.max_length {
-                Some(most) if length > most => {
-                    return Err(format!("is longer than {most} characters"));
-                }
-                None if text.len() > MAX_VALUE_BYTES => {
-                    return Err(format!("is longer than {MAX_VALUE_BYTES} bytes"));
-                }
-                _ => {}
-            }
-        }
-        // By the matcher itself: there is one comparison of values in this program.
-        let raw = Owned::from_bson(value);
-        if let Some(allowed) = &self.allowed
-            && !allowed.set.contains(Some(raw.get()))
-        {
-            return Err(format!("is not one of {}", allowed.named()));
-        }
-        if let Some(least) = &self.least
-            && !least.admits(Comparison::GreaterOrEqual, &raw)
-        {
-            return Err(format!("is less than {}", value::text(&least.written)));
-        }
-        if let Some(most) = &self.most
-            && !most.admits(Comparison::LessOrEqual, &raw)
-        {
-            return Err(format!("is more than {}", value::text(&most.written)));
-        }
-        if let (Some(pattern), Bson::String(text)) = (&self.pattern, value)
-            && !pattern.regex.is_match(text)
-        {
-            return Err(format!("does not match {}", pattern.written));
-        }
-        Ok(())
-    }
-}
-
-impl Allowed {
-    fn new(written: Vec<Bson>) -> Allowed {
-        let set = Set::new(written.iter().map(Owned::from_bson).collect(), Vec::new());
-        Allowed { written, set }
-    }
-
-    /// For a sentence: the first of them.
-    fn named(&self) -> String {
-        let short = |value: &Bson| {
-            let text = value::text(value);
-            match text.char_indices().nth(MAX_NAMED_CHARS) {
-                Some((end, _)) => format!("{}…", &text[..end]),
-                None => text,
-            }
-        };
-        let named: Vec<String> = self.written.iter().take(MAX_NAMED).map(short).collect();
-        match self.written.len() - named.len() {
-            0 => named.join(", "),
-            more => format!("{} and {more} more", named.join(", ")),
-        }
-    }
-}
-
-impl Limit {
-    fn new(written: Bson) -> Limit {
-        let value = Owned::from_bson(&written);
-        Limit { written, value }
-    }
-
-    fn admits(&self, comparison: Comparison, value: &Owned) -> bool {
-        compare::passes(comparison, Some(value.get()), self.value.get())
     }
 }
 

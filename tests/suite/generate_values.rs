@@ -88,7 +88,7 @@ impl Generator {
                 self.pick(&EDGES) + days + self.random.i64(-3..4) * 1_800_000
             }
             2 => 1_500_000_000_000 + self.random.i64(-within..3 * within),
-            _ => self.random.i64(-2_000_000_000_000..2_000_000_000_000),
+            _ => self.random.i64(-600_000_000_000..2_000_000_000_000),
         };
         // Where there are milliseconds before 1970, `$dateAdd` of the server loses a second.
         let millis = if millis < 0 { millis - millis % 1000 } else { millis };

@@ -153,18 +153,16 @@ pub(super) fn part<'a>(function: Function, argument: &Item<'a>, zone: &Zone) -> 
 fn add(date: i64, unit: Unit, amount: i64, zone: &Zone) -> Result<i64, Failure> {
     let times = |length: i64| amount.checked_mul(length).ok_or(Failure);
     match unit.length() {
-        // Also where the clocks show the time twice, and this is the second.
-        _ if amount == 0 => Ok(date),
         Length::Millis(length) => date.checked_add(times(length)?).ok_or(Failure),
         Length::Days(length) => {
             let local = zone.local(date)?;
             let later = times(length)?.checked_mul(DAY_MILLIS).ok_or(Failure)?;
-            zone.instant(local.checked_add(later).ok_or(Failure)?)
+            zone.instant_from(date, local.checked_add(later).ok_or(Failure)?)
         }
         Length::Months(length) => {
             let local = Local::of(zone.local(date)?);
             let days = unit::months_later(local, times(length)?)?;
-            zone.instant(unit::millis_of(days, local.in_day)?)
+            zone.instant_from(date, unit::millis_of(days, local.in_day)?)
         }
     }
 }
@@ -216,16 +214,17 @@ fn truncate(
     week_start: i64,
 ) -> Result<i64, Failure> {
     let times = |length: i64| size.checked_mul(length).ok_or(Failure);
+    // Intervals begin as if counted on from there, which tells where clocks show an hour twice.
+    let reference = zone.instant(REFERENCE_DAY * DAY_MILLIS)?;
     match unit.length() {
         Length::Millis(length) => {
-            let reference = zone.instant(REFERENCE_DAY * DAY_MILLIS)?;
             let interval = times(length)?;
             let into = date.checked_sub(reference).ok_or(Failure)?.rem_euclid(interval);
             date.checked_sub(into).ok_or(Failure)
         }
         Length::Days(length) => {
             let local = Local::of(zone.local(date)?);
-            let reference = match unit {
+            let first = match unit {
                 // The first day of that name from the reference on.
                 Unit::Week => {
                     let after = week_begin(week_start) - REFERENCE_DAY;
@@ -233,8 +232,8 @@ fn truncate(
                 }
                 _ => REFERENCE_DAY,
             };
-            let into = (local.days - reference).rem_euclid(times(length)?);
-            zone.instant(unit::millis_of(local.days - into, 0)?)
+            let into = (local.days - first).rem_euclid(times(length)?);
+            zone.instant_from(reference, unit::millis_of(local.days - into, 0)?)
         }
         Length::Months(length) => {
             let local = Local::of(zone.local(date)?);
@@ -243,7 +242,7 @@ fn truncate(
             if begin.abs() > 12 * 300_000_000 {
                 return Err(Failure);
             }
-            zone.instant(unit::millis_of(days_of(2000, 1 + begin, 1), 0)?)
+            zone.instant_from(reference, unit::millis_of(days_of(2000, 1 + begin, 1), 0)?)
         }
     }
 }

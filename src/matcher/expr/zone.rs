@@ -53,6 +53,14 @@ impl Zone {
         millis.checked_add(self.offset_at(millis)).ok_or(Failure)
     }
 
+    /// The same as seen from another instant: where the clocks show it twice, by the offset of that
+    /// one, if it is one of the two.
+    pub(super) fn instant_from(&self, from: i64, local: i64) -> Result<i64, Failure> {
+        let offset = self.offset_at(from);
+        let instant = local.checked_sub(offset).ok_or(Failure)?;
+        if self.offset_at(instant) == offset { Ok(instant) } else { self.instant(local) }
+    }
+
     /// The instant at which the clocks there show that: the first, where they do so twice. Where
     /// they skip it, as if they had not been put forward.
     pub(super) fn instant(&self, local: i64) -> Result<i64, Failure> {
@@ -140,6 +148,10 @@ mod tests {
         // 2021-03-28T02:30 there, never.
         let local = 1_616_898_600_000;
         assert_eq!(berlin.instant(local), Ok(local - hour));
+        // From winter, it is the second.
+        let local = 1_635_647_400_000;
+        assert_eq!(berlin.instant_from(local + 86_400_000, local), Ok(local - hour));
+        assert_eq!(berlin.instant_from(local - 86_400_000, local), Ok(local - 2 * hour));
         for extreme in [i64::MIN, i64::MAX] {
             let _ = (berlin.local(extreme), berlin.instant(extreme));
         }
