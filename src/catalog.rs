@@ -179,7 +179,15 @@ impl Catalog {
 
     /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.
     pub fn subscribe(&self, found: &Found, bound: Bound, from: From) -> Subscription {
-        Subscription::new(self.shared.clone(), found.feed.clone(), &found.filter, bound, from)
+        let (shared, feed) = (self.shared.clone(), found.feed.clone());
+        let subscription = Subscription::new(shared, feed, &found.filter, bound, from);
+        // Between finding a filter and joining its route somebody had to be asked who this is. Of a
+        // file that was changed meanwhile everybody was told but this client, who was not there.
+        let current = self.state.read().filters.get(&found.filter.name).cloned();
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, subscription.filter())) {
+            subscription.retire();
+        }
+        subscription
     }
 
     /// Every filter in force, by name.

@@ -241,6 +241,11 @@ impl Feed {
         (inner.generation, inner.collections.clone())
     }
 
+    /// Rises when a collection is added to what is read.
+    pub fn generation(&self) -> u64 {
+        self.inner.lock().generation
+    }
+
     /// Follows the generation of the list.
     pub fn watch_generation(&self) -> watch::Receiver<u64> {
         self.relisted.subscribe()
@@ -426,6 +431,26 @@ mod tests {
             "fullDocument": { "_id": 1 },
         };
         ChangeEvent::parse(raw).unwrap()
+    }
+
+    // A file that is changed, and changed back while somebody has not taken notice yet.
+    #[test]
+    fn nobody_joins_a_route_that_was_retired() {
+        let text = "collection: shop.orders\naccess: public\n";
+        let read = || {
+            Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap())
+        };
+        let (old, new) = (read(), read());
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Feed::new(FeedKey::of(&old), limits, 16);
+        let join = |filter: &Arc<Filter>| feed.join(filter, filter.bind(&[], None).unwrap()).route;
+        let slow = join(&old);
+        feed.retire(&old);
+        let first = join(&new);
+        assert!(slow.is_retired() && !first.is_retired());
+        feed.leave(&slow);
+        assert!(Arc::ptr_eq(&first, &join(&new)));
+        assert_eq!(feed.route_count(), 1);
     }
 
     // A cursor that resumes behind the first event, on a server whose majority lags, finds nothing

@@ -131,9 +131,14 @@ impl Subscription {
         self.route.filter()
     }
 
+    /// Tells everybody on this route that its filter is no longer the one in force.
+    pub fn retire(&self) {
+        self.route.retire();
+    }
+
     /// What can be sent without waiting, to go into the same write.
     pub fn next_ready(&mut self) -> Option<Frame> {
-        if self.ready.is_empty() {
+        if self.ready.is_empty() && !self.route.is_retired() {
             self.collect();
         }
         let frame = self.ready.pop_front()?;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -149,6 +149,7 @@ impl Limits {
             return Err(Full::Memory);
         }
         if let (Some(most), Some(address)) = (self.per_address, address) {
+            let address = network_of(address);
             let mut addresses = self.addresses.lock();
             let open = addresses.entry(address).or_default();
             if *open >= most {
@@ -158,6 +159,14 @@ impl Limits {
             place.address = Some(address);
         }
         Ok(place)
+    }
+}
+
+/// Whose an address is: one network of IPv6 is one customer's, who may take any address in it.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -297,6 +306,17 @@ mod tests {
         drop((one, two, other));
         assert_eq!(limits.open.load(Ordering::Relaxed), 0);
         assert!(limits.addresses.lock().is_empty());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let limits = limits(|limits| limits.per_address = Some(1));
+        let take = |text: &str| limits.take(Some(text.parse().unwrap()));
+        let one = take("2001:db8:0:1::1").unwrap();
+        assert_eq!(take("2001:db8:0:1:ffff::2").unwrap_err(), Full::Address);
+        let _other = take("2001:db8:0:2::1").unwrap();
+        drop(one);
+        take("2001:db8:0:1::3").unwrap();
     }
 
     #[test]

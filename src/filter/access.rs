@@ -2,6 +2,7 @@
 
 use super::Params;
 use super::diagnostic::{Diagnostic, Reporter, Severity};
+use super::params::Param;
 use super::tree::Tree;
 use crate::matcher::{Placeholder, Template};
 use crate::yaml::{Entry, nearest};
@@ -87,10 +88,7 @@ pub(super) fn check_placeholders(
                 "write the value that the claim must have, or a `$param`",
             ),
             Placeholder::Param(name) => {
-                let is_optional = params
-                    .get(name)
-                    .is_some_and(|param| !param.is_required && param.default.is_none());
-                if is_optional {
+                if params.get(name).is_some_and(Param::is_optional) {
                     reporter.error(
                         node.place,
                         format!("`{name}` may be left out, and the condition with it"),

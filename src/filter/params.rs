@@ -51,6 +51,13 @@ pub struct Param {
     pub(super) limits: Limits,
 }
 
+impl Param {
+    /// Whether a client may leave it out, and the condition with it.
+    pub fn is_optional(&self) -> bool {
+        !self.is_required && self.default.is_none()
+    }
+}
+
 impl Params {
     pub fn iter(&self) -> impl Iterator<Item = &Param> {
         self.list.iter()

@@ -101,6 +101,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         let uses = template.placeholders();
         let declared = (&params, declaration.params);
         check_placeholders(&uses, entry, declared, access.as_ref(), reporter);
+        check_claims_stay(&template, entry, &params, reporter);
     }
     check_regexes(&[Some(&template), access_template(access.as_ref())], &params, reporter);
     let needs_source = access
@@ -301,6 +302,40 @@ fn check_placeholders(
         }
     }
     check_params(uses, entry, declared, reporter);
+}
+
+/// A parameter that is left out removes its condition. A claim in the same condition would go with
+/// it, and what a client leaves out must not give it other people's documents.
+fn check_claims_stay(
+    template: &Template,
+    entry: &Entry,
+    params: &Params,
+    reporter: &mut Reporter<'_>,
+) {
+    let uses = template.placeholders();
+    for condition in template.together() {
+        let claim = condition.iter().find_map(|placeholder| match placeholder {
+            Placeholder::Claim(claim) => Some(claim),
+            Placeholder::Param(_) => None,
+        });
+        let optional = condition.iter().find_map(|placeholder| match placeholder {
+            Placeholder::Param(name)
+                if params.get(name).is_some_and(params::Param::is_optional) =>
+            {
+                Some((placeholder, name))
+            }
+            _ => None,
+        });
+        let (Some(claim), Some((placeholder, name))) = (claim, optional) else { continue };
+        let mut tree = Tree::new(entry);
+        let used = uses.iter().find(|used| used.placeholder == *placeholder);
+        let place = used.map_or(entry.value.place, |used| tree.node_at(&used.path).place);
+        reporter.error(
+            place,
+            format!("`{name}` may be left out, and `$claim: {claim}` with the whole condition"),
+            "make it required or give it a default, or write the claim's condition by itself",
+        );
+    }
 }
 
 /// Every parameter is declared, and fits where it stands.

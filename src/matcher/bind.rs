@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Placeholder;
 use super::compare::Comparison;
 use super::eval::{BoundNode, BoundTest};
 use super::expr;
@@ -65,4 +66,31 @@ fn bind_test(test: &Test<Operand, OpenSet>, lookup: Lookup<'_>) -> Option<BoundT
         Test::ElementDocument(node) => Test::ElementDocument(Box::new(bind(node, lookup)?)),
         Test::ElementValue(node) => Test::ElementValue(Box::new(bind(node, lookup)?)),
     })
+}
+
+/// The placeholders that stand in one condition together, condition by condition: where one of them
+/// is absent, the others go with it.
+pub(crate) fn together(node: &OpenNode, found: &mut Vec<Vec<Placeholder>>) {
+    let mut seen = Vec::new();
+    let mut note = |placeholder: &Placeholder| {
+        seen.push(placeholder.clone());
+        // Nothing is absent, so nothing is left out.
+        Some(bson::Bson::Null)
+    };
+    match node {
+        Node::And(nodes) | Node::Or(nodes) => nodes.iter().for_each(|node| together(node, found)),
+        Node::Not(node) => together(node, found),
+        Node::Field { test, .. } => match test {
+            Test::ElementDocument(node) | Test::ElementValue(node) => together(node, found),
+            Test::Compare(_, operand) => drop(operand.bind(&mut note)),
+            Test::In(set) => set.together(found),
+            _ => {}
+        },
+        Node::All { members, .. } => members.together(found),
+        Node::Expression(expression) => drop(expr::bind(expression, &mut note)),
+        Node::Constant(_) | Node::Schema(_) => {}
+    }
+    if seen.len() > 1 {
+        found.push(seen);
+    }
 }

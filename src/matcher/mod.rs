@@ -118,6 +118,14 @@ impl Template {
         self.placeholders.to_vec()
     }
 
+    /// The placeholders that stand in one condition together, such as an `$expr`, condition by
+    /// condition: an absent one takes the others along.
+    pub fn together(&self) -> Vec<Vec<Placeholder>> {
+        let mut found = Vec::new();
+        bind::together(&self.root, &mut found);
+        found
+    }
+
     /// About what its regular expressions take when compiled.
     pub fn regex_bytes(&self) -> usize {
         self.regex_bytes

@@ -89,6 +89,21 @@ impl OpenSet {
             }
         }
     }
+
+    /// The placeholders that leave the list together, member by member.
+    pub fn together(&self, found: &mut Vec<Vec<Placeholder>>) {
+        let OpenSet::Listed { values, .. } = self else { return };
+        for value in values {
+            let mut seen = Vec::new();
+            value.bind_one(&mut |placeholder| {
+                seen.push(placeholder.clone());
+                Some(Bson::Null)
+            });
+            if seen.len() > 1 {
+                found.push(seen);
+            }
+        }
+    }
 }
 
 /// The placeholder that a value is, if it is one and well formed.

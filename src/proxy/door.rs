@@ -22,7 +22,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::forward::{Forward, Request, Side};
 use super::gate::{self, Body, Gate, Head, Verdict};
@@ -127,7 +127,9 @@ impl Door {
                             let is_head = head.method == "HEAD";
                             let written =
                                 answer_plain(&mut connection.socket, &plain, is_head, is_last);
-                            if written.await.is_err() {
+                            // Who asks again and again and takes no answer must not keep a
+                            // descriptor for ever.
+                            if !matches!(timeout(IDLE, written).await, Ok(Ok(()))) {
                                 return;
                             }
                             if is_last {
@@ -238,7 +240,7 @@ impl Door {
             io::Result::Ok(())
         };
         // A client that does not read its refusal has had its chance.
-        let _ = tokio::time::timeout(REFUSAL_DEADLINE, answer).await;
+        let _ = timeout(REFUSAL_DEADLINE, answer).await;
     }
 
     async fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
@@ -322,7 +324,8 @@ async fn stream(mut socket: Socket, mut opened: Box<Opened>, minor: u8, is_head:
         }
         head_of(200, &fields, minor)
     };
-    if socket.write_all(&head).await.is_err() || is_head {
+    let is_sent = matches!(timeout(IDLE, socket.write_all(&head)).await, Ok(Ok(())));
+    if !is_sent || is_head {
         return close(&mut socket).await;
     }
     let mut sink = SocketSink { socket, is_chunked };
@@ -345,7 +348,7 @@ impl SocketSink {
             self.socket.shutdown().await
         };
         // The stream is over either way.
-        let _ = tokio::time::timeout(REFUSAL_DEADLINE, end).await;
+        let _ = timeout(REFUSAL_DEADLINE, end).await;
     }
 }
 

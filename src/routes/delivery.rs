@@ -102,6 +102,15 @@ impl Delivery {
         }
     }
 
+    /// What a client is given to come back with. An event that could not be judged may be of
+    /// somebody else's document: then it is a position that names none, where there is one.
+    pub fn id(&self) -> Option<Position> {
+        match self.kind {
+            Kind::Reset(ResetReason::HistoryLost) => self.token.past_event(),
+            Kind::Event(_) | Kind::Reset(_) => Some(self.token.clone()),
+        }
+    }
+
     /// The event type as clients see it.
     pub fn event_name(&self) -> &'static str {
         match self.kind {
@@ -197,5 +206,24 @@ fn write_projected(
     match projection {
         Some(projection) => write_relaxed_document(&projection.apply(document), out),
         None => write_relaxed_document(document, out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn a_reset_for_what_could_not_be_judged_names_no_document() {
+        const TOKEN: &str = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
+        let raw = rawdoc! { "_id": { "_data": TOKEN }, "operationType": "update" };
+        let event = ChangeEvent::parse(raw).unwrap();
+        let lost = Delivery::reset(1, &event, ResetReason::HistoryLost).id().unwrap();
+        assert!(!lost.names_document() && lost > *event.token());
+        // Of a collection that is gone, it names none anyway.
+        let gone = Delivery::reset(1, &event, ResetReason::Invalidated).id().unwrap();
+        assert_eq!(gone, *event.token());
     }
 }

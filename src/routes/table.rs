@@ -70,6 +70,11 @@ impl RouteTable {
 
     fn known(&self, key: &Key) -> Option<Arc<Route>> {
         let route = self.routes.get(self.by_key.get(key)?)?;
+        // A file that is changed and changed back has the same key. Whoever was told to leave and
+        // has not yet must not have newcomers join him.
+        if route.is_retired() {
+            return None;
+        }
         route.subscribers.fetch_add(1, Ordering::Relaxed);
         Some(route.clone())
     }
@@ -105,7 +110,9 @@ impl RouteTable {
         if self.routes.remove(&route.id()).is_none() {
             return;
         }
-        self.by_key.remove(&route.key);
+        if self.by_key.get(&route.key) == Some(&route.id()) {
+            self.by_key.remove(&route.key);
+        }
         self.holding.remove(&route.id());
         self.strict.remove(&route.id());
         let collection = &route.filter().namespace.collection;

@@ -96,13 +96,13 @@ pub async fn serve_sse<S: Sink>(
                 let _ = send(sink, &[sse::end("unauthorized")]).await;
                 return Ended::Unauthorized;
             }
-            frame = subscription.next() => frame,
-            () = sink.closed() => return Ended::ClientGone,
             () = &mut draining, if last_call.is_not_for_drain() => {
                 last_call = LastCall::at_turn(serve.drain);
                 continue;
             }
             ended = last_call.wait() => return ended,
+            frame = subscription.next() => frame,
+            () = sink.closed() => return Ended::ClientGone,
         };
         let Some(frame) = frame else {
             match (serve.reopen)(subscription) {

@@ -37,11 +37,15 @@ pub fn end(reason: &str) -> Bytes {
 }
 
 fn encode_delivery(delivery: &Delivery) -> Bytes {
-    let token = delivery.token.as_str();
-    let mut out = Vec::with_capacity(delivery.json.len() + token.len() + 40);
-    out.extend_from_slice(b"id: ");
-    out.extend_from_slice(token.as_bytes());
-    out.extend_from_slice(b"\nevent: ");
+    let id = delivery.id();
+    let length = id.as_ref().map_or(0, |id| id.as_str().len());
+    let mut out = Vec::with_capacity(delivery.json.len() + length + 40);
+    if let Some(id) = id {
+        out.extend_from_slice(b"id: ");
+        out.extend_from_slice(id.as_str().as_bytes());
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"event: ");
     out.extend_from_slice(delivery.event_name().as_bytes());
     out.extend_from_slice(b"\ndata: ");
     out.extend_from_slice(&delivery.json);

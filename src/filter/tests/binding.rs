@@ -191,3 +191,33 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn leaving_a_parameter_out_never_takes_a_claim_along() {
+    let file = |matching: &str, param: &str| {
+        format!(
+            "collection: shop.orders\naccess: authenticated\nmatch: {matching}\n\
+             params: {{ status: {{ type: string{param} }} }}\n"
+        )
+    };
+    let of_claim = "{ $eq: [$customer, { $claim: sub }] }";
+    let of_param = "{ $eq: [$status, { $param: status }] }";
+    let together = [
+        format!("{{ $expr: {{ $and: [{of_claim}, {of_param}] }} }}"),
+        format!("{{ $expr: {{ $and: [{of_param}, {of_claim}] }} }}"),
+        "{ owner: { is: { $claim: sub }, at: { $param: status } } }".to_owned(),
+        "{ a: { $elemMatch: { b: { $in: [[{ $claim: sub }, { $param: status }]] } } } }".to_owned(),
+    ];
+    for matching in &together {
+        let diagnostics = parse(&file(matching, ", required: false")).unwrap_err();
+        assert!(shown(&diagnostics).contains("`$claim: sub` with the whole condition"));
+        parse(&file(matching, "")).unwrap();
+        parse(&file(matching, ", default: new")).unwrap();
+    }
+    let apart = format!("{{ $and: [{{ $expr: {of_claim} }}, {{ $expr: {of_param} }}] }}");
+    let filter = parse(&file(&apart, ", required: false")).unwrap();
+    let claims = rawdoc! { "sub": "ada" };
+    let bound = filter.bind(&[], Some(&claims)).unwrap();
+    assert!(bound.predicate.matches(&rawdoc! { "customer": "ada", "status": "new" }));
+    assert!(!bound.predicate.matches(&rawdoc! { "customer": "bob", "status": "new" }));
+}

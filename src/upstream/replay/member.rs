@@ -141,7 +141,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    async fn changed(&self) {
+    pub(super) async fn changed(&self) {
         let woken = self.route.wake.notified();
         tokio::pin!(woken);
         // From here on a wake-up is kept, also one that comes before the await.
@@ -151,7 +151,7 @@ impl Member {
         }
     }
 
-    fn look(&mut self) -> Look {
+    pub(super) fn look(&mut self) -> Look {
         // Before the route: what was read until the end is in the route when the end is said.
         let ended = self.end.get();
         match self.route.read(&mut self.cursor, BATCH) {
@@ -159,6 +159,7 @@ impl Member {
                 None => Look::Nothing,
                 Some(Ended::Met(position)) => Look::Met(position.clone()),
                 Some(Ended::Lost(reason)) => Look::Lost(*reason),
+                Some(Ended::Stopped) => Look::Again,
             },
             Read::Deliveries(found) => {
                 self.advance();

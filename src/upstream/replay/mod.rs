@@ -38,6 +38,8 @@ const PASSES: usize = 2;
 const GATHER: Duration = Duration::from_millis(50);
 /// Pause between attempts while MongoDB is away.
 const RETRY: Duration = Duration::from_millis(500);
+/// How many wait before those who left are looked for among them.
+const SWEEP_AT: usize = 256;
 
 /// Starts replays, so many at a time.
 #[derive(Debug, Clone)]
@@ -67,6 +69,8 @@ struct Desk {
     is_gathering: bool,
     /// A pass for one doubtful token is under way.
     is_asking: bool,
+    /// Those who left are looked for when so many are here, and then at every doubling.
+    sweep_at: usize,
 }
 
 /// One client that wants everything after a position.
@@ -171,6 +175,7 @@ impl Replayer {
 
 impl Desk {
     fn put(&mut self, request: Request, purpose: Purpose) {
+        self.forget_those_who_left();
         if purpose == Purpose::OneToken {
             self.doubtful.push_back(request);
             return;
@@ -180,6 +185,16 @@ impl Desk {
             request = request.and_then(|request| pass.admit(request).err());
         }
         self.waiting.extend(request);
+    }
+
+    /// Clients come and go while MongoDB is away, or while others' tokens are asked about.
+    fn forget_those_who_left(&mut self) {
+        if self.waiting.len() + self.doubtful.len() < self.sweep_at.max(SWEEP_AT) {
+            return;
+        }
+        self.waiting.retain(|request| !request.reply.is_closed());
+        self.doubtful.retain(|request| !request.reply.is_closed());
+        self.sweep_at = 2 * (self.waiting.len() + self.doubtful.len());
     }
 
     fn is_idle(&self) -> bool {
@@ -277,5 +292,37 @@ impl Drop for Turn {
         if desk.is_idle() {
             desks.remove(self.feed.key());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn those_who_left_do_not_pile_up() {
+        let text = "collection: shop.orders\naccess: public\n";
+        let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap();
+        let filter = Arc::new(filter);
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Feed::new(FeedKey::of(&filter), limits, 16);
+        let route = feed.join(&filter, filter.bind(&[], None).unwrap()).route;
+        let mut desk = Desk::default();
+        let mut staying = Vec::new();
+        for number in 0..20_000 {
+            let (reply, replied) = oneshot::channel();
+            let after = Position::parse(&format!("82{number:016X}")).unwrap();
+            let purpose = [Purpose::OneToken, Purpose::Everybody][number % 2];
+            desk.put(Request { route: route.clone(), after, reply }, purpose);
+            if number % 100 == 0 {
+                staying.push(replied);
+            }
+        }
+        assert!(desk.waiting.len() + desk.doubtful.len() <= 2 * staying.len() + SWEEP_AT);
+        let is_open = |request: &&Request| !request.reply.is_closed();
+        let open = desk.waiting.iter().filter(is_open).count();
+        assert_eq!(open + desk.doubtful.iter().filter(is_open).count(), staying.len());
     }
 }

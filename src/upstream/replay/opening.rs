@@ -37,6 +37,8 @@ pub(super) async fn open(
     loop {
         requests = still_needed(feed, requests);
         let first = requests.first()?.after.clone();
+        // Before the cursor, which reads at least what was wanted by now.
+        let generation = feed.generation();
         let opened = match purpose {
             Purpose::Everybody => oldest_readable(shared, feed, &mut requests).await,
             Purpose::OneToken => match resume(shared, feed, &first, Pace::Batches).await {
@@ -50,7 +52,8 @@ pub(super) async fn open(
             },
         };
         if let Some((events, start)) = opened {
-            return Some((events, Pass::new(feed, shared.limits, purpose, start, requests)));
+            let begin = (generation, start);
+            return Some((events, Pass::new(feed, shared.limits, purpose, begin, requests)));
         }
         tokio::time::sleep(RETRY).await;
     }

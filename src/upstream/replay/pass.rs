@@ -56,11 +56,16 @@ pub(super) enum Ended {
     /// The journal has everything after this.
     Met(Position),
     Lost(ResetReason),
+    /// Nobody seemed to want it any more.
+    Stopped,
 }
 
 #[derive(Debug)]
 pub(super) struct Pass {
     live: Arc<Feed>,
+    /// Of the live feed's collections, when the cursor was opened: who came for one that was added
+    /// since needs another pass.
+    generation: u64,
     start: Position,
     /// What this pass reads; a ring and routes like the live one's.
     read: Arc<Feed>,
@@ -117,7 +122,7 @@ impl Pass {
         live: &Arc<Feed>,
         limits: Limits,
         purpose: Purpose,
-        start: Position,
+        (generation, start): (u64, Position),
         requests: Vec<Request>,
     ) -> Pass {
         // The ring ends by size alone.
@@ -127,6 +132,7 @@ impl Pass {
         read.opened_at(&start);
         let pass = Pass {
             live: live.clone(),
+            generation,
             start,
             read,
             purpose,
@@ -153,6 +159,9 @@ impl Pass {
     /// # Errors
     /// Gives the request back if the pass is past its place, or ends.
     pub fn admit(&self, request: Request) -> Result<(), Request> {
+        if self.live.generation() != self.generation {
+            return Err(request);
+        }
         let mut admission = self.admission.lock();
         if admission.is_closed {
             return Err(request);
@@ -246,7 +255,7 @@ impl Pass {
                 let _ = request.reply.send(Reply::Lost(reason));
             }
         }
-        // Only ever set here, once.
+        // Once, and before it could be said that nobody wants it.
         let _ = self.end.set(ended);
     }
 
@@ -413,6 +422,8 @@ impl Pass {
 
     /// Tells the members of the end, and stays until they have taken what was read.
     pub async fn linger(&self) {
+        // Somebody may have come in after the last look at whether anybody is there.
+        let _ = self.end.set(Ended::Stopped);
         self.read.retire_all();
         let deadline = Instant::now() + LINGER;
         while !self.is_unwanted() && Instant::now() < deadline {
@@ -439,5 +450,78 @@ impl Watched {
     fn has_to_take(&self, first: u64, until: u64) -> bool {
         let cursor = self.progress.load(Ordering::Acquire);
         self.route.unread_from(cursor).is_some_and(|unread| (first..until).contains(&unread))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bson::Timestamp;
+    use tokio::sync::oneshot;
+
+    use super::super::member::Look;
+    use super::*;
+    use crate::feed::FeedKey;
+    use crate::filter::Filter;
+
+    fn filter(collection: &str) -> Arc<Filter> {
+        let text = format!("collection: shop.{collection}\naccess: public\n");
+        Arc::new(crate::filter::parse_filter("a", Path::new("a.yaml"), &text).unwrap())
+    }
+
+    fn before(time: u32) -> Position {
+        Position::before(Timestamp { time, increment: 1 })
+    }
+
+    fn live(filter: &Arc<Filter>) -> (Limits, Arc<Feed>) {
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Arc::new(Feed::new(FeedKey::of(filter), limits, 16));
+        feed.read_also(std::slice::from_ref(filter));
+        feed.opened_at(&before(90));
+        (limits, feed)
+    }
+
+    fn pass(limits: Limits, live: &Arc<Feed>) -> Pass {
+        let begin = (live.generation(), before(10));
+        Pass::new(live, limits, Purpose::Everybody, begin, Vec::new())
+    }
+
+    fn request(live: &Feed, filter: &Arc<Filter>) -> (Request, oneshot::Receiver<Reply>) {
+        let route = live.join(filter, filter.bind(&[], None).unwrap()).route;
+        let (reply, replied) = oneshot::channel();
+        (Request { route, after: before(10), reply }, replied)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_in_after_the_last_look_is_sent_on() {
+        let orders = filter("orders");
+        let (limits, live) = live(&orders);
+        let pass = pass(limits, &live);
+        assert!(pass.is_unwanted());
+        let (request, mut replied) = request(&live, &orders);
+        assert!(pass.admit(request).is_ok());
+        let Ok(Reply::Joined(mut member)) = replied.try_recv() else { panic!("not let in") };
+        let waiting = tokio::spawn(async move {
+            while matches!(member.look(), Look::Nothing) {
+                member.changed().await;
+            }
+            member.look()
+        });
+        let _ = pass.close();
+        pass.linger().await;
+        let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+        assert!(matches!(look.unwrap().unwrap(), Look::Again));
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_collection_that_is_not_read_is_not_let_in() {
+        let (orders, bills) = (filter("orders"), filter("bills"));
+        let (limits, live) = live(&orders);
+        let old = pass(limits, &live);
+        live.read_also(std::slice::from_ref(&bills));
+        let (request, _replied) = request(&live, &bills);
+        let Err(request) = old.admit(request) else { panic!("let in") };
+        assert!(pass(limits, &live).admit(request).is_ok());
     }
 }

@@ -219,3 +219,26 @@ async fn claims_can_come_in_a_header_and_tokens_beside_the_app() {
     assert_eq!(answer.json()["title"], "Unauthorized");
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn a_file_that_changes_while_the_app_is_asked_counts() {
+    let app = Server::start(me).await;
+    let database = unique("forward");
+    let filters = files(&database);
+    let sidecar = start(&app, &filters, &[]).await;
+    app.hold();
+    let listen = sidecar.listen;
+    let opening =
+        tokio::spawn(
+            async move { Stream::open_with(listen, "/_events/mine", &cookie("ada")).await },
+        );
+    until("it is asked", || async { app.count() > 0 }).await;
+    filters.write("mine", &filter(&database, "{ match: { role: admin } }", ""));
+    let reloads = "sidestream_filter_reloads_total{result=\"ok\"}";
+    until("the file was read", || async { metric(sidecar.admin, reloads).await >= 2.0 }).await;
+    app.release();
+    let mut stream = opening.await.unwrap();
+    let end = stream.event().await;
+    assert_eq!((end.name(), end.json()), ("end", json!({ "reason": "filter-changed" })));
+    sidecar.finish().await;
+}

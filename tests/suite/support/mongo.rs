@@ -123,8 +123,7 @@ impl Own {
 
     /// Calls the members of a set that is still to be initiated otherwise: everybody reaches them
     /// there, the members each other too.
-    // Only the other binary puts something in between.
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "not every test binary that shares this file needs it")]
     pub fn advertise(&mut self, hosts: Vec<String>) {
         self.advertised = Some(hosts);
     }
