@@ -176,6 +176,8 @@ impl Subscription {
             if self.route.is_retired() || self.feed.epoch() != self.epoch {
                 continue;
             }
+            // Almost all subscriptions wait here: what held the last frames is given back.
+            self.ready = VecDeque::new();
             let beat = tokio::time::sleep_until(self.beat);
             let woke = match &mut self.phase {
                 Phase::Following(_) => tokio::select! {

@@ -208,6 +208,7 @@ impl Desk {
             return Err(not_ready());
         }
         self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
+        ask.query.shrink_to_fit();
         Ok(Answer::Stream(Box::new(Opened {
             subscription: self.catalog.subscribe(&found, bound, from),
             query: ask.query,

@@ -133,7 +133,9 @@ async fn send<S: Sink>(sink: &mut S, pieces: &[Bytes]) -> Result<(), Ended> {
 }
 
 /// When a stream has to end for our reasons, if it has to.
-struct LastCall(Option<(Ended, Pin<Box<dyn Future<Output = ()> + Send>>)>);
+struct LastCall(Option<(Ended, Time)>);
+
+type Time = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl LastCall {
     /// This stream's own time within the drain.
