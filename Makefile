@@ -58,8 +58,8 @@ torture-short: ## The same in a minute, and whether the check finds what is wron
 	scripts/torture --short --seed 1
 
 .PHONY: fuzz
-fuzz: ## Fuzz what strangers send, for less than a minute each target
-	scripts/fuzz 45
+fuzz: ## Fuzz what strangers send, a minute for each target
+	scripts/fuzz 60
 
 .PHONY: browser-test
 browser-test: build ## The demo in a real browser

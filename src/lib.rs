@@ -28,6 +28,8 @@ pub mod access;
 pub mod admin;
 pub mod catalog;
 pub mod config;
+#[cfg(test)]
+mod cpu_time;
 pub mod drain;
 pub mod event;
 pub mod explain;

@@ -98,6 +98,12 @@ const NO_CREDENTIALS: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    // Whoever asks writes what they like there.
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
 ];
 
 impl Resolver<'_> {

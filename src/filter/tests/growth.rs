@@ -1,23 +1,12 @@
 //! Long files: no number of mistakes, and no repetition, may cost its square.
 
-use std::time::{Duration, Instant};
-
 use super::*;
-
-/// The least of three, since other tests run beside this one.
-fn fastest(run: impl Fn()) -> Duration {
-    let time = || {
-        let begun = Instant::now();
-        run();
-        begun.elapsed()
-    };
-    (0..3).map(|_| time()).min().unwrap_or_default()
-}
+use crate::cpu_time;
 
 /// Ten times as much may take ten times as long, and some more: the square would be a hundred.
 #[track_caller]
 fn grows_in_proportion(what: &str, run: impl Fn(usize), short: usize) {
-    let (less, more) = (fastest(|| run(short)), fastest(|| run(10 * short)));
+    let (less, more) = (cpu_time::of(|| run(short)), cpu_time::of(|| run(10 * short)));
     assert!(more < less * 35, "{what}: {less:?} for {short}, {more:?} for ten times as many");
 }
 
