@@ -22,7 +22,7 @@ build: ## Build the sidestream binary (debug)
 	$(CARGO) build
 
 .PHONY: test
-test: fmt-check lint cargo-test fuzz browser-test check-docs deny ## Everything that must pass
+test: fmt-check lint cargo-test bench-smoke fuzz browser-test check-docs deny ## Everything that must pass
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?
@@ -35,6 +35,14 @@ lint: ## Clippy; a warning is an error
 .PHONY: cargo-test
 cargo-test: ## The Rust tests, against a real MongoDB
 	mongod=$$(scripts/fetch-mongod) && MONGOD="$$mongod" $(CARGO) test
+
+.PHONY: bench
+bench: ## Load, beside the rivals that are installed (scripts/bench-rivals); half an hour
+	scripts/bench
+
+.PHONY: bench-smoke
+bench-smoke: ## The same, small: every event to every client once
+	scripts/bench --smoke
 
 .PHONY: fuzz
 fuzz: ## Fuzz what strangers send, a minute for each target
