@@ -12,29 +12,36 @@ use super::sidecar::How;
 
 pub fn run(bench: &mut Bench) {
     starting(bench);
-    let settle = bench.settle();
     let clients = bench.scaled(19_000);
-    let sidecar = bench.start(&How::default());
-    let ours = held(settle, &sidecar.process, clients, || {
-        Crowd::open(sidecar.address, clients, |number| {
-            // Half of them have a filter value of their own, and half share one.
-            let key = if number % 2 == 0 { number } else { 1 };
-            (format!("/_events/one?key={key}"), Wants::All)
-        })
-    });
-    let ours = match ours {
-        Ok((bytes, crowd)) => {
-            bench.insist(crowd.seen.resets == 0 && crowd.seen.closed == 0, "idle streams stay");
-            bytes
+    // All of them with one filter value, half of them with one of their own, and all of them.
+    let mut found = Vec::new();
+    for own in [0, 2, 1] {
+        match held_by_us(bench, clients, own) {
+            Ok(bytes) => found.push(bytes),
+            Err(why) => return bench.report.absent("idle streams of Sidestream", &why),
         }
-        Err(why) => return bench.report.absent("idle streams of Sidestream", &why),
-    };
-    drop(sidecar);
-    let what = format!("memory of an idle stream, HTTP/1.1, of {clients}");
+    }
+    let ours = found[1];
+    let what = format!("memory of an idle stream, HTTP/1.1, {clients}, half with own values");
     let row = Row::new("idle-http1", &what, "bytes", ours);
     bench.report.add(row.goal(Goal::AtMost(2048.0)));
+    bench.report.add(Row::new("idle-shared", "the same, all with one value", "bytes", found[0]));
+    bench.report.add(Row::new("idle-own", "the same, each with its own value", "bytes", found[2]));
     beside_rivals(bench, clients, ours);
     returned(bench);
+}
+
+/// One in `own` clients has a filter value of its own; zero: nobody.
+fn held_by_us(bench: &Bench, clients: usize, own: usize) -> Result<f64, String> {
+    let sidecar = bench.start(&How::default());
+    let (bytes, crowd) = held(bench.settle(), &sidecar.process, clients, || {
+        Crowd::open(sidecar.address, clients, |number| {
+            let key = if own > 0 && number % own == 0 { number } else { 1 };
+            (format!("/_events/one?key={key}"), Wants::All)
+        })
+    })?;
+    bench.insist(crowd.seen.resets == 0 && crowd.seen.closed == 0, "idle streams stay");
+    Ok(bytes)
 }
 
 /// Memory for each client, with the crowd that still listens.
@@ -55,6 +62,8 @@ fn held(
 fn beside_rivals(bench: &mut Bench, clients: usize, ours: f64) {
     let settle = bench.settle();
     let dir = bench.dir.path().to_owned();
+    // nginx wants some descriptors more.
+    let clients = clients.min(15_000);
     // Its own pub/sub server, one channel for half of the clients as ours share one filter.
     match rivals::nchan(&dir) {
         Err(why) => bench.report.absent("Nchan", &why),
@@ -70,6 +79,7 @@ fn beside_rivals(bench: &mut Bench, clients: usize, ours: f64) {
                 Ok((theirs, _)) => {
                     let row = Row::new("idle-http1-nchan", "the same", "bytes", ours);
                     let row = row.beside("Nchan", theirs).goal(Goal::RatioAtMost(0.2));
+                    let row = row.note(format!("{clients} clients of Nchan"));
                     bench.report.add(row);
                 }
             }

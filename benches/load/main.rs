@@ -168,8 +168,10 @@ fn machine() -> String {
     let system = system.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let system = system.unwrap_or("Linux").trim_matches('"').to_owned();
     let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel: Vec<&str> = kernel.split(['.', '-']).take(2).collect();
+    let kernel = kernel.join(".");
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or_default().to_owned();
     let date = date();
-    format!("{date}, {cores} cores of {model}, {system}, Linux {}, load {load}", kernel.trim())
+    format!("{date}, {cores} cores of {model}, {system}, Linux {kernel}, load {load}")
 }
