@@ -22,7 +22,7 @@ build: ## Build the sidestream binary (debug)
 	$(CARGO) build
 
 .PHONY: test
-test: fmt-check lint cargo-test torture-short fuzz browser-test check-docs deny ## Everything that must pass
+test: fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test check-docs deny ## Everything that must pass
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?
@@ -56,6 +56,14 @@ torture: ## Break everything for a minute each, and check what 200 clients were 
 .PHONY: torture-short
 torture-short: ## The same in a minute, and whether the check finds what is wrong on purpose
 	scripts/torture --short --seed 1
+
+.PHONY: bench
+bench: ## Load, beside the rivals that are installed (scripts/bench-rivals); half an hour
+	scripts/bench
+
+.PHONY: bench-smoke
+bench-smoke: ## The same, small: every event to every client once
+	scripts/bench --smoke
 
 .PHONY: fuzz
 fuzz: ## Fuzz what strangers send, a minute for each target

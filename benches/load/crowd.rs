@@ -1,0 +1,320 @@
+//! Many clients of event streams in one thread: counts what comes, and checks that each client
+//! gets every event that is its own once and in order.
+//!
+//! Plain sockets and epoll, one buffer for all: the crowd shares the machine with what it measures,
+//! so it has to be cheap, in time and in memory.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use memchr::{memchr, memmem};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use socket2::{Domain, Socket, Type};
+
+use super::now_micros;
+
+/// Connections opened before their answers are waited for: less than any server's backlog.
+const WAVE: usize = 400;
+/// Ports of one source address that are used: there are 28,000 by default, others want some.
+const PER_ADDRESS: usize = 5_000;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which events a client should get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    All,
+    /// Those whose `seq` modulo the second number is the first.
+    Key(u64, u64),
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// Before the end of the answer's head.
+    #[default]
+    Head,
+    Raw,
+    /// In a chunk's size line, with the size so far.
+    Size(usize, bool),
+    /// In a chunk, with what is left of it.
+    Chunk(usize),
+    /// In the line end after a chunk, or after the last one.
+    ChunkEnd,
+    Over,
+}
+
+struct Client {
+    socket: Option<TcpStream>,
+    framing: Framing,
+    /// A line or a head that is not whole yet.
+    partial: Vec<u8>,
+    wants: Wants,
+    /// One more than the last `seq`.
+    next: u64,
+    count: u64,
+}
+
+/// What the crowd has seen so far.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    pub events: u64,
+    pub bytes: u64,
+    /// Events that came twice, out of order, or to the wrong client.
+    pub wrong: u64,
+    /// `event: reset` and `event: end`.
+    pub resets: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// When the last event came.
+    pub last: Option<Instant>,
+    /// Microseconds from the stamp in an event to its arrival, where they are kept.
+    pub latencies: Option<Vec<(u64, u32)>>,
+}
+
+pub struct Crowd {
+    poll: OwnedFd,
+    clients: Vec<Client>,
+    opened: usize,
+    pub seen: Seen,
+}
+
+impl Crowd {
+    /// Opens streams, the path and what is wanted by each client's number.
+    pub fn open(
+        address: SocketAddr,
+        count: usize,
+        ask: impl Fn(usize) -> (String, Wants),
+    ) -> Result<Crowd, String> {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        let mut crowd = Crowd { poll, clients: Vec::new(), opened: 0, seen: Seen::default() };
+        while crowd.clients.len() < count {
+            for number in crowd.clients.len()..(crowd.clients.len() + WAVE).min(count) {
+                let (path, wants) = ask(number);
+                crowd.add(address, number, &path, wants)?;
+            }
+            let began = Instant::now();
+            while crowd.opened < crowd.clients.len() {
+                crowd.turn(Duration::from_millis(100))?;
+                if began.elapsed() > PATIENCE {
+                    let (opened, asked) = (crowd.opened, crowd.clients.len());
+                    return Err(format!("{opened} of {asked} streams were opened"));
+                }
+            }
+        }
+        Ok(crowd)
+    }
+
+    fn add(
+        &mut self,
+        address: SocketAddr,
+        number: usize,
+        path: &str,
+        wants: Wants,
+    ) -> Result<(), String> {
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            let host = u8::try_from(2 + number / PER_ADDRESS).unwrap_or(u8::MAX);
+            socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
+            socket.connect(&address.into())?;
+            let mut socket = TcpStream::from(socket);
+            write!(
+                socket,
+                "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+            )?;
+            socket.set_nonblocking(true)?;
+            let data = epoll::EventData::new_u64(number as u64);
+            epoll::add(&self.poll, &socket, data, epoll::EventFlags::IN)?;
+            std::io::Result::Ok(socket)
+        };
+        let socket = connect().map_err(|error| format!("client {number}: {error}"))?;
+        self.clients.push(Client {
+            socket: Some(socket),
+            framing: Framing::Head,
+            partial: Vec::new(),
+            wants,
+            next: 0,
+            count: 0,
+        });
+        Ok(())
+    }
+
+    /// Reads until so many events have come since the crowd was opened; says whether they have.
+    pub fn read_until(&mut self, events: u64, patience: Duration) -> Result<bool, String> {
+        let began = Instant::now();
+        while self.seen.events < events {
+            if began.elapsed() > patience {
+                return Ok(false);
+            }
+            self.turn(Duration::from_millis(50))?;
+        }
+        Ok(true)
+    }
+
+    /// Reads for a while, whatever comes.
+    pub fn read_for(&mut self, time: Duration) -> Result<(), String> {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            self.turn(Duration::from_millis(20))?;
+        }
+        Ok(())
+    }
+
+    /// How many clients have not had exactly what they should, of `events` from zero on.
+    pub fn unserved(&self, events: u64) -> usize {
+        let is_served = |client: &&Client| {
+            let expected = match client.wants {
+                Wants::All => events,
+                Wants::Key(key, of) => (events + of - 1).saturating_sub(key) / of,
+            };
+            client.count == expected
+        };
+        self.clients.len() - self.clients.iter().filter(is_served).count()
+    }
+
+    /// One wait for whatever is ready.
+    pub fn turn(&mut self, patience: Duration) -> Result<(), String> {
+        let mut ready: Vec<epoll::Event> = Vec::with_capacity(1024);
+        let patience = Timespec::try_from(patience).map_err(|e| e.to_string())?;
+        match epoll::wait(&self.poll, spare_capacity(&mut ready), Some(&patience)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        let mut buffer = [0; 64 * 1024];
+        for event in &ready {
+            let client = &mut self.clients[event.data.u64() as usize];
+            let Some(socket) = &mut client.socket else { continue };
+            match socket.read(&mut buffer) {
+                Ok(0) => close(client, &mut self.seen),
+                Ok(length) => {
+                    let was_open = client.framing != Framing::Head;
+                    client.feed(&buffer[..length], &mut self.seen)?;
+                    let is_open = client.framing != Framing::Head;
+                    self.opened += usize::from(is_open && !was_open);
+                    if client.framing == Framing::Over {
+                        close(client, &mut self.seen);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => close(client, &mut self.seen),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn close(client: &mut Client, seen: &mut Seen) {
+    client.socket = None;
+    seen.closed += 1;
+}
+
+impl Client {
+    fn feed(&mut self, mut bytes: &[u8], seen: &mut Seen) -> Result<(), String> {
+        seen.bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            match self.framing {
+                Framing::Head => {
+                    self.partial.extend_from_slice(bytes);
+                    let Some(end) = memmem::find(&self.partial, b"\r\n\r\n") else {
+                        return Ok(());
+                    };
+                    let whole = std::mem::take(&mut self.partial);
+                    let head = String::from_utf8_lossy(&whole[..end]).to_ascii_lowercase();
+                    if !head.starts_with("http/1.1 200") && !head.starts_with("http/1.0 200") {
+                        return Err(format!("no stream: {}", String::from_utf8_lossy(&whole)));
+                    }
+                    self.framing = match head.contains("transfer-encoding: chunked") {
+                        true => Framing::Size(0, false),
+                        false => Framing::Raw,
+                    };
+                    let rest = whole[end + 4..].to_vec();
+                    seen.bytes -= rest.len() as u64;
+                    return self.feed(&rest, seen);
+                }
+                Framing::Raw => {
+                    self.lines(bytes, seen);
+                    return Ok(());
+                }
+                Framing::Size(size, is_known) => {
+                    let byte = bytes[0];
+                    bytes = &bytes[1..];
+                    self.framing = match (byte, char::from(byte).to_digit(16)) {
+                        (b'\n', _) if size == 0 => Framing::Over,
+                        (b'\n', _) => Framing::Chunk(size),
+                        (_, Some(digit)) if !is_known => {
+                            Framing::Size(size * 16 + digit as usize, false)
+                        }
+                        _ => Framing::Size(size, true),
+                    };
+                }
+                Framing::Chunk(left) => {
+                    let length = left.min(bytes.len());
+                    self.lines(&bytes[..length], seen);
+                    bytes = &bytes[length..];
+                    self.framing = match left - length {
+                        0 => Framing::ChunkEnd,
+                        left => Framing::Chunk(left),
+                    };
+                }
+                Framing::ChunkEnd => {
+                    let byte = bytes[0];
+                    bytes = &bytes[1..];
+                    if byte == b'\n' {
+                        self.framing = Framing::Size(0, false);
+                    }
+                }
+                Framing::Over => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn lines(&mut self, mut bytes: &[u8], seen: &mut Seen) {
+        while let Some(end) = memchr(b'\n', bytes) {
+            let line = &bytes[..end];
+            if self.partial.is_empty() {
+                self.line(line, seen);
+            } else {
+                let mut whole = std::mem::take(&mut self.partial);
+                whole.extend_from_slice(line);
+                self.line(&whole, seen);
+            }
+            bytes = &bytes[end + 1..];
+        }
+        self.partial.extend_from_slice(bytes);
+    }
+
+    fn line(&mut self, line: &[u8], seen: &mut Seen) {
+        if line.starts_with(b"event: reset") || line.starts_with(b"event: end") {
+            seen.resets += 1;
+        }
+        if !line.starts_with(b"data:") {
+            return;
+        }
+        let Some(seq) = number_after(line, b"\"seq\":") else { return };
+        seen.events += 1;
+        let now = Instant::now();
+        seen.last = Some(now);
+        let is_own = match self.wants {
+            Wants::All => seq == self.next,
+            Wants::Key(key, of) => seq % of == key && seq >= self.next,
+        };
+        seen.wrong += u64::from(!is_own);
+        self.next = seq + 1;
+        self.count += 1;
+        if let Some(latencies) = &mut seen.latencies
+            && let Some(sent) = number_after(line, b"\"sent\":")
+        {
+            let micros = now_micros().saturating_sub(sent);
+            latencies.push((seq, u32::try_from(micros).unwrap_or(u32::MAX)));
+        }
+    }
+}
+
+fn number_after(line: &[u8], name: &[u8]) -> Option<u64> {
+    let at = memmem::find(line, name)? + name.len();
+    let digits = line[at..].iter().skip_while(|byte| **byte == b' ');
+    let digits = digits.take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}

@@ -1,0 +1,213 @@
+//! What was measured, as a table for people and as JSON for `scripts/bench-table`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// One row: what Sidestream needs beside what somebody else needs, in the same run.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// A stable name, for scripts.
+    pub id: String,
+    pub what: String,
+    pub unit: &'static str,
+    pub ours: f64,
+    pub beside: Option<(String, f64)>,
+    /// The bound, and what it is of.
+    pub goal: Option<Goal>,
+    pub note: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Goal {
+    /// Ours divided by theirs.
+    RatioAtMost(f64),
+    RatioAtLeast(f64),
+    AtMost(f64),
+    AtLeast(f64),
+    /// Ours less theirs.
+    MoreByAtMost(f64),
+}
+
+impl Row {
+    pub fn new(id: &str, what: &str, unit: &'static str, ours: f64) -> Row {
+        Row {
+            id: id.to_owned(),
+            what: what.to_owned(),
+            unit,
+            ours,
+            beside: None,
+            goal: None,
+            note: String::new(),
+        }
+    }
+
+    pub fn beside(mut self, who: &str, value: f64) -> Row {
+        self.beside = Some((who.to_owned(), value));
+        self
+    }
+
+    pub fn goal(mut self, goal: Goal) -> Row {
+        self.goal = Some(goal);
+        self
+    }
+
+    pub fn note(mut self, note: impl Into<String>) -> Row {
+        self.note = note.into();
+        self
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        let (_, theirs) = self.beside.as_ref()?;
+        (*theirs != 0.0).then(|| self.ours / theirs)
+    }
+
+    fn is_met(&self) -> Option<bool> {
+        let theirs = self.beside.as_ref().map(|(_, value)| *value);
+        match self.goal? {
+            Goal::RatioAtMost(bound) => self.ratio().map(|ratio| ratio <= bound),
+            Goal::RatioAtLeast(bound) => self.ratio().map(|ratio| ratio >= bound),
+            Goal::AtMost(bound) => Some(self.ours <= bound),
+            Goal::AtLeast(bound) => Some(self.ours >= bound),
+            Goal::MoreByAtMost(bound) => theirs.map(|theirs| self.ours - theirs <= bound),
+        }
+    }
+
+    fn goal_text(&self) -> String {
+        match self.goal {
+            Some(Goal::RatioAtMost(bound)) => format!("≤ {} of it", show(bound)),
+            Some(Goal::RatioAtLeast(bound)) => format!("≥ {} of it", show(bound)),
+            Some(Goal::AtMost(bound)) => format!("≤ {}", show(bound)),
+            Some(Goal::AtLeast(bound)) => format!("≥ {}", show(bound)),
+            Some(Goal::MoreByAtMost(bound)) => format!("≤ {} more", show(bound)),
+            None => String::new(),
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let (who, theirs) = match &self.beside {
+            Some((who, value)) => (who.clone(), show(*value)),
+            None => (String::new(), String::new()),
+        };
+        let met = match self.is_met() {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        [
+            format!("{} ({})", self.what, self.unit),
+            show(self.ours),
+            who,
+            theirs,
+            self.ratio().map(show).unwrap_or_default(),
+            self.goal_text(),
+            met.to_owned(),
+        ]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "what": self.what,
+            "unit": self.unit,
+            "sidestream": self.ours,
+            "beside": self.beside.as_ref().map(|(who, _)| who),
+            "theirs": self.beside.as_ref().map(|(_, value)| value),
+            "ratio": self.ratio(),
+            "goal": self.goal_text(),
+            "met": self.is_met(),
+            "note": self.note,
+        })
+    }
+}
+
+/// Three digits that mean something.
+pub fn show(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1000.0 => {
+            let digits = format!("{value:.0}");
+            let mut text = String::new();
+            for (at, digit) in digits.chars().enumerate() {
+                if at > 0 && (digits.len() - at) % 3 == 0 && !text.ends_with('-') {
+                    text.push(',');
+                }
+                text.push(digit);
+            }
+            text
+        }
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// Everything of one run.
+#[derive(Default)]
+pub struct Report {
+    /// Whether goals are looked at: those of a small run say nothing.
+    pub is_judged: bool,
+    pub rows: Vec<Row>,
+    /// Who was not there, or did not do what was asked.
+    pub absent: Vec<String>,
+}
+
+impl Report {
+    /// Adds a row, and shows it at once: a whole run takes long.
+    pub fn add(&mut self, mut row: Row) {
+        row.goal = row.goal.filter(|_| self.is_judged);
+        let [what, ours, who, theirs, ratio, goal, met] = row.cells();
+        let beside = if who.is_empty() { who } else { format!("{who}: {theirs}, ratio {ratio}") };
+        println!("  {what}: {ours}   {beside}   {goal} {met}   {}", row.note);
+        self.rows.push(row);
+    }
+
+    pub fn absent(&mut self, who: &str, why: &str) {
+        println!("  absent: {who}: {why}");
+        self.absent.push(format!("{who}: {why}"));
+    }
+
+    pub fn missed(&self) -> usize {
+        self.rows.iter().filter(|row| row.is_met() == Some(false)).count()
+    }
+
+    pub fn markdown(&self, machine: &str) -> String {
+        let mut text = format!("# Load, {machine}\n\n");
+        text.push_str("Made by `make bench`. Each row was measured in one run, side by side.\n\n");
+        let head = ["what", "Sidestream", "beside", "theirs", "ratio", "goal", ""];
+        let _ = writeln!(text, "| {} |", head.join(" | "));
+        text.push_str("| --- | ---: | --- | ---: | ---: | --- | --- |\n");
+        for row in &self.rows {
+            let _ = writeln!(text, "| {} |", row.cells().join(" | "));
+        }
+        let notes: Vec<&Row> = self.rows.iter().filter(|row| !row.note.is_empty()).collect();
+        if !notes.is_empty() {
+            text.push_str("\nNotes:\n\n");
+            for row in notes {
+                let _ = writeln!(text, "- {}: {}", row.what, row.note);
+            }
+        }
+        if !self.absent.is_empty() {
+            text.push_str("\nAbsent in this run:\n\n");
+            for who in &self.absent {
+                let _ = writeln!(text, "- {who}");
+            }
+        }
+        text
+    }
+
+    /// Writes both forms; the name begins with the date.
+    pub fn write(&self, dir: &Path, date: &str, machine: &str) {
+        let json = json!({
+            "date": date,
+            "machine": machine,
+            "rows": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "absent": self.absent,
+        });
+        std::fs::create_dir_all(dir).expect("a directory");
+        let path = dir.join(format!("{date}-load.md"));
+        std::fs::write(&path, self.markdown(machine)).expect("a file");
+        std::fs::write(path.with_extension("json"), format!("{json:#}\n")).expect("a file");
+        println!("\nwritten to {}", path.display());
+    }
+}
