@@ -6,7 +6,9 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -18,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::{Error, ErrorType, OrErr};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::app::Socket;
@@ -47,7 +50,7 @@ pub async fn carry(
     let (mut sender, connection) = http1::Builder::new()
         .title_case_headers(true)
         .max_headers(MAX_FIELDS)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(Reading { socket, is_deaf: false }))
         .await
         .map_err(|error| of_app("the connection to the app", error))?;
     let connected = async {
@@ -163,6 +166,58 @@ fn kept_of(trailers: http::HeaderMap) -> http::HeaderMap {
         }
     }
     kept
+}
+
+/// A connection to an app that may close it while it is written to, and has answered before that:
+/// what cannot be written is dropped, and what can be read is the word that counts.
+struct Reading {
+    socket: Socket,
+    is_deaf: bool,
+}
+
+impl Reading {
+    fn despite<T>(&mut self, done: io::Result<T>, otherwise: T) -> io::Result<T> {
+        self.is_deaf |= done.is_err();
+        Ok(done.unwrap_or(otherwise))
+    }
+}
+
+impl AsyncRead for Reading {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Reading {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        if me.is_deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let done = ready!(Pin::new(&mut me.socket).poll_write(cx, buf));
+        Poll::Ready(me.despite(done, buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        if me.is_deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let done = ready!(Pin::new(&mut me.socket).poll_flush(cx));
+        Poll::Ready(me.despite(done, ()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
 }
 
 fn of_app(what: &'static str, error: hyper::Error) -> Box<Error> {

@@ -367,8 +367,12 @@ async fn an_app_that_fails_is_told_as_ever() {
 async fn an_early_answer_passes() {
     let pair = Pair::start().await;
     let said = "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
-    pair.app.on("early", [send(said), Step::Close]);
-    for _ in 0..20 {
+    // One app goes on reading, another does not.
+    pair.app.on("reads", [send(said), Step::Drain(Arc::default())]);
+    pair.app.on("closes", [send(said), Step::Close]);
+    // A third says nothing at all; then the answer is ours.
+    pair.app.on("dies", [Step::Close]);
+    for case in ["reads", "closes", "dies"].repeat(10) {
         let mut sender = open(pair.proxy()).await;
         let (up, mut pieces) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| pieces.poll_recv(cx)));
@@ -376,9 +380,10 @@ async fn an_early_answer_passes() {
             let block = Bytes::from(pattern());
             while up.send(Ok(Frame::data(block.clone()))).await.is_ok() {}
         });
-        let answer = send_to(&mut sender, request("POST", "early", body.boxed())).await;
-        assert_eq!(answer.status(), 413);
-        assert_eq!(&whole(answer).await.0[..], b"no");
+        let answer = send_to(&mut sender, request("POST", case, body.boxed())).await;
+        assert_eq!(answer.status(), if case == "dies" { 502 } else { 413 }, "{case}");
+        let (body, _) = whole(answer).await;
+        assert!(case == "dies" || body == "no", "{case}");
         tokio::time::timeout(PATIENCE, sending)
             .await
             .expect("it is told to stop")
@@ -499,6 +504,23 @@ async fn an_app_behind_tls_has_trailers_too() {
         assert!(reached.iter().all(|one| one.body == much.as_bytes()));
         assert_eq!(reached[1].trailers, ["X-Up: 1"]);
     }
+}
+
+#[tokio::test]
+async fn an_app_on_a_unix_socket_has_trailers_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("app.sock");
+    let mut app = App::start().await;
+    app.listen_at(&path);
+    app.on("summed", [Step::Body, send(SUMMED)]);
+    let filters = dir.path().display().to_string();
+    let address = format!("unix:{}", path.display());
+    let arguments = ["--app", &address, "--filters", &filters, "--mongodb", NO_MONGODB, "--wait"];
+    let program = Program::start(&arguments, &[]).await;
+    let mut sender = open(program.listen).await;
+    let answer = send_to(&mut sender, request("GET", "summed", nothing())).await;
+    let (body, trailers) = whole(answer).await;
+    assert_summed(&body, trailers);
 }
 
 #[tokio::test]
