@@ -19,7 +19,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::{HttpTask, ServerSession};
-use pingora::{Error, ErrorType, OrErr};
+use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
@@ -46,7 +46,7 @@ pub async fn carry(
         true => Either::Left(StreamBody::new(stream::poll_fn(move |cx| pieces.poll_recv(cx)))),
         false => Either::Right(Empty::new()),
     };
-    let request = request_of(request, body)?;
+    let request = request_of(request, body);
     let (mut sender, connection) = http1::Builder::new()
         .title_case_headers(true)
         .max_headers(MAX_FIELDS)
@@ -65,14 +65,13 @@ pub async fn carry(
     }
 }
 
-fn request_of<B>(request: RequestHeader, body: B) -> pingora::Result<http::Request<B>> {
+fn request_of<B>(request: RequestHeader, body: B) -> http::Request<B> {
     let mut parts: http::request::Parts = request.into();
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     // The target alone, as a client sends it to a server.
-    parts.uri = target.parse().or_err(ErrorType::InvalidHTTPHeader, "the target")?;
+    parts.uri = parts.uri.path_and_query().cloned().map(http::Uri::from).unwrap_or_default();
     parts.version = http::Version::HTTP_11;
     parts.extensions = http::Extensions::new();
-    Ok(http::Request::from_parts(parts, body))
+    http::Request::from_parts(parts, body)
 }
 
 type Piece = Result<Frame<Bytes>, Infallible>;

@@ -49,6 +49,18 @@ pub fn keep_trailer_fields(from: &RequestHeader, to: &mut RequestHeader) -> ping
     Ok(())
 }
 
+/// HTTP/2 clients send a cookie a field, for the sake of compression; HTTP/1.1 knows one field with
+/// all of them (RFC 9113 section 8.2.3).
+pub fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
+    let crumbs = request.headers.get_all(header::COOKIE);
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(http::HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let whole = crumbs.join(&b"; "[..]);
+    request.insert_header(header::COOKIE, whole)
+}
+
 /// What an HTTP/2 client sends, as HTTP/1.1 that takes trailers.
 pub fn as_http1(request: &mut RequestHeader, has_body: bool) -> pingora::Result<()> {
     for name in [
@@ -64,6 +76,7 @@ pub fn as_http1(request: &mut RequestHeader, has_body: bool) -> pingora::Result<
     ] {
         request.remove_header(name);
     }
+    join_cookies(request)?;
     let host = host_of(request).unwrap_or_default().to_vec();
     request.insert_header(header::HOST, host)?;
     request.insert_header("TE", "trailers")?;

@@ -23,7 +23,9 @@ use super::app::{self, CONNECT_TIMEOUT, Follow};
 use super::carry;
 use super::chunks::Malformed;
 use super::exchange::{Exchange, Plan};
-use super::fields::{Trailing, as_http1, date_of, host_of, keep_trailer_fields, remove_hop_by_hop};
+use super::fields::{
+    Trailing, as_http1, date_of, host_of, join_cookies, keep_trailer_fields, remove_hop_by_hop,
+};
 use super::gate;
 use super::io::Connection;
 use super::path::{self, Target};
@@ -416,6 +418,9 @@ impl ProxyHttp for Forward {
     ) -> pingora::Result<()> {
         if progress.exchange.is_some() {
             keep_trailer_fields(session.req_header(), request)?;
+        }
+        if session.req_header().version == http::Version::HTTP_2 {
+            join_cookies(request)?;
         }
         self.set_forwarded(session, request)
     }

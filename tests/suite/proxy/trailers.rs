@@ -97,7 +97,10 @@ async fn http2_clients_that_take_trailers_get_them() {
     let pair = Pair::start().await;
     pair.app.on("summed", [Step::Body, send(SUMMED)]);
     let mut sender = open(pair.proxy()).await;
-    let answer = send_to(&mut sender, request("GET", "summed", nothing())).await;
+    let mut asked = request("GET", "summed", nothing());
+    asked.headers_mut().append("cookie", "a=1".parse().unwrap());
+    asked.headers_mut().append("cookie", "b=2".parse().unwrap());
+    let answer = send_to(&mut sender, asked).await;
     assert_eq!(answer.status(), 200);
     for name in ["connection", "transfer-encoding", "via", "server"] {
         assert!(!answer.headers().contains_key(name), "{name}");
@@ -110,10 +113,19 @@ async fn http2_clients_that_take_trailers_get_them() {
     let carried = pair.app.take().remove(0);
     let mut plain = request("GET", "summed", nothing());
     plain.headers_mut().remove("te");
+    plain.headers_mut().append("cookie", "a=1".parse().unwrap());
+    plain.headers_mut().append("cookie", "b=2".parse().unwrap());
     let (body, trailers) = whole(send_to(&mut sender, plain).await).await;
     assert_eq!((&body[..], trailers), (b"0\r\n\r\nabc".as_slice(), None));
     let forwarded = pair.app.take().remove(0);
     let mut names = names_of(&forwarded);
+    for reached in [&carried, &forwarded] {
+        assert_eq!(reached.field("cookie").as_deref(), Some("a=1; b=2"));
+        assert_eq!(
+            reached.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case("cookie")).count(),
+            1
+        );
+    }
     names.extend(["te".to_string(), "connection".to_string()]);
     names.sort();
     assert_eq!(names_of(&carried), names);
