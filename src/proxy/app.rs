@@ -2,7 +2,8 @@
 //!
 //! Pingora reads trailers and forgets them. Whoever may send or want some gets such a connection,
 //! made for that one request and never used again, since pingora cannot tell them apart; all other
-//! requests share pingora's own. Not for an app behind TLS, whose bytes cannot be followed here.
+//! requests share pingora's own. Where the app speaks TLS, the connection does, and pingora does not
+//! know: it could not be followed otherwise.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -20,11 +21,15 @@ use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketS
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use super::chunks::Chunks;
 use super::exchange::Exchange;
 use super::outgoing::Outgoing;
+use super::tls::Secure;
 
+/// An app that has not accepted a connection by then is too slow: 504.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer's head that is longer is not followed, in bytes; pingora would refuse it.
 const MAX_HEAD: usize = 1024 * 1024;
 
@@ -34,19 +39,14 @@ pub struct Follow {
     pub exchange: Arc<Exchange>,
     pub is_request_chunked: bool,
     pub is_head: bool,
-    pub timeout: Duration,
+    /// For an app that speaks TLS.
+    pub secure: Option<Secure>,
 }
 
 #[async_trait]
 impl Connect for Follow {
     async fn connect(&self, address: &AppAddress) -> pingora::Result<Stream> {
-        let socket = match address {
-            AppAddress::Inet(address) => self.within(connect_tcp(*address)).await?,
-            AppAddress::Unix(address) => {
-                let path = address.as_pathname().unwrap_or_else(|| Path::new(""));
-                self.within(async { UnixStream::connect(path).await.map(Socket::Unix) }).await?
-            }
-        };
+        let socket = connect(address, self.secure.as_ref()).await?;
         let mut outgoing = Outgoing::default();
         if self.is_request_chunked {
             outgoing.expect_chunked_message();
@@ -62,36 +62,51 @@ impl Connect for Follow {
     }
 }
 
-impl Follow {
-    async fn within(
-        &self,
-        connecting: impl Future<Output = io::Result<Socket>>,
-    ) -> pingora::Result<Socket> {
-        match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(Ok(socket)) => Ok(socket),
-            Ok(Err(error)) => {
-                let kind = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                    io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-                    _ => ErrorType::ConnectError,
-                };
-                Err(Error::because(kind, "connecting to the app", error).into_up())
+/// Connects to the app.
+///
+/// # Errors
+/// It does not listen, does not accept in time, or cannot prove who it is.
+pub async fn connect(address: &AppAddress, secure: Option<&Secure>) -> pingora::Result<Socket> {
+    let connecting = async {
+        match (address, secure) {
+            (AppAddress::Unix(address), _) => {
+                let path = address.as_pathname().unwrap_or_else(|| Path::new(""));
+                UnixStream::connect(path).await.map(Socket::Unix)
             }
-            Err(_) => {
-                Err(Error::explain(ErrorType::ConnectTimedout, "connecting to the app").into_up())
+            (AppAddress::Inet(address), None) => connect_tcp(*address).await.map(Socket::Tcp),
+            (AppAddress::Inet(address), Some(secure)) => {
+                let tls = secure.connect(connect_tcp(*address).await?).await?;
+                Ok(Socket::Tls(Box::new(tls)))
             }
+        }
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(socket)) => Ok(socket),
+        Ok(Err(error)) => {
+            let kind = match error.kind() {
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+                _ => ErrorType::ConnectError,
+            };
+            Err(Error::because(kind, "connecting to the app", error).into_up())
+        }
+        Err(_) => {
+            Err(Error::explain(ErrorType::ConnectTimedout, "connecting to the app").into_up())
         }
     }
 }
 
-async fn connect_tcp(address: SocketAddr) -> io::Result<Socket> {
-    TcpStream::connect(address).await.map(Socket::Tcp)
+async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
 }
 
 #[derive(Debug)]
-enum Socket {
+pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 macro_rules! either {
@@ -99,6 +114,7 @@ macro_rules! either {
         match $socket {
             Socket::Tcp($inner) => $call,
             Socket::Unix($inner) => $call,
+            Socket::Tls($inner) => $call,
         }
     };
 }
@@ -131,7 +147,7 @@ impl AsyncWrite for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        either!(self, inner => inner.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -189,7 +189,7 @@ impl Chunks {
     }
 }
 
-fn is_kept(name: &str) -> bool {
+pub fn is_kept(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     !NOT_IN_TRAILERS.contains(&name.as_str()) && !name.starts_with("x-forwarded-")
 }

@@ -17,7 +17,7 @@ impl Trailing {
         Trailing {
             is_chunked: request.version == http::Version::HTTP_11
                 && request.headers.contains_key(header::TRANSFER_ENCODING),
-            is_wanted: request.version == http::Version::HTTP_11
+            is_wanted: request.version >= http::Version::HTTP_11
                 && has_token(request.headers.get_all(header::TE), b"trailers"),
         }
     }
@@ -45,6 +45,44 @@ pub fn keep_trailer_fields(from: &RequestHeader, to: &mut RequestHeader) -> ping
     if trailing.is_wanted && !to.headers.contains_key(header::CONNECTION) {
         to.insert_header("TE", "trailers")?;
         to.insert_header(header::CONNECTION, "TE")?;
+    }
+    Ok(())
+}
+
+/// HTTP/2 clients send a cookie a field, for the sake of compression; HTTP/1.1 knows one field with
+/// all of them (RFC 9113 section 8.2.3).
+pub fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
+    let crumbs = request.headers.get_all(header::COOKIE);
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(http::HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let whole = crumbs.join(&b"; "[..]);
+    request.insert_header(header::COOKIE, whole)
+}
+
+/// What an HTTP/2 client sends, as HTTP/1.1 that takes trailers.
+pub fn as_http1(request: &mut RequestHeader, has_body: bool) -> pingora::Result<()> {
+    for name in [
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ] {
+        request.remove_header(name);
+    }
+    join_cookies(request)?;
+    let host = host_of(request).unwrap_or_default().to_vec();
+    request.insert_header(header::HOST, host)?;
+    request.insert_header("TE", "trailers")?;
+    request.insert_header(header::CONNECTION, "TE")?;
+    if has_body && !request.headers.contains_key(header::CONTENT_LENGTH) {
+        request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
 }

@@ -15,25 +15,27 @@ use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorSource, ErrorType, OrErr};
 use tracing::{debug, warn};
 
-use super::app::Follow;
+use super::app::{self, CONNECT_TIMEOUT, Follow};
+use super::carry;
 use super::chunks::Malformed;
 use super::exchange::{Exchange, Plan};
-use super::fields::{Trailing, date_of, host_of, keep_trailer_fields, remove_hop_by_hop};
+use super::fields::{
+    Trailing, as_http1, date_of, host_of, join_cookies, keep_trailer_fields, remove_hop_by_hop,
+};
 use super::gate;
 use super::io::Connection;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
+use super::tls::Secure;
 use crate::access::{Guard, Origin};
 use crate::config::AppAddress;
 use crate::transport::Sink;
 use crate::transport::problem::Problem;
 
-/// An app that has not accepted a connection by then is too slow: 504.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections to the app are kept this long, less than most apps keep them.
 const APP_IDLE: Duration = Duration::from_secs(4);
 /// How long a resolved name of the app is used.
@@ -71,10 +73,6 @@ impl Side {
             }
         }
         Some(client.to_canonical())
-    }
-
-    pub fn is_encrypted(&self) -> bool {
-        matches!(self.app, AppAddress::Tcp { tls: true, .. })
     }
 
     /// The `X-Forwarded-*` fields that the app gets; what was there is believed only from trusted
@@ -154,6 +152,8 @@ pub struct Forward {
     pub desk: Arc<Desk>,
     pub prefix: Arc<str>,
     pub resolved: Mutex<Option<Resolved>>,
+    /// For an app that speaks TLS.
+    pub secure: Option<Secure>,
 }
 
 /// The app's addresses, and when they were looked up.
@@ -208,7 +208,8 @@ impl Forward {
                         )
                         .into_up()
                     })?;
-                HttpPeer::new(address, *tls, host.clone())
+                // A connection that is followed speaks TLS by itself.
+                HttpPeer::new(address, *tls && follow.is_none(), host.clone())
             }
         };
         if let Some(follow) = follow {
@@ -240,6 +241,24 @@ impl Forward {
         Ok(())
     }
 
+    /// Forwards an HTTP/2 stream without pingora.
+    async fn carry(&self, session: &mut Session) -> pingora::Result<()> {
+        let has_body = !session.is_body_empty();
+        let mut request = session.req_header().clone();
+        as_http1(&mut request, has_body)?;
+        self.set_forwarded(session, &mut request)?;
+        let mut failures = 0;
+        let socket = loop {
+            let peer = self.peer(failures, None).await?;
+            match app::connect(peer.address(), self.secure.as_ref()).await {
+                Ok(socket) => break socket,
+                Err(error) if failures + 1 >= self.address_count() => return Err(error),
+                Err(_) => failures += 1,
+            }
+        };
+        carry::carry(&mut session.downstream_session, request, has_body, socket).await
+    }
+
     /// Answers an HTTP/2 stream on the reserved path.
     async fn answer_reserved(&self, session: &mut Session, rest: &str) {
         let peer = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
@@ -269,6 +288,14 @@ impl Forward {
             debug!(%error, "the client left");
         }
     }
+}
+
+/// Whether pingora would lose what this client asked for: the trailers of an answer.
+fn is_carried(session: &Session) -> bool {
+    let request = session.req_header();
+    matches!(&*session.downstream_session, ServerSession::H2(_))
+        && request.method != http::Method::CONNECT
+        && Trailing::of(request).is_wanted
 }
 
 /// The exchange of a request that came over HTTP/1.
@@ -347,6 +374,7 @@ impl ProxyHttp for Forward {
     ) -> pingora::Result<bool> {
         progress.exchange = exchange_of(session);
         match path::classify(session.req_header().raw_path(), &self.prefix) {
+            Target::App if is_carried(session) => self.carry(session).await.map(|()| true),
             Target::App => Ok(false),
             Target::Reserved { rest } => {
                 progress.is_ours = true;
@@ -371,11 +399,11 @@ impl ProxyHttp for Forward {
         let request = session.req_header();
         let trailing = Trailing::of(request);
         let follow = match &progress.exchange {
-            Some(exchange) if trailing.is_any() && !self.side.is_encrypted() => Some(Follow {
+            Some(exchange) if trailing.is_any() => Some(Follow {
                 exchange: exchange.clone(),
                 is_request_chunked: trailing.is_chunked,
                 is_head: request.method == http::Method::HEAD,
-                timeout: CONNECT_TIMEOUT,
+                secure: self.secure.clone(),
             }),
             _ => None,
         };
@@ -388,8 +416,11 @@ impl ProxyHttp for Forward {
         request: &mut RequestHeader,
         progress: &mut Progress,
     ) -> pingora::Result<()> {
-        if progress.exchange.is_some() && !self.side.is_encrypted() {
+        if progress.exchange.is_some() {
             keep_trailer_fields(session.req_header(), request)?;
+        }
+        if session.req_header().version == http::Version::HTTP_2 {
+            join_cookies(request)?;
         }
         self.set_forwarded(session, request)
     }

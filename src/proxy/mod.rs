@@ -5,6 +5,7 @@
 //! good proxy.
 
 pub mod app;
+pub mod carry;
 pub mod chunks;
 pub mod door;
 pub mod exchange;
@@ -28,12 +29,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::config::Config;
+use crate::config::{AppAddress, Config};
 use crate::drain::Drain;
 use door::Door;
 use forward::{Forward, Side};
 use io::Socket;
 use reserved::Desk;
+use tls::Secure;
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -62,6 +64,10 @@ impl PublicPort {
             desk: desk.clone(),
             prefix: prefix.clone(),
             resolved: parking_lot::Mutex::new(None),
+            secure: match &config.app {
+                AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),
+                _ => None,
+            },
         };
         let mut proxy = http_proxy(&Arc::new(ServerConf::default()), forward);
         let mut options = HttpServerOptions::default();

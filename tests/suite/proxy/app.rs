@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// The field by which a request chooses its script.
 pub const CASE: &str = "X-Case";
@@ -136,6 +137,24 @@ impl App {
                 tokio::spawn(serve(serving.clone(), socket));
             }
         }));
+    }
+
+    /// Listens where the clients are to speak TLS.
+    pub async fn listen_tls(&mut self, acceptor: TlsAcceptor) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let serving = self.shared.clone();
+        self.listening.push(tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (serving, acceptor) = (serving.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    if let Ok(socket) = acceptor.accept(socket).await {
+                        serve(serving, socket).await;
+                    }
+                });
+            }
+        }));
+        address
     }
 
     /// What to do for requests of a case.
@@ -287,7 +306,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
                     };
                     peer.body(&head, count).await.map(drop)
                 }
-                Step::Send(bytes) => peer.socket.write_all(&bytes).await.ok(),
+                Step::Send(bytes) => {
+                    let written = peer.socket.write_all(&bytes).await;
+                    written.and(peer.socket.flush().await).ok()
+                }
                 Step::Generate(mut length) => {
                     let block = pattern();
                     let mut done = Some(());

@@ -11,6 +11,7 @@ mod http2;
 mod raw;
 mod same;
 mod slow;
+mod trailers;
 
 use std::net::SocketAddr;
 
