@@ -1,11 +1,11 @@
 //! The end of the process: streams are closed spread over `drain`, so that their clients do not
 //! all reconnect to the other replicas at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// The share of the drain time over which streams are closed; the rest is for their last bytes.
@@ -20,7 +20,10 @@ pub struct Drain {
 #[derive(Debug)]
 struct Shared {
     /// When draining began, once it has.
-    began: watch::Sender<Option<Instant>>,
+    began: OnceLock<Instant>,
+    /// Said once, right after that. Every idle stream waits for it: this is the smallest thing to
+    /// wait for.
+    beginning: Notify,
     over: Duration,
     open: AtomicUsize,
     emptied: Notify,
@@ -35,7 +38,8 @@ pub struct Held {
 impl Drain {
     pub fn new(over: Duration) -> Drain {
         let shared = Shared {
-            began: watch::Sender::new(None),
+            began: OnceLock::new(),
+            beginning: Notify::new(),
             over,
             open: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -44,28 +48,30 @@ impl Drain {
     }
 
     pub fn begin(&self) {
-        self.shared.began.send_if_modified(|began| {
-            let is_first = began.is_none();
-            began.get_or_insert_with(Instant::now);
-            is_first
-        });
+        if self.shared.began.set(Instant::now()).is_ok() {
+            self.shared.beginning.notify_waiters();
+        }
     }
 
     pub fn has_begun(&self) -> bool {
-        self.shared.began.borrow().is_some()
+        self.shared.began.get().is_some()
     }
 
     /// Resolves when draining begins.
     pub async fn begun(&self) {
-        let mut began = self.shared.began.subscribe();
-        // The sender lives in `self`, so there is no error to hear of.
-        let _ = began.wait_for(Option::is_some).await;
+        // Made before looking, so that it hears of a beginning right after.
+        let beginning = self.shared.beginning.notified();
+        if !self.has_begun() {
+            beginning.await;
+        }
     }
 
     /// Resolves at this stream's own time to end, somewhere within the drain time.
     pub async fn my_turn(&self) {
         self.begun().await;
-        tokio::time::sleep(self.shared.over.mul_f64(fastrand::f64() * SPREAD)).await;
+        let turn = self.shared.over.mul_f64(fastrand::f64() * SPREAD);
+        // Boxed: until then it is in nobody's way.
+        Box::pin(tokio::time::sleep(turn)).await;
     }
 
     /// Counts a connection as open until the result is dropped.
@@ -78,7 +84,7 @@ impl Drain {
     /// however often this is called.
     pub async fn finished(&self) {
         self.begun().await;
-        let began = self.shared.began.borrow().unwrap_or_else(Instant::now);
+        let began = self.shared.began.get().copied().unwrap_or_else(Instant::now);
         let empty = async {
             loop {
                 let emptied = self.shared.emptied.notified();

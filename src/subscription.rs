@@ -187,10 +187,9 @@ impl Subscription {
                 Phase::Waiting(was_live) => tokio::select! {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
-                    // The feed outlives its subscriptions, so there is no error to hear of.
-                    _ = was_live.wait_for(|was| *was) => Woke::Live,
+                    // Boxed, as below: almost all clients wait elsewhere.
+                    () = Box::pin(live(was_live)) => Woke::Live,
                 },
-                // Boxed, since almost all clients wait elsewhere.
                 Phase::Replaying(replay) => tokio::select! {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
@@ -391,6 +390,11 @@ impl Subscription {
         }
         self.beat = Instant::now() + self.shared.heartbeat;
     }
+}
+
+async fn live(was_live: &mut watch::Receiver<bool>) {
+    // The feed outlives its subscriptions, so there is no error to hear of.
+    let _ = was_live.wait_for(|was| *was).await;
 }
 
 impl Drop for Subscription {

@@ -307,13 +307,20 @@ async fn close(socket: &mut Socket) {
     }
 }
 
-/// A stream's own task.
-async fn stream(mut socket: Socket, mut opened: Box<Opened>, minor: u8, is_head: bool) {
-    if let Socket::Plain(tcp) = &socket {
+/// A stream's own task. A block that owns its parts, since a function would keep room for each of
+/// them twice: as it is given, and where it is used.
+fn stream(
+    socket: Socket,
+    mut opened: Box<Opened>,
+    minor: u8,
+    is_head: bool,
+) -> impl Future<Output = ()> + Send {
+    let is_chunked = minor > 0 && !is_head;
+    let mut sink = SocketSink { socket, is_chunked };
+    if let Socket::Plain(tcp) = &sink.socket {
         // Without it a vanished client is noticed only after many retransmissions.
         let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT));
     }
-    let is_chunked = minor > 0 && !is_head;
     let head = {
         let cors = opened.take_cors();
         let mut fields = Opened::headers().to_vec();
@@ -324,13 +331,16 @@ async fn stream(mut socket: Socket, mut opened: Box<Opened>, minor: u8, is_head:
         }
         head_of(200, &fields, minor)
     };
-    let is_sent = matches!(timeout(IDLE, socket.write_all(&head)).await, Ok(Ok(())));
-    if !is_sent || is_head {
-        return close(&mut socket).await;
+    async move {
+        let is_sent = matches!(timeout(IDLE, sink.socket.write_all(&head)).await, Ok(Ok(())));
+        if !is_sent || is_head {
+            return Box::pin(close(&mut sink.socket)).await;
+        }
+        // As long as the stream lives, this task should hold little else than what it waits for.
+        drop(head);
+        opened.serve(&mut sink).await;
+        Box::pin(sink.finish()).await;
     }
-    let mut sink = SocketSink { socket, is_chunked };
-    opened.serve(&mut sink).await;
-    sink.finish().await;
 }
 
 /// Server-Sent Events on a bare socket.
@@ -340,7 +350,7 @@ struct SocketSink {
 }
 
 impl SocketSink {
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         let end = async {
             if self.is_chunked {
                 self.socket.write_all(b"0\r\n\r\n").await?;
@@ -371,7 +381,7 @@ impl Sink for SocketSink {
 
     async fn closed(&mut self) {
         // A client has nothing more to say on this connection; whatever it sends is dropped.
-        let mut rest = [0; 64];
+        let mut rest = [0; 16];
         while matches!(self.socket.read(&mut rest).await, Ok(1..)) {}
     }
 }

@@ -130,14 +130,30 @@ pub async fn open(
         && position.names_document()
         && !position.is_invalidate()
     {
-        let mut events =
-            open_at(server, key, collections, &Start::At(position.time()), pace).await?;
-        let found = tokio::time::timeout(SEARCH, is_behind(&mut events, position)).await;
-        if found.map_err(|_| Error::custom("no answer"))?? {
-            return Ok(events);
+        let finding = find(server, key, collections, position, pace);
+        match tokio::time::timeout(SEARCH, finding).await {
+            Ok(Ok(Some(events))) => return Ok(events),
+            Ok(Ok(None)) => {}
+            // It, or one soon after, cannot be read. `startAfter` passes over it, at least.
+            Ok(Err(error)) if Trouble::of(&error) == Trouble::TooLarge => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(Error::custom("no answer")),
         }
     }
     open_at(server, key, collections, start, pace).await
+}
+
+/// A cursor right behind an event, if it is found at its time.
+async fn find(
+    server: &Server,
+    key: &FeedKey,
+    collections: &Collections,
+    position: &Position,
+    pace: Pace,
+) -> Result<Option<Events>, Error> {
+    let start = Start::At(position.time());
+    let mut events = open_at(server, key, collections, &start, pace).await?;
+    Ok(is_behind(&mut events, position).await?.then_some(events))
 }
 
 /// Reads up to an event, which is among the first; says whether it was there.
