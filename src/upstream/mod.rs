@@ -88,6 +88,8 @@ impl Upstream {
         // Answers that did not come, in a row.
         let mut stalls = 0u32;
         let mut pace = Pace::Batches;
+        // A cursor said in passing that its place is lost.
+        let mut is_doubted = false;
         loop {
             let (generation, collections) = self.feed.collections();
             let patience = STALL * (1 << stalls.min(MAX_STALL_DOUBLINGS));
@@ -102,7 +104,7 @@ impl Upstream {
                     self.metrics.upstream_cursors.dec();
                     resume = Resume::FromHead;
                     if has_read {
-                        (failures, stalls) = (0, 0);
+                        (failures, stalls, is_doubted) = (0, 0, false);
                     }
                     match ended {
                         Ended::Relisted => {
@@ -111,6 +113,13 @@ impl Upstream {
                         }
                         Ended::Invalidated => {
                             self.count_restart("invalidate");
+                            continue;
+                        }
+                        // Whether the place is lost for good shows when it is opened again: what the
+                        // server said of a cursor may have been about its own trouble.
+                        Ended::Failed(error) if error.trouble().is_loss() && !is_doubted => {
+                            is_doubted = true;
+                            self.count_restart(error.trouble().reason());
                             continue;
                         }
                         Ended::Failed(error) => error,
@@ -129,7 +138,7 @@ impl Upstream {
             resume = match (trouble, resume) {
                 // The window may reach back further than the oplog; see `warm_start`.
                 (_, Resume::First) if self.feed.now().is_none() => Resume::First,
-                (Trouble::HistoryLost | Trouble::Fatal | Trouble::Unreadable, _) => Resume::FromNow,
+                (trouble, _) if trouble.is_loss() => Resume::FromNow,
                 (Trouble::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
                 (_, Resume::FromNow) => Resume::FromNow,
                 (_, _) => Resume::FromHead,

@@ -98,6 +98,11 @@ impl Trouble {
         }
     }
 
+    /// Whether what came after the place can no longer be read.
+    pub fn is_loss(self) -> bool {
+        matches!(self, Trouble::HistoryLost | Trouble::Fatal | Trouble::Unreadable)
+    }
+
     /// Whether somebody has to do something before it can work; tried again slowly meanwhile.
     pub fn needs_a_person(self) -> bool {
         matches!(
