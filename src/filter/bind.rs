@@ -209,6 +209,8 @@ impl Filter {
             return Err(BindError::MissingClaim(path));
         }
         values.extend(bound);
+        // Kept for as long as somebody listens with them.
+        values.shrink_to_fit();
         Ok(Bound { predicate, values: BoundValues(values) })
     }
 
