@@ -12,12 +12,14 @@
 //!   is in `ready` before it awaits again.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Timestamp;
+use prometheus::IntCounter;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
 use crate::feed::{self, Feed};
@@ -86,7 +88,7 @@ enum Woke {
 /// See the file's head.
 #[derive(Debug)]
 pub struct Subscription {
-    shared: Shared,
+    shared: Arc<Shared>,
     feed: Arc<Feed>,
     route: Arc<Route>,
     epoch: u64,
@@ -95,12 +97,18 @@ pub struct Subscription {
     ready: VecDeque<Frame>,
     /// When there has to be a sign of life.
     beat: Instant,
+    /// Never later than `beat`, and set anew only when it has run out: setting a timer takes a lock
+    /// that all clients share, and events come more often than heartbeats. Boxed, since a
+    /// subscription moves.
+    timer: Pin<Box<Sleep>>,
+    /// This stream's own counter.
+    events_sent: IntCounter,
 }
 
 impl Subscription {
     /// Joins the route of a filter with these values.
     pub fn new(
-        shared: Shared,
+        shared: Arc<Shared>,
         feed: Arc<Feed>,
         filter: &Arc<Filter>,
         bound: Bound,
@@ -108,8 +116,12 @@ impl Subscription {
     ) -> Subscription {
         let joined = feed.join(filter, bound);
         shared.metrics.subscriptions.with_label_values(&[&filter.name]).inc();
+        let events_sent = shared.metrics.events_sent_total.with_label_values(&[&filter.name]);
+        let beat = Instant::now() + shared.heartbeat;
         let mut subscription = Subscription {
-            beat: Instant::now() + shared.heartbeat,
+            beat,
+            timer: Box::pin(sleep_until(beat)),
+            events_sent,
             phase: Phase::Waiting(feed.watch_was_live()),
             shared,
             feed,
@@ -125,6 +137,11 @@ impl Subscription {
             From::FilterChanged => subscription.reset(ResetReason::FilterChanged),
         }
         subscription
+    }
+
+    /// Counts what was written to this client.
+    pub fn count_sent(&self, events: u64) {
+        self.events_sent.inc_by(events);
     }
 
     pub fn filter(&self) -> &Arc<Filter> {
@@ -178,7 +195,7 @@ impl Subscription {
             }
             // Almost all subscriptions wait here: what held the last frames is given back.
             self.ready = VecDeque::new();
-            let beat = tokio::time::sleep_until(self.beat);
+            let beat = self.timer.as_mut();
             let woke = match &mut self.phase {
                 Phase::Following(_) => tokio::select! {
                     () = &mut woken => Woke::Wake,
@@ -198,6 +215,7 @@ impl Subscription {
             };
             match woke {
                 Woke::Wake => {}
+                Woke::Beat if Instant::now() < self.beat => self.timer.as_mut().reset(self.beat),
                 Woke::Beat => self.heartbeat(),
                 Woke::Live => self.go_live(),
             }
@@ -435,7 +453,7 @@ mod tests {
         feed.set_status(Status::Live);
         let metrics = Arc::new(Metrics::default());
         let replayer = Replayer::new(Server::default(), limits, 1, metrics.clone());
-        let shared = Shared { replayer, metrics, heartbeat: Duration::from_secs(60) };
+        let shared = Arc::new(Shared { replayer, metrics, heartbeat: Duration::from_secs(60) });
         let bound = filter.bind(&[], None).unwrap();
         let mut subscription = Subscription::new(shared, feed.clone(), &filter, bound, From::Now);
         assert!(matches!(subscription.next().await, Some(Frame::Position(_))));

@@ -21,7 +21,7 @@ pub struct Bound {
 /// The bound values in one canonical form: equal exactly where the same documents match, as far as
 /// the values tell. Sets are sorted and hold nothing twice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct BoundValues(Vec<(String, Option<Bson>)>);
+pub struct BoundValues(Box<[(String, Option<Bson>)]>);
 
 impl BoundValues {
     /// Name and value of every parameter, in the order of the declaration; `None`: left out.
@@ -209,9 +209,7 @@ impl Filter {
             return Err(BindError::MissingClaim(path));
         }
         values.extend(bound);
-        // Kept for as long as somebody listens with them.
-        values.shrink_to_fit();
-        Ok(Bound { predicate, values: BoundValues(values) })
+        Ok(Bound { predicate, values: BoundValues(values.into()) })
     }
 
     fn check_declared(&self, name: &str) -> Result<(), ParamError> {

@@ -1,6 +1,7 @@
 //! All routes of one upstream, and which of them an event concerns.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,16 +15,31 @@ use crate::matcher::Predicate;
 pub type RouteId = u64;
 
 /// What makes two subscriptions the same route: the file as it was read, and the bound values.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// Small, since there may be a million of them: a reference to the filter instead of its name.
+#[derive(Debug)]
 pub(super) struct Key {
-    stream: String,
-    digest: u64,
+    filter: Arc<Filter>,
     values: BoundValues,
 }
 
 impl Key {
-    fn new(filter: &Filter, values: BoundValues) -> Key {
-        Key { stream: filter.name.clone(), digest: filter.source_digest, values }
+    fn parts(&self) -> (&str, u64, &BoundValues) {
+        (&self.filter.name, self.filter.source_digest, &self.values)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
     }
 }
 
@@ -52,7 +68,7 @@ impl RouteTable {
         complete_from: u64,
         keep: usize,
     ) -> Arc<Route> {
-        let key = Key::new(filter, bound.values);
+        let key = Key { filter: filter.clone(), values: bound.values };
         if let Some(route) = self.known(&key) {
             return route;
         }

@@ -196,7 +196,6 @@ fn gather(subscription: &mut Subscription, first: Frame) -> (Vec<Bytes>, Vec<Arc
 
 fn count(metrics: &Metrics, subscription: &Subscription, sent: &[Arc<Delivery>]) {
     let events = sent.iter().filter(|delivery| matches!(delivery.kind, Kind::Event(_)));
-    let stream = &subscription.filter().name;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     let mut count = 0;
     for delivery in events {
@@ -208,6 +207,6 @@ fn count(metrics: &Metrics, subscription: &Subscription, sent: &[Arc<Delivery>])
         }
     }
     if count > 0 {
-        metrics.events_sent_total.with_label_values(&[stream]).inc_by(count);
+        subscription.count_sent(count);
     }
 }
