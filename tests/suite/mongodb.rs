@@ -5,6 +5,7 @@ mod history;
 mod impossible;
 mod outages;
 mod sharing;
+mod srv;
 mod states;
 mod vanishing;
 

@@ -111,7 +111,8 @@ impl Program {
         Program::spawn(command, arguments, env).await
     }
 
-    async fn spawn(mut command: Command, arguments: &[&str], env: &[(&str, &str)]) -> Program {
+    /// The same, by a command that runs the program with the arguments that are added to it.
+    pub async fn spawn(mut command: Command, arguments: &[&str], env: &[(&str, &str)]) -> Program {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("log");
         let child = command
