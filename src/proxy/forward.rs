@@ -19,13 +19,13 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorSource, ErrorType, OrErr};
 use tracing::{debug, warn};
 
-use super::app::{self, CONNECT_TIMEOUT, Follow};
 use super::carry;
 use super::chunks::Malformed;
 use super::exchange::{Exchange, Plan};
 use super::fields::{
     Trailing, as_http1, date_of, host_of, join_cookies, keep_trailer_fields, remove_hop_by_hop,
 };
+use super::follow::{self, CONNECT_TIMEOUT, Follow};
 use super::gate;
 use super::io::Connection;
 use super::path::{self, Target};
@@ -250,7 +250,7 @@ impl Forward {
         let mut failures = 0;
         let socket = loop {
             let peer = self.peer(failures, None).await?;
-            match app::connect(peer.address(), self.secure.as_ref()).await {
+            match follow::connect(peer.address(), self.secure.as_ref()).await {
                 Ok(socket) => break socket,
                 Err(error) if failures + 1 >= self.address_count() => return Err(error),
                 Err(_) => failures += 1,

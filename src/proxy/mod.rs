@@ -10,6 +10,7 @@ pub mod chunks;
 pub mod door;
 pub mod exchange;
 pub mod fields;
+pub mod follow;
 pub mod forward;
 pub mod gate;
 pub mod io;
