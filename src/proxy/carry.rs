@@ -23,9 +23,9 @@ use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
+use super::app::Socket;
 use super::chunks;
 use super::fields::remove_hop_by_hop;
-use super::follow::Socket;
 
 /// As many fields of an answer as pingora takes.
 const MAX_FIELDS: usize = 256;
