@@ -82,14 +82,55 @@ impl Chunks {
         self.advance(bytes, |state| state == State::Done)
     }
 
-    /// Goes on to where the trailers begin, after the line of the last chunk, if these bytes have
-    /// it.
+    /// As [`Chunks::follow`]; told apart are the bytes up to the trailer section, which may be
+    /// passed on as they are, and all that belong to the body.
     ///
     /// # Errors
     /// [`Malformed`]; nothing can be said after that.
-    pub fn follow_to_trailers(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-        let at = self.advance(bytes, |state| state == State::TrailerStart)?;
-        Ok((self.state == State::TrailerStart).then_some(at))
+    pub fn follow_body(&mut self, bytes: &[u8]) -> Result<(usize, usize), Malformed> {
+        let body = match self.is_in_trailers() {
+            true => 0,
+            false => self.advance(bytes, |state| state == State::TrailerStart)?,
+        };
+        let trailers = match self.is_in_trailers() {
+            true => self.follow(&bytes[body..])?,
+            false => 0,
+        };
+        Ok((body, body + trailers))
+    }
+
+    /// As [`Chunks::follow`]; moves what is in the chunks to the front. How much that is, and how
+    /// many bytes belong to the body.
+    ///
+    /// # Errors
+    /// [`Malformed`]; nothing can be said after that.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<(usize, usize), Malformed> {
+        let (mut kept, mut at) = (0, 0);
+        while at < bytes.len() && !self.is_done() {
+            at += self.advance(&bytes[at..], |state| matches!(state, State::Data | State::Done))?;
+            if self.state == State::Data {
+                let end = at + self.skip_data(bytes.len() - at);
+                bytes.copy_within(at..end, kept);
+                kept += end - at;
+                at = end;
+            }
+        }
+        Ok((kept, at))
+    }
+
+    fn is_in_trailers(&self) -> bool {
+        use State::{Done, LastEnd, Trailer, TrailerEnd, TrailerStart};
+        matches!(self.state, TrailerStart | Trailer | TrailerEnd | LastEnd | Done)
+    }
+
+    /// Goes on through a chunk's data, of which so much is here.
+    fn skip_data(&mut self, here: usize) -> usize {
+        let here = u64::try_from(here).unwrap_or(u64::MAX).min(self.left);
+        self.left -= here;
+        if self.left == 0 {
+            self.state = State::DataReturn;
+        }
+        usize::try_from(here).unwrap_or(usize::MAX)
     }
 
     /// The lines of the trailer section without the fields that do not belong there, each with
@@ -123,12 +164,7 @@ impl Chunks {
         let mut at = 0;
         while at < bytes.len() && !is_wanted(self.state) {
             if self.state == State::Data {
-                let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(self.left);
-                at += usize::try_from(here).unwrap_or(usize::MAX);
-                self.left -= here;
-                if self.left == 0 {
-                    self.state = State::DataReturn;
-                }
+                at += self.skip_data(bytes.len() - at);
                 continue;
             }
             match self.step(bytes[at]) {
@@ -259,8 +295,19 @@ mod tests {
     #[test]
     fn the_trailers_begin_after_the_last_chunk() {
         let mut chunks = Chunks::default();
-        assert_eq!(chunks.follow_to_trailers(b"5\r\n0\r\n\r\n\r\n"), Ok(None));
-        assert_eq!(chunks.follow_to_trailers(b"0\r\n\r\nmore"), Ok(Some(3)));
+        assert_eq!(chunks.follow_body(b"5\r\n0\r\n\r\n\r\n"), Ok((10, 10)));
+        assert_eq!(chunks.follow_body(b"0\r\nX:"), Ok((3, 5)));
+        assert_eq!(chunks.follow_body(b" 1\r\n\r\nmore"), Ok((0, 6)));
+        assert!(chunks.is_done());
+    }
+
+    #[test]
+    fn what_is_in_the_chunks_comes_to_the_front() {
+        let mut bytes = *b"3\r\nabc\r\n2;x\r\nde\r\n0\r\nX: 1\r\n\r\nmore";
+        let length = bytes.len();
+        let mut chunks = Chunks::default();
+        assert_eq!(chunks.decode(&mut bytes), Ok((5, length - 4)));
+        assert_eq!((&bytes[..5], chunks.trailers()), (b"abcde".as_slice(), Ok(b"X: 1\r\n".into())));
     }
 
     proptest! {

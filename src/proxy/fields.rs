@@ -1,52 +1,16 @@
-//! Header fields on their way: what concerns one connection stays, everything else passes.
+//! Header fields of HTTP/2 requests on their way: what concerns one connection stays, everything else passes.
 
-use bytes::Bytes;
 use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-/// How a request differs from the common one on its way to the app.
-#[derive(Debug, Default)]
-pub struct Trailing {
-    pub is_chunked: bool,
-    /// The client takes trailers.
-    pub is_wanted: bool,
-}
-
-impl Trailing {
-    pub fn of(request: &RequestHeader) -> Trailing {
-        Trailing {
-            is_chunked: request.version == http::Version::HTTP_11
-                && request.headers.contains_key(header::TRANSFER_ENCODING),
-            is_wanted: request.version >= http::Version::HTTP_11
-                && has_token(request.headers.get_all(header::TE), b"trailers"),
-        }
-    }
-
-    pub fn is_any(&self) -> bool {
-        self.is_chunked || self.is_wanted
-    }
+/// Whether the client says that it takes trailers.
+pub fn takes_trailers(request: &RequestHeader) -> bool {
+    has_token(request.headers.get_all(header::TE), b"trailers")
 }
 
 fn has_token<'a>(values: impl IntoIterator<Item = &'a http::HeaderValue>, token: &[u8]) -> bool {
     let mut parts = values.into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     parts.any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
-}
-
-/// Pingora takes these fields away, since it takes trailers away. We do not.
-pub fn keep_trailer_fields(from: &RequestHeader, to: &mut RequestHeader) -> pingora::Result<()> {
-    let trailing = Trailing::of(from);
-    if trailing.is_chunked {
-        for (name, value) in from.case_header_iter() {
-            if name.as_slice().eq_ignore_ascii_case(b"trailer") {
-                to.append_header(name.clone(), value.clone())?;
-            }
-        }
-    }
-    if trailing.is_wanted && !to.headers.contains_key(header::CONNECTION) {
-        to.insert_header("TE", "trailers")?;
-        to.insert_header(header::CONNECTION, "TE")?;
-    }
-    Ok(())
 }
 
 /// HTTP/2 clients send a cookie a field, for the sake of compression; HTTP/1.1 knows one field with
@@ -104,14 +68,6 @@ pub fn remove_hop_by_hop(answer: &mut ResponseHeader) {
     for name in ["connection", "keep-alive", "proxy-connection"] {
         answer.remove_header(name);
     }
-}
-
-/// The app's `Date` as it wrote it.
-pub fn date_of(answer: &ResponseHeader) -> Option<Bytes> {
-    let value = answer.headers.get(header::DATE)?;
-    let mut names = answer.case_header_iter().map(|(name, _)| name.as_slice());
-    let name = names.find(|name| name.eq_ignore_ascii_case(b"date")).unwrap_or(b"Date");
-    Some([name, b": ", value.as_bytes()].concat().into())
 }
 
 pub fn host_of(request: &RequestHeader) -> Option<&[u8]> {

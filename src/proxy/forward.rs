@@ -1,45 +1,32 @@
-//! The app behind us, as pingora's `ProxyHttp`: forwards unchanged, adds `X-Forwarded-*`, and says
-//! what is wrong when the app is away. HTTP/2 streams on the reserved path are answered here.
+//! HTTP/2 before the app, as pingora's `ProxyHttp`: forwards unchanged, adds `X-Forwarded-*`, and
+//! says what is wrong when the app is away. Streams on the reserved path are answered here.
 //!
 //! Nothing in this file depends on MongoDB or on filter files.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
-use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use pingora::upstreams::peer::{HttpPeer, Peer};
-use pingora::{Error, ErrorSource, ErrorType, OrErr};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
 use tracing::{debug, warn};
 
-use super::app::{self, CONNECT_TIMEOUT, Follow};
+use super::app::{APP_IDLE, App, CONNECT_TIMEOUT, Unreachable};
 use super::carry;
-use super::chunks::Malformed;
-use super::exchange::{Exchange, Plan};
-use super::fields::{
-    Trailing, as_http1, date_of, host_of, join_cookies, keep_trailer_fields, remove_hop_by_hop,
-};
+use super::fields::{as_http1, host_of, join_cookies, remove_hop_by_hop, takes_trailers};
 use super::gate;
-use super::io::Connection;
 use super::path::{self, Target};
 use super::reserved::{Answer, Ask, Desk, Opened, Plain};
-use super::tls::Secure;
 use crate::access::{Guard, Origin};
 use crate::config::AppAddress;
 use crate::transport::Sink;
 use crate::transport::problem::Problem;
-
-/// Idle connections to the app are kept this long, less than most apps keep them.
-const APP_IDLE: Duration = Duration::from_secs(4);
-/// How long a resolved name of the app is used.
-const RESOLVED_FOR: Duration = Duration::from_secs(5);
 
 /// The way to the app, for every way in.
 #[derive(Debug)]
@@ -151,15 +138,7 @@ pub struct Forward {
     pub side: Arc<Side>,
     pub desk: Arc<Desk>,
     pub prefix: Arc<str>,
-    pub resolved: Mutex<Option<Resolved>>,
-    /// For an app that speaks TLS.
-    pub secure: Option<Secure>,
-}
-
-/// The app's addresses, and when they were looked up.
-pub struct Resolved {
-    addresses: Vec<SocketAddr>,
-    at: Instant,
+    pub app: App,
 }
 
 /// One request on its way.
@@ -167,66 +146,31 @@ pub struct Progress {
     began: Instant,
     /// Addresses of the app that did not take the connection.
     failures: usize,
+    /// How many there are.
+    addresses: usize,
     /// Answered here, not by the app.
     is_ours: bool,
-    /// Shared with the client's connection; HTTP/2 has none.
-    exchange: Option<Arc<Exchange>>,
 }
 
 impl Forward {
-    async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
-        if let Some(resolved) = &*self.resolved.lock()
-            && resolved.at.elapsed() < RESOLVED_FOR
-        {
-            return Ok(resolved.addresses.clone());
-        }
-        let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-        let resolved = Resolved { addresses: addresses.clone(), at: Instant::now() };
-        *self.resolved.lock() = Some(resolved);
-        Ok(addresses)
-    }
-
-    async fn peer(&self, failures: usize, follow: Option<Follow>) -> pingora::Result<HttpPeer> {
+    async fn peer(&self, progress: &mut Progress) -> pingora::Result<HttpPeer> {
         let mut peer = match &self.side.app {
             AppAddress::Unix { path } => {
                 HttpPeer::new_uds(path.to_str().unwrap_or_default(), false, String::new())?
             }
             AppAddress::Tcp { host, port, tls } => {
-                let addresses = self
-                    .addresses(host, *port)
-                    .await
-                    .or_err(ErrorType::ConnectNoRoute, "the app's host name cannot be resolved")
-                    .map_err(|error| error.into_up())?;
-                let address =
-                    addresses.get(failures % addresses.len().max(1)).ok_or_else(|| {
-                        Error::explain(
-                            ErrorType::ConnectNoRoute,
-                            "the app's host name has no address",
-                        )
-                        .into_up()
-                    })?;
-                // A connection that is followed speaks TLS by itself.
-                HttpPeer::new(address, *tls && follow.is_none(), host.clone())
+                let addresses = self.app.addresses(host, *port).await.map_err(of_app)?;
+                progress.addresses = addresses.len();
+                let address = addresses
+                    .get(progress.failures % addresses.len().max(1))
+                    .ok_or_else(|| of_app(Unreachable::NoAddress))?;
+                HttpPeer::new(address, *tls, host.clone())
             }
         };
-        if let Some(follow) = follow {
-            // Never shared: nothing may take it for one of pingora's own.
-            peer.group_key = 1;
-            peer.options.custom_l4 = Some(Arc::new(follow));
-            peer.options.idle_timeout = Some(Duration::ZERO);
-            return Ok(peer);
-        }
         peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
         peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
         peer.options.idle_timeout = Some(APP_IDLE);
         Ok(peer)
-    }
-
-    fn address_count(&self) -> usize {
-        self.resolved.lock().as_ref().map_or(1, |resolved| resolved.addresses.len())
     }
 
     fn set_forwarded(&self, session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
@@ -247,15 +191,7 @@ impl Forward {
         let mut request = session.req_header().clone();
         as_http1(&mut request, has_body)?;
         self.set_forwarded(session, &mut request)?;
-        let mut failures = 0;
-        let socket = loop {
-            let peer = self.peer(failures, None).await?;
-            match app::connect(peer.address(), self.secure.as_ref()).await {
-                Ok(socket) => break socket,
-                Err(error) if failures + 1 >= self.address_count() => return Err(error),
-                Err(_) => failures += 1,
-            }
-        };
+        let (socket, _) = self.app.connect().await.map_err(of_app)?.into_parts();
         carry::carry(&mut session.downstream_session, request, has_body, socket).await
     }
 
@@ -290,19 +226,20 @@ impl Forward {
     }
 }
 
+fn of_app(error: Unreachable) -> Box<Error> {
+    let kind = match error {
+        Unreachable::TimedOut => ErrorType::ConnectTimedout,
+        _ => ErrorType::ConnectError,
+    };
+    Error::because(kind, "the app", error).into_up()
+}
+
 /// Whether pingora would lose what this client asked for: the trailers of an answer.
 fn is_carried(session: &Session) -> bool {
     let request = session.req_header();
     matches!(&*session.downstream_session, ServerSession::H2(_))
         && request.method != http::Method::CONNECT
-        && Trailing::of(request).is_wanted
-}
-
-/// The exchange of a request that came over HTTP/1.
-fn exchange_of(session: &Session) -> Option<Arc<Exchange>> {
-    let ServerSession::H1(session) = &*session.downstream_session else { return None };
-    let connection = (**session.stream()).as_any().downcast_ref::<Connection>()?;
-    Some(connection.exchange().clone())
+        && takes_trailers(request)
 }
 
 async fn write_plain(session: &mut Session, plain: &Plain) -> pingora::Result<()> {
@@ -364,7 +301,7 @@ impl ProxyHttp for Forward {
     type CTX = Progress;
 
     fn new_ctx(&self) -> Progress {
-        Progress { began: Instant::now(), failures: 0, is_ours: false, exchange: None }
+        Progress { began: Instant::now(), failures: 0, addresses: 1, is_ours: false }
     }
 
     async fn request_filter(
@@ -372,7 +309,6 @@ impl ProxyHttp for Forward {
         session: &mut Session,
         progress: &mut Progress,
     ) -> pingora::Result<bool> {
-        progress.exchange = exchange_of(session);
         match path::classify(session.req_header().raw_path(), &self.prefix) {
             Target::App if is_carried(session) => self.carry(session).await.map(|()| true),
             Target::App => Ok(false),
@@ -393,66 +329,31 @@ impl ProxyHttp for Forward {
 
     async fn upstream_peer(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         progress: &mut Progress,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let request = session.req_header();
-        let trailing = Trailing::of(request);
-        let follow = match &progress.exchange {
-            Some(exchange) if trailing.is_any() => Some(Follow {
-                exchange: exchange.clone(),
-                is_request_chunked: trailing.is_chunked,
-                is_head: request.method == http::Method::HEAD,
-                secure: self.secure.clone(),
-            }),
-            _ => None,
-        };
-        self.peer(progress.failures, follow).await.map(Box::new)
+        self.peer(progress).await.map(Box::new)
     }
 
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        progress: &mut Progress,
+        _progress: &mut Progress,
     ) -> pingora::Result<()> {
-        if progress.exchange.is_some() {
-            keep_trailer_fields(session.req_header(), request)?;
-        }
-        if session.req_header().version == http::Version::HTTP_2 {
-            join_cookies(request)?;
-        }
+        join_cookies(request)?;
         self.set_forwarded(session, request)
     }
 
     async fn response_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         answer: &mut ResponseHeader,
-        progress: &mut Progress,
+        _progress: &mut Progress,
     ) -> pingora::Result<()> {
-        if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            if let Some(exchange) = &progress.exchange {
-                exchange.set_upgraded();
-            }
-            return Ok(());
+        if answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            remove_hop_by_hop(answer);
         }
-        remove_hop_by_hop(answer);
-        if answer.status.is_informational() {
-            return Ok(());
-        }
-        let Some(exchange) = &progress.exchange else { return Ok(()) };
-        let request = session.req_header();
-        if request.version == http::Version::HTTP_10 {
-            // Came before chunks: the end of the connection ends the body.
-            answer.remove_header(&header::TRANSFER_ENCODING);
-        }
-        let has_body =
-            request.method != http::Method::HEAD && !matches!(answer.status.as_u16(), 204 | 304);
-        exchange.set_plan(Plan {
-            date: date_of(answer),
-            is_chunked: has_body && answer.headers.contains_key(header::TRANSFER_ENCODING),
-        });
         Ok(())
     }
 
@@ -465,7 +366,7 @@ impl ProxyHttp for Forward {
     ) -> Box<Error> {
         // A name such as localhost has several addresses, and the app listens on one of them.
         progress.failures += 1;
-        if progress.failures < self.address_count() {
+        if progress.failures < progress.addresses {
             error.set_retry(true);
         }
         error
@@ -475,13 +376,10 @@ impl ProxyHttp for Forward {
         &self,
         session: &mut Session,
         error: &Error,
-        progress: &mut Progress,
+        _progress: &mut Progress,
     ) -> FailToProxy {
         let failed = |error_code| FailToProxy { error_code, can_reuse_downstream: false };
-        let is_malformed =
-            progress.exchange.as_ref().is_some_and(|exchange| exchange.is_malformed());
         let problem = match (error.esource(), error.etype()) {
-            _ if is_malformed => Problem::new(400, Malformed.to_string()),
             (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError)
             | (_, ErrorType::ConnectionClosed)
                 if error.esource() == &ErrorSource::Downstream =>
@@ -529,7 +427,7 @@ impl ProxyHttp for Forward {
         }
         let code = session.response_written().map_or(0, |response| response.status.as_u16());
         let metrics = &self.desk.metrics;
-        metrics.proxy_requests_total.with_label_values(&[code.to_string()]).inc();
+        metrics.count_proxied(code);
         metrics.proxy_request_seconds.observe(progress.began.elapsed().as_secs_f64());
     }
 }

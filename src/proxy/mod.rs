@@ -7,14 +7,15 @@
 pub mod app;
 pub mod carry;
 pub mod chunks;
+pub mod date;
 pub mod door;
-pub mod exchange;
 pub mod fields;
 pub mod forward;
 pub mod gate;
 pub mod io;
-pub mod outgoing;
+pub mod lane;
 pub mod path;
+pub mod plain;
 pub mod reserved;
 pub mod tls;
 
@@ -29,13 +30,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::config::{AppAddress, Config};
+use crate::config::Config;
 use crate::drain::Drain;
+use app::App;
 use door::Door;
 use forward::{Forward, Side};
 use io::Socket;
+use lane::Lane;
 use reserved::Desk;
-use tls::Secure;
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -59,15 +61,18 @@ impl PublicPort {
             trusted_proxies: config.trusted_proxies.clone(),
             scheme: if tls.is_some() { "https" } else { "http" },
         });
+        let app = App::new(config.app.clone());
+        let lane = Lane {
+            app: app.clone(),
+            side: side.clone(),
+            metrics: desk.metrics.clone(),
+            drain: drain.clone(),
+        };
         let forward = Forward {
             side: side.clone(),
             desk: desk.clone(),
             prefix: prefix.clone(),
-            resolved: parking_lot::Mutex::new(None),
-            secure: match &config.app {
-                AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),
-                _ => None,
-            },
+            app: app.clone(),
         };
         let mut proxy = http_proxy(&Arc::new(ServerConf::default()), forward);
         let mut options = HttpServerOptions::default();
@@ -82,8 +87,15 @@ impl PublicPort {
             // HTTP/2 connections look at it until they are closed.
             say_shutdown.closed().await;
         });
-        let door =
-            Door { proxy: Arc::new(proxy), desk, prefix, side, drain: drain.clone(), shutdown };
+        let door = Door {
+            lane,
+            proxy: Arc::new(proxy),
+            desk,
+            prefix,
+            side,
+            drain: drain.clone(),
+            shutdown,
+        };
         PublicPort { door, tls, drain }
     }
 

@@ -1,0 +1,244 @@
+//! One connection to the app, in HTTP/1.1: bytes of requests go out, heads and bodies of answers
+//! come in.
+//!
+//! Everything is polled, so that one task can write a request's body and read its answer at the
+//! same time; nothing is lost when a poll is not repeated. For one exchange:
+//!
+//! 1. [`super::App::take`], [`Connection::begin`].
+//! 2. Write head and body with [`Connection::poll_write`]. An error there is not the end: the app
+//!    may have answered and stopped reading. What it said counts; ask [`Connection::poll_head`].
+//! 3. [`Connection::poll_head`] until the head is not informational, [`Connection::expect`] a body,
+//!    and [`Connection::poll_body`] to its end.
+//! 4. [`super::App::give_back`], once the request is written whole too.
+//!
+//! Where the head cannot be had because the connection is gone, [`Connection::is_stale`] says
+//! whether the request may be sent again, on a fresh one.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use super::answer::{self, Asked, Head, Verdict};
+use super::body::Body;
+use super::socket::Socket;
+use crate::proxy::chunks::Malformed;
+
+/// Room for what is read: a page or a small file with its head comes in one piece.
+pub const ROOM: usize = 32 * 1024;
+/// Room for bodies that fill that.
+pub const MUCH_ROOM: usize = 128 * 1024;
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error("the connection to the app: {0}")]
+    Io(#[from] io::Error),
+    #[error("the app closed the connection before its answer was complete")]
+    Closed,
+    #[error("the app's answer is refused: {0}")]
+    Malformed(&'static str),
+}
+
+impl From<Malformed> for Broken {
+    fn from(Malformed: Malformed) -> Broken {
+        Broken::Malformed("its chunks are malformed")
+    }
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) socket: Socket,
+    /// Read and not used yet.
+    pub(super) unread: BytesMut,
+    is_reused: bool,
+    asked: Asked,
+    /// How far the next head was looked at.
+    seen: usize,
+    /// Something of an answer came.
+    is_answering: bool,
+    /// Some of the request was written.
+    is_asked: bool,
+    needs_flush: bool,
+    body: Body,
+    room: Room,
+    /// What the last head said.
+    is_keep_alive: bool,
+}
+
+impl Connection {
+    pub(super) fn new(socket: Socket, is_reused: bool) -> Connection {
+        Connection {
+            socket,
+            unread: BytesMut::new(),
+            is_reused,
+            asked: Asked { is_head: false, is_upgrade: false },
+            seen: 0,
+            is_answering: false,
+            is_asked: false,
+            needs_flush: false,
+            body: Body::Done,
+            room: Room::default(),
+            is_keep_alive: false,
+        }
+    }
+
+    /// Begins an exchange; what is asked says how the answer is to be read.
+    pub fn begin(&mut self, asked: Asked) {
+        self.asked = asked;
+    }
+
+    /// Whether others were answered on this connection before.
+    pub fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// After an error: whether this connection was closed while it was idle, as far as one can
+    /// tell, so that the request may be sent again on a fresh one. Not one that does something
+    /// twice when it is sent twice, unless none of it was sent.
+    pub fn is_stale(&self, is_idempotent: bool) -> bool {
+        self.is_reused && !self.is_answering && (is_idempotent || !self.is_asked)
+    }
+
+    /// Writes these bytes, which become fewer; ready when there are none left and all are on their
+    /// way.
+    ///
+    /// # Errors
+    /// The app does not read any more; it may have answered nevertheless.
+    pub fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut impl Buf,
+    ) -> Poll<io::Result<()>> {
+        while bytes.has_remaining() {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes.chunk()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            bytes.advance(written);
+            (self.is_asked, self.needs_flush) = (true, true);
+        }
+        if self.needs_flush {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next head, informational or final; its bytes are given to `take`.
+    ///
+    /// # Errors
+    /// There is none, or one that has two readings.
+    pub fn poll_head<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(Head, &[u8]) -> T,
+    ) -> Poll<Result<T, Broken>> {
+        loop {
+            match answer::inspect(&self.unread, &mut self.seen, self.asked) {
+                Verdict::Partial => {}
+                Verdict::Malformed(reason) => return Poll::Ready(Err(Broken::Malformed(reason))),
+                Verdict::Head(head) => {
+                    self.seen = 0;
+                    self.is_keep_alive = head.is_keep_alive;
+                    let taken = take(head, &self.unread[..head.length]);
+                    self.unread.advance(head.length);
+                    return Poll::Ready(Ok(taken));
+                }
+            }
+            let room = if self.unread.is_empty() { ROOM } else { ROOM / 2 };
+            self.unread.reserve(room);
+            let read = ready!(pin!(self.socket.read_buf(&mut self.unread)).poll(cx))?;
+            if read == 0 {
+                return Poll::Ready(Err(Broken::Closed));
+            }
+            self.is_answering = true;
+        }
+    }
+
+    /// What comes behind the final head.
+    pub fn expect(&mut self, body: Body) {
+        self.body = body;
+    }
+
+    /// The next piece of the body, as [`Body`] makes it, put into this empty buffer; `false` at the
+    /// end of the body, perhaps with a last piece.
+    ///
+    /// # Errors
+    /// The body is cut short, or malformed.
+    pub fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut BytesMut,
+    ) -> Poll<Result<bool, Broken>> {
+        loop {
+            if self.body.is_done() {
+                return Poll::Ready(Ok(false));
+            }
+            if self.unread.is_empty() {
+                let read = ready!(self.poll_fill(cx, piece))?;
+                if read == 0 {
+                    return Poll::Ready(match self.body.close(piece) {
+                        true => Ok(false),
+                        false => Err(Broken::Closed),
+                    });
+                }
+            } else {
+                std::mem::swap(piece, &mut self.unread);
+                self.unread = BytesMut::new();
+            }
+            self.unread = self.body.pass(piece)?;
+            if !piece.is_empty() {
+                return Poll::Ready(Ok(!self.body.is_done()));
+            }
+        }
+    }
+
+    /// Reads into an empty buffer, that grows with what comes.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.room.make(to);
+        let read = ready!(pin!(self.socket.read_buf(to)).poll(cx));
+        self.room.learn(to);
+        Poll::Ready(read)
+    }
+
+    /// The trailer lines behind a body in chunks, each with its CR LF.
+    pub fn take_trailers(&mut self) -> Vec<u8> {
+        std::mem::replace(&mut self.body, Body::Done).into_trailers()
+    }
+
+    /// Whether the answer is over, and the connection as it was before it.
+    pub(super) fn is_clean(&self) -> bool {
+        self.is_keep_alive && self.body.is_done() && self.unread.is_empty() && !self.needs_flush
+    }
+
+    /// After 101: the socket, and what came behind the head.
+    pub fn into_parts(self) -> (Socket, BytesMut) {
+        (self.socket, self.unread)
+    }
+}
+
+/// How much room a direction needs for what is read: more, once it was all used.
+#[derive(Debug, Default)]
+pub struct Room {
+    is_much: bool,
+}
+
+impl Room {
+    /// Gives an empty buffer room to be read into.
+    pub fn make(&self, buffer: &mut BytesMut) {
+        let room = if self.is_much { MUCH_ROOM } else { ROOM };
+        buffer.clear();
+        if buffer.capacity() < room {
+            buffer.reserve(room);
+        }
+    }
+
+    /// The buffer was read into.
+    pub fn learn(&mut self, buffer: &BytesMut) {
+        self.is_much |= buffer.len() >= ROOM;
+    }
+}

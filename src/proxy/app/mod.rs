@@ -1,0 +1,224 @@
+//! The way to the app: its addresses, connections to it, and a few idle ones to use again.
+//!
+//! The pool is our own and small, since pingora's costs a task, a channel and a lock around the
+//! socket for each time that a connection is given back, a good part of what a whole request costs
+//! here. Ours is looked at when a connection is taken or given back, and by one task that closes
+//! what has been idle for too long and ends when nothing is left.
+
+pub mod answer;
+pub mod body;
+pub mod connection;
+pub mod socket;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::tls::Secure;
+use crate::config::AppAddress;
+pub use connection::{Broken, Connection};
+pub use socket::Socket;
+
+/// An app that has not accepted a connection by then is too slow: 504.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle connections to the app are kept this long, less than most apps keep them.
+pub const APP_IDLE: Duration = Duration::from_secs(4);
+/// How many of them, at most.
+const MAX_IDLE: usize = 128;
+/// How long a resolved name of the app is used.
+const RESOLVED_FOR: Duration = Duration::from_secs(5);
+
+/// Why there is no connection to the app.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    #[error("the app's host name cannot be resolved: {0}")]
+    Unresolved(io::Error),
+    #[error("the app's host name has no address")]
+    NoAddress,
+    #[error("connecting to the app: {0}")]
+    Refused(io::Error),
+    #[error("the app did not accept the connection in time")]
+    TimedOut,
+}
+
+impl Unreachable {
+    /// What clients are told: the app is away, or too slow.
+    pub fn status(&self) -> u16 {
+        match self {
+            Unreachable::TimedOut => 504,
+            _ => 502,
+        }
+    }
+}
+
+/// See the file's head. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct App {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: AppAddress,
+    /// For an app that speaks TLS.
+    secure: Option<Secure>,
+    resolved: Mutex<Option<Resolved>>,
+    /// The one that was given back last is taken first. Never locked over an await.
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    connections: Vec<(Socket, Instant)>,
+    /// Somebody closes them when it is time.
+    is_watched: bool,
+}
+
+/// The app's addresses, and when they were looked up.
+#[derive(Debug)]
+struct Resolved {
+    addresses: Vec<SocketAddr>,
+    at: Instant,
+}
+
+impl App {
+    pub fn new(address: AppAddress) -> App {
+        let secure = match &address {
+            AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),
+            _ => None,
+        };
+        let shared = Shared {
+            address,
+            secure,
+            resolved: Mutex::new(None),
+            idle: Mutex::new(Idle::default()),
+        };
+        App { shared: Arc::new(shared) }
+    }
+
+    /// A connection that was used before, if there is one that is still good, or else a new one.
+    /// One for a request that is not idempotent is looked at more closely.
+    ///
+    /// # Errors
+    /// There is none to be had.
+    pub async fn take(&self, is_idempotent: bool) -> Result<Connection, Unreachable> {
+        match self.take_idle(is_idempotent) {
+            Some(connection) => Ok(connection),
+            None => self.connect().await,
+        }
+    }
+
+    /// A connection that was used before, if there is one that is still good.
+    pub fn take_idle(&self, is_idempotent: bool) -> Option<Connection> {
+        loop {
+            let (mut socket, since) = self.shared.idle.lock().connections.pop()?;
+            let is_good = since.elapsed() < APP_IDLE
+                && socket.is_quiet()
+                && (is_idempotent || socket.is_quiet_by_now());
+            if is_good {
+                return Some(Connection::new(socket, true));
+            }
+        }
+    }
+
+    /// Keeps a connection for others, if its exchange is over and it can be used again.
+    pub fn give_back(&self, connection: Connection) {
+        if !connection.is_clean() {
+            return;
+        }
+        let mut idle = self.shared.idle.lock();
+        if idle.connections.len() >= MAX_IDLE {
+            return;
+        }
+        idle.connections.push((connection.into_parts().0, Instant::now()));
+        if !std::mem::replace(&mut idle.is_watched, true) {
+            tokio::spawn(close_idle(Arc::downgrade(&self.shared)));
+        }
+    }
+
+    /// A new connection: to the first of the app's addresses that accepts it.
+    ///
+    /// # Errors
+    /// None does; told is what became of the last one.
+    pub async fn connect(&self) -> Result<Connection, Unreachable> {
+        let (host, port) = match &self.shared.address {
+            AppAddress::Unix { path } => {
+                let socket = in_time(UnixStream::connect(path)).await?;
+                return Ok(Connection::new(Socket::Unix(socket), false));
+            }
+            AppAddress::Tcp { host, port, .. } => (host, *port),
+        };
+        let mut why = Unreachable::NoAddress;
+        for address in self.addresses(host, port).await? {
+            match in_time(self.connect_to(address)).await {
+                Ok(socket) => return Ok(Connection::new(socket, false)),
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> io::Result<Socket> {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        match &self.shared.secure {
+            None => Ok(Socket::Tcp(tcp)),
+            Some(secure) => Ok(Socket::Tls(Box::new(secure.connect(tcp).await?))),
+        }
+    }
+
+    /// Where the app listens, asked anew every few seconds.
+    ///
+    /// # Errors
+    /// Its name cannot be resolved.
+    pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Unreachable> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        if let Some(resolved) = &*self.shared.resolved.lock()
+            && resolved.at.elapsed() < RESOLVED_FOR
+        {
+            return Ok(resolved.addresses.clone());
+        }
+        let found = tokio::net::lookup_host((host, port)).await;
+        let addresses: Vec<_> = found.map_err(Unreachable::Unresolved)?.collect();
+        let resolved = Resolved { addresses: addresses.clone(), at: Instant::now() };
+        *self.shared.resolved.lock() = Some(resolved);
+        Ok(addresses)
+    }
+}
+
+async fn in_time<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T, Unreachable> {
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(socket)) => Ok(socket),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Unreachable::TimedOut),
+        Ok(Err(error)) => Err(Unreachable::Refused(error)),
+        Err(_) => Err(Unreachable::TimedOut),
+    }
+}
+
+/// Closes connections that have been idle for too long, until there are none.
+async fn close_idle(shared: std::sync::Weak<Shared>) {
+    loop {
+        let next = {
+            let Some(shared) = shared.upgrade() else { return };
+            let mut idle = shared.idle.lock();
+            let now = Instant::now();
+            idle.connections.retain(|(_, since)| now.duration_since(*since) < APP_IDLE);
+            // The oldest is the first.
+            match idle.connections.first() {
+                Some((_, since)) => *since + APP_IDLE,
+                None => {
+                    idle.is_watched = false;
+                    return;
+                }
+            }
+        };
+        sleep_until(next).await;
+    }
+}
