@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::forward::{Forward, Request, Side};
 use super::gate::{self, Body, Gate, Head, Verdict};
+use super::h2::{self, Site};
 use super::io::{Connection, Socket};
 use super::path::{self, Target};
 use super::reserved::{Answer, Desk, Opened, Plain};
@@ -39,8 +40,6 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a refused client may take to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
-/// How long bytes to a client may stay unacknowledged before the connection is given up.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves connections of the public port. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +49,8 @@ pub struct Door {
     pub prefix: Arc<str>,
     pub side: Arc<Side>,
     pub drain: Drain,
+    /// For HTTP/2.
+    pub site: Arc<Site>,
     /// What pingora watches; flips when draining begins.
     pub shutdown: ShutdownWatch,
 }
@@ -69,8 +70,8 @@ impl Door {
         let peer = socket.peer();
         let mut connection = Box::new(Connection::new(socket));
         if connection.socket.is_h2() {
-            self.proxy.process_new(connection, &self.shutdown).await;
-            return;
+            let serving = h2::serve(self.site, connection.socket, BytesMut::new());
+            return Box::pin(serving).await;
         }
         let mut persistent: Option<HttpPersistentSettings> = None;
         let mut is_first = true;
@@ -81,9 +82,8 @@ impl Door {
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    connection.pass_through(bytes);
-                    self.proxy.process_new(connection, &self.shutdown).await;
-                    return;
+                    // Boxed: this connection's task may become many streams' small ones.
+                    return Box::pin(h2::serve(self.site, connection.socket, bytes)).await;
                 }
                 Read::Over => return,
                 Read::Refused(problem) => {
@@ -317,10 +317,7 @@ fn stream(
 ) -> impl Future<Output = ()> + Send {
     let is_chunked = minor > 0 && !is_head;
     let mut sink = SocketSink { socket, is_chunked };
-    if let Socket::Plain(tcp) = &sink.socket {
-        // Without it a vanished client is noticed only after many retransmissions.
-        let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT));
-    }
+    sink.socket.limit_unacknowledged();
     let head = {
         let cors = opened.take_cors();
         let mut fields = Opened::headers().to_vec();

@@ -37,6 +37,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long bytes to a client may stay unacknowledged, where that is limited.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is looked at whether a client that has closed its half is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A client that has closed its half and was sent nothing for so many looks is taken for gone.
@@ -79,6 +81,12 @@ impl Socket {
         let probes = socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
         // Without probes it only takes longer.
         let _ = socket2::SockRef::from(self.tcp()).set_tcp_keepalive(&probes);
+    }
+
+    /// Gives the connection up when what was sent is not acknowledged for long: without it a
+    /// vanished client is noticed only after many retransmissions.
+    pub fn limit_unacknowledged(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_user_timeout(Some(USER_TIMEOUT));
     }
 
     /// Whether the handshake agreed on HTTP/2.

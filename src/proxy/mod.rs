@@ -13,6 +13,7 @@ pub mod fields;
 pub mod follow;
 pub mod forward;
 pub mod gate;
+pub mod h2;
 pub mod io;
 pub mod outgoing;
 pub mod path;
@@ -32,8 +33,10 @@ use tracing::{debug, warn};
 
 use crate::config::{AppAddress, Config};
 use crate::drain::Drain;
+use app::App;
 use door::Door;
 use forward::{Forward, Side};
+use h2::Site;
 use io::Socket;
 use reserved::Desk;
 use tls::Secure;
@@ -83,8 +86,22 @@ impl PublicPort {
             // HTTP/2 connections look at it until they are closed.
             say_shutdown.closed().await;
         });
-        let door =
-            Door { proxy: Arc::new(proxy), desk, prefix, side, drain: drain.clone(), shutdown };
+        let site = Arc::new(Site {
+            desk: desk.clone(),
+            app: App::new(config.app.clone()),
+            prefix: prefix.clone(),
+            side: side.clone(),
+            drain: drain.clone(),
+        });
+        let door = Door {
+            proxy: Arc::new(proxy),
+            desk,
+            prefix,
+            side,
+            drain: drain.clone(),
+            site,
+            shutdown,
+        };
         PublicPort { door, tls, drain }
     }
 
