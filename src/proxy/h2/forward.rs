@@ -29,12 +29,15 @@ use crate::transport::problem::Problem;
 const MAX_WRITE: usize = 64 * 1024;
 
 /// Why a request is not answered, or not to the end.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Failure {
     /// Nobody is there to be told.
+    #[error("the client left")]
     ClientGone,
-    Unreachable(Unreachable),
-    App(Broken),
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    #[error(transparent)]
+    App(#[from] Broken),
 }
 
 impl From<Gone> for Failure {
@@ -58,24 +61,25 @@ pub async fn forward(
     let upload = Upload::new(head, framing, body);
     let mut exchange = Exchange { upload, answer: Answer::Awaited(respond), status: 0 };
     let is_idempotent = parts.method.is_idempotent();
-    let mut status = 0;
-    match exchange.run(site, asked, is_idempotent).await {
-        Ok(()) => status = exchange.status,
-        Err(failure) => match (problem_of(&failure), exchange.answer) {
-            (None, _) => status = exchange.status,
-            (Some(problem), Answer::Awaited(mut respond)) => {
+    let ended = exchange.run(site, asked, is_idempotent).await;
+    // Of what the client got; 0 for one that left before that.
+    let mut status = exchange.status;
+    if let Err(failure) = ended
+        && let Some(problem) = problem_of(&failure)
+    {
+        match exchange.answer {
+            Answer::Awaited(mut respond) => {
                 status = problem.status;
-                warn!(status, error = %what(&failure), "request not forwarded");
+                warn!(status, error = %failure, "request not forwarded");
                 send_plain(&mut respond, problem.into(), asked.is_head).await;
             }
             // Part of an answer is out: all that is left is to break it off.
-            (Some(_), Answer::Sending(sending)) => {
-                status = exchange.status;
-                debug!(error = %what(&failure), "an answer is cut short");
+            Answer::Sending(sending) => {
+                debug!(error = %failure, "an answer is cut short");
                 shared.broken.put(sending.stream);
             }
-            (Some(_), Answer::Done) => {}
-        },
+            Answer::Done => {}
+        }
     }
     let metrics = &site.desk.metrics;
     metrics.proxy_requests_total.with_label_values(&[&status.to_string()]).inc();
@@ -83,21 +87,14 @@ pub async fn forward(
 }
 
 fn problem_of(failure: &Failure) -> Option<Problem> {
-    let away = || Problem::new(502, "the app behind this address does not answer");
     match failure {
         Failure::ClientGone => None,
         Failure::Unreachable(Unreachable::TimedOut) => {
             Some(Problem::new(504, "the app did not accept the connection in time"))
         }
-        Failure::Unreachable(_) | Failure::App(_) => Some(away()),
-    }
-}
-
-fn what(failure: &Failure) -> String {
-    match failure {
-        Failure::ClientGone => "the client left".to_string(),
-        Failure::Unreachable(why) => why.to_string(),
-        Failure::App(why) => why.to_string(),
+        Failure::Unreachable(_) | Failure::App(_) => {
+            Some(Problem::new(502, "the app behind this address does not answer"))
+        }
     }
 }
 
@@ -130,13 +127,13 @@ impl Exchange {
     async fn run(&mut self, site: &Site, asked: Asked, is_idempotent: bool) -> Result<(), Failure> {
         // What was read of a body cannot be read again.
         let is_repeatable = is_idempotent && self.upload.framing == Framing::None;
-        let mut app = site.app.take(is_repeatable).await.map_err(Failure::Unreachable)?;
+        let mut app = site.app.take(is_repeatable).await?;
         loop {
             app.begin(asked);
             match poll_fn(|cx| self.poll(&mut app, cx)).await {
                 Ok(()) => break,
                 Err(Failure::App(_)) if self.may_repeat() && app.is_stale(is_repeatable) => {
-                    app = site.app.connect().await.map_err(Failure::Unreachable)?;
+                    app = site.app.connect().await?;
                     self.upload.begin_again();
                 }
                 Err(failure) => return Err(failure),
@@ -176,7 +173,7 @@ impl Exchange {
         loop {
             match &mut self.answer {
                 Answer::Awaited(respond) => {
-                    let (head, answer) = ready!(poll_head(app, cx)).map_err(Failure::App)?;
+                    let (head, answer) = ready!(poll_head(app, cx))?;
                     if head.is_informational() {
                         respond.send_informational(answer).map_err(|_| Gone)?;
                         continue;
@@ -231,7 +228,7 @@ impl Sending {
                 self.room = BytesMut::new();
                 return Poll::Pending;
             };
-            self.is_more = more.map_err(Failure::App)?;
+            self.is_more = more?;
             self.piece = self.room.split().freeze();
             if !self.is_more {
                 self.trailers = head::answer_trailers(&app.take_trailers());

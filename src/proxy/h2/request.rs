@@ -29,9 +29,10 @@ pub async fn answer(
 ) {
     let (parts, body) = request.into_parts();
     let site = &shared.site;
+    let is_head = parts.method == http::Method::HEAD;
     if let Err(refusal) = gate::check(&parts) {
         let problem = Problem::new(refusal.status, refusal.reason);
-        return refuse(&shared, &mut respond, problem).await;
+        return refuse(&shared, &mut respond, problem, is_head).await;
     }
     // As bytes of a request line, without scheme and authority.
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes();
@@ -43,12 +44,11 @@ pub async fn answer(
                 "this path can be read as two different ones: send it without encoded or dot \
                  segments",
             );
-            refuse(&shared, &mut respond, problem).await;
+            refuse(&shared, &mut respond, problem, is_head).await;
         }
         Target::Reserved { rest } => {
             // Nobody reads it: what still comes is dropped, and the stream's window stays shut.
             drop(body);
-            let is_head = parts.method == http::Method::HEAD;
             let decided = Box::pin(ask(&shared, &parts, target, &rest)).await;
             match decided {
                 Answer::Plain(plain) => send_plain(&mut respond, plain, is_head).await,
@@ -80,10 +80,15 @@ async fn ask(shared: &Shared, parts: &Parts, target: &[u8], rest: &str) -> Answe
     site.desk.answer(ask).await
 }
 
-async fn refuse(shared: &Shared, respond: &mut SendResponse<Bytes>, problem: Problem) {
+async fn refuse(
+    shared: &Shared,
+    respond: &mut SendResponse<Bytes>,
+    problem: Problem,
+    is_head: bool,
+) {
     let status = problem.status.to_string();
     shared.site.desk.metrics.proxy_requests_total.with_label_values(&[&status]).inc();
-    send_plain(respond, problem.into(), false).await;
+    send_plain(respond, problem.into(), is_head).await;
 }
 
 /// Sends an answer that is known whole. A client that does not read it has had its chance.
