@@ -127,13 +127,13 @@ impl Exchange {
     async fn run(&mut self, site: &Site, asked: Asked, is_idempotent: bool) -> Result<(), Failure> {
         // What was read of a body cannot be read again.
         let is_repeatable = is_idempotent && self.upload.framing == Framing::None;
-        let mut app = site.app.take(is_repeatable).await?;
+        let mut app = self.unless_gone(site.app.take(is_repeatable)).await?;
         loop {
             app.begin(asked);
             match poll_fn(|cx| self.poll(&mut app, cx)).await {
                 Ok(()) => break,
                 Err(Failure::App(_)) if self.may_repeat() && app.is_stale(is_repeatable) => {
-                    app = site.app.connect().await?;
+                    app = self.unless_gone(site.app.connect()).await?;
                     self.upload.begin_again();
                 }
                 Err(failure) => return Err(failure),
@@ -146,17 +146,32 @@ impl Exchange {
         Ok(())
     }
 
+    /// A connection to the app, unless the client leaves before there is one.
+    async fn unless_gone(
+        &mut self,
+        connecting: impl Future<Output = Result<Connection, Unreachable>>,
+    ) -> Result<Connection, Failure> {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| self.poll_reset(cx)) => Err(Failure::ClientGone),
+            connected = connecting => Ok(connected?),
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.answer {
+            Answer::Awaited(respond) => respond.poll_reset(cx).map(drop),
+            Answer::Sending(sending) => sending.stream.poll_reset(cx).map(drop),
+            Answer::Done => Poll::Pending,
+        }
+    }
+
     fn may_repeat(&self) -> bool {
         matches!(self.answer, Answer::Awaited(_)) && !self.upload.has_taken
     }
 
     fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let reset = match &mut self.answer {
-            Answer::Awaited(respond) => respond.poll_reset(cx),
-            Answer::Sending(sending) => sending.stream.poll_reset(cx),
-            Answer::Done => return Poll::Ready(Ok(())),
-        };
-        if reset.is_ready() {
+        if self.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
         if let Poll::Ready(Err(gone)) = self.upload.poll(app, cx) {
