@@ -160,10 +160,11 @@ mod tests {
         size_of::<F>()
     }
 
-    // There may be ten thousands of these, almost all of them idle.
+    // There may be ten thousands of these, almost all of them idle. With what tokio adds it is a
+    // kibibyte.
     #[test]
     fn an_idle_stream_is_small() {
         let bytes = size(stream);
-        assert!(bytes <= 1024, "{bytes} bytes");
+        assert!(bytes <= 896, "{bytes} bytes");
     }
 }
