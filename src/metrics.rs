@@ -3,6 +3,8 @@
 //! The names are promises to dashboards; docs/operations.md says how each is read and misread.
 //! Rooms take the whole struct: counting is not worth an interface.
 
+use std::sync::OnceLock;
+
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -14,6 +16,9 @@ const DELIVERY_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 const REQUEST_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// Statuses have three digits.
+const MAX_STATUS: usize = 1000;
 
 /// All are prefixed `sidestream_`.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Metrics {
     pub refused_total: IntCounterVec,
     pub proxy_requests_total: IntCounterVec,
     pub proxy_request_seconds: Histogram,
+    /// Those of `proxy_requests_total`, by status: looked up once each.
+    proxied: Vec<OnceLock<IntCounter>>,
 }
 
 impl Default for Metrics {
@@ -63,6 +70,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a forwarded request by the status that the client got, or 0.
+    pub fn count_proxied(&self, status: u16) {
+        let find = || self.proxy_requests_total.with_label_values(&[status.to_string()]);
+        match self.proxied.get(usize::from(status)) {
+            Some(counter) => counter.get_or_init(find).inc(),
+            None => find().inc(),
+        }
+    }
+
     fn new() -> Metrics {
         let registry = Registry::new();
         let r = &registry;
@@ -183,6 +199,7 @@ impl Metrics {
                 "From a forwarded request's head to the end of its answer.",
                 &REQUEST_BUCKETS,
             ),
+            proxied: (0..MAX_STATUS).map(|_| OnceLock::new()).collect(),
             registry,
         }
     }

@@ -82,16 +82,6 @@ impl Chunks {
         self.advance(bytes, |state| state == State::Done)
     }
 
-    /// Goes on to where the trailers begin, after the line of the last chunk, if these bytes have
-    /// it.
-    ///
-    /// # Errors
-    /// [`Malformed`]; nothing can be said after that.
-    pub fn follow_to_trailers(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-        let at = self.advance(bytes, |state| state == State::TrailerStart)?;
-        Ok((self.state == State::TrailerStart).then_some(at))
-    }
-
     /// As [`Chunks::follow`]; told apart are the bytes up to the trailer section, which may be
     /// passed on as they are, and all that belong to the body.
     ///

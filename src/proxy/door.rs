@@ -1,35 +1,35 @@
-//! The door before pingora's `HttpProxy`: reads each request head once, applies the gate, and
-//! either answers the reserved path on the bare socket, so that an idle client costs a small task,
-//! or hands head and connection to pingora unchanged.
+//! The door of the public port: reads each request head once, applies the gate, and either answers
+//! the reserved path on the bare socket, so that an idle client costs a small task, or forwards by
+//! the lane. HTTP/2 connections are handed to [`h2`] as they are.
 //!
 //! Law of this file:
 //!
-//! - A connection is in one of three hands: the door's (a head is awaited), pingora's (a request
-//!   is answered), or a stream's task. It never has two owners.
-//! - Bytes that were read are never dropped while the connection lives: they are the connection's,
-//!   held for the next request, or with pingora as the prefix of its request.
-//! - Pingora is given one request's bytes and no more; see [`Connection`].
+//! - A connection is in one of four hands: the door's (a head is awaited), the lane's (a request
+//!   is answered), HTTP/2's, or a stream's task. It never has two owners.
+//! - Bytes that were read are never dropped while the connection lives: they are the request's, or
+//!   held for the next one.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pingora::apps::{HttpPersistentSettings, HttpServerApp};
-use pingora::protocols::http::ServerSession;
-use pingora::proxy::HttpProxy;
-use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::forward::{Forward, Request, Side};
 use super::gate::{self, Body, Gate, Head, Verdict};
 use super::h2::{self, Site};
-use super::io::{Connection, Socket};
+use super::io::Socket;
+use super::lane::Lane;
+use super::lane::client::Client;
 use super::path::{self, Target};
+use super::plain::{answer_plain, close, head_of};
 use super::reserved::{Answer, Desk, Opened, Plain};
+use super::side::{Request, Side};
 use crate::drain::Drain;
 use crate::transport::Sink;
 use crate::transport::problem::Problem;
@@ -44,15 +44,13 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 /// Serves connections of the public port. Cheap to clone.
 #[derive(Clone)]
 pub struct Door {
-    pub proxy: Arc<HttpProxy<Forward>>,
+    pub lane: Lane,
     pub desk: Arc<Desk>,
     pub prefix: Arc<str>,
     pub side: Arc<Side>,
     pub drain: Drain,
     /// For HTTP/2.
     pub site: Arc<Site>,
-    /// What pingora watches; flips when draining begins.
-    pub shutdown: ShutdownWatch,
 }
 
 /// What was read at the beginning of a connection or after a request.
@@ -68,37 +66,34 @@ impl Door {
     /// Serves one connection to its end.
     pub async fn serve(self, socket: Socket) {
         let peer = socket.peer();
-        let mut connection = Box::new(Connection::new(socket));
-        if connection.socket.is_h2() {
-            let serving = h2::serve(self.site, connection.socket, BytesMut::new());
-            return Box::pin(serving).await;
+        if socket.is_h2() {
+            return Box::pin(h2::serve(self.site, socket, BytesMut::new())).await;
         }
-        let mut persistent: Option<HttpPersistentSettings> = None;
+        let mut client = Client::new(socket);
         let mut is_first = true;
+        let mut clock = Clock::new();
+        let drain = self.drain.clone();
+        let mut draining = pin!(drain.begun());
         loop {
-            let mut bytes = connection.take_held();
-            let read = self.read_head(&mut connection.socket, &mut bytes, is_first).await;
+            let mut bytes = std::mem::take(&mut client.held);
+            let draining = (!is_first).then_some(draining.as_mut());
+            let read = Door::read_head(&mut client.socket, &mut bytes, &mut clock, draining).await;
             is_first = false;
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    // Boxed: this connection's task may become many streams' small ones.
-                    return Box::pin(h2::serve(self.site, connection.socket, bytes)).await;
+                    return Box::pin(h2::serve(self.site, client.socket, bytes)).await;
                 }
                 Read::Over => return,
-                Read::Refused(problem) => {
-                    return self.refuse(&mut connection.socket, problem).await;
-                }
+                Read::Refused(problem) => return self.refuse(&mut client.socket, problem).await,
             };
-            match path::classify(&head.target, &self.prefix) {
+            match path::classify(head.target(&bytes), &self.prefix) {
                 Target::App => {
-                    let _held = self.drain.hold();
-                    match self.forward(connection, bytes, &head, persistent.take()).await {
-                        Some((back, settings)) => {
-                            connection = back;
-                            persistent = settings;
-                        }
-                        None => return,
+                    let ip = peer.map(|peer| peer.ip());
+                    // Boxed: idle connections wait here.
+                    let forwarded = Box::pin(self.lane.forward(&mut client, bytes, head, ip));
+                    if !forwarded.await {
+                        return;
                     }
                 }
                 Target::Ambiguous => {
@@ -107,35 +102,33 @@ impl Door {
                         "this path can be read as two different ones: send it without encoded \
                          or dot segments",
                     );
-                    return self.refuse(&mut connection.socket, problem).await;
+                    return self.refuse(&mut client.socket, problem).await;
                 }
                 Target::Reserved { rest } => {
                     // Boxed: finding out who asks may take a moment, and idle connections wait here.
                     let answer = Box::pin(self.ask(&head, &bytes, &rest, peer)).await;
                     match answer {
                         Answer::Stream(opened) => {
-                            let Connection { socket, .. } = *connection;
-                            let is_head = head.method == "HEAD";
                             // A task of its own, so that the memory of this one is given back.
-                            tokio::spawn(stream(socket, opened, head.minor, is_head));
+                            let stream = stream(client.socket, opened, head.minor, head.is_head);
+                            tokio::spawn(stream);
                             return;
                         }
                         Answer::Plain(plain) => {
                             let is_last = !head.is_keep_alive
                                 || head.body != Body::None
                                 || self.drain.has_begun();
-                            let is_head = head.method == "HEAD";
                             let written =
-                                answer_plain(&mut connection.socket, &plain, is_head, is_last);
+                                answer_plain(&mut client.socket, &plain, head.is_head, is_last);
                             // Who asks again and again and takes no answer must not keep a
                             // descriptor for ever.
                             if !matches!(timeout(IDLE, written).await, Ok(Ok(()))) {
                                 return;
                             }
                             if is_last {
-                                return close(&mut connection.socket).await;
+                                return close(&mut client.socket).await;
                             }
-                            connection.hold(bytes.split_off(head.length));
+                            client.hold(bytes.split_off(head.length));
                         }
                     }
                 }
@@ -143,8 +136,13 @@ impl Door {
         }
     }
 
-    async fn read_head(&self, socket: &mut Socket, bytes: &mut BytesMut, is_first: bool) -> Read {
-        let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { HEAD_DEADLINE };
+    async fn read_head(
+        socket: &mut Socket,
+        bytes: &mut BytesMut,
+        clock: &mut Clock,
+        mut draining: Option<Pin<&mut impl Future<Output = ()>>>,
+    ) -> Read {
+        clock.set(if bytes.is_empty() { IDLE } else { HEAD_DEADLINE });
         let mut gate = Gate::default();
         let mut has_skipped = false;
         loop {
@@ -162,20 +160,26 @@ impl Door {
                 Verdict::Partial => {}
             }
             let is_idle = bytes.is_empty();
-            let read = poll_fn(|cx| Connection::poll_fill(socket, cx, bytes));
-            let read = tokio::select! {
-                biased;
-                read = timeout_at(deadline, read) => read,
+            let read = poll_fn(|cx| {
+                if let Poll::Ready(read) = socket.poll_fill::<4096>(cx, bytes) {
+                    return Poll::Ready(Some(read));
+                }
                 // A used connection that is idle need not outlive the process's farewell. A new one
                 // was made to ask something.
-                () = self.drain.begun(), if is_idle && !is_first => return Read::Over,
-            };
-            match read {
-                Ok(Ok(1..)) if is_idle => deadline = Instant::now() + HEAD_DEADLINE,
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0) | Err(_)) => return Read::Over,
-                Err(_) if is_idle => return Read::Over,
-                Err(_) => {
+                if is_idle
+                    && let Some(draining) = &mut draining
+                    && draining.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(Some(Ok(0)));
+                }
+                clock.poll(cx).map(|()| None)
+            });
+            match read.await {
+                Some(Ok(1..)) if is_idle => clock.set(HEAD_DEADLINE),
+                Some(Ok(1..)) => {}
+                Some(Ok(0) | Err(_)) => return Read::Over,
+                None if is_idle => return Read::Over,
+                None => {
                     return Read::Refused(Problem::new(
                         408,
                         "the request head was not complete within 10 seconds",
@@ -185,54 +189,9 @@ impl Door {
         }
     }
 
-    /// Lets pingora answer one request; gives the connection back if it can be used again.
-    async fn forward(
-        &self,
-        mut connection: Box<Connection>,
-        mut bytes: BytesMut,
-        head: &Head,
-        persistent: Option<HttpPersistentSettings>,
-    ) -> Option<(Box<Connection>, Option<HttpPersistentSettings>)> {
-        let rest = bytes.split_off(head.length);
-        match connection.begin(head.body, rest) {
-            Ok(body) => bytes.unsplit(body),
-            Err(malformed) => {
-                let problem = Problem::new(400, malformed.to_string());
-                self.refuse(&mut connection.socket, problem).await;
-                return None;
-            }
-        }
-        if head.is_upgrade {
-            connection.socket.probe();
-        }
-        let mut session = ServerSession::new_http1(connection);
-        if head.is_upgrade {
-            // Pingora gives a body a minute from piece to piece; a WebSocket may be quiet for hours.
-            session.set_read_timeout(None);
-        }
-        if let (ServerSession::H1(session), 0) = (&mut session, head.minor) {
-            // HTTP/1.0 has no informational answers.
-            session.set_ignore_info_resp(true);
-        }
-        match persistent {
-            Some(settings) => settings.apply_to_session(&mut session),
-            None => session.set_keepalive(Some(IDLE.as_secs())),
-        }
-        if self.drain.has_begun() {
-            session.set_keepalive(None);
-        }
-        session.set_pipelined_prefix(bytes);
-        let reused = self.proxy.process_new_http(session, &self.shutdown).await?;
-        let (stream, settings) = reused.consume();
-        // The only connections that pingora is given here are ours.
-        let connection = stream.into_any().downcast::<Connection>().ok()?;
-        Some((connection, settings))
-    }
-
     /// Answers, and closes: nobody can say where the next request would begin.
     async fn refuse(&self, socket: &mut Socket, problem: Problem) {
-        let status = problem.status.to_string();
-        self.desk.metrics.proxy_requests_total.with_label_values(&[&status]).inc();
+        self.desk.metrics.count_proxied(problem.status);
         let plain = Plain::from(problem);
         let answer = async {
             answer_plain(socket, &plain, false, true).await?;
@@ -246,9 +205,9 @@ impl Door {
     async fn ask(&self, head: &Head, bytes: &[u8], rest: &str, peer: Option<SocketAddr>) -> Answer {
         let values = |name: &str| gate::header_values(&bytes[..head.length], name);
         let request = Request {
-            method: &head.method,
+            method: head.method(bytes),
             rest,
-            query: path::query_of(&head.target),
+            query: path::query_of(head.target(bytes)),
             host: values("host").into_iter().next(),
             peer: peer.map(|peer| peer.ip()),
             is_upgrade: head.is_upgrade,
@@ -258,52 +217,34 @@ impl Door {
     }
 }
 
-fn head_of(status: u16, fields: &[(&str, &str)], minor: u8) -> Vec<u8> {
-    let reason = http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("");
-    let mut head = format!("HTTP/1.{minor} {status} {reason}\r\n");
-    for (name, value) in fields {
-        head.push_str(name);
-        head.push_str(": ");
-        head.push_str(value);
-        head.push_str("\r\n");
-    }
-    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
-    head.push_str(&format!("Date: {date}\r\n\r\n"));
-    head.into_bytes()
+/// One timer for a whole connection. Whatever it is to wait for, it is set anew only when it is
+/// over, or would be over too late: most waits end long before.
+struct Clock {
+    sleep: Pin<Box<Sleep>>,
+    until: Instant,
 }
 
-async fn answer_plain(
-    socket: &mut Socket,
-    plain: &Plain,
-    is_head: bool,
-    is_last: bool,
-) -> io::Result<()> {
-    let length = plain.body.len().to_string();
-    let mut fields: Vec<(&str, &str)> =
-        plain.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    // By the standard, 204 has no length.
-    if plain.status != 204 {
-        fields.push(("Content-Length", &length));
+impl Clock {
+    fn new() -> Clock {
+        let until = Instant::now() + IDLE;
+        Clock { sleep: Box::pin(sleep_until(until)), until }
     }
-    if is_last {
-        fields.push(("Connection", "close"));
-    }
-    let mut bytes = head_of(plain.status, &fields, 1);
-    if !is_head {
-        bytes.extend_from_slice(&plain.body);
-    }
-    socket.write_all(&bytes).await?;
-    socket.flush().await
-}
 
-/// Says that nothing more comes, and waits a moment for the client to close: closing with unread
-/// bytes in the socket would reset the connection and could take the answer along.
-async fn close(socket: &mut Socket) {
-    if socket.shutdown().await.is_ok() {
-        socket.linger().await;
+    fn set(&mut self, after: Duration) {
+        self.until = Instant::now() + after;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.sleep.deadline() > self.until {
+                self.sleep.as_mut().reset(self.until);
+            }
+            ready!(self.sleep.as_mut().poll(cx));
+            if self.until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.until);
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub enum Target {
 /// Decides by the request target as sent: origin form, absolute form, or `*`.
 pub fn classify(target: &[u8], prefix: &str) -> Target {
     let raw = path_of(target);
+    if is_plain(raw) && !is_under(raw, prefix.as_bytes()) {
+        return Target::App;
+    }
     let resolved = resolve(&percent_decode(raw).collect::<Vec<u8>>());
     let under = |path: &[u8]| -> Option<Vec<u8>> {
         let rest = path.strip_prefix(prefix.as_bytes())?;
@@ -38,6 +41,15 @@ pub fn classify(target: &[u8], prefix: &str) -> Target {
         },
         _ => Target::Ambiguous,
     }
+}
+
+/// Whether a path is its own decoded, dot-resolved form, as most are.
+fn is_plain(path: &[u8]) -> bool {
+    path.starts_with(b"/") && !path.iter().any(|byte| matches!(byte, b'%' | b'.'))
+}
+
+fn is_under(path: &[u8], prefix: &[u8]) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
 }
 
 /// The query of a request target, without the question mark.
@@ -143,6 +155,16 @@ mod tests {
             ("/_events/%ff", Target::Ambiguous),
         ] {
             assert_eq!(classify(target.as_bytes(), "/_events"), expected, "{target}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_plain_path_is_its_own_resolved_form(path in "/[a-z/%.0-9]{0,12}") {
+            if is_plain(path.as_bytes()) {
+                let decoded: Vec<u8> = percent_decode(path.as_bytes()).collect();
+                proptest::prop_assert_eq!(resolve(&decoded), path.as_bytes());
+            }
         }
     }
 

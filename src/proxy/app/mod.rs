@@ -172,7 +172,11 @@ impl App {
         }
     }
 
-    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Unreachable> {
+    /// Where the app listens, asked anew every few seconds.
+    ///
+    /// # Errors
+    /// Its name cannot be resolved.
+    pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Unreachable> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }

@@ -12,7 +12,7 @@ use http::request::Parts;
 use super::gate;
 use crate::proxy::app::answer::{Body, Head, Named, lines};
 use crate::proxy::chunks;
-use crate::proxy::forward::Side;
+use crate::proxy::side::Side;
 
 /// How a request's body goes to the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,15 +168,10 @@ pub fn put_last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AppAddress;
     use crate::proxy::app::answer::{Asked, Verdict, inspect};
 
     fn written(uri: &str, fields: &[(&str, &str)], has_body: bool) -> (String, Framing) {
-        let side = Side {
-            app: AppAddress::Unix { path: "/app".into() },
-            trusted_proxies: Vec::new(),
-            scheme: "https",
-        };
+        let side = Side { trusted_proxies: Vec::new(), scheme: "https" };
         let mut built = http::Request::post(uri);
         for (name, value) in fields {
             built = built.header(*name, *value);

@@ -32,10 +32,10 @@ use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
 use super::app::App;
-use super::forward::Side;
 use super::gate::MAX_HEAD;
 use super::io::Socket;
 use super::reserved::Desk;
+use super::side::Side;
 use crate::drain::{Drain, Held};
 
 /// The handshake must be complete this long after the connection's first byte.

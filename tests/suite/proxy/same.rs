@@ -2,7 +2,7 @@
 
 use super::Pair;
 use super::app::{Reached, Step, send};
-use super::raw::{Answer, ask};
+use super::raw::{Answer, Raw, ask};
 
 /// Concern one connection each, and are made anew for the next.
 const HOP_BY_HOP: [&str; 4] = ["connection", "keep-alive", "proxy-connection", "te"];
@@ -274,9 +274,18 @@ async fn trailers_of_answers() {
     let answer = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n\
                   5\r\n0\r\n\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nx-other: 2\r\n\r\n";
     let steps = [Step::Body, send(answer)];
-    let request = "GET / HTTP/1.1\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
-    let proxied = same(&pair, "asked for", "GET", request.to_string(), &steps).await;
-    assert_eq!(proxied.trailers, ["X-Sum: 1", "x-other: 2"]);
+    for (row, fields) in [("asked for", "TE: trailers\r\nConnection: TE\r\n"), ("unasked", "")] {
+        let request = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+        let proxied = same(&pair, row, "GET", request, &steps).await;
+        assert_eq!(proxied.trailers, ["X-Sum: 1", "x-other: 2"], "{row}");
+    }
     // The answer that follows on the connection is whole.
+    let mut raw = Raw::open(pair.proxy()).await;
+    for _ in 0..3 {
+        raw.send("GET / HTTP/1.1\r\nHost: a\r\nX-Case: unasked\r\n\r\n").await;
+        let answer = raw.answer("GET").await.expect("an answer");
+        assert_eq!((answer.text().as_str(), answer.trailers.len()), ("0\r\n\r\nabc", 2));
+    }
+    assert!(pair.app.take().iter().all(|one| one.connection == 1), "the app's connection stays");
     pair.finish().await;
 }

@@ -482,17 +482,13 @@ async fn an_app_behind_tls_has_trailers_too() {
                        Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Up: 1\r\n\r\n";
         let wanting = "GET /b HTTP/1.1\r\nHost: a\r\nX-Case: summed\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
         let plain = "GET /c HTTP/1.1\r\nHost: a\r\nX-Case: summed\r\n\r\n";
-        for (method, request, trailers) in [
-            ("POST", chunked, &["X-Sum: 1", "x-other: 2"][..]),
-            ("GET", wanting, &["X-Sum: 1", "x-other: 2"]),
-            ("GET", plain, &[]),
-        ] {
+        for (method, request) in [("POST", chunked), ("GET", wanting), ("GET", plain)] {
             let answer = ask(program.listen, method, request).await;
             assert_eq!(
                 (answer.status(), answer.body.as_slice()),
                 (200, b"0\r\n\r\nabc".as_slice())
             );
-            assert_eq!(answer.trailers, trailers, "{request}");
+            assert_eq!(answer.trailers, ["X-Sum: 1", "x-other: 2"], "{request}");
         }
         let reached = app.take();
         assert_eq!(reached[0].trailers, ["X-Up: 1"]);

@@ -1,0 +1,339 @@
+//! One request and its answer, between two connections: both directions at once, in one future.
+//!
+//! Law of this file:
+//!
+//! - A direction has one buffer that is read into when it is empty and written from until it is:
+//!   who is slow is waited for, and nothing is collected.
+//! - The request's first bytes, head and what came with it, are kept until more of it is read, so
+//!   that they can be sent again where the app closed the connection before.
+//! - What the app says counts, also if it does not want to hear the rest of the request.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::answer::{self, To};
+use super::client::{Client, Watch};
+use crate::drain::Drain;
+use crate::proxy::app::answer::Asked;
+use crate::proxy::app::body::Body;
+use crate::proxy::app::connection::make_room;
+use crate::proxy::app::{Broken, Connection};
+use crate::proxy::chunks::Malformed;
+
+/// A client has so long from one piece of a body to the next.
+const BODY_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why an exchange ended before its answer was whole.
+#[derive(Debug)]
+pub enum Stop {
+    /// Nobody is there to be answered.
+    Gone,
+    /// The app had closed the connection before: the request may be sent again.
+    Stale,
+    /// The request's body is malformed.
+    Malformed,
+    /// The request's body does not come.
+    Late,
+    App(Broken),
+}
+
+/// What is known of a request from its head.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    pub asked: Asked,
+    pub minor: u8,
+    pub is_keep_alive: bool,
+    pub is_idempotent: bool,
+}
+
+/// The request's way.
+#[derive(Debug)]
+struct Up {
+    /// Read, and written up to `at`.
+    buffer: BytesMut,
+    at: usize,
+    /// What is read into next.
+    spare: BytesMut,
+    /// The buffer holds the request from its beginning.
+    is_first: bool,
+    is_written: bool,
+    /// The app does not read any more.
+    is_deaf: bool,
+    body: Body,
+    late: Option<Pin<Box<Sleep>>>,
+    last_read: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Head,
+    Body,
+    Done,
+}
+
+/// The answer's way.
+#[derive(Debug)]
+struct Down {
+    buffer: BytesMut,
+    stage: Stage,
+    needs_flush: bool,
+    status: u16,
+    /// Some of the final answer is on its way to the client.
+    is_out: bool,
+    is_last: bool,
+    /// Only the end of the connection tells the client that the answer is whole.
+    ends_with_connection: bool,
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    pub client: &'a mut Client,
+    app: Connection,
+    request: Request,
+    drain: &'a Drain,
+    up: Up,
+    down: Down,
+    watch: Watch,
+}
+
+impl<'a> Exchange<'a> {
+    /// `first` is the head for the app, with what is at hand of the body.
+    pub fn new(
+        client: &'a mut Client,
+        mut app: Connection,
+        request: Request,
+        drain: &'a Drain,
+        first: BytesMut,
+        body: Body,
+    ) -> Exchange<'a> {
+        app.begin(request.asked);
+        let up = Up {
+            buffer: first,
+            at: 0,
+            spare: BytesMut::new(),
+            is_first: true,
+            is_written: false,
+            is_deaf: false,
+            body,
+            late: None,
+            last_read: Instant::now(),
+        };
+        let down = Down {
+            buffer: BytesMut::new(),
+            stage: Stage::Head,
+            needs_flush: false,
+            status: 0,
+            is_out: false,
+            is_last: false,
+            ends_with_connection: false,
+        };
+        Exchange { client, app, request, drain, up, down, watch: Watch::default() }
+    }
+
+    /// Begins again on another connection, after [`Stop::Stale`].
+    pub fn restart(&mut self, mut app: Connection) {
+        app.begin(self.request.asked);
+        self.app = app;
+        self.up.at = 0;
+        (self.up.is_written, self.up.is_deaf) = (false, false);
+    }
+
+    /// The status of the answer that the client got, or some of it; 0 for none.
+    pub fn status(&self) -> u16 {
+        if self.down.is_out { self.down.status } else { 0 }
+    }
+
+    pub fn is_last(&self) -> bool {
+        self.down.is_last
+    }
+
+    /// Whether the client has not sent all of its request.
+    pub fn is_sending(&self) -> bool {
+        !self.up.body.is_done()
+    }
+
+    pub fn ends_with_connection(&self) -> bool {
+        self.down.ends_with_connection
+    }
+
+    /// Both connections, and whether the app got the whole request.
+    pub fn into_parts(self) -> (&'a mut Client, Connection, bool) {
+        let is_whole = self.up.body.is_done() && self.up.is_written && !self.up.is_deaf;
+        (self.client, self.app, is_whole)
+    }
+
+    /// Ready when the answer is passed on whole, or with the head of one that switches protocols.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        match self.poll_up(cx) {
+            Poll::Ready(stop) => Poll::Ready(Err(stop)),
+            Poll::Pending => self.poll_down(cx),
+        }
+    }
+
+    /// Passes the request on, and then watches the client.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        loop {
+            let is_waiting = match self.up.is_written {
+                true => false,
+                false => match self.poll_write_up(cx) {
+                    Poll::Ready(Ok(())) => false,
+                    Poll::Ready(Err(stop)) => return Poll::Ready(stop),
+                    Poll::Pending => true,
+                },
+            };
+            if self.up.body.is_done() {
+                return self.watch.poll_gone(self.client, cx).map(|_| Stop::Gone);
+            }
+            if is_waiting {
+                return Poll::Pending;
+            }
+            make_room(&mut self.up.spare);
+            let Poll::Ready(read) = pin!(self.client.socket.read_buf(&mut self.up.spare)).poll(cx)
+            else {
+                return self.poll_late(cx);
+            };
+            if !matches!(read, Ok(1..)) {
+                // A body that is cut short.
+                return Poll::Ready(Stop::Gone);
+            }
+            self.up.last_read = Instant::now();
+            let Ok(behind) = self.up.body.pass(&mut self.up.spare) else {
+                return Poll::Ready(Stop::Malformed);
+            };
+            self.client.hold(behind);
+            std::mem::swap(&mut self.up.buffer, &mut self.up.spare);
+            self.up.at = 0;
+            self.up.is_first = false;
+            // What nobody wants to hear is dropped.
+            self.up.is_written = self.up.is_deaf;
+        }
+    }
+
+    /// Ready when nothing is left to be written.
+    fn poll_write_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let mut rest = &self.up.buffer[self.up.at..];
+        let written = self.app.poll_write(cx, &mut rest);
+        self.up.at = self.up.buffer.len() - rest.len();
+        match ready!(written) {
+            Ok(()) => self.up.is_written = true,
+            Err(_) if self.up.at == 0 && self.is_stale() => return Poll::Ready(Err(Stop::Stale)),
+            // What the app has said before can still be read.
+            Err(_) => (self.up.is_deaf, self.up.is_written) = (true, true),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_stale(&self) -> bool {
+        self.up.is_first && self.app.is_stale(self.request.is_idempotent)
+    }
+
+    /// One timer, set anew only when it is over.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let up = &mut self.up;
+        let late = up.late.get_or_insert_with(|| Box::pin(sleep_until(up.last_read + BODY_PAUSE)));
+        loop {
+            ready!(late.as_mut().poll(cx));
+            let until = up.last_read + BODY_PAUSE;
+            if until <= Instant::now() {
+                return Poll::Ready(Stop::Late);
+            }
+            late.as_mut().reset(until);
+        }
+    }
+
+    /// Passes the answer on.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        loop {
+            ready!(self.poll_write_down(cx))?;
+            match self.down.stage {
+                Stage::Head => ready!(self.poll_head(cx))?,
+                Stage::Body => {
+                    let more = ready!(self.app.poll_body(cx, &mut self.down.buffer));
+                    if !more.map_err(Stop::App)? {
+                        self.down.stage = Stage::Done;
+                    }
+                }
+                Stage::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Down { buffer, stage, needs_flush, is_out, .. } = &mut self.down;
+        let mut socket = Pin::new(&mut self.client.socket);
+        while !buffer.is_empty() {
+            match ready!(socket.as_mut().poll_write(cx, buffer)) {
+                Ok(written @ 1..) => buffer.advance(written),
+                _ => return Poll::Ready(Err(Stop::Gone)),
+            }
+            *needs_flush = true;
+            *is_out |= *stage != Stage::Head;
+            self.watch.has_written();
+        }
+        if *needs_flush {
+            if ready!(socket.poll_flush(cx)).is_err() {
+                return Poll::Ready(Err(Stop::Gone));
+            }
+            *needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes a head, and with a final one as much of its body as has come, to be written at once.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let to = To {
+            minor: self.request.minor,
+            // Who has not said all by now may not want to: where the next request begins is
+            // unknown.
+            is_last: !self.request.is_keep_alive
+                || !self.up.body.is_done()
+                || self.drain.has_begun(),
+        };
+        let out = &mut self.down.buffer;
+        let taken = ready!(self.app.poll_head(cx, |head, bytes| {
+            if head.is_informational() && to.minor == 0 {
+                // HTTP/1.0 has none.
+                return Ok((head, None));
+            }
+            answer::write(&head, bytes, to, out).map(|begun| (head, Some(begun)))
+        }));
+        let (head, begun) = match taken {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(reason)) => return Poll::Ready(Err(Stop::App(Broken::Malformed(reason)))),
+            Err(_) if self.is_stale() => return Poll::Ready(Err(Stop::Stale)),
+            Err(broken) => return Poll::Ready(Err(Stop::App(broken))),
+        };
+        let Some(begun) = begun.filter(|_| !head.is_informational()) else {
+            return Poll::Ready(Ok(()));
+        };
+        self.down.status = head.status;
+        self.down.is_last = begun.is_last;
+        self.down.ends_with_connection = matches!(begun.body, Body::Bare(_) | Body::UntilClose);
+        if head.status == 101 {
+            self.down.stage = Stage::Done;
+            return Poll::Ready(Ok(()));
+        }
+        self.app.expect(begun.body);
+        self.down.stage = Stage::Body;
+        let mut piece = BytesMut::new();
+        if let Poll::Ready(more) = self.app.poll_body(cx, &mut piece) {
+            if !more.map_err(Stop::App)? {
+                self.down.stage = Stage::Done;
+            }
+            self.down.buffer.extend_from_slice(&piece);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl From<Malformed> for Stop {
+    fn from(Malformed: Malformed) -> Stop {
+        Stop::Malformed
+    }
+}

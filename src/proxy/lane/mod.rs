@@ -1,0 +1,242 @@
+//! HTTP/1 requests to the app and its answers back, past pingora: what an app can say, trailers
+//! and all, is passed on as it came, in one future and with one write each way where that will do.
+//!
+//! Nothing in this directory depends on MongoDB or on filter files.
+
+pub mod answer;
+pub mod client;
+pub mod exchange;
+pub mod request;
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::app::answer::Asked;
+use super::app::body::Body;
+use super::app::{App, Connection};
+use super::chunks::Malformed;
+use super::gate::{self, Head};
+use super::plain;
+use super::side::Side;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::transport::problem::Problem;
+use client::Client;
+use exchange::{Exchange, Request, Stop};
+
+/// How long a client may take to read that its request failed.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Forwards requests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    pub app: App,
+    pub side: Arc<Side>,
+    pub metrics: Arc<Metrics>,
+    pub drain: Drain,
+}
+
+/// How an exchange ended for the client.
+struct Ended {
+    /// The status that it got, or 0.
+    status: u16,
+    /// Whether its connection can be used again.
+    is_reusable: bool,
+}
+
+impl Ended {
+    fn last(status: u16) -> Ended {
+        Ended { status, is_reusable: false }
+    }
+}
+
+impl Lane {
+    /// Forwards the request whose head is at the beginning of these bytes, and passes the answer
+    /// on. `false` when the client's connection is over.
+    pub async fn forward(
+        &self,
+        client: &mut Client,
+        bytes: BytesMut,
+        head: Head,
+        peer: Option<IpAddr>,
+    ) -> bool {
+        let began = Instant::now();
+        let _held = self.drain.hold();
+        let ended = self.exchange(client, bytes, head, peer).await;
+        self.metrics.count_proxied(ended.status);
+        self.metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
+        ended.is_reusable
+    }
+
+    async fn exchange(
+        &self,
+        client: &mut Client,
+        mut bytes: BytesMut,
+        head: Head,
+        peer: Option<IpAddr>,
+    ) -> Ended {
+        let mut first = BytesMut::with_capacity(head.length + 512);
+        let sent = match request::write(&head, &bytes, &self.side, peer, &mut first) {
+            Ok(sent) => sent,
+            Err(reason) => return tell(client, &head, Problem::new(400, reason), &reason).await,
+        };
+        let request = Request {
+            asked: Asked { is_head: head.is_head, is_upgrade: sent.is_upgrade },
+            minor: head.minor,
+            is_keep_alive: head.is_keep_alive,
+            is_idempotent: head.is_idempotent,
+        };
+        let mut body = match head.body {
+            gate::Body::None => Body::Done,
+            gate::Body::Length(length) => Body::length(length),
+            gate::Body::Chunked => Body::chunks(),
+        };
+        if bytes.len() > head.length {
+            let mut rest = bytes.split_off(head.length);
+            match body.pass(&mut rest) {
+                Ok(behind) => client.hold(behind),
+                Err(malformed) => return tell_stop(client, &head, Stop::from(malformed)).await,
+            }
+            first.extend_from_slice(&rest);
+        }
+        drop(bytes);
+        let app = match self.app.take(request.is_idempotent).await {
+            Ok(app) => app,
+            Err(error) => return tell_unreachable(client, &head, &error).await,
+        };
+        let mut exchange = Exchange::new(client, app, request, &self.drain, first, body);
+        let passed = loop {
+            match poll_fn(|cx| exchange.poll(cx)).await {
+                Err(Stop::Stale) => match self.app.connect().await {
+                    Ok(app) => exchange.restart(app),
+                    Err(error) => return tell_unreachable(exchange.client, &head, &error).await,
+                },
+                passed => break passed,
+            }
+        };
+        match passed {
+            Ok(()) if exchange.status() == 101 => {
+                let (client, app, _) = exchange.into_parts();
+                tunnel(client, app).await;
+                Ended::last(101)
+            }
+            Ok(()) => self.finish(exchange).await,
+            Err(stop) => abandon(exchange, stop, &head).await,
+        }
+    }
+
+    /// The answer is passed on whole.
+    async fn finish(&self, exchange: Exchange<'_>) -> Ended {
+        let (status, is_sending) = (exchange.status(), exchange.is_sending());
+        let is_reusable = !exchange.is_last() && !is_sending;
+        let (client, app, is_whole) = exchange.into_parts();
+        if is_whole {
+            self.app.give_back(app);
+        }
+        if !is_reusable {
+            // The connection is over either way.
+            let ended = client.socket.shutdown().await;
+            if ended.is_ok() && (is_sending || !client.held.is_empty()) {
+                client.socket.linger().await;
+            }
+        }
+        Ended { status, is_reusable }
+    }
+}
+
+/// What is told about a request that did not get its answer.
+async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> Ended {
+    let status = exchange.status();
+    if status == 0 {
+        return tell_stop(exchange.client, head, stop).await;
+    }
+    // Part of an answer is out: all that is left is to break it off.
+    debug!(status, ?stop, "an answer was broken off");
+    if exchange.ends_with_connection() {
+        // Else it would look as if it were whole.
+        exchange.client.socket.reset_on_close();
+    }
+    Ended::last(status)
+}
+
+async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> Ended {
+    let problem = match &stop {
+        // Nobody is there to read it.
+        Stop::Gone => return Ended::last(0),
+        Stop::Malformed => Problem::new(400, Malformed.to_string()),
+        Stop::Late => Problem::new(408, "the request's body did not come for a minute"),
+        Stop::Stale | Stop::App(_) => {
+            Problem::new(502, "the app behind this address does not answer")
+        }
+    };
+    match stop {
+        Stop::App(broken) => tell(client, head, problem, &broken).await,
+        _ => {
+            let detail = problem.detail.clone();
+            tell(client, head, problem, &detail).await
+        }
+    }
+}
+
+async fn tell_unreachable(
+    client: &mut Client,
+    head: &Head,
+    error: &super::app::Unreachable,
+) -> Ended {
+    let detail = match error.status() {
+        504 => "the app did not accept the connection in time",
+        _ => "the app behind this address does not answer",
+    };
+    tell(client, head, Problem::new(error.status(), detail), error).await
+}
+
+/// Answers with a problem, and closes.
+async fn tell(
+    client: &mut Client,
+    head: &Head,
+    problem: Problem,
+    error: &(dyn std::fmt::Display + Sync),
+) -> Ended {
+    let status = problem.status;
+    match status {
+        500.. => warn!(status, %error, "request not forwarded"),
+        // Clients must not fill the log.
+        _ => debug!(status, %error, "request not forwarded"),
+    }
+    let answer = problem.into();
+    let telling = async {
+        plain::answer_plain(&mut client.socket, &answer, head.is_head, true).await?;
+        plain::close(&mut client.socket).await;
+        std::io::Result::Ok(())
+    };
+    // A client that does not read it has had its chance.
+    match timeout(REFUSAL_DEADLINE, telling).await {
+        Ok(Err(_)) => Ended::last(0),
+        _ => Ended::last(status),
+    }
+}
+
+/// Both sides speak another protocol now; each may end its half.
+async fn tunnel(client: &mut Client, app: Connection) {
+    client.socket.probe();
+    let (mut app, early) = app.into_parts();
+    let late = std::mem::take(&mut client.held);
+    let carried = async {
+        client.socket.write_all(&early).await?;
+        client.socket.flush().await?;
+        app.write_all(&late).await?;
+        app.flush().await?;
+        drop((early, late));
+        copy_bidirectional(&mut client.socket, &mut app).await
+    };
+    if let Err(error) = carried.await {
+        debug!(%error, "a switched connection ended");
+    }
+}
