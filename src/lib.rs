@@ -18,7 +18,7 @@
 //! - [`catalog`]: the streams in force, and their feeds
 //! - [`reload`]: follows the filter directory
 //! - [`transport`]: frames to bytes
-//! - [`proxy`]: the public port: the app, or the reserved path; alone touches pingora's proxy
+//! - [`proxy`]: the public port: the app, or the reserved path; alone speaks to the app for clients
 //! - [`admin`]: health, metrics, what is open
 //! - [`explain`]: what a filter becomes, without running
 //!

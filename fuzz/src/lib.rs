@@ -13,11 +13,7 @@ pub mod matcher;
 pub mod yaml;
 
 // Of the proxy, what judges bytes.
-#[path = "../../src/proxy/chunks.rs"]
-pub mod chunks;
-#[path = "../../src/proxy/gate.rs"]
-pub mod gate;
-#[path = "../../src/proxy/path.rs"]
-pub mod path;
+pub mod proxy;
+pub use proxy::{chunks, gate, path};
 
 pub mod access;

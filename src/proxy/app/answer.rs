@@ -13,6 +13,9 @@ pub const MAX_HEAD: usize = 256 * 1024;
 /// More header lines are refused.
 const MAX_FIELDS: usize = 256;
 
+/// What every head begins with.
+const HTTP1: &[u8] = b"HTTP/1.";
+
 /// What the beginning of an answer's bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -62,6 +65,12 @@ pub struct Asked {
 /// Looks at the beginning of an answer. `seen` is how far it was looked at before, so that a head
 /// which comes byte by byte costs no more than another: 0 at first, and again for the next head.
 pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> Verdict {
+    // Here, since httparse passes over empty lines before a head; and at once, since what speaks
+    // another protocol may never end a line.
+    let common = bytes.len().min(HTTP1.len());
+    if bytes[..common] != HTTP1[..common] {
+        return Verdict::Malformed("it does not begin as HTTP/1 does");
+    }
     let from = std::mem::replace(seen, bytes.len());
     for at in memchr_iter(b'\n', &bytes[from..]).map(|at| from + at) {
         if at >= MAX_HEAD {
@@ -80,12 +89,7 @@ pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> Verdict {
     if bytes.len() >= MAX_HEAD {
         return Verdict::Malformed("its head is longer than 256 KiB");
     }
-    // What speaks another protocol may never send a line.
-    let common = bytes.len().min(7);
-    match bytes[..common] == b"HTTP/1."[..common] {
-        true => Verdict::Partial,
-        false => Verdict::Malformed("it does not begin as HTTP/1 does"),
-    }
+    Verdict::Partial
 }
 
 fn parse(bytes: &[u8], asked: Asked) -> Result<Head, &'static str> {
@@ -306,6 +310,7 @@ mod tests {
         for said in [
             "\x16\x03\x01",
             "ICY 200 OK\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
             "HTTP/2 200\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/1.1 099 No\r\n\r\n",

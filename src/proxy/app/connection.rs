@@ -64,6 +64,7 @@ pub struct Connection {
     is_asked: bool,
     needs_flush: bool,
     body: Body,
+    room: Room,
     /// What the last head said.
     is_keep_alive: bool,
 }
@@ -80,6 +81,7 @@ impl Connection {
             is_asked: false,
             needs_flush: false,
             body: Body::Done,
+            room: Room::default(),
             is_keep_alive: false,
         }
     }
@@ -197,8 +199,10 @@ impl Connection {
 
     /// Reads into an empty buffer, that grows with what comes.
     fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
-        make_room(to);
-        pin!(self.socket.read_buf(to)).poll(cx)
+        self.room.make(to);
+        let read = ready!(pin!(self.socket.read_buf(to)).poll(cx));
+        self.room.learn(to);
+        Poll::Ready(read)
     }
 
     /// The trailer lines behind a body in chunks, each with its CR LF.
@@ -217,12 +221,24 @@ impl Connection {
     }
 }
 
-/// Gives an empty buffer room to read into: more, where it has been full.
-pub fn make_room(buffer: &mut BytesMut) {
-    buffer.clear();
-    if buffer.capacity() == 0 {
-        buffer.reserve(ROOM);
-    } else if buffer.capacity() < ROOM || buffer.spare_capacity_mut().is_empty() {
-        buffer.reserve(MUCH_ROOM);
+/// How much room a direction needs for what is read: more, once it was all used.
+#[derive(Debug, Default)]
+pub struct Room {
+    is_much: bool,
+}
+
+impl Room {
+    /// Gives an empty buffer room to be read into.
+    pub fn make(&self, buffer: &mut BytesMut) {
+        let room = if self.is_much { MUCH_ROOM } else { ROOM };
+        buffer.clear();
+        if buffer.capacity() < room {
+            buffer.reserve(room);
+        }
+    }
+
+    /// The buffer was read into.
+    pub fn learn(&mut self, buffer: &BytesMut) {
+        self.is_much |= buffer.len() >= ROOM;
     }
 }

@@ -82,7 +82,7 @@ pub async fn forward(
         }
     }
     let metrics = &site.desk.metrics;
-    metrics.proxy_requests_total.with_label_values(&[&status.to_string()]).inc();
+    metrics.count_proxied(status);
     metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
 }
 

@@ -86,8 +86,7 @@ async fn refuse(
     problem: Problem,
     is_head: bool,
 ) {
-    let status = problem.status.to_string();
-    shared.site.desk.metrics.proxy_requests_total.with_label_values(&[&status]).inc();
+    shared.site.desk.metrics.count_proxied(problem.status);
     send_plain(respond, problem.into(), is_head).await;
 }
 

@@ -21,7 +21,7 @@ use super::client::{Client, Watch};
 use crate::drain::Drain;
 use crate::proxy::app::answer::Asked;
 use crate::proxy::app::body::Body;
-use crate::proxy::app::connection::make_room;
+use crate::proxy::app::connection::Room;
 use crate::proxy::app::{Broken, Connection};
 use crate::proxy::chunks::Malformed;
 
@@ -59,6 +59,7 @@ struct Up {
     at: usize,
     /// What is read into next.
     spare: BytesMut,
+    room: Room,
     /// The buffer holds the request from its beginning.
     is_first: bool,
     is_written: bool,
@@ -117,6 +118,7 @@ impl<'a> Exchange<'a> {
             buffer: first,
             at: 0,
             spare: BytesMut::new(),
+            room: Room::default(),
             is_first: true,
             is_written: false,
             is_deaf: false,
@@ -193,7 +195,7 @@ impl<'a> Exchange<'a> {
             if is_waiting {
                 return Poll::Pending;
             }
-            make_room(&mut self.up.spare);
+            self.up.room.make(&mut self.up.spare);
             let Poll::Ready(read) = pin!(self.client.socket.read_buf(&mut self.up.spare)).poll(cx)
             else {
                 return self.poll_late(cx);
@@ -203,6 +205,7 @@ impl<'a> Exchange<'a> {
                 return Poll::Ready(Stop::Gone);
             }
             self.up.last_read = Instant::now();
+            self.up.room.learn(&self.up.spare);
             let Ok(behind) = self.up.body.pass(&mut self.up.spare) else {
                 return Poll::Ready(Stop::Malformed);
             };

@@ -142,6 +142,19 @@ async fn what_the_client_says_is_passed_on_at_once() {
     pair.finish().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_pauses_for_a_minute_is_not_waited_for() {
+    let pair = Pair::start().await;
+    pair.app.on("slow", [Step::Drain(Arc::default()), send(OK)]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nX-Case: slow\r\nContent-Length: 9\r\n\r\nabc").await;
+    let began = tokio::time::Instant::now();
+    let mut got = Vec::new();
+    raw.socket.read_to_end(&mut got).await.expect("a refusal");
+    assert!(app::latin1(&got).starts_with("HTTP/1.1 408 "), "{}", app::latin1(&got));
+    assert!((60..70).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn a_client_may_wait_for_100_continue() {
     let pair = Pair::start().await;

@@ -1,15 +1,18 @@
 //! When the app is away, slow, somewhere else, or wrong.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use sidestream::Sidecar;
 use sidestream::config::{Config, Flags, Sources};
+use tokio::io::AsyncReadExt;
+use tokio::sync::Notify;
 
 use super::app::{App, Step, send};
 use super::raw::{Answer, Raw, ask};
 use super::{NO_MONGODB, Pair};
-use crate::support::http;
 use crate::support::sidecar::Filters;
+use crate::support::{PATIENCE, http};
 
 const GET: &str = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -69,12 +72,7 @@ async fn an_app_that_does_not_accept_is_a_504() {
         waiting.push(tokio::time::timeout(std::time::Duration::from_millis(200), connecting).await);
     }
     let sidecar = start_before(&format!("http://{address}"), &filters).await;
-    // The connections of pingora, and ours.
-    let wanting = "GET /x HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";
-    let answers = [GET, wanting].map(|request| ask(sidecar.listen, "GET", request));
-    for answer in futures_util::future::join_all(answers).await {
-        assert_problem(&answer, 504);
-    }
+    assert_problem(&ask(sidecar.listen, "GET", GET).await, 504);
     sidecar.finish().await;
 }
 
@@ -88,6 +86,17 @@ async fn an_app_that_says_nothing_or_nonsense_is_a_502() {
         ("nonsense", "\x16\x03\x01 what?\r\n\r\n"),
         ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
         ("no length", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nab"),
+        (
+            "length and chunks",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("another coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        ("no chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n"),
+        ("bare LF", "HTTP/1.1 200 OK\nContent-Length: 2\n\nab"),
+        (
+            "unasked",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+        ),
     ] {
         pair.app.on(row, [Step::Body, send(said), Step::Close]);
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Case: {row}\r\n\r\n");
@@ -96,6 +105,42 @@ async fn an_app_that_says_nothing_or_nonsense_is_a_502() {
     }
     // Afterwards all is well.
     assert_eq!(ask(pair.proxy(), "GET", GET).await.status(), 200);
+    pair.finish().await;
+}
+
+/// What an app says behind an answer is nobody's: the next client must not get it.
+#[tokio::test]
+async fn what_comes_behind_an_answer_is_lost() {
+    let pair = Pair::start().await;
+    let said = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\
+                HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+    pair.app.on("more", [Step::Body, send(said)]);
+    let said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n\
+                HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+    pair.app.on("more chunks", [Step::Body, send(said)]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    for row in ["more", "", "more chunks", "", "more"] {
+        raw.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Case: {row}\r\n\r\n")).await;
+        assert_eq!(raw.answer("GET").await.expect("an answer").text(), "ok", "{row}");
+    }
+    assert_eq!(pair.app.connections(), 3);
+    pair.finish().await;
+}
+
+/// Where the end of the connection is all that ends an answer, one that is cut must not look whole.
+#[tokio::test]
+async fn a_cut_answer_is_reset_for_clients_that_know_no_chunks() {
+    let pair = Pair::start().await;
+    let said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let go = Arc::new(Notify::new());
+    pair.app.on("cut", [Step::Body, send(said), Step::Wait(go.clone()), Step::Close]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send("GET / HTTP/1.0\r\nX-Case: cut\r\n\r\n").await;
+    raw.head().await.expect("a head");
+    assert_eq!(raw.exactly(3).await.as_deref(), Some(b"abc".as_slice()));
+    go.notify_one();
+    let read = tokio::time::timeout(PATIENCE, raw.socket.read_u8()).await.expect("an end");
+    assert_eq!(read.expect_err("no end").kind(), std::io::ErrorKind::ConnectionReset);
     pair.finish().await;
 }
 

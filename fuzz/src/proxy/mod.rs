@@ -1,0 +1,12 @@
+//! Modules of the proxy, named as in the crate itself.
+
+pub mod app;
+#[path = "../../../src/proxy/chunks.rs"]
+pub mod chunks;
+#[path = "../../../src/proxy/date.rs"]
+pub mod date;
+#[path = "../../../src/proxy/gate.rs"]
+pub mod gate;
+pub mod lane;
+#[path = "../../../src/proxy/path.rs"]
+pub mod path;
