@@ -1,11 +1,11 @@
 //! The door of the public port: reads each request head once, applies the gate, and either answers
 //! the reserved path on the bare socket, so that an idle client costs a small task, or forwards by
-//! the lane. HTTP/2 connections are handed to pingora as they are.
+//! the lane. HTTP/2 connections are handed to [`h2`] as they are.
 //!
 //! Law of this file:
 //!
 //! - A connection is in one of four hands: the door's (a head is awaited), the lane's (a request
-//!   is answered), pingora's, or a stream's task. It never has two owners.
+//!   is answered), HTTP/2's, or a stream's task. It never has two owners.
 //! - Bytes that were read are never dropped while the connection lives: they are the request's, or
 //!   held for the next one.
 
@@ -18,20 +18,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pingora::apps::ServerApp;
-use pingora::proxy::HttpProxy;
-use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::forward::{Forward, Request, Side};
 use super::gate::{self, Body, Gate, Head, Verdict};
-use super::io::{Connection, Socket};
+use super::h2::{self, Site};
+use super::io::Socket;
 use super::lane::Lane;
 use super::lane::client::Client;
 use super::path::{self, Target};
 use super::plain::{answer_plain, close, head_of};
 use super::reserved::{Answer, Desk, Opened, Plain};
+use super::side::{Request, Side};
 use crate::drain::Drain;
 use crate::transport::Sink;
 use crate::transport::problem::Problem;
@@ -42,21 +40,17 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a refused client may take to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
-/// How long bytes to a client may stay unacknowledged before the connection is given up.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves connections of the public port. Cheap to clone.
 #[derive(Clone)]
 pub struct Door {
     pub lane: Lane,
-    /// For HTTP/2.
-    pub proxy: Arc<HttpProxy<Forward>>,
     pub desk: Arc<Desk>,
     pub prefix: Arc<str>,
     pub side: Arc<Side>,
     pub drain: Drain,
-    /// What pingora watches; flips when draining begins.
-    pub shutdown: ShutdownWatch,
+    /// For HTTP/2.
+    pub site: Arc<Site>,
 }
 
 /// What was read at the beginning of a connection or after a request.
@@ -73,8 +67,7 @@ impl Door {
     pub async fn serve(self, socket: Socket) {
         let peer = socket.peer();
         if socket.is_h2() {
-            self.proxy.process_new(Box::new(Connection::new(socket)), &self.shutdown).await;
-            return;
+            return Box::pin(h2::serve(self.site, socket, BytesMut::new())).await;
         }
         let mut client = Client::new(socket);
         let mut is_first = true;
@@ -89,9 +82,7 @@ impl Door {
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    let connection = Connection::beginning_with(client.socket, bytes);
-                    self.proxy.process_new(Box::new(connection), &self.shutdown).await;
-                    return;
+                    return Box::pin(h2::serve(self.site, client.socket, bytes)).await;
                 }
                 Read::Over => return,
                 Read::Refused(problem) => return self.refuse(&mut client.socket, problem).await,
@@ -267,10 +258,7 @@ fn stream(
 ) -> impl Future<Output = ()> + Send {
     let is_chunked = minor > 0 && !is_head;
     let mut sink = SocketSink { socket, is_chunked };
-    if let Socket::Plain(tcp) = &sink.socket {
-        // Without it a vanished client is noticed only after many retransmissions.
-        let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT));
-    }
+    sink.socket.limit_unacknowledged();
     let head = {
         let cors = opened.take_cors();
         let mut fields = Opened::headers().to_vec();

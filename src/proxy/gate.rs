@@ -11,7 +11,7 @@ use std::net::IpAddr;
 /// A longer head is refused, in bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
 /// More header lines are refused; pingora would refuse them too.
-const MAX_HEADERS: usize = 128;
+pub const MAX_HEADERS: usize = 128;
 /// What an HTTP/2 connection begins with.
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -267,13 +267,13 @@ fn check_host(headers: &[httparse::Header<'_>], minor: u8) -> Result<(), &'stati
 }
 
 /// Of a name, an address and a port; `@`, `/` and `,` would make two readings.
-fn is_host_byte(byte: u8) -> bool {
+pub fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(&byte)
 }
 
 /// Servers that hand fields on as variables take `_` and `-` for the same, and some pass over those
 /// that they do not expect: what looks like one of these names must be it.
-fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
+pub fn is_twin(name: &str) -> bool {
     const GUARDED: [&str; 6] = [
         "content-length",
         "transfer-encoding",
@@ -285,17 +285,18 @@ fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
     fn letters(name: &str) -> impl Iterator<Item = u8> {
         name.bytes().filter(|byte| !b"-_".contains(byte)).map(|byte| byte.to_ascii_lowercase())
     }
-    let is_twin = |name: &str| {
-        // Most names begin otherwise.
-        let may_be = matches!(
-            name.as_bytes().first(),
-            Some(b'c' | b'C' | b't' | b'T' | b'x' | b'X' | b'-' | b'_')
-        );
-        may_be
-            && GUARDED.iter().any(|guarded| {
-                letters(name).eq(letters(guarded)) && !name.eq_ignore_ascii_case(guarded)
-            })
-    };
+    // Most names begin otherwise.
+    let may_be = matches!(
+        name.as_bytes().first(),
+        Some(b'c' | b'C' | b't' | b'T' | b'x' | b'X' | b'-' | b'_')
+    );
+    may_be
+        && GUARDED.iter().any(|guarded| {
+            letters(name).eq(letters(guarded)) && !name.eq_ignore_ascii_case(guarded)
+        })
+}
+
+fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
     match headers.iter().any(|header| is_twin(header.name)) {
         true => Err("a header field's name has other dashes than the name that it looks like"),
         false => Ok(()),

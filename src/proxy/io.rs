@@ -1,21 +1,13 @@
-//! A client's socket, and a connection as pingora sees it: HTTP/2, and the admin port.
+//! A client's socket, plain or encrypted.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -26,6 +18,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long bytes to a client may stay unacknowledged, where that is limited.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Plain or encrypted.
 #[derive(Debug)]
 pub enum Socket {
@@ -61,6 +56,12 @@ impl Socket {
         let probes = socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
         // Without probes it only takes longer.
         let _ = socket2::SockRef::from(self.tcp()).set_tcp_keepalive(&probes);
+    }
+
+    /// Gives the connection up when what was sent is not acknowledged for long: without it a
+    /// vanished client is noticed only after many retransmissions.
+    pub fn limit_unacknowledged(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_user_timeout(Some(USER_TIMEOUT));
     }
 
     /// What TCP has found out about the peer since the last look.
@@ -155,108 +156,3 @@ impl AsyncWrite for Socket {
         }
     }
 }
-
-/// What pingora is given: a socket, and what was already read from it.
-#[derive(Debug)]
-pub struct Connection {
-    pub socket: Socket,
-    /// Read and not used yet; served before the socket.
-    held: BytesMut,
-}
-
-impl Connection {
-    pub fn new(socket: Socket) -> Connection {
-        Connection::beginning_with(socket, BytesMut::new())
-    }
-
-    pub fn beginning_with(socket: Socket, held: BytesMut) -> Connection {
-        Connection { socket, held }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let me = self.get_mut();
-        if !me.held.is_empty() {
-            let length = me.held.len().min(buf.remaining());
-            buf.put_slice(&me.held.split_to(length));
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut me.socket).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Connection {
-    async fn shutdown(&mut self) {
-        // The connection is over either way.
-        let _ = AsyncWriteExt::shutdown(self).await;
-    }
-}
-
-impl UniqueID for Connection {
-    fn id(&self) -> UniqueIDType {
-        self.socket.tcp().as_raw_fd()
-    }
-}
-
-impl Ssl for Connection {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.socket.is_h2().then_some(ALPN::H2)
-    }
-}
-
-impl GetTimingDigest for Connection {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Connection {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Connection {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::new(SocketDigest::from_raw_fd(self.socket.tcp().as_raw_fd())))
-    }
-}
-
-/// "Cannot peek": pingora then takes a connection that the door hands over as HTTP/2 for that.
-impl Peek for Connection {}

@@ -5,28 +5,24 @@
 //! good proxy.
 
 pub mod app;
-pub mod carry;
 pub mod chunks;
 pub mod date;
 pub mod door;
-pub mod fields;
-pub mod forward;
 pub mod gate;
+pub mod h2;
 pub mod io;
 pub mod lane;
 pub mod path;
 pub mod plain;
 pub mod reserved;
+pub mod side;
 pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::HttpServerOptions;
-use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -34,10 +30,11 @@ use crate::config::Config;
 use crate::drain::Drain;
 use app::App;
 use door::Door;
-use forward::{Forward, Side};
+use h2::Site;
 use io::Socket;
 use lane::Lane;
 use reserved::Desk;
+use side::Side;
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -57,7 +54,6 @@ impl PublicPort {
     pub fn new(config: &Config, desk: Arc<Desk>, drain: Drain, tls: Option<TlsAcceptor>) -> Self {
         let prefix: Arc<str> = config.prefix.as_str().into();
         let side = Arc::new(Side {
-            app: config.app.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             scheme: if tls.is_some() { "https" } else { "http" },
         });
@@ -68,34 +64,14 @@ impl PublicPort {
             metrics: desk.metrics.clone(),
             drain: drain.clone(),
         };
-        let forward = Forward {
-            side: side.clone(),
+        let site = Arc::new(Site {
             desk: desk.clone(),
+            app,
             prefix: prefix.clone(),
-            app: app.clone(),
-        };
-        let mut proxy = http_proxy(&Arc::new(ServerConf::default()), forward);
-        let mut options = HttpServerOptions::default();
-        // The door hands over only what begins with the HTTP/2 preface.
-        options.h2c = true;
-        proxy.server_options = Some(options);
-        let (say_shutdown, shutdown) = watch::channel(false);
-        let watched = drain.clone();
-        tokio::spawn(async move {
-            watched.begun().await;
-            let _ = say_shutdown.send(true);
-            // HTTP/2 connections look at it until they are closed.
-            say_shutdown.closed().await;
-        });
-        let door = Door {
-            lane,
-            proxy: Arc::new(proxy),
-            desk,
-            prefix,
-            side,
+            side: side.clone(),
             drain: drain.clone(),
-            shutdown,
-        };
+        });
+        let door = Door { lane, desk, prefix, side, drain: drain.clone(), site };
         PublicPort { door, tls, drain }
     }
 

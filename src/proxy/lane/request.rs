@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use bytes::{BufMut, BytesMut};
 
 use crate::proxy::app::answer::{Line, Named, lines};
-use crate::proxy::forward::Side;
 use crate::proxy::gate::{Body, Head};
+use crate::proxy::side::Side;
 
 /// More names in `Connection` fields are refused.
 const MAX_NAMED: usize = 32;
@@ -203,15 +203,10 @@ fn put_forwarded(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AppAddress;
     use crate::proxy::gate::{Gate, Verdict};
 
     fn side(trusted: &str) -> Side {
-        Side {
-            app: AppAddress::Unix { path: "/app".into() },
-            trusted_proxies: vec![trusted.parse().unwrap()],
-            scheme: "http",
-        }
+        Side { trusted_proxies: vec![trusted.parse().unwrap()], scheme: "http" }
     }
 
     fn written(request: &str, trusted: &str) -> Result<(String, bool), &'static str> {

@@ -20,7 +20,7 @@ const GIB: usize = 1024 * 1024 * 1024;
 /// What memory may grow by while a gibibyte flows both ways, in KiB.
 const FLAT: u64 = 24 * 1024;
 
-fn resident_peak(process: u32) -> u64 {
+pub fn resident_peak(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
     line.trim().trim_end_matches(" kB").parse().expect("a number")

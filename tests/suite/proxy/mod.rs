@@ -6,6 +6,7 @@ mod bodies;
 mod connections;
 mod desync;
 mod failures;
+mod frames;
 mod hostile;
 mod http2;
 mod raw;

@@ -1,0 +1,70 @@
+//! Writing to an HTTP/2 client, and never more than it has made room for: who does not read is a
+//! slow client, as on a socket of its own, and nothing piles up here for it.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+
+use crate::transport::Sink;
+
+/// The client has reset the stream, or left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// Sends these bytes, which become fewer, as there is room; ready when there are none left.
+///
+/// # Errors
+/// [`Gone`]
+pub fn poll_send(
+    stream: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    bytes: &mut Bytes,
+    is_last: bool,
+) -> Poll<Result<(), Gone>> {
+    while !bytes.is_empty() {
+        stream.reserve_capacity(bytes.len());
+        let mut room = stream.capacity();
+        if room == 0 {
+            room = match ready!(stream.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                _ => return Poll::Ready(Err(Gone)),
+            };
+        }
+        let piece = bytes.split_to(room.min(bytes.len()));
+        stream.send_data(piece, is_last && bytes.is_empty()).map_err(|_| Gone)?;
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Server-Sent Events on an HTTP/2 stream.
+pub struct StreamSink {
+    pub stream: SendStream<Bytes>,
+}
+
+impl StreamSink {
+    /// Says that nothing more comes. Needs no room, so it waits for nobody.
+    pub fn finish(&mut self) {
+        // The stream is over either way.
+        let _ = self.stream.send_data(Bytes::new(), true);
+    }
+}
+
+impl Sink for StreamSink {
+    async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        // Shared with the other clients of the route, where it is one.
+        let mut bytes = match pieces {
+            [one] => one.clone(),
+            many => many.concat().into(),
+        };
+        let sent = poll_fn(|cx| poll_send(&mut self.stream, cx, &mut bytes, false)).await;
+        sent.map_err(|Gone| io::ErrorKind::ConnectionReset.into())
+    }
+
+    async fn closed(&mut self) {
+        // However it went: a reset, or the end of the connection.
+        let _ = poll_fn(|cx| self.stream.poll_reset(cx)).await;
+    }
+}
