@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::Feed;
 use crate::event::ChangeEvent;
-use crate::routes::{Delivery, Finder, Route, RouteId};
+use crate::routes::{Delivery, Finder, READ_BYTES, Route, RouteId};
 
 /// Of what the journal may hold, this may hold so much, and always
 const SHARE: usize = 8;
@@ -123,7 +123,8 @@ struct Pass {
 }
 
 impl Feed {
-    /// The deliveries from a cursor on that the route itself no longer has, at most `max`.
+    /// The deliveries from a cursor on that the route itself no longer has, at most `max`, and
+    /// [`READ_BYTES`] or a single one.
     pub fn look_back(self: &Arc<Feed>, route: &Arc<Route>, cursor: &mut u64, max: usize) -> Back {
         let Some(page) = self.lookback.page(route.id(), *cursor, max) else {
             if *cursor < self.numbers().0 {
@@ -136,8 +137,12 @@ impl Feed {
         };
         let events = self.events_of(&page);
         let mut found = Vec::with_capacity(page.entries.len());
-        let mut made = Vec::new();
+        let (mut made, mut bytes, mut next) = (Vec::new(), 0, page.next);
         for (entry, event) in page.entries.into_iter().zip(events) {
+            if bytes >= READ_BYTES {
+                next = entry.number;
+                break;
+            }
             let delivery = match (entry.delivery, event) {
                 (Some(delivery), _) => delivery,
                 (None, Some(event)) => {
@@ -148,10 +153,11 @@ impl Feed {
                 }
                 (None, None) => return Back::Gone,
             };
+            bytes += delivery.json.len();
             found.push(delivery);
         }
         self.lookback.keep(route.id(), &made);
-        *cursor = page.next;
+        *cursor = next;
         Back::Deliveries(found)
     }
 
@@ -465,3 +471,6 @@ impl Drop for Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

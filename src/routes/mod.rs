@@ -20,5 +20,6 @@ mod terms;
 pub use delivery::{Delivery, Kind, ResetReason};
 pub(crate) use finder::Finder;
 pub use index::{Description, Index};
+pub(crate) use route::READ_BYTES;
 pub use route::{Read, Route};
 pub use table::{RouteId, RouteTable};

@@ -21,6 +21,9 @@ use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
 
+/// What a client takes at once, to send it: it holds no more than this, and the last delivery.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+
 /// The result of looking for deliveries.
 #[derive(Debug)]
 pub enum Read {
@@ -238,14 +241,21 @@ impl Route {
         self.wake.notify_waiters();
     }
 
-    /// The next deliveries from the cursor on, at most `max`.
+    /// The next deliveries from the cursor on, at most `max`, and [`READ_BYTES`] or a single one.
     pub fn read(&self, cursor: &mut u64, max: usize) -> Read {
         let recent = self.recent.lock();
         if *cursor < recent.complete_from {
             return Read::Behind;
         }
         let from = recent.deliveries.partition_point(|delivery| delivery.number < *cursor);
-        let found: Vec<_> = recent.deliveries.range(from..).take(max).cloned().collect();
+        let mut bytes = 0;
+        let has_room = |delivery: &&Arc<Delivery>| {
+            let is_room = bytes < READ_BYTES;
+            bytes += delivery.json.len();
+            is_room
+        };
+        let unread = recent.deliveries.range(from..).take(max);
+        let found: Vec<_> = unread.take_while(has_room).cloned().collect();
         match found.last() {
             None => Read::UpToDate,
             Some(last) => {

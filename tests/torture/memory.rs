@@ -21,8 +21,9 @@ const SLACK: u64 = 48 * MIB;
 const FEEDS: u64 = 3;
 /// Replays of one of these at a time.
 const PASSES: u64 = 2;
-/// What a client's stream holds at most: the write that is under way, and what the socket took.
-const CLIENT: u64 = 128 * 1024;
+/// What a client's stream holds at most: the write that is under way and what was read for the
+/// next one, each 64 KiB, as deliveries and as they are sent.
+const CLIENT: u64 = 256 * 1024;
 
 /// What a sidecar with these settings may take beyond what it took when it began.
 pub fn allowed(journal_bytes: u64, clients: u64) -> u64 {
