@@ -9,6 +9,7 @@
 //!
 //! At most [`PASSES`] at a time for a feed, and `replay.max_concurrent` for all of them.
 
+mod admission;
 mod member;
 mod opening;
 mod pass;
@@ -182,7 +183,7 @@ impl Desk {
         }
         let mut request = Some(request);
         for pass in &self.joinable {
-            request = request.and_then(|request| pass.admit(request).err());
+            request = request.and_then(|request| pass.admission.admit(request).err());
         }
         self.waiting.extend(request);
     }
@@ -284,7 +285,7 @@ impl Drop for Turn {
         desk.is_asking &= self.purpose != Purpose::OneToken;
         if let Some(pass) = &self.pass {
             desk.joinable.retain(|other| !Arc::ptr_eq(other, pass));
-            let left = pass.close();
+            let left = pass.admission.close();
             desk.doubtful.extend(left.doubtful);
             desk.waiting.extend(left.waiting);
         }
