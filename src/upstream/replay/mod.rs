@@ -13,6 +13,7 @@ mod admission;
 mod member;
 mod opening;
 mod pass;
+mod patience;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::admission::Admission;
 use super::opening::{self, Refusal};
+use super::patience::Patience;
 use super::{Purpose, RETRY, Reply, Request, Shared};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
@@ -36,9 +37,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_POLL: Duration = Duration::from_millis(50);
 /// How many events are taken before the clients get a chance to run.
 const BURST: u32 = 64;
-/// How long a server may say nothing; a frozen one keeps its connections open. Generous, since the
-/// oplog may hold a lot of what the pipeline leaves out.
-const STALL: Duration = Duration::from_secs(120);
 /// Empty batches after which a token that was not found is taken for none of this deployment.
 const PATIENCE: u32 = 20;
 
@@ -83,6 +81,7 @@ struct Place {
     /// Whether the server has shown that it knows this place, by giving what comes after it.
     is_known: bool,
     pace: Pace,
+    patience: Patience,
 }
 
 impl Pass {
@@ -115,7 +114,12 @@ impl Pass {
     /// Without a cursor, opening it told that the first event is too large.
     pub async fn run(&self, shared: &Shared, opened: Option<Events>) {
         let is_known = self.purpose == Purpose::Everybody;
-        let mut place = Place { position: self.start.clone(), is_known, pace: Pace::Batches };
+        let mut place = Place {
+            position: self.start.clone(),
+            is_known,
+            pace: Pace::Batches,
+            patience: Patience::default(),
+        };
         let mut stop = match opened {
             Some(events) => self.follow(events, &mut place).await,
             None => Stop::TooLarge,
@@ -133,7 +137,8 @@ impl Pass {
             if self.admission.is_unwanted() {
                 break;
             }
-            stop = match opening::resume(shared, &self.live, &place.position, place.pace).await {
+            let Place { position, pace, patience, .. } = &mut place;
+            stop = match opening::resume(shared, &self.live, position, *pace, patience).await {
                 Ok(events) => self.follow(events, &mut place).await,
                 Err(Refusal::Lost(reason)) => Stop::Ended(Ended::Lost(reason)),
                 Err(Refusal::TooLarge) => Stop::TooLarge,
@@ -150,7 +155,8 @@ impl Pass {
         }
         let (_, collections) = self.live.collections();
         let key = self.live.key();
-        match large::skim(&shared.server, key, &collections, &place.position).await {
+        let skimming = large::skim(&shared.server, key, &collections, &place.position);
+        match place.patience.open(skimming).await {
             Ok(Some(event)) => {
                 place.position = event.token().clone();
                 place.is_known = true;
@@ -177,10 +183,10 @@ impl Pass {
     }
 
     async fn follow(&self, mut events: Events, place: &mut Place) -> Stop {
-        let Place { position, is_known, .. } = place;
+        let Place { position, is_known, patience, .. } = place;
         let (mut burst, mut empty_batches) = (0, 0);
         loop {
-            let Ok(next) = tokio::time::timeout(STALL, events.next_if_any()).await else {
+            let Some(next) = patience.answer(events.next_if_any()).await else {
                 return Stop::Again;
             };
             match next {
@@ -204,6 +210,7 @@ impl Pass {
                     if token > *position {
                         self.take(event).await;
                         *position = token;
+                        patience.gained();
                     }
                 }
                 Ok(None) => {
@@ -217,6 +224,7 @@ impl Pass {
                         self.admission.reach(&head);
                         *position = head;
                         *is_known = true;
+                        patience.gained();
                     }
                     if !*is_known && self.is_not_found(position, empty_batches) {
                         return Stop::Ended(Ended::Lost(ResetReason::InvalidToken));
