@@ -16,7 +16,7 @@ mod pass;
 mod patience;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -55,6 +55,9 @@ struct Shared {
     turns: Semaphore,
     metrics: Arc<Metrics>,
     desks: Mutex<HashMap<FeedKey, Desk>>,
+    /// Passes that have ended and still hold what their clients have not taken, the oldest first.
+    /// Apart from the desks, which go when nobody waits. Locked alone.
+    lingering: Mutex<HashMap<FeedKey, VecDeque<Weak<Pass>>>>,
 }
 
 /// Who waits, and what is under way, for one feed.
@@ -116,6 +119,7 @@ impl Replayer {
             turns: Semaphore::new(max_concurrent),
             metrics,
             desks: Mutex::default(),
+            lingering: Mutex::default(),
         }))
     }
 
@@ -171,6 +175,25 @@ impl Replayer {
                 pass: None,
             };
             tokio::spawn(turn.take());
+        }
+    }
+}
+
+impl Replayer {
+    /// What passes keep for the slow is bounded like what they keep while they read: beyond
+    /// [`PASSES`] of a feed, the oldest stops.
+    fn let_linger(&self, key: &FeedKey, pass: &Arc<Pass>) {
+        let mut lingering = self.0.lingering.lock();
+        for passes in lingering.values_mut() {
+            passes.retain(|pass| pass.strong_count() > 0);
+        }
+        lingering.retain(|_, passes| !passes.is_empty());
+        let passes = lingering.entry(key.clone()).or_default();
+        passes.push_back(Arc::downgrade(pass));
+        while passes.len() > PASSES {
+            if let Some(oldest) = passes.pop_front().and_then(|pass| pass.upgrade()) {
+                oldest.let_go();
+            }
         }
     }
 }
@@ -238,6 +261,7 @@ impl Turn {
         shared.metrics.replay_cursors.inc();
         pass.run(&shared, events).await;
         shared.metrics.replay_cursors.dec();
+        self.replayer.let_linger(self.feed.key(), &pass);
         drop(turn);
         drop(self);
         pass.linger().await;

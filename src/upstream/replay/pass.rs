@@ -299,7 +299,12 @@ impl Pass {
         while !self.admission.is_unwanted() && Instant::now() < deadline {
             tokio::time::sleep(LINGER_POLL).await;
         }
-        // What is left of it would be kept by whoever reads slowest.
+        self.let_go();
+    }
+
+    /// Keeps nothing any more: otherwise whoever reads slowest would. Clients that had not taken
+    /// all of it ask again.
+    pub fn let_go(&self) {
         if let Some((head, _)) = self.read.now() {
             self.read.restart_at(&head);
         }
@@ -325,6 +330,17 @@ mod tests {
 
     fn before(time: u32) -> Position {
         Position::before(Timestamp { time, increment: 1 })
+    }
+
+    fn event() -> ChangeEvent {
+        let raw = bson::rawdoc! {
+            "_id": { "_data": "8200000014000000012B022C0100296E04" },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1 },
+        };
+        ChangeEvent::parse(raw).unwrap()
     }
 
     fn live(filter: &Arc<Filter>) -> (Limits, Arc<Feed>) {
@@ -365,6 +381,37 @@ mod tests {
         pass.linger().await;
         let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
         assert!(matches!(look.unwrap().unwrap(), Look::Again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn passes_that_ended_keep_no_more_than_those_that_read() {
+        let orders = filter("orders");
+        let (limits, live) = live(&orders);
+        let metrics = Arc::default();
+        let server = crate::upstream::connect::Server::default();
+        let replayer = super::super::Replayer::new(server, limits, 8, metrics);
+        let mut members = Vec::new();
+        let mut passes = Vec::new();
+        for _ in 0..5 {
+            let pass = Arc::new(pass(limits, &live));
+            let (request, mut replied) = request(&live, &orders);
+            assert!(pass.admission.admit(request).is_ok());
+            let Ok(Reply::Joined(member)) = replied.try_recv() else { panic!("not let in") };
+            pass.take(event()).await;
+            replayer.let_linger(live.key(), &pass);
+            tokio::spawn({
+                let pass = pass.clone();
+                async move { pass.linger().await }
+            });
+            members.push(member);
+            passes.push(pass);
+        }
+        let kept: Vec<bool> = passes.iter().map(|pass| pass.read.journal_bytes() > 0).collect();
+        assert_eq!(kept, [false, false, false, true, true]);
+        // Whoever lost it asks again, and nobody is told that there was nothing.
+        tokio::time::sleep(LINGER_POLL).await;
+        assert!(matches!(members[0].look(), Look::Again));
+        assert!(matches!(members[4].look(), Look::Deliveries(found) if found.len() == 1));
     }
 
     #[tokio::test]
