@@ -8,6 +8,8 @@
 //! - The lock is taken per event, per join and per heartbeat, not per delivery: a subscription
 //!   that is up to date reads its route alone.
 
+mod lookback;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +18,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub use lookback::Back;
+use lookback::LookBack;
+
 use crate::event::{ChangeEvent, Position};
 use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::journal::{Journal, Limits, Located};
-use crate::routes::{Delivery, Route, RouteTable};
+use crate::routes::{Route, RouteTable};
 
 /// What shares one change stream cursor: a database and an image mode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +116,7 @@ pub struct Feed {
     /// Deliveries that a route keeps for slow readers.
     keep: usize,
     inner: Mutex<Inner>,
+    lookback: LookBack,
     /// Rises when the history breaks: every subscription has to be told.
     epoch: AtomicU64,
     /// Whether events of one cluster time can come from several servers.
@@ -141,6 +147,7 @@ impl Feed {
                 collections: Collections::These(BTreeSet::new()),
                 generation: 0,
             }),
+            lookback: LookBack::new(limits.max_bytes),
             relisted: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             is_sharded: AtomicBool::new(false),
@@ -355,7 +362,7 @@ impl Feed {
 
     /// Events from a number on, at most `max`, with the number after them; `None` when the first
     /// of them is gone.
-    pub fn events_from(&self, number: u64, max: usize) -> Option<Vec<(u64, Arc<ChangeEvent>)>> {
+    fn events_from(&self, number: u64, max: usize) -> Option<Vec<(u64, Arc<ChangeEvent>)>> {
         let inner = self.inner.lock();
         let events = inner.journal.as_ref()?.from(number)?;
         Some(events.take(max).map(|(number, event)| (number, event.clone())).collect())
@@ -401,14 +408,6 @@ impl Feed {
     pub fn journal_bytes(&self) -> usize {
         self.inner.lock().journal.as_ref().map_or(0, Journal::bytes)
     }
-}
-
-/// Evaluates a route on events that the journal still has.
-pub fn scan(route: &Route, events: &[(u64, Arc<ChangeEvent>)]) -> Vec<Arc<Delivery>> {
-    events
-        .iter()
-        .filter_map(|(number, event)| route.deliver(*number, event).map(Arc::new))
-        .collect()
 }
 
 #[cfg(test)]

@@ -131,6 +131,11 @@ impl Journal {
         self.bytes
     }
 
+    /// The event of a number; `None` when it is no longer kept.
+    pub fn get(&self, number: u64) -> Option<&Arc<ChangeEvent>> {
+        self.events.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
     /// The events from a number on; `None` when that one is no longer kept.
     pub fn from(
         &self,

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
-use crate::feed::{self, Feed};
+use crate::feed::{Back, Feed};
 use crate::filter::{Bound, Filter};
 use crate::journal::Located;
 use crate::metrics::Metrics;
@@ -31,8 +31,6 @@ use crate::upstream::replay::{Look, Replay, Replayer};
 
 /// How many deliveries one wake-up takes.
 const BATCH: usize = 64;
-/// How many events one look into the journal takes out from under the feed's lock.
-const SCAN: usize = 256;
 /// A position without a document is taken on trust; further ahead than this it is of another
 /// deployment. Replicas differ by what one of them has not read yet.
 const FUTURE_SLACK_SECONDS: u32 = 300;
@@ -184,10 +182,6 @@ impl Subscription {
             // From here on a wake-up is kept, also one that comes before the await.
             woken.as_mut().enable();
             if self.collect() {
-                if self.ready.is_empty() {
-                    // A long look into the journal must not hold up the other clients.
-                    tokio::task::yield_now().await;
-                }
                 continue;
             }
             if self.route.is_retired() || self.feed.epoch() != self.epoch {
@@ -234,7 +228,7 @@ impl Subscription {
                 match read {
                     Read::UpToDate => return false,
                     Read::Deliveries(found) => self.queue(found),
-                    Read::Behind => self.catch_up(),
+                    Read::Behind => return self.catch_up(),
                 }
                 true
             }
@@ -271,22 +265,20 @@ impl Subscription {
         }
     }
 
-    /// The route no longer has what comes next: look in the journal, else in the oplog.
-    fn catch_up(&mut self) {
+    /// The route no longer has what comes next: look in the journal, else in the oplog. Says whether
+    /// there was anything to do.
+    fn catch_up(&mut self) -> bool {
         let Phase::Following(cursor) = &mut self.phase else {
-            return;
+            return false;
         };
-        match self.feed.events_from(*cursor, SCAN) {
-            // Nothing from behind the break.
-            Some(_) if self.feed.epoch() != self.epoch => {}
-            Some(events) => {
-                if let Some((last, _)) = events.last() {
-                    *cursor = last + 1;
-                }
-                let found = feed::scan(&self.route, &events);
-                self.queue(found);
-            }
-            None => {
+        let back = self.feed.look_back(&self.route, cursor, BATCH);
+        if self.is_broken() {
+            return false;
+        }
+        match back {
+            Back::Deliveries(found) => self.queue(found),
+            Back::Asked => return false,
+            Back::Gone => {
                 self.shared.metrics.slow_clients_total.inc();
                 match self.position.clone() {
                     Some(position) => self.replay(position),
@@ -294,6 +286,7 @@ impl Subscription {
                 }
             }
         }
+        true
     }
 
     /// Whether the history broke since the last look: the reset has to come next. Asked after every

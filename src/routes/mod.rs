@@ -8,6 +8,7 @@
 
 pub mod delivery;
 mod describe;
+mod finder;
 mod hash;
 pub mod index;
 mod ordered;
@@ -17,6 +18,8 @@ pub mod table;
 mod terms;
 
 pub use delivery::{Delivery, Kind, ResetReason};
+pub(crate) use finder::Finder;
 pub use index::{Description, Index};
+pub(crate) use route::READ_BYTES;
 pub use route::{Read, Route};
-pub use table::RouteTable;
+pub use table::{RouteId, RouteTable};

@@ -2,8 +2,8 @@
 //!
 //! Law of this file:
 //!
-//! - `recent` holds every delivery of this route with a number from `complete_from` on. Whoever
-//!   reads from an earlier number has to scan the journal.
+//! - `recent` holds every delivery of this route with a number from `complete_from` on. For earlier
+//!   ones there is [`crate::lookback`].
 //! - It is appended to only under the feed's lock, so numbers rise.
 //! - Lock order: the feed, then the route. Never the other way.
 //! - A reader creates its `Notified` before it looks, so that no wake-up falls in between.
@@ -20,6 +20,9 @@ use super::table::{Key, RouteId};
 use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
+
+/// What a client takes at once, to send it: it holds no more than this, and the last delivery.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
 
 /// The result of looking for deliveries.
 #[derive(Debug)]
@@ -99,9 +102,21 @@ impl Route {
 
     /// What the event is for this route's clients; `None` when they do not see it.
     pub fn deliver(&self, number: u64, event: &ChangeEvent) -> Option<Delivery> {
+        Some(match self.judge(event)? {
+            Verdict::Reset(reason) => Delivery::reset(number, event, reason),
+            Verdict::Event(Matched { view }) => Delivery::event(number, event, &self.filter, view),
+        })
+    }
+
+    /// Whether there is a delivery of the event for this route's clients.
+    pub fn wants(&self, event: &ChangeEvent) -> bool {
+        self.judge(event).is_some()
+    }
+
+    fn judge(&self, event: &ChangeEvent) -> Option<Verdict> {
         let operation = event.operation();
         if self.is_invalidated_by(event) {
-            return Some(Delivery::reset(number, event, ResetReason::Invalidated));
+            return Some(Verdict::Reset(ResetReason::Invalidated));
         }
         let is_of_collection = match &self.filter.namespace.collection {
             Some(collection) => event.collection() == Some(collection),
@@ -111,16 +126,16 @@ impl Route {
             return None;
         }
         if event.is_cut() || self.misses_image(event) {
-            return Some(Delivery::reset(number, event, ResetReason::HistoryLost));
+            return Some(Verdict::Reset(ResetReason::HistoryLost));
         }
-        let matched = match operation {
+        match operation {
             OperationType::Delete => self.matches_delete(event),
             OperationType::Insert | OperationType::Replace | OperationType::Update => {
                 self.matches_change(event)
             }
             _ => None,
-        }?;
-        Some(Delivery::event(number, event, &self.filter, matched.view))
+        }
+        .map(Verdict::Event)
     }
 
     fn is_invalidated_by(&self, event: &ChangeEvent) -> bool {
@@ -226,14 +241,21 @@ impl Route {
         self.wake.notify_waiters();
     }
 
-    /// The next deliveries from the cursor on, at most `max`.
+    /// The next deliveries from the cursor on, at most `max`, and [`READ_BYTES`] or a single one.
     pub fn read(&self, cursor: &mut u64, max: usize) -> Read {
         let recent = self.recent.lock();
         if *cursor < recent.complete_from {
             return Read::Behind;
         }
         let from = recent.deliveries.partition_point(|delivery| delivery.number < *cursor);
-        let found: Vec<_> = recent.deliveries.range(from..).take(max).cloned().collect();
+        let mut bytes = 0;
+        let has_room = |delivery: &&Arc<Delivery>| {
+            let is_room = bytes < READ_BYTES;
+            bytes += delivery.json.len();
+            is_room
+        };
+        let unread = recent.deliveries.range(from..).take(max);
+        let found: Vec<_> = unread.take_while(has_room).cloned().collect();
         match found.last() {
             None => Read::UpToDate,
             Some(last) => {
@@ -253,12 +275,23 @@ impl Route {
         recent.deliveries.get(unread).map(|delivery| delivery.number)
     }
 
+    /// Whether the deliveries from a cursor on are no longer all here.
+    pub(crate) fn is_behind(&self, cursor: u64) -> bool {
+        cursor < self.recent.lock().complete_from
+    }
+
     /// Whether a cursor has everything that this route made.
     pub(crate) fn is_up_to_date(&self, cursor: u64) -> bool {
         let recent = self.recent.lock();
         cursor >= recent.complete_from
             && recent.deliveries.back().is_none_or(|delivery| delivery.number < cursor)
     }
+}
+
+/// What an event is for a route.
+enum Verdict {
+    Event(Matched),
+    Reset(ResetReason),
 }
 
 struct Matched {

@@ -5,9 +5,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::index::Index;
+use super::finder::Finder;
 use super::route::Route;
-use crate::event::{ChangeEvent, OperationType};
+use crate::event::ChangeEvent;
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::matcher::Predicate;
 
@@ -47,14 +47,10 @@ impl Hash for Key {
 #[derive(Default)]
 pub struct RouteTable {
     by_key: HashMap<Arc<Key>, RouteId>,
-    routes: HashMap<RouteId, Arc<Route>>,
-    /// By the collection that a route listens to; `None`: the whole database.
-    sections: HashMap<Option<String>, Index<RouteId>>,
+    finder: Finder,
     next: RouteId,
     /// Routes that hold deliveries: what trimming has to look at, out of perhaps a million.
     holding: HashSet<RouteId>,
-    /// Routes that require an image, and have to hear of each event that comes without.
-    strict: HashSet<RouteId>,
     /// Kept for its memory.
     candidates: Vec<RouteId>,
 }
@@ -85,7 +81,7 @@ impl RouteTable {
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Route>> {
-        let route = self.routes.get(self.by_key.get(key)?)?;
+        let route = self.finder.get(*self.by_key.get(key)?)?;
         // A file that is changed and changed back has the same key. Whoever was told to leave and
         // has not yet must not have newcomers join him.
         if route.is_retired() {
@@ -105,16 +101,11 @@ impl RouteTable {
     ) -> Arc<Route> {
         let id = self.next;
         self.next += 1;
-        let section = self.sections.entry(filter.namespace.collection.clone()).or_default();
-        section.insert(id, &predicate);
         self.by_key.insert(key.clone(), id);
-        if filter.requires_image() {
-            self.strict.insert(id);
-        }
         let route = Route::new(id, key, filter.clone(), predicate, complete_from, keep);
         let route = Arc::new(route);
         route.subscribers.fetch_add(1, Ordering::Relaxed);
-        self.routes.insert(id, route.clone());
+        self.finder.add(route.clone());
         route
     }
 
@@ -123,51 +114,24 @@ impl RouteTable {
         if route.subscribers.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
-        if self.routes.remove(&route.id()).is_none() {
+        if !self.finder.remove(route) {
             return;
         }
         if self.by_key.get(&route.key) == Some(&route.id()) {
             self.by_key.remove(&route.key);
         }
         self.holding.remove(&route.id());
-        self.strict.remove(&route.id());
-        let collection = &route.filter().namespace.collection;
-        if let Some(section) = self.sections.get_mut(collection) {
-            section.remove(&route.id());
-            if section.is_empty() {
-                self.sections.remove(collection);
-            }
-        }
     }
 
     /// Hands the event to every route that wants it.
     pub fn offer(&mut self, number: u64, event: &ChangeEvent) {
-        if event.is_cut()
-            || matches!(event.operation(), OperationType::Drop | OperationType::Rename)
-        {
-            // Rare, and it concerns all routes of the collection, whatever their conditions.
-            for route in self.routes.values() {
-                give(route, number, event, &mut self.holding);
-            }
-            return;
-        }
         let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        for collection in [event.collection().map(str::to_owned), None] {
-            if let Some(section) = self.sections.get(&collection) {
-                gather(section, event, &mut candidates);
-            }
-        }
-        let comes_without = event.full_document_before_change().is_none()
-            || event.operation() == OperationType::Update && event.full_document().is_none();
-        if !self.strict.is_empty() && comes_without {
-            candidates.extend(&self.strict);
-            candidates.sort_unstable();
-            candidates.dedup();
-        }
+        self.finder.candidates(event, &mut candidates);
         for id in &candidates {
-            if let Some(route) = self.routes.get(id) {
-                give(route, number, event, &mut self.holding);
+            let Some(route) = self.finder.get(*id) else { continue };
+            if let Some(delivery) = route.deliver(number, event) {
+                route.push(Arc::new(delivery));
+                self.holding.insert(*id);
             }
         }
         self.candidates = candidates;
@@ -175,19 +139,19 @@ impl RouteTable {
 
     /// Lets go of deliveries of events before this one.
     pub fn trim(&mut self, first: u64) {
-        let routes = &self.routes;
-        self.holding.retain(|id| routes.get(id).is_some_and(|route| route.trim(first)));
+        let finder = &self.finder;
+        self.holding.retain(|id| finder.get(*id).is_some_and(|route| route.trim(first)));
     }
 
     pub fn restart_at(&self, number: u64) {
-        for route in self.routes.values() {
+        for route in self.finder.routes() {
             route.restart_at(number);
         }
     }
 
     /// Tells the subscriptions of a filter that it is no longer the one in force.
     pub fn retire(&self, filter: &Arc<Filter>) {
-        for route in self.routes.values() {
+        for route in self.finder.routes() {
             if Arc::ptr_eq(route.filter(), filter) {
                 route.retire();
             }
@@ -196,51 +160,22 @@ impl RouteTable {
 
     /// Tells all subscriptions that nothing more comes.
     pub fn retire_all(&self) {
-        for route in self.routes.values() {
+        for route in self.finder.routes() {
             route.retire();
         }
     }
 
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.finder.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.finder.len() == 0
     }
 }
 
 impl std::fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RouteTable").field("routes", &self.routes.len()).finish_non_exhaustive()
-    }
-}
-
-fn give(route: &Route, number: u64, event: &ChangeEvent, holding: &mut HashSet<RouteId>) {
-    if let Some(delivery) = route.deliver(number, event) {
-        route.push(Arc::new(delivery));
-        holding.insert(route.id());
-    }
-}
-
-/// The routes that the document before or after the change may match, each once.
-///
-/// Without either, the key stands in for the document: a predicate that the key alone decides to be
-/// true is true of every document with that key, so also of one that has nothing else.
-fn gather(section: &Index<RouteId>, event: &ChangeEvent, out: &mut Vec<RouteId>) {
-    let (before, after) = (event.full_document_before_change(), event.full_document());
-    let documents = match (before, after) {
-        (None, None) => [event.document_key(), None],
-        both => [both.0, both.1],
-    };
-    let start = out.len();
-    for document in documents.into_iter().flatten() {
-        section.candidates(document, out);
-    }
-    if before.is_some() && after.is_some() {
-        let mut found = out.split_off(start);
-        found.sort_unstable();
-        found.dedup();
-        out.append(&mut found);
+        f.debug_struct("RouteTable").field("routes", &self.finder.len()).finish_non_exhaustive()
     }
 }

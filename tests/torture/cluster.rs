@@ -11,6 +11,7 @@ use mongodb::options::ReadConcern;
 use rustix::process::Signal;
 
 use crate::history::Key;
+use crate::memory;
 use crate::relay::{Governs, Mode, Relay};
 use crate::streams::{COLLECTIONS, DATABASE, OWNERS, STREAMS};
 use crate::support::mongo::{Own, Setup};
@@ -34,12 +35,15 @@ pub struct Cluster {
     pub client: Client,
     pub is_down: [bool; MEMBERS],
     pub is_frozen: [bool; MEMBERS],
+    pub memory: memory::Watch,
+    /// All of them together.
+    clients: usize,
     /// What sidecars said that are no more.
     pub logs: Vec<String>,
 }
 
 impl Cluster {
-    pub async fn start(sidecars: usize) -> Cluster {
+    pub async fn start(sidecars: usize, clients: usize) -> Cluster {
         let setup = Setup { members: MEMBERS, is_initiated: false, ..Setup::default() };
         let mut own = Own::start(setup).await;
         let mut members = Vec::new();
@@ -60,6 +64,8 @@ impl Cluster {
             client: client.expect("a client"),
             is_down: [false; MEMBERS],
             is_frozen: [false; MEMBERS],
+            memory: memory::Watch::start(),
+            clients,
             logs: Vec::new(),
         };
         cluster.await_members().await;
@@ -84,10 +90,11 @@ impl Cluster {
     pub async fn start_sidecar(&mut self, index: usize) {
         // One remembers little, so that resuming is mostly the oplog's business. Another remembers
         // much, and reads from a secondary, so that the two are never equally far.
-        let (window, bytes, preference) = match index {
-            0 => ("1s", "64KiB", "primary"),
-            _ => ("30s", "8MiB", "secondaryPreferred"),
+        let (window, kib, preference) = match index {
+            0 => ("1s", 64, "primary"),
+            _ => ("30s", 8 * 1024, "secondaryPreferred"),
         };
+        let bytes = format!("{kib}KiB");
         let options = format!("appName={APP}-{index}&readPreference={preference}");
         let uri = format!("{}&{options}", self.own.uri());
         let filters = self.filters.path().display().to_string();
@@ -96,9 +103,12 @@ impl Cluster {
             ("SIDESTREAM_CLIENTS__HEARTBEAT", "300ms"),
             ("SIDESTREAM_CLIENTS__MAX_BUFFERED", "4"),
             ("SIDESTREAM_REPLAY__WINDOW", window),
-            ("SIDESTREAM_REPLAY__MAX_BYTES", bytes),
+            ("SIDESTREAM_REPLAY__MAX_BYTES", &bytes),
         ];
         let program = Program::start(&arguments, &env).await;
+        // Any of the clients may come to any of the sidecars.
+        let allowed = memory::allowed(kib * 1024, self.clients as u64);
+        self.memory.begin(index, program.id(), allowed);
         self.fronts[index].point_at(program.listen);
         self.sidecars[index] = Some(program);
     }

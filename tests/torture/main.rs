@@ -7,6 +7,7 @@
 mod clients;
 mod cluster;
 mod history;
+mod memory;
 mod nemesis;
 mod relay;
 mod report;

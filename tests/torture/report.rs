@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::clients::Client;
 use crate::history::{Change, Violation};
+use crate::memory::Figures;
 
 /// How many broken promises are printed of each phase; the files have them all.
 const SHOWN: usize = 12;
@@ -20,6 +21,8 @@ pub struct Report {
     pub replays: (f64, f64),
     /// Whom it concerns, and what it is.
     pub violations: Vec<(String, Violation)>,
+    /// Of each sidecar.
+    pub memory: Vec<Figures>,
     /// Of the harness itself: the check cannot be believed.
     pub broken: Vec<String>,
 }
@@ -27,6 +30,11 @@ pub struct Report {
 impl Report {
     pub fn is_kept(&self) -> bool {
         self.violations.is_empty() && self.broken.is_empty()
+    }
+
+    /// Whether a sidecar took more memory than its settings allow.
+    pub fn is_bloated(&self) -> bool {
+        self.memory.iter().any(Figures::is_over)
     }
 
     pub fn print(&self, name: &str, seconds: f64, verdict: &str) {
@@ -40,6 +48,10 @@ impl Report {
         );
         if self.forgotten > 0 {
             println!("{:<18} {} writes given up by their writers", "", self.forgotten);
+        }
+        for (index, figures) in self.memory.iter().enumerate() {
+            let verdict = if figures.is_over() { "  TOO MUCH" } else { "" };
+            println!("{:<18} memory of sidecar {index}: {figures}{verdict}", "");
         }
         for broken in &self.broken {
             println!("  the check itself: {broken}");

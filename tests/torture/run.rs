@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::clients::{self, Client, Mood};
 use crate::cluster::Cluster;
 use crate::history::{self, Cursor, Excuses, Op, Record, Violation};
+use crate::memory::Figures;
 use crate::nemesis::World;
 use crate::report::Report;
 use crate::streams::{Later, STREAMS};
@@ -49,10 +50,12 @@ pub async fn run(arguments: &Arguments) -> bool {
         began.elapsed().as_secs_f64()
     );
     let (mut kept, mut deliveries, mut writes) = (true, 0, 0);
+    let mut memory: Vec<Figures> = Vec::new();
     for (number, phase) in arguments.plan().iter().enumerate() {
         let at = Instant::now();
         let report = run.phase(number, phase).await;
-        let is_fine = report.is_kept() != phase.must_fail && report.broken.is_empty();
+        let is_fine =
+            report.is_kept() != phase.must_fail && report.broken.is_empty() && !report.is_bloated();
         let verdict = match (phase.must_fail, is_fine) {
             (false, true) => "kept",
             (false, false) => "BROKEN",
@@ -67,6 +70,10 @@ pub async fn run(arguments: &Arguments) -> bool {
         shown.print(name, at.elapsed().as_secs_f64(), verdict);
         kept &= is_fine;
         (deliveries, writes) = (deliveries + shown.events, writes + shown.written);
+        memory.resize(memory.len().max(shown.memory.len()), Figures::default());
+        for (all, figures) in memory.iter_mut().zip(&shown.memory) {
+            all.join(figures);
+        }
         if let (false, Some(dir)) = (is_fine, &arguments.artifacts) {
             let logs = run.cluster.all_logs();
             let truth = &run.witness.truth;
@@ -77,6 +84,9 @@ pub async fn run(arguments: &Arguments) -> bool {
         run.forget();
     }
     let time = began.elapsed().as_secs_f64();
+    for (index, figures) in memory.iter().enumerate() {
+        println!("memory of sidecar {index}, the whole run: {figures}");
+    }
     let verdict = if kept { "every promise was kept" } else { "PROMISES WERE BROKEN" };
     println!("seed {seed}: {writes} written, {deliveries} delivered, {time:.0} s: {verdict}");
     kept
@@ -84,7 +94,7 @@ pub async fn run(arguments: &Arguments) -> bool {
 
 impl Run {
     async fn start(arguments: &Arguments, seed: u64) -> Run {
-        let cluster = Cluster::start(arguments.sidecars).await;
+        let cluster = Cluster::start(arguments.sidecars, arguments.clients).await;
         let witness = Witness::new(cluster.client.clone(), cluster.now().await);
         let pace = Pace { pause: Duration::from_millis(60), payload: 64 };
         let (mood, _) = watch::channel(Mood { is_slow: false, is_calm: false, sabotage: None });
@@ -121,6 +131,7 @@ impl Run {
     async fn phase(&mut self, number: usize, phase: &Phase) -> Report {
         let mut report = Report::default();
         let replays = self.replays().await;
+        self.cluster.memory.forget();
         let sabotage = phase.sabotage;
         self.mood.send_replace(Mood { is_slow: false, is_calm: false, sabotage });
         let mut world = World {
@@ -155,6 +166,7 @@ impl Run {
             last.map(|last| last.token.chars().take(18).collect()).unwrap_or_default();
         self.await_clients(&mark).await;
         self.check(phase, &mark, &mut report);
+        report.memory = self.cluster.memory.figures();
         let now = self.replays().await;
         report.replays = ((now.0 - replays.0).max(0.0), (now.1 - replays.1).max(0.0));
         report.forgotten = self.writers.failed.swap(0, Ordering::Relaxed);

@@ -10,14 +10,12 @@ use tokio::time::Instant;
 use super::pass::{End, Ended};
 use super::{Purpose, Replayer, Reply};
 use crate::event::Position;
-use crate::feed::{self, Feed};
+use crate::feed::{Back, Feed};
 use crate::journal::Located;
 use crate::routes::{Delivery, Read, ResetReason, Route};
 
 /// How many deliveries one look takes.
 const BATCH: usize = 64;
-/// How many events one look into the ring takes out from under its lock.
-const SCAN: usize = 256;
 /// A position that the journal has not reached yet is looked for so often,
 const AHEAD_POLL: Duration = Duration::from_millis(50);
 /// and for so long: replicas differ by what one of them has not read yet.
@@ -146,7 +144,11 @@ impl Member {
         tokio::pin!(woken);
         // From here on a wake-up is kept, also one that comes before the await.
         woken.as_mut().enable();
-        if self.end.get().is_none() && self.route.is_up_to_date(self.cursor) {
+        let is_waiting = match self.route.is_behind(self.cursor) {
+            true => self.feed.is_looking_back(&self.route),
+            false => self.end.get().is_none() && self.route.is_up_to_date(self.cursor),
+        };
+        if is_waiting {
             woken.await;
         }
     }
@@ -165,20 +167,20 @@ impl Member {
                 self.advance();
                 Look::Deliveries(found)
             }
-            Read::Behind => self.scan(),
+            Read::Behind => self.look_back(),
         }
     }
 
-    fn scan(&mut self) -> Look {
-        let Some(events) = self.feed.events_from(self.cursor, SCAN) else {
+    fn look_back(&mut self) -> Look {
+        match self.feed.look_back(&self.route, &mut self.cursor, BATCH) {
+            Back::Deliveries(found) => {
+                self.advance();
+                Look::Deliveries(found)
+            }
+            Back::Asked => Look::Nothing,
             // The ring went on without this client: a new replay begins where it is.
-            return Look::Again;
-        };
-        if let Some((last, _)) = events.last() {
-            self.cursor = last + 1;
+            Back::Gone => Look::Again,
         }
-        self.advance();
-        Look::Deliveries(feed::scan(&self.route, &events))
     }
 
     fn advance(&self) {

@@ -9,12 +9,14 @@
 //!
 //! At most [`PASSES`] at a time for a feed, and `replay.max_concurrent` for all of them.
 
+mod admission;
 mod member;
 mod opening;
 mod pass;
+mod patience;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -53,6 +55,9 @@ struct Shared {
     turns: Semaphore,
     metrics: Arc<Metrics>,
     desks: Mutex<HashMap<FeedKey, Desk>>,
+    /// Passes that have ended and still hold what their clients have not taken, the oldest first.
+    /// Apart from the desks, which go when nobody waits. Locked alone.
+    lingering: Mutex<HashMap<FeedKey, VecDeque<Weak<Pass>>>>,
 }
 
 /// Who waits, and what is under way, for one feed.
@@ -114,6 +119,7 @@ impl Replayer {
             turns: Semaphore::new(max_concurrent),
             metrics,
             desks: Mutex::default(),
+            lingering: Mutex::default(),
         }))
     }
 
@@ -173,6 +179,25 @@ impl Replayer {
     }
 }
 
+impl Replayer {
+    /// What passes keep for the slow is bounded like what they keep while they read: beyond
+    /// [`PASSES`] of a feed, the oldest stops.
+    fn let_linger(&self, key: &FeedKey, pass: &Arc<Pass>) {
+        let mut lingering = self.0.lingering.lock();
+        for passes in lingering.values_mut() {
+            passes.retain(|pass| pass.strong_count() > 0);
+        }
+        lingering.retain(|_, passes| !passes.is_empty());
+        let passes = lingering.entry(key.clone()).or_default();
+        passes.push_back(Arc::downgrade(pass));
+        while passes.len() > PASSES {
+            if let Some(oldest) = passes.pop_front().and_then(|pass| pass.upgrade()) {
+                oldest.let_go();
+            }
+        }
+    }
+}
+
 impl Desk {
     fn put(&mut self, request: Request, purpose: Purpose) {
         self.forget_those_who_left();
@@ -182,7 +207,7 @@ impl Desk {
         }
         let mut request = Some(request);
         for pass in &self.joinable {
-            request = request.and_then(|request| pass.admit(request).err());
+            request = request.and_then(|request| pass.admission.admit(request).err());
         }
         self.waiting.extend(request);
     }
@@ -236,6 +261,7 @@ impl Turn {
         shared.metrics.replay_cursors.inc();
         pass.run(&shared, events).await;
         shared.metrics.replay_cursors.dec();
+        self.replayer.let_linger(self.feed.key(), &pass);
         drop(turn);
         drop(self);
         pass.linger().await;
@@ -284,7 +310,7 @@ impl Drop for Turn {
         desk.is_asking &= self.purpose != Purpose::OneToken;
         if let Some(pass) = &self.pass {
             desk.joinable.retain(|other| !Arc::ptr_eq(other, pass));
-            let left = pass.close();
+            let left = pass.admission.close();
             desk.doubtful.extend(left.doubtful);
             desk.waiting.extend(left.waiting);
         }

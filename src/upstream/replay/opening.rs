@@ -7,6 +7,7 @@ use mongodb::error::Error;
 use tracing::debug;
 
 use super::pass::Pass;
+use super::patience::Patience;
 use super::{Purpose, RETRY, Reply, Request, Shared};
 use crate::event::Position;
 use crate::feed::Feed;
@@ -33,6 +34,7 @@ pub(super) async fn open(
     purpose: Purpose,
     mut requests: Vec<Request>,
 ) -> Option<(Option<Events>, Pass)> {
+    let mut patience = Patience::default();
     requests.sort_by(|a, b| a.after.cmp(&b.after));
     loop {
         requests = still_needed(feed, requests);
@@ -40,16 +42,18 @@ pub(super) async fn open(
         // Before the cursor, which reads at least what was wanted by now.
         let generation = feed.generation();
         let opened = match purpose {
-            Purpose::Everybody => oldest_readable(shared, feed, &mut requests).await,
-            Purpose::OneToken => match resume(shared, feed, &first, Pace::Batches).await {
-                Ok(events) => Some((Some(events), first)),
-                Err(Refusal::TooLarge) => Some((None, first)),
-                Err(Refusal::Lost(reason)) => {
-                    lose(requests, reason);
-                    return None;
+            Purpose::Everybody => oldest_readable(shared, feed, &mut requests, &mut patience).await,
+            Purpose::OneToken => {
+                match resume(shared, feed, &first, Pace::Batches, &mut patience).await {
+                    Ok(events) => Some((Some(events), first)),
+                    Err(Refusal::TooLarge) => Some((None, first)),
+                    Err(Refusal::Lost(reason)) => {
+                        lose(requests, reason);
+                        return None;
+                    }
+                    Err(Refusal::Away) => None,
                 }
-                Err(Refusal::Away) => None,
-            },
+            }
         };
         if let Some((events, start)) = opened {
             let begin = (generation, start);
@@ -88,13 +92,15 @@ async fn oldest_readable(
     shared: &Shared,
     feed: &Feed,
     requests: &mut Vec<Request>,
+    patience: &mut Patience,
 ) -> Option<(Option<Events>, Position)> {
     let (mut lost, mut readable) = (0, requests.len());
     let mut found = None;
     let mut probe = 0;
     while lost < readable {
         let time = requests[probe].after.time();
-        let events = match open_at(shared, feed, &Start::At(time), Pace::Batches).await {
+        let opened = open_at(shared, feed, &Start::At(time), Pace::Batches, patience).await;
+        let events = match opened {
             Ok(events) => Some(events),
             Err(error) => match Trouble::of(&error) {
                 Trouble::TooLarge => None,
@@ -117,9 +123,16 @@ async fn oldest_readable(
     found
 }
 
-async fn open_at(shared: &Shared, feed: &Feed, start: &Start, pace: Pace) -> Result<Events, Error> {
+async fn open_at(
+    shared: &Shared,
+    feed: &Feed,
+    start: &Start,
+    pace: Pace,
+    patience: &mut Patience,
+) -> Result<Events, Error> {
     let (_, collections) = feed.collections();
-    cursor::open(&shared.server, feed.key(), &collections, start, pace).await
+    let opening = cursor::open(&shared.server, feed.key(), &collections, start, pace);
+    patience.open(opening).await
 }
 
 /// Opens right behind a position.
@@ -128,18 +141,19 @@ pub(super) async fn resume(
     feed: &Feed,
     after: &Position,
     pace: Pace,
+    patience: &mut Patience,
 ) -> Result<Events, Refusal> {
     let deployment = shared.server.ask().await.map_err(|_| Refusal::Away)?;
     if deployment.is_in_the_future(after) {
         return Err(Refusal::Lost(ResetReason::InvalidToken));
     }
     let start = Start::after(after);
-    let mut opened = open_at(shared, feed, &start, pace).await;
+    let mut opened = open_at(shared, feed, &start, pace, patience).await;
     if let Err(error) = &opened
         && matches!(Trouble::of(error), Trouble::Command(_))
     {
         // Only what happens twice is because of the token.
-        opened = open_at(shared, feed, &start, pace).await;
+        opened = open_at(shared, feed, &start, pace, patience).await;
     }
     let error = match opened {
         Ok(events) => return Ok(events),
@@ -152,7 +166,8 @@ pub(super) async fn resume(
         // Servers have many codes for a token that they cannot read. Whether it was the token is
         // seen by going without one.
         Trouble::Command(_) => {
-            match open_at(shared, feed, &Start::At(deployment.majority_time), pace).await {
+            let now = Start::At(deployment.majority_time);
+            match open_at(shared, feed, &now, pace, patience).await {
                 Ok(_) => Err(Refusal::Lost(ResetReason::InvalidToken)),
                 Err(_) => Err(Refusal::Away),
             }

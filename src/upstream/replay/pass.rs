@@ -1,31 +1,26 @@
-//! One pass over the oplog: its cursor, what it read lately, and who follows.
+//! One pass over the oplog: its cursor, and what it read lately. Who follows is seen to by
+//! [`super::admission`].
 //!
 //! Law of this file:
 //!
 //! - `position` is read past: the feed holds what came of it, as far as the ring reaches.
-//! - A client joins when the pass is at its position: after the event that its token names, or
-//!   between two events for a position that names none. Whoever's token should have come by and
-//!   did not is doubtful, and the server is asked about it.
 //! - The ring waits a moment for those who lag, and then goes on without them.
-//! - Lock order: admission, then the pass's feed.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mongodb::error::Error;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::member::Member;
+use super::admission::Admission;
 use super::opening::{self, Refusal};
+use super::patience::Patience;
 use super::{Purpose, RETRY, Reply, Request, Shared};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
 use crate::journal::{Limits, Located};
-use crate::routes::{ResetReason, Route};
+use crate::routes::ResetReason;
 use crate::upstream::cursor::{Events, Pace};
 use crate::upstream::large;
 use crate::upstream::trouble::Trouble;
@@ -42,9 +37,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_POLL: Duration = Duration::from_millis(50);
 /// How many events are taken before the clients get a chance to run.
 const BURST: u32 = 64;
-/// How long a server may say nothing; a frozen one keeps its connections open. Generous, since the
-/// oplog may hold a lot of what the pipeline leaves out.
-const STALL: Duration = Duration::from_secs(120);
 /// Empty batches after which a token that was not found is taken for none of this deployment.
 const PATIENCE: u32 = 20;
 
@@ -63,38 +55,13 @@ pub(super) enum Ended {
 #[derive(Debug)]
 pub(super) struct Pass {
     live: Arc<Feed>,
-    /// Of the live feed's collections, when the cursor was opened: who came for one that was added
-    /// since needs another pass.
-    generation: u64,
     start: Position,
     /// What this pass reads; a ring and routes like the live one's.
     read: Arc<Feed>,
     purpose: Purpose,
     max_bytes: usize,
     end: Arc<End>,
-    admission: Mutex<Admission>,
-}
-
-#[derive(Debug, Default)]
-struct Admission {
-    is_closed: bool,
-    /// Those who join when the pass gets there.
-    pending: BTreeMap<Position, Vec<Request>>,
-    members: Vec<Watched>,
-    doubtful: Vec<Request>,
-}
-
-/// A member, as the pass sees it.
-#[derive(Debug)]
-struct Watched {
-    route: Arc<Route>,
-    progress: Arc<AtomicU64>,
-}
-
-/// Who is left when a pass has ended.
-pub(super) struct Left {
-    pub waiting: Vec<Request>,
-    pub doubtful: Vec<Request>,
+    pub admission: Admission,
 }
 
 /// Why reading one cursor ended.
@@ -114,6 +81,7 @@ struct Place {
     /// Whether the server has shown that it knows this place, by giving what comes after it.
     is_known: bool,
     pace: Pace,
+    patience: Patience,
 }
 
 impl Pass {
@@ -130,74 +98,28 @@ impl Pass {
         let limits = Limits { window: Duration::MAX, max_bytes };
         let read = Arc::new(Feed::new(live.key().clone(), limits, KEEP));
         read.opened_at(&start);
-        let pass = Pass {
-            live: live.clone(),
-            generation,
-            start,
-            read,
-            purpose,
-            max_bytes,
-            end: Arc::default(),
-            admission: Mutex::default(),
-        };
-        let mut admission = pass.admission.lock();
+        let end = Arc::<End>::default();
+        let admission = Admission::new(live.clone(), generation, read.clone(), end.clone());
         for request in requests {
             match purpose {
                 // The server resumes right behind it.
-                Purpose::OneToken => pass.join(request, &mut admission),
-                Purpose::Everybody => {
-                    admission.pending.entry(request.after.clone()).or_default().push(request);
-                }
+                Purpose::OneToken => admission.let_in(request),
+                Purpose::Everybody => admission.expect(request),
             }
         }
-        drop(admission);
-        pass
-    }
-
-    /// Takes another client in.
-    ///
-    /// # Errors
-    /// Gives the request back if the pass is past its place, or ends.
-    pub fn admit(&self, request: Request) -> Result<(), Request> {
-        if self.live.generation() != self.generation {
-            return Err(request);
-        }
-        let mut admission = self.admission.lock();
-        if admission.is_closed {
-            return Err(request);
-        }
-        let is_ahead = self.read.now().is_some_and(|(head, _)| head < request.after);
-        match self.read.locate(&request.after) {
-            _ if is_ahead => {
-                admission.pending.entry(request.after.clone()).or_default().push(request);
-            }
-            Some(Located::At(number)) => self.join_at(request, number, &mut admission),
-            Some(Located::Unknown) => admission.doubtful.push(request),
-            Some(Located::Gone) | None => return Err(request),
-        }
-        Ok(())
-    }
-
-    fn join(&self, request: Request, admission: &mut Admission) {
-        let end = self.read.now().map_or(0, |(_, end)| end);
-        self.join_at(request, end, admission);
-    }
-
-    fn join_at(&self, request: Request, cursor: u64, admission: &mut Admission) {
-        let route = self.read.join_as(&request.route);
-        let progress = Arc::new(AtomicU64::new(cursor));
-        admission.members.push(Watched { route: route.clone(), progress: progress.clone() });
-        let member =
-            Member { feed: self.read.clone(), route, cursor, progress, end: self.end.clone() };
-        // A client that left gets its member back to drop, which takes it off the route.
-        let _ = request.reply.send(Reply::Joined(member));
+        Pass { live: live.clone(), start, read, purpose, max_bytes, end, admission }
     }
 
     /// Reads until the journal is met, or nobody wants it any more.
     /// Without a cursor, opening it told that the first event is too large.
     pub async fn run(&self, shared: &Shared, opened: Option<Events>) {
         let is_known = self.purpose == Purpose::Everybody;
-        let mut place = Place { position: self.start.clone(), is_known, pace: Pace::Batches };
+        let mut place = Place {
+            position: self.start.clone(),
+            is_known,
+            pace: Pace::Batches,
+            patience: Patience::default(),
+        };
         let mut stop = match opened {
             Some(events) => self.follow(events, &mut place).await,
             None => Stop::TooLarge,
@@ -212,10 +134,11 @@ impl Pass {
                 Stop::Again => tokio::time::sleep(RETRY).await,
                 Stop::TooLarge => self.judge_size(shared, &mut place).await,
             }
-            if self.is_unwanted() {
+            if self.admission.is_unwanted() {
                 break;
             }
-            stop = match opening::resume(shared, &self.live, &place.position, place.pace).await {
+            let Place { position, pace, patience, .. } = &mut place;
+            stop = match opening::resume(shared, &self.live, position, *pace, patience).await {
                 Ok(events) => self.follow(events, &mut place).await,
                 Err(Refusal::Lost(reason)) => Stop::Ended(Ended::Lost(reason)),
                 Err(Refusal::TooLarge) => Stop::TooLarge,
@@ -232,7 +155,8 @@ impl Pass {
         }
         let (_, collections) = self.live.collections();
         let key = self.live.key();
-        match large::skim(&shared.server, key, &collections, &place.position).await {
+        let skimming = large::skim(&shared.server, key, &collections, &place.position);
+        match place.patience.open(skimming).await {
             Ok(Some(event)) => {
                 place.position = event.token().clone();
                 place.is_known = true;
@@ -250,8 +174,7 @@ impl Pass {
     fn finish(&self, ended: Ended) {
         if let Ended::Lost(reason) = ended {
             // Perhaps the first one could not be read at all. The others try again without it.
-            let first = self.admission.lock().pending.pop_first();
-            for request in first.into_iter().flat_map(|(_, requests)| requests) {
+            for request in self.admission.first() {
                 let _ = request.reply.send(Reply::Lost(reason));
             }
         }
@@ -260,10 +183,10 @@ impl Pass {
     }
 
     async fn follow(&self, mut events: Events, place: &mut Place) -> Stop {
-        let Place { position, is_known, .. } = place;
+        let Place { position, is_known, patience, .. } = place;
         let (mut burst, mut empty_batches) = (0, 0);
         loop {
-            let Ok(next) = tokio::time::timeout(STALL, events.next_if_any()).await else {
+            let Some(next) = patience.answer(events.next_if_any()).await else {
                 return Stop::Again;
             };
             match next {
@@ -287,6 +210,7 @@ impl Pass {
                     if token > *position {
                         self.take(event).await;
                         *position = token;
+                        patience.gained();
                     }
                 }
                 Ok(None) => {
@@ -297,9 +221,10 @@ impl Pass {
                     if let Some(head) = events.read_past()
                         && head > *position
                     {
-                        self.reach(&head);
+                        self.admission.reach(&head);
                         *position = head;
                         *is_known = true;
+                        patience.gained();
                     }
                     if !*is_known && self.is_not_found(position, empty_batches) {
                         return Stop::Ended(Ended::Lost(ResetReason::InvalidToken));
@@ -313,7 +238,7 @@ impl Pass {
             burst += 1;
             if burst >= BURST {
                 burst = 0;
-                if self.is_unwanted() {
+                if self.admission.is_unwanted() {
                     return Stop::Unwanted;
                 }
                 tokio::task::yield_now().await;
@@ -343,41 +268,9 @@ impl Pass {
         is_unknown && (is_passed || empty_batches >= PATIENCE)
     }
 
-    /// Appends the next event, between those who join before it and those who join behind.
     async fn take(&self, event: ChangeEvent) {
         self.make_room(event.size()).await;
-        let token = event.token().clone();
-        let mut admission = self.admission.lock();
-        self.pass_by(&token, &mut admission);
-        // There is one writer and one list of collections: nothing else can be the answer.
-        let was_taken = self.read.append(0, event);
-        debug_assert!(was_taken);
-        for request in admission.pending.remove(&token).into_iter().flatten() {
-            self.join(request, &mut admission);
-        }
-    }
-
-    /// Everything up to here was read, and nothing came.
-    fn reach(&self, head: &Position) {
-        let mut admission = self.admission.lock();
-        self.pass_by(head, &mut admission);
-        let _ = self.read.advance(0, head.clone());
-    }
-
-    /// Lets those in whose places lie before this one.
-    fn pass_by(&self, next: &Position, admission: &mut Admission) {
-        while let Some(first) = admission.pending.first_entry() {
-            if first.key() >= next {
-                break;
-            }
-            let is_doubtful = first.key().names_document();
-            for request in first.remove() {
-                match is_doubtful {
-                    true => admission.doubtful.push(request),
-                    false => self.join(request, admission),
-                }
-            }
-        }
+        self.admission.take(event);
     }
 
     /// Waits until those have taken theirs who would lose it, but not for long.
@@ -390,34 +283,11 @@ impl Pass {
             }
             // A quarter of the ring at once, so that this is not done for each event.
             let until = first + (end - first).div_ceil(4);
-            while self.has_laggards(first, until) && Instant::now() < deadline {
+            while self.admission.has_laggards(first, until) && Instant::now() < deadline {
                 tokio::time::sleep(LAG_POLL).await;
             }
             self.read.evict_before(until);
         }
-    }
-
-    /// Whether a member still has to take one of these events. Who lost one already does not count:
-    /// it asks again as soon as it reads.
-    fn has_laggards(&self, first: u64, until: u64) -> bool {
-        let mut admission = self.admission.lock();
-        admission.forget_those_who_left();
-        admission.members.iter().any(|member| member.has_to_take(first, until))
-    }
-
-    fn is_unwanted(&self) -> bool {
-        let mut admission = self.admission.lock();
-        admission.forget_those_who_left();
-        admission.members.is_empty() && admission.pending.is_empty()
-    }
-
-    /// Ends admission; gives back who did not come in.
-    pub fn close(&self) -> Left {
-        let mut admission = self.admission.lock();
-        admission.is_closed = true;
-        let pending = std::mem::take(&mut admission.pending);
-        let waiting = pending.into_values().flatten().collect();
-        Left { waiting, doubtful: std::mem::take(&mut admission.doubtful) }
     }
 
     /// Tells the members of the end, and stays until they have taken what was read.
@@ -426,30 +296,18 @@ impl Pass {
         let _ = self.end.set(Ended::Stopped);
         self.read.retire_all();
         let deadline = Instant::now() + LINGER;
-        while !self.is_unwanted() && Instant::now() < deadline {
+        while !self.admission.is_unwanted() && Instant::now() < deadline {
             tokio::time::sleep(LINGER_POLL).await;
         }
-        // What is left of it would be kept by whoever reads slowest.
+        self.let_go();
+    }
+
+    /// Keeps nothing any more: otherwise whoever reads slowest would. Clients that had not taken
+    /// all of it ask again.
+    pub fn let_go(&self) {
         if let Some((head, _)) = self.read.now() {
             self.read.restart_at(&head);
         }
-    }
-}
-
-impl Admission {
-    fn forget_those_who_left(&mut self) {
-        self.members.retain(|member| Arc::strong_count(&member.progress) > 1);
-        self.pending.retain(|_, requests| {
-            requests.retain(|request| !request.reply.is_closed());
-            !requests.is_empty()
-        });
-    }
-}
-
-impl Watched {
-    fn has_to_take(&self, first: u64, until: u64) -> bool {
-        let cursor = self.progress.load(Ordering::Acquire);
-        self.route.unread_from(cursor).is_some_and(|unread| (first..until).contains(&unread))
     }
 }
 
@@ -472,6 +330,17 @@ mod tests {
 
     fn before(time: u32) -> Position {
         Position::before(Timestamp { time, increment: 1 })
+    }
+
+    fn event() -> ChangeEvent {
+        let raw = bson::rawdoc! {
+            "_id": { "_data": "8200000014000000012B022C0100296E04" },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1 },
+        };
+        ChangeEvent::parse(raw).unwrap()
     }
 
     fn live(filter: &Arc<Filter>) -> (Limits, Arc<Feed>) {
@@ -498,9 +367,9 @@ mod tests {
         let orders = filter("orders");
         let (limits, live) = live(&orders);
         let pass = pass(limits, &live);
-        assert!(pass.is_unwanted());
+        assert!(pass.admission.is_unwanted());
         let (request, mut replied) = request(&live, &orders);
-        assert!(pass.admit(request).is_ok());
+        assert!(pass.admission.admit(request).is_ok());
         let Ok(Reply::Joined(mut member)) = replied.try_recv() else { panic!("not let in") };
         let waiting = tokio::spawn(async move {
             while matches!(member.look(), Look::Nothing) {
@@ -508,10 +377,41 @@ mod tests {
             }
             member.look()
         });
-        let _ = pass.close();
+        let _ = pass.admission.close();
         pass.linger().await;
         let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
         assert!(matches!(look.unwrap().unwrap(), Look::Again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn passes_that_ended_keep_no_more_than_those_that_read() {
+        let orders = filter("orders");
+        let (limits, live) = live(&orders);
+        let metrics = Arc::default();
+        let server = crate::upstream::connect::Server::default();
+        let replayer = super::super::Replayer::new(server, limits, 8, metrics);
+        let mut members = Vec::new();
+        let mut passes = Vec::new();
+        for _ in 0..5 {
+            let pass = Arc::new(pass(limits, &live));
+            let (request, mut replied) = request(&live, &orders);
+            assert!(pass.admission.admit(request).is_ok());
+            let Ok(Reply::Joined(member)) = replied.try_recv() else { panic!("not let in") };
+            pass.take(event()).await;
+            replayer.let_linger(live.key(), &pass);
+            tokio::spawn({
+                let pass = pass.clone();
+                async move { pass.linger().await }
+            });
+            members.push(member);
+            passes.push(pass);
+        }
+        let kept: Vec<bool> = passes.iter().map(|pass| pass.read.journal_bytes() > 0).collect();
+        assert_eq!(kept, [false, false, false, true, true]);
+        // Whoever lost it asks again, and nobody is told that there was nothing.
+        tokio::time::sleep(LINGER_POLL).await;
+        assert!(matches!(members[0].look(), Look::Again));
+        assert!(matches!(members[4].look(), Look::Deliveries(found) if found.len() == 1));
     }
 
     #[tokio::test]
@@ -521,7 +421,7 @@ mod tests {
         let old = pass(limits, &live);
         live.read_also(std::slice::from_ref(&bills));
         let (request, _replied) = request(&live, &bills);
-        let Err(request) = old.admit(request) else { panic!("let in") };
-        assert!(pass(limits, &live).admit(request).is_ok());
+        let Err(request) = old.admission.admit(request) else { panic!("let in") };
+        assert!(pass(limits, &live).admission.admit(request).is_ok());
     }
 }

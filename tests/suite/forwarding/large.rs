@@ -3,14 +3,12 @@
 use super::{NO_MONGODB, exchange};
 use crate::support::app::{App, pattern, send_pattern};
 use crate::support::http::Connection;
+use crate::support::process::memory_of;
 use crate::support::sidecar::{Filters, Program};
 
 /// Resident memory of a process, in bytes.
 fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
-    kib * 1024
+    memory_of(process).expect("its memory").resident
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@
 pub mod app;
 pub mod http;
 pub mod mongo;
+// Not every binary asks what a process costs.
+#[allow(dead_code)]
+pub mod process;
 pub mod sidecar;
 pub mod sse;
 

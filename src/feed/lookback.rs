@@ -1,0 +1,476 @@
+//! What lies behind the deliveries that a route keeps: looked up in the journal for everybody
+//! together who needs it.
+//!
+//! Clients that come back after a break have as many places in the journal. Were each to go over it
+//! by itself, a storm of them would cost clients times events. So they ask here, and a task goes
+//! over the journal once for all who ask: an index of their routes says whom an event concerns, and
+//! its number is noted. Of the numbers, the clients make deliveries, and share them.
+//!
+//! Law of this file:
+//!
+//! - A [`Past`] has the number of every event from `from` up to `to` that its route wants.
+//! - Only the task makes and changes pasts, and it lets nobody wait whom it does not wake.
+//! - Pasts and the deliveries that they keep stay within `budget` bytes. A pass that has filled its
+//!   share ends there; who wants more asks again from where it is then.
+//! - Whoever asks has enabled a `Notified` of the route before; see [`Feed::is_looking_back`].
+//! - The desk's lock and the feed's are never held together, nor while predicates are evaluated.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Feed;
+use crate::event::ChangeEvent;
+use crate::routes::{Delivery, Finder, READ_BYTES, Route, RouteId};
+
+/// Of what the journal may hold, this may hold so much, and always
+const SHARE: usize = 8;
+/// so much: a pass has to get somewhere.
+const LEAST_BUDGET: usize = 1 << 20;
+/// How many events are taken out from under the feed's lock at once.
+const SLICE: usize = 256;
+/// How many predicates are evaluated, or routes taken in, before others get a chance to run.
+const BURST: usize = 1024;
+/// How long a pass waits for others who want it too,
+const GATHER: Duration = Duration::from_millis(5);
+/// and how long after another pass at most: twice as long as that one took, so that a steady
+/// coming and going leaves most of the processor to others.
+const MOST_GATHER: Duration = Duration::from_millis(100);
+/// How long pasts stay for those who have not read them, when room is needed for others,
+const LAG: Duration = Duration::from_millis(500);
+const LAG_POLL: Duration = Duration::from_millis(10);
+/// and when nobody asks for anything.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a look behind a route's own deliveries finds.
+#[derive(Debug)]
+pub enum Back {
+    /// In order, perhaps none; the cursor has been moved behind them.
+    Deliveries(Vec<Arc<Delivery>>),
+    /// The route will be woken when it is known.
+    Asked,
+    /// The journal no longer has what comes next.
+    Gone,
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub(super) struct LookBack {
+    budget: usize,
+    desk: Mutex<Desk>,
+    /// For the task, when it has nothing to do.
+    asked: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    asked: HashMap<RouteId, Ask>,
+    /// Whom the pass under way looks for.
+    taken: HashMap<RouteId, Arc<Route>>,
+    pasts: HashMap<RouteId, Past>,
+    /// What the pasts take, in bytes.
+    used: usize,
+    has_task: bool,
+}
+
+#[derive(Debug)]
+struct Ask {
+    route: Arc<Route>,
+    from: u64,
+}
+
+#[derive(Debug)]
+struct Past {
+    from: u64,
+    to: u64,
+    entries: Vec<Entry>,
+    bytes: usize,
+    since: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    number: u64,
+    /// Kept where there is room.
+    delivery: Option<Arc<Delivery>>,
+}
+
+/// What a client reads at once.
+struct Page {
+    entries: Vec<Entry>,
+    next: u64,
+}
+
+/// A past in the making.
+struct Search {
+    route: Arc<Route>,
+    from: u64,
+    /// What is known already.
+    known: Range<u64>,
+    found: Vec<Entry>,
+}
+
+#[derive(Default)]
+struct Pass {
+    finder: Finder,
+    searches: HashMap<RouteId, Search>,
+    bytes: usize,
+}
+
+impl Feed {
+    /// The deliveries from a cursor on that the route itself no longer has, at most `max`, and
+    /// [`READ_BYTES`] or a single one.
+    pub fn look_back(self: &Arc<Feed>, route: &Arc<Route>, cursor: &mut u64, max: usize) -> Back {
+        let Some(page) = self.lookback.page(route.id(), *cursor, max) else {
+            if *cursor < self.numbers().0 {
+                return Back::Gone;
+            }
+            if self.lookback.ask(route, *cursor) {
+                tokio::spawn(serve(self.clone()));
+            }
+            return Back::Asked;
+        };
+        let events = self.events_of(&page);
+        let mut found = Vec::with_capacity(page.entries.len());
+        let (mut made, mut bytes, mut next) = (Vec::new(), 0, page.next);
+        for (entry, event) in page.entries.into_iter().zip(events) {
+            if bytes >= READ_BYTES {
+                next = entry.number;
+                break;
+            }
+            let delivery = match (entry.delivery, event) {
+                (Some(delivery), _) => delivery,
+                (None, Some(event)) => {
+                    // The same predicate found it wanted before.
+                    let Some(delivery) = route.deliver(entry.number, &event) else { continue };
+                    made.push(Arc::new(delivery));
+                    made[made.len() - 1].clone()
+                }
+                (None, None) => return Back::Gone,
+            };
+            bytes += delivery.json.len();
+            found.push(delivery);
+        }
+        self.lookback.keep(route.id(), &made);
+        *cursor = next;
+        Back::Deliveries(found)
+    }
+
+    /// Whether a route that asked is still to be woken. Asked after a `Notified` was enabled.
+    pub fn is_looking_back(&self, route: &Route) -> bool {
+        let desk = self.lookback.desk.lock();
+        desk.asked.contains_key(&route.id()) || desk.taken.contains_key(&route.id())
+    }
+
+    /// The events of a page that nobody has made deliveries of; `None` for others, and for those
+    /// that are gone.
+    fn events_of(&self, page: &Page) -> Vec<Option<Arc<ChangeEvent>>> {
+        if page.entries.iter().all(|entry| entry.delivery.is_some()) {
+            return vec![None; page.entries.len()];
+        }
+        let inner = self.inner.lock();
+        let event = |entry: &Entry| match entry.delivery {
+            Some(_) => None,
+            None => inner.journal.as_ref()?.get(entry.number).cloned(),
+        };
+        page.entries.iter().map(event).collect()
+    }
+}
+
+impl LookBack {
+    /// For a journal of so many bytes.
+    pub fn new(journal_bytes: usize) -> LookBack {
+        let budget = (journal_bytes / SHARE).max(LEAST_BUDGET);
+        LookBack { budget, desk: Mutex::default(), asked: Notify::new() }
+    }
+
+    fn page(&self, route: RouteId, cursor: u64, max: usize) -> Option<Page> {
+        let desk = self.desk.lock();
+        let past = desk.pasts.get(&route)?;
+        if !(past.from..past.to).contains(&cursor) {
+            return None;
+        }
+        let at = past.entries.partition_point(|entry| entry.number < cursor);
+        let entries: Vec<Entry> = past.entries[at..].iter().take(max).cloned().collect();
+        let next = match entries.last() {
+            Some(last) if at + entries.len() < past.entries.len() => last.number + 1,
+            _ => past.to,
+        };
+        Some(Page { entries, next })
+    }
+
+    /// Says whether a task has to be started.
+    fn ask(&self, route: &Arc<Route>, from: u64) -> bool {
+        let mut desk = self.desk.lock();
+        let ask = desk.asked.entry(route.id());
+        let ask = ask.or_insert_with(|| Ask { route: route.clone(), from });
+        ask.from = ask.from.min(from);
+        self.asked.notify_one();
+        !std::mem::replace(&mut desk.has_task, true)
+    }
+
+    /// Lets the others of this route share what one of them made, as far as there is room.
+    fn keep(&self, route: RouteId, made: &[Arc<Delivery>]) {
+        if made.is_empty() {
+            return;
+        }
+        let mut desk = self.desk.lock();
+        let Desk { pasts, used, .. } = &mut *desk;
+        let Some(past) = pasts.get_mut(&route) else { return };
+        for delivery in made {
+            let size = size_of_kept(delivery);
+            // The other half is for numbers, without which nobody gets further.
+            if *used + size > self.budget / 2 {
+                return;
+            }
+            let found = past.entries.binary_search_by_key(&delivery.number, |entry| entry.number);
+            let Ok(place) = found else { continue };
+            let entry = &mut past.entries[place];
+            if entry.delivery.is_none() {
+                entry.delivery = Some(delivery.clone());
+                past.bytes += size;
+                *used += size;
+            }
+        }
+    }
+
+    /// Lets go of what nobody seems to read any more. Waits, not for long, until at least half of
+    /// the room is there.
+    async fn make_room(&self) {
+        let mut age = LINGER;
+        loop {
+            {
+                let mut desk = self.desk.lock();
+                desk.pasts.retain(|_, past| past.since.elapsed() < age);
+                desk.used = desk.pasts.values().map(|past| past.bytes).sum();
+                if desk.used <= self.budget / 2 {
+                    return;
+                }
+            }
+            age = LAG;
+            tokio::time::sleep(LAG_POLL).await;
+        }
+    }
+
+    /// Those who want what comes from `at` on, or later.
+    fn take(&self, at: u64) -> Vec<Ask> {
+        let mut desk = self.desk.lock();
+        let Desk { asked, taken, .. } = &mut *desk;
+        let asks: Vec<Ask> =
+            asked.extract_if(|_, ask| ask.from >= at).map(|(_, ask)| ask).collect();
+        taken.extend(asks.iter().map(|ask| (ask.route.id(), ask.route.clone())));
+        asks
+    }
+
+    /// What is known of a route already.
+    fn known(&self, route: RouteId) -> Option<Range<u64>> {
+        self.desk.lock().pasts.get(&route).map(|past| past.from..past.to)
+    }
+
+    /// Adds what a pass found until it ended before the event of this number, and wakes everybody
+    /// who asked.
+    fn publish(&self, pass: Pass, end: u64) {
+        let woken = {
+            let mut desk = self.desk.lock();
+            for (id, search) in pass.searches {
+                if end <= search.from {
+                    continue;
+                }
+                let before = desk.pasts.remove(&id);
+                desk.used -= before.as_ref().map_or(0, |past| past.bytes);
+                let past = search.end(before, end);
+                desk.used += past.bytes;
+                desk.pasts.insert(id, past);
+            }
+            std::mem::take(&mut desk.taken)
+        };
+        for route in woken.into_values() {
+            route.wake.notify_waiters();
+        }
+    }
+
+    /// Says whether there is nothing more to do; then everything is given back.
+    fn rest(&self) -> bool {
+        let mut desk = self.desk.lock();
+        let is_idle = desk.asked.is_empty();
+        if is_idle {
+            *desk = Desk::default();
+        }
+        is_idle
+    }
+}
+
+impl Search {
+    /// Where to look for what is not known yet; `None`: it is. The journal begins at `first`.
+    fn begin(ask: &Ask, known: Option<Range<u64>>, first: u64) -> Option<Search> {
+        let from = ask.from.max(first);
+        // What cannot be joined to is of no use.
+        let known = known.filter(|known| known.end >= first).unwrap_or(from..from);
+        if known.contains(&from) {
+            return None;
+        }
+        let from = if from > known.end { known.end } else { from };
+        Some(Search { route: ask.route.clone(), from, known, found: Vec::new() })
+    }
+
+    /// Another client of the same route, whose place has not been passed yet.
+    fn widen(&mut self, from: u64) {
+        if !self.known.contains(&from) {
+            self.from = self.from.min(from);
+        }
+    }
+
+    fn wants(&self, number: u64) -> bool {
+        number >= self.from && !self.known.contains(&number)
+    }
+
+    /// One past of what was found and what was known before, which nobody else changes.
+    fn end(self, before: Option<Past>, end: u64) -> Past {
+        let before = before.filter(|past| (past.from..past.to) == self.known);
+        let (from, to, entries) = match before {
+            // Read up to it, and perhaps beyond.
+            Some(before) if self.from < before.from && end >= before.from => {
+                let behind = self.found.partition_point(|entry| entry.number < before.from);
+                let mut entries = self.found;
+                let later = entries.split_off(behind);
+                entries.extend(before.entries);
+                entries.extend(later);
+                (self.from, end.max(before.to), entries)
+            }
+            Some(before) if self.from == before.to => {
+                let mut entries = before.entries;
+                entries.extend(self.found);
+                (before.from, end, entries)
+            }
+            _ => (self.from, end, self.found),
+        };
+        let mut entries = entries;
+        entries.shrink_to_fit();
+        let kept = entries.iter().filter_map(|entry| entry.delivery.as_deref());
+        let bytes = entries.len() * size_of::<Entry>() + kept.map(size_of_kept).sum::<usize>();
+        Past { from, to, entries, bytes, since: Instant::now() }
+    }
+}
+
+/// With its encoding for a transport.
+fn size_of_kept(delivery: &Delivery) -> usize {
+    size_of::<Delivery>() + 2 * delivery.json.len()
+}
+
+/// Goes over the journal as long as somebody asks. At most one for a feed.
+async fn serve(feed: Arc<Feed>) {
+    let mut task = Task { feed: feed.clone(), is_over: false };
+    let back = &feed.lookback;
+    let mut gather = GATHER;
+    loop {
+        if !back.desk.lock().asked.is_empty() {
+            tokio::time::sleep(gather).await;
+            let began = Instant::now();
+            back.make_room().await;
+            look(&feed).await;
+            gather = (2 * began.elapsed()).clamp(GATHER, MOST_GATHER);
+        } else if tokio::time::timeout(LINGER, back.asked.notified()).await.is_err() {
+            gather = GATHER;
+            if back.rest() {
+                break;
+            }
+        }
+    }
+    // Another task may have begun.
+    task.is_over = true;
+}
+
+/// One pass over the journal, from the oldest place that is asked for to its end.
+async fn look(feed: &Arc<Feed>) {
+    let back = &feed.lookback;
+    let room = back.budget.saturating_sub(back.desk.lock().used);
+    let mut pass = Pass::default();
+    pass.admit(feed, 0).await;
+    let Some(start) = pass.searches.values().map(|search| search.from).min() else {
+        back.publish(pass, 0);
+        return;
+    };
+    let (mut at, mut burst) = (start, 0);
+    let mut candidates = Vec::new();
+    'journal: while let Some(events) = feed.events_from(at, SLICE) {
+        if events.is_empty() {
+            break;
+        }
+        for (number, event) in events {
+            if pass.bytes >= room {
+                break 'journal;
+            }
+            burst += 1 + pass.take(number, &event, &mut candidates);
+            at = number + 1;
+            if burst >= BURST {
+                burst = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        pass.admit(feed, at).await;
+    }
+    back.publish(pass, at);
+}
+
+impl Pass {
+    /// Takes in who wants what comes from `at` on.
+    async fn admit(&mut self, feed: &Feed, at: u64) {
+        let (first, _) = feed.numbers();
+        for (number, ask) in feed.lookback.take(at).into_iter().enumerate() {
+            let id = ask.route.id();
+            if let Some(search) = self.searches.get_mut(&id) {
+                search.widen(ask.from);
+                continue;
+            }
+            let search = Search::begin(&ask, feed.lookback.known(id), first);
+            // Who continues what ended before this pass is, is woken with the others and asks again.
+            if let Some(search) = search.filter(|search| search.from >= at) {
+                self.finder.add(ask.route);
+                self.searches.insert(id, search);
+            }
+            if number % BURST == BURST - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Notes whom an event concerns; says how many were asked.
+    fn take(&mut self, number: u64, event: &ChangeEvent, candidates: &mut Vec<RouteId>) -> usize {
+        self.finder.candidates(event, candidates);
+        for id in candidates.iter() {
+            let Some(search) = self.searches.get_mut(id) else { continue };
+            if search.wants(number) && search.route.wants(event) {
+                search.found.push(Entry { number, delivery: None });
+                self.bytes += size_of::<Entry>();
+            }
+        }
+        candidates.len()
+    }
+}
+
+/// Dropped in a panic, lets those who wait ask again, and so start another.
+struct Task {
+    feed: Arc<Feed>,
+    is_over: bool,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let desk = std::mem::take(&mut *self.feed.lookback.desk.lock());
+        let asked = desk.asked.into_values().map(|ask| ask.route);
+        for route in asked.chain(desk.taken.into_values()) {
+            route.wake.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Which of many routes an event may concern.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::index::Index;
+use super::route::Route;
+use super::table::RouteId;
+use crate::event::{ChangeEvent, OperationType};
+
+/// Routes, and the indexes of their predicates.
+#[derive(Default)]
+pub(crate) struct Finder {
+    routes: HashMap<RouteId, Arc<Route>>,
+    /// By the collection that a route listens to; `None`: the whole database.
+    sections: HashMap<Option<String>, Index<RouteId>>,
+    /// Routes that require an image, and have to hear of each event that comes without.
+    strict: HashSet<RouteId>,
+}
+
+impl Finder {
+    /// Adds a route. One with that id is replaced.
+    pub fn add(&mut self, route: Arc<Route>) {
+        let (id, filter) = (route.id(), route.filter());
+        let section = self.sections.entry(filter.namespace.collection.clone()).or_default();
+        section.insert(id, route.predicate());
+        if filter.requires_image() {
+            self.strict.insert(id);
+        }
+        self.routes.insert(id, route);
+    }
+
+    /// Says whether it was there.
+    pub fn remove(&mut self, route: &Route) -> bool {
+        if self.routes.remove(&route.id()).is_none() {
+            return false;
+        }
+        self.strict.remove(&route.id());
+        let collection = &route.filter().namespace.collection;
+        if let Some(section) = self.sections.get_mut(collection) {
+            section.remove(&route.id());
+            if section.is_empty() {
+                self.sections.remove(collection);
+            }
+        }
+        true
+    }
+
+    pub fn get(&self, id: RouteId) -> Option<&Arc<Route>> {
+        self.routes.get(&id)
+    }
+
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
+    }
+
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Puts into `out` the routes that may want the event, each once: all that do are among them.
+    pub fn candidates(&self, event: &ChangeEvent, out: &mut Vec<RouteId>) {
+        out.clear();
+        if event.is_cut()
+            || matches!(event.operation(), OperationType::Drop | OperationType::Rename)
+        {
+            // Rare, and it concerns all routes of the collection, whatever their conditions.
+            out.extend(self.routes.keys());
+            return;
+        }
+        for collection in [event.collection().map(str::to_owned), None] {
+            if let Some(section) = self.sections.get(&collection) {
+                gather(section, event, out);
+            }
+        }
+        let comes_without = event.full_document_before_change().is_none()
+            || event.operation() == OperationType::Update && event.full_document().is_none();
+        if !self.strict.is_empty() && comes_without {
+            out.extend(&self.strict);
+            out.sort_unstable();
+            out.dedup();
+        }
+    }
+}
+
+/// The routes that the document before or after the change may match, each once.
+///
+/// Without either, the key stands in for the document: a predicate that the key alone decides to be
+/// true is true of every document with that key, so also of one that has nothing else.
+fn gather(section: &Index<RouteId>, event: &ChangeEvent, out: &mut Vec<RouteId>) {
+    let (before, after) = (event.full_document_before_change(), event.full_document());
+    let documents = match (before, after) {
+        (None, None) => [event.document_key(), None],
+        both => [both.0, both.1],
+    };
+    let start = out.len();
+    for document in documents.into_iter().flatten() {
+        section.candidates(document, out);
+    }
+    if before.is_some() && after.is_some() {
+        let mut found = out.split_off(start);
+        found.sort_unstable();
+        found.dedup();
+        out.append(&mut found);
+    }
+}

@@ -1,0 +1,83 @@
+//! How long a server may say nothing.
+//!
+//! A frozen server keeps its connections open, and a connection can be lost without a word; but a
+//! busy server may really need long, since the oplog may hold a lot of what the pipeline leaves
+//! out. So each time in a row that it says nothing, it may take twice as long.
+
+use std::future::Future;
+use std::time::Duration;
+
+use mongodb::error::Error;
+
+/// For an answer of a cursor that is open.
+const STALL: Duration = Duration::from_secs(15);
+const MAX_DOUBLINGS: u32 = 6;
+
+/// Counts the silences since something was gained.
+#[derive(Debug, Default)]
+pub struct Patience {
+    stalls: u32,
+}
+
+impl Patience {
+    /// For the next answer.
+    pub fn limit(&self) -> Duration {
+        STALL * (1 << self.stalls.min(MAX_DOUBLINGS))
+    }
+
+    /// Something was gained, so that a new attempt would begin further on.
+    pub fn gained(&mut self) {
+        self.stalls = 0;
+    }
+
+    /// The next answer of an open cursor; `None` when it takes too long.
+    pub async fn answer<T>(&mut self, answer: impl Future<Output = T>) -> Option<T> {
+        self.within(self.limit(), answer).await
+    }
+
+    /// What takes more than one answer: opening a cursor.
+    ///
+    /// # Errors
+    /// Those of what is opened, and that it takes too long.
+    pub async fn open<T>(
+        &mut self,
+        opening: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let opened = self.within(2 * self.limit(), opening).await;
+        opened.unwrap_or_else(|| Err(Error::custom("no answer")))
+    }
+
+    async fn within<T>(&mut self, limit: Duration, what: impl Future<Output = T>) -> Option<T> {
+        let done = tokio::time::timeout(limit, what).await.ok();
+        self.stalls += u32::from(done.is_none());
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_may_take_twice_as_long_each_time() {
+        let mut patience = Patience::default();
+        let mut waited = Vec::new();
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert!(patience.answer(std::future::pending::<()>()).await.is_none());
+            waited.push(began.elapsed().as_secs());
+        }
+        assert_eq!(waited, [15, 30, 60]);
+        // A scan of a minute and a half is let finish, and does not make it forget.
+        let scan = tokio::time::sleep(Duration::from_secs(90));
+        assert!(patience.answer(scan).await.is_some());
+        assert_eq!(patience.limit(), Duration::from_secs(120));
+        patience.gained();
+        assert_eq!(patience.limit(), Duration::from_secs(15));
+        let opening = std::future::pending::<Result<(), Error>>();
+        assert!(patience.open(opening).await.is_err());
+        assert_eq!(patience.limit(), Duration::from_secs(30));
+    }
+}
