@@ -1,9 +1,10 @@
 //! Many clients of event streams in one thread: counts what comes, and checks that each client
 //! gets every event that is its own once and in order.
 //!
-//! Plain sockets and epoll, one buffer for all: the crowd shares the machine with what it measures,
-//! so it has to be cheap, in time and in memory.
+//! They speak SSE, or what rivals speak over WebSocket. Plain sockets and epoll, one buffer for all: the
+//! crowd shares the machine with what it measures, so it has to be cheap, in time and in memory.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -15,6 +16,7 @@ use rustix::event::{Timespec, epoll};
 use socket2::{Domain, Socket, Type};
 
 use super::now_micros;
+use super::websocket::{Heard, Speaks};
 
 /// Connections opened before their answers are waited for: less than any server's backlog.
 const WAVE: usize = 400;
@@ -42,13 +44,17 @@ enum Framing {
     Chunk(usize),
     /// In the line end after a chunk, or after the last one.
     ChunkEnd,
+    /// In WebSocket's frames, and before the server sends events.
+    Greeting,
+    Frames,
     Over,
 }
 
 struct Client {
     socket: Option<TcpStream>,
+    speaks: Speaks,
     framing: Framing,
-    /// A line or a head that is not whole yet.
+    /// A line, a frame or a head that is not whole yet.
     partial: Vec<u8>,
     wants: Wants,
     /// One more than the last `seq`.
@@ -87,12 +93,21 @@ impl Crowd {
         count: usize,
         ask: impl Fn(usize) -> (String, Wants),
     ) -> Result<Crowd, String> {
+        Crowd::open_as(Speaks::Sse, address, count, ask)
+    }
+
+    pub fn open_as(
+        speaks: Speaks,
+        address: SocketAddr,
+        count: usize,
+        ask: impl Fn(usize) -> (String, Wants),
+    ) -> Result<Crowd, String> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         let mut crowd = Crowd { poll, clients: Vec::new(), opened: 0, seen: Seen::default() };
         while crowd.clients.len() < count {
             for number in crowd.clients.len()..(crowd.clients.len() + WAVE).min(count) {
                 let (path, wants) = ask(number);
-                crowd.add(address, number, &path, wants)?;
+                crowd.add(address, number, speaks, (&path, wants))?;
             }
             let began = Instant::now();
             while crowd.opened < crowd.clients.len() {
@@ -110,8 +125,8 @@ impl Crowd {
         &mut self,
         address: SocketAddr,
         number: usize,
-        path: &str,
-        wants: Wants,
+        speaks: Speaks,
+        (path, wants): (&str, Wants),
     ) -> Result<(), String> {
         let connect = || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -119,10 +134,7 @@ impl Crowd {
             socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
             socket.connect(&address.into())?;
             let mut socket = TcpStream::from(socket);
-            write!(
-                socket,
-                "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
-            )?;
+            socket.write_all(speaks.request(path).as_bytes())?;
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(number as u64);
             epoll::add(&self.poll, &socket, data, epoll::EventFlags::IN)?;
@@ -131,6 +143,7 @@ impl Crowd {
         let socket = connect().map_err(|error| format!("client {number}: {error}"))?;
         self.clients.push(Client {
             socket: Some(socket),
+            speaks,
             framing: Framing::Head,
             partial: Vec::new(),
             wants,
@@ -182,16 +195,21 @@ impl Crowd {
             Err(error) => return Err(error.to_string()),
         }
         let mut buffer = [0; 64 * 1024];
+        let mut answer = Vec::new();
         for event in &ready {
             let client = &mut self.clients[event.data.u64() as usize];
             let Some(socket) = &mut client.socket else { continue };
             match socket.read(&mut buffer) {
                 Ok(0) => close(client, &mut self.seen),
                 Ok(length) => {
-                    let was_open = client.framing != Framing::Head;
-                    client.feed(&buffer[..length], &mut self.seen)?;
-                    let is_open = client.framing != Framing::Head;
-                    self.opened += usize::from(is_open && !was_open);
+                    let was_open = client.is_open();
+                    client.feed(&buffer[..length], &mut self.seen, &mut answer)?;
+                    self.opened += usize::from(client.is_open() && !was_open);
+                    if let (Some(socket), false) = (&mut client.socket, answer.is_empty()) {
+                        let wrote = socket.write_all(&answer);
+                        wrote.map_err(|error| format!("a client's answer: {error}"))?;
+                        answer.clear();
+                    }
                     if client.framing == Framing::Over {
                         close(client, &mut self.seen);
                     }
@@ -210,7 +228,16 @@ fn close(client: &mut Client, seen: &mut Seen) {
 }
 
 impl Client {
-    fn feed(&mut self, mut bytes: &[u8], seen: &mut Seen) -> Result<(), String> {
+    fn is_open(&self) -> bool {
+        !matches!(self.framing, Framing::Head | Framing::Greeting)
+    }
+
+    fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        seen: &mut Seen,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), String> {
         seen.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
             match self.framing {
@@ -221,16 +248,19 @@ impl Client {
                     };
                     let whole = std::mem::take(&mut self.partial);
                     let head = String::from_utf8_lossy(&whole[..end]).to_ascii_lowercase();
-                    if !head.starts_with("http/1.1 200") && !head.starts_with("http/1.0 200") {
+                    let status = self.speaks.status();
+                    if !head.starts_with("http/1.") || head.get(8..12) != Some(status) {
                         return Err(format!("no stream: {}", String::from_utf8_lossy(&whole)));
                     }
                     self.framing = match head.contains("transfer-encoding: chunked") {
+                        _ if self.speaks != Speaks::Sse => Framing::Greeting,
                         true => Framing::Size(0, false),
                         false => Framing::Raw,
                     };
+                    self.speaks.greet(answer);
                     let rest = whole[end + 4..].to_vec();
                     seen.bytes -= rest.len() as u64;
-                    return self.feed(&rest, seen);
+                    return self.feed(&rest, seen, answer);
                 }
                 Framing::Raw => {
                     self.lines(bytes, seen);
@@ -264,9 +294,33 @@ impl Client {
                         self.framing = Framing::Size(0, false);
                     }
                 }
+                Framing::Greeting | Framing::Frames => return self.frames(bytes, seen, answer),
                 Framing::Over => return Ok(()),
             }
         }
+        Ok(())
+    }
+
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        seen: &mut Seen,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let held = std::mem::take(&mut self.partial);
+        let whole =
+            if held.is_empty() { Cow::Borrowed(bytes) } else { [&held, bytes].concat().into() };
+        let mut rest = &whole[..];
+        while let Some((length, heard, message)) = self.speaks.take(rest, answer)? {
+            rest = &rest[length..];
+            match heard {
+                Heard::Nothing => {}
+                Heard::Opened => self.framing = Framing::Frames,
+                Heard::Event => self.event(message, seen),
+                Heard::Closed => self.framing = Framing::Over,
+            }
+        }
+        self.partial.extend_from_slice(rest);
         Ok(())
     }
 
@@ -289,9 +343,12 @@ impl Client {
         if line.starts_with(b"event: reset") || line.starts_with(b"event: end") {
             seen.resets += 1;
         }
-        if !line.starts_with(b"data:") {
-            return;
+        if line.starts_with(b"data:") {
+            self.event(line, seen);
         }
+    }
+
+    fn event(&mut self, line: &[u8], seen: &mut Seen) {
         let Some(seq) = number_after(line, b"\"seq\":") else { return };
         seen.events += 1;
         let now = Instant::now();
