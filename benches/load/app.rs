@@ -9,9 +9,7 @@ use rustix::event::epoll;
 
 use super::servers::{content_length, listen};
 
-/// Bodies of `/bulk`, in either direction.
-pub const BULK: usize = 64 << 20;
-/// What is written of them at once: small enough for the processor's cache.
+/// What is written of a large body at once: small enough for the processor's cache.
 pub const PIECE: usize = 256 * 1024;
 
 const LISTENER: u64 = u64::MAX;
@@ -19,7 +17,6 @@ const LISTENER: u64 = u64::MAX;
 struct Answers {
     small: Vec<u8>,
     large: Vec<u8>,
-    bulk: Vec<u8>,
     piece: Vec<u8>,
 }
 
@@ -31,20 +28,13 @@ struct Caller {
     left: usize,
 }
 
-/// `/large` is 16 KiB, `/bulk` 64 MiB, `/hold/CHANNEL` asks Pushpin to hold the stream, and all
+/// `/large` is 16 KiB, `/bulk/N` N pieces, `/hold/CHANNEL` asks Pushpin to hold the stream, and all
 /// else is 130 bytes. A `POST` is answered when its body is there.
 pub fn serve(port: u16) {
     let listener = listen(port);
-    let head = |size: usize| {
-        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {size}\r\n\r\n")
-    };
-    let answer = |size: usize| (head(size) + &"x".repeat(size)).into_bytes();
-    let answers = Answers {
-        small: answer(130),
-        large: answer(16 * 1024),
-        bulk: head(BULK).into_bytes(),
-        piece: vec![b'x'; PIECE],
-    };
+    let answer = |size: usize| (answer_head(size) + &"x".repeat(size)).into_bytes();
+    let answers =
+        Answers { small: answer(130), large: answer(16 * 1024), piece: vec![b'x'; PIECE] };
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
     let watch = |socket: &dyn std::os::fd::AsFd, number: u64| {
         let data = epoll::EventData::new_u64(number);
@@ -76,6 +66,10 @@ pub fn serve(port: u16) {
             }
         }
     }
+}
+
+fn answer_head(size: usize) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {size}\r\n\r\n")
 }
 
 impl Caller {
@@ -116,11 +110,12 @@ impl Caller {
                  Grip-Channel: {channel}\r\nContent-Length: 3\r\n\r\n:\n\n"
             );
         }
+        if let Some(pieces) = path.strip_prefix(b"/bulk/") {
+            let pieces = String::from_utf8_lossy(pieces).parse().unwrap_or(0);
+            self.socket.write_all(answer_head(pieces * PIECE).as_bytes())?;
+            return (0..pieces).try_for_each(|_| self.socket.write_all(&answers.piece));
+        }
         match path {
-            b"/bulk" if head.starts_with(b"GET") => {
-                self.socket.write_all(&answers.bulk)?;
-                (0..BULK / PIECE).try_for_each(|_| self.socket.write_all(&answers.piece))
-            }
             b"/large" => self.socket.write_all(&answers.large),
             _ => self.socket.write_all(&answers.small),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
-use super::app::{BULK, PIECE};
+use super::app::PIECE;
 use super::servers::content_length;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +22,14 @@ pub struct Moved {
     pub bytes: f64,
 }
 
-/// Moves whole bodies for about so long, at least one.
-pub fn transfer(address: SocketAddr, way: Way, time: Duration) -> Result<Moved, String> {
+/// Moves whole bodies of so many pieces for about so long, at least one.
+pub fn transfer(
+    address: SocketAddr,
+    way: Way,
+    pieces: usize,
+    time: Duration,
+) -> Result<Moved, String> {
+    let size = pieces * PIECE;
     let run = || {
         let mut socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
@@ -36,26 +42,26 @@ pub fn transfer(address: SocketAddr, way: Way, time: Duration) -> Result<Moved, 
         while bytes == 0.0 || began.elapsed() < time {
             match way {
                 Way::Down => {
-                    socket.write_all(b"GET /bulk HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+                    write!(socket, "GET /bulk/{pieces} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
                     let length = read_answer(&mut socket, &mut buffer)?;
-                    if length != BULK {
-                        return Err(Error::other(format!("{length} of {BULK} bytes")));
+                    if length != size {
+                        return Err(Error::other(format!("{length} of {size} bytes")));
                     }
                 }
                 Way::Up => {
                     write!(
                         socket,
-                        "POST /bulk HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n\
-                         Content-Length: {BULK}\r\n\r\n"
+                        "POST /take HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n\
+                         Content-Length: {size}\r\n\r\n"
                     )?;
-                    for _ in 0..BULK / PIECE {
+                    for _ in 0..pieces {
                         socket.write_all(&buffer)?;
                     }
                     // As large as before: what is read into it is as good as any.
                     read_answer(&mut socket, &mut buffer)?;
                 }
             }
-            bytes += BULK as f64;
+            bytes += size as f64;
         }
         Ok(Moved { bytes_per_second: bytes / began.elapsed().as_secs_f64(), bytes })
     };

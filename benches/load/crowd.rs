@@ -19,7 +19,7 @@ use super::now_micros;
 use super::websocket::{Heard, Speaks};
 
 /// Connections opened before their answers are waited for: less than any server's backlog.
-const WAVE: usize = 400;
+pub const WAVE: usize = 400;
 /// Ports of one source address that are used: there are 28,000 by default, others want some.
 const PER_ADDRESS: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wants {
     All,
+    /// Everything once, but in no order: from servers that keep none. Up to 64 events.
+    AnyOrder,
     /// Those whose `seq` modulo the second number is the first.
     Key(u64, u64),
 }
@@ -57,7 +59,7 @@ struct Client {
     /// A line, a frame or a head that is not whole yet.
     partial: Vec<u8>,
     wants: Wants,
-    /// One more than the last `seq`.
+    /// One more than the last `seq`; a bit for each where they come in no order.
     next: u64,
     count: u64,
 }
@@ -93,11 +95,12 @@ impl Crowd {
         count: usize,
         ask: impl Fn(usize) -> (String, Wants),
     ) -> Result<Crowd, String> {
-        Crowd::open_as(Speaks::Sse, address, count, ask)
+        Crowd::open_as(Speaks::Sse, WAVE, address, count, ask)
     }
 
     pub fn open_as(
         speaks: Speaks,
+        wave: usize,
         address: SocketAddr,
         count: usize,
         ask: impl Fn(usize) -> (String, Wants),
@@ -105,7 +108,7 @@ impl Crowd {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         let mut crowd = Crowd { poll, clients: Vec::new(), opened: 0, seen: Seen::default() };
         while crowd.clients.len() < count {
-            for number in crowd.clients.len()..(crowd.clients.len() + WAVE).min(count) {
+            for number in crowd.clients.len()..(crowd.clients.len() + wave).min(count) {
                 let (path, wants) = ask(number);
                 crowd.add(address, number, speaks, (&path, wants))?;
             }
@@ -178,7 +181,7 @@ impl Crowd {
     pub fn unserved(&self, events: u64) -> usize {
         let is_served = |client: &&Client| {
             let expected = match client.wants {
-                Wants::All => events,
+                Wants::All | Wants::AnyOrder => events,
                 Wants::Key(key, of) => (events + of - 1).saturating_sub(key) / of,
             };
             client.count == expected
@@ -355,10 +358,14 @@ impl Client {
         seen.last = Some(now);
         let is_own = match self.wants {
             Wants::All => seq == self.next,
+            Wants::AnyOrder => seq < 64 && self.next & (1 << seq) == 0,
             Wants::Key(key, of) => seq % of == key && seq >= self.next,
         };
         seen.wrong += u64::from(!is_own);
-        self.next = seq + 1;
+        self.next = match self.wants {
+            Wants::AnyOrder => self.next | 1 << (seq % 64),
+            _ => seq + 1,
+        };
         self.count += 1;
         if let Some(latencies) = &mut seen.latencies
             && let Some(sent) = number_after(line, b"\"sent\":")

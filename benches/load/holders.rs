@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Bench;
-use super::crowd::{Crowd, Wants};
+use super::crowd::{Crowd, WAVE, Wants};
 use super::process::{Process, free_port, log_in, loopback, wait_for_port};
 use super::rivals::{self, Rival};
 use super::sidecar::{How, Sidecar, post};
@@ -72,10 +72,10 @@ impl Holder {
         }
     }
 
-    /// Whether events that are published together come in their order. Parse saves what it is given
-    /// together side by side.
-    pub fn has_bursts(self) -> bool {
-        self != Holder::Parse
+    /// Whether events that come soon after each other come in their order. Socket.IO's adapter
+    /// writes each into its collection before it sends it, and Parse asks who may see it.
+    pub fn keeps_order(self) -> bool {
+        !matches!(self, Holder::SocketIo | Holder::Parse)
     }
 
     pub fn start(self, bench: &Bench) -> Result<Held, String> {
@@ -129,6 +129,11 @@ impl Held {
         }
     }
 
+    /// Pushpin answers 502 when more than a hundred requests wait in one of its queues.
+    fn wave(&self) -> usize {
+        if self.holder == Holder::Pushpin { 50 } else { WAVE }
+    }
+
     /// Clients who are told everything.
     pub fn listen_to_all(&self, clients: usize) -> Result<Crowd, String> {
         let (speaks, path) = match self.holder {
@@ -139,10 +144,12 @@ impl Held {
             Holder::SocketIo => (Speaks::SocketIo, "/socket.io/?EIO=4&transport=websocket"),
             Holder::Parse => (Speaks::Parse, "/parse"),
         };
-        Crowd::open_as(speaks, self.address, clients, |_| (path.to_owned(), Wants::All))
+        let wants = if self.holder.keeps_order() { Wants::All } else { Wants::AnyOrder };
+        Crowd::open_as(speaks, self.wave(), self.address, clients, |_| (path.to_owned(), wants))
     }
 
     /// Clients of which one in `own` has a channel, or a filter value, of its own; zero: nobody.
+    /// Who has no such thing tells everybody everything.
     pub fn listen_to_own(&self, clients: usize, own: usize) -> Result<Crowd, String> {
         let path = match self.holder {
             Holder::Sidestream => "/_events/one?key=",
@@ -150,7 +157,7 @@ impl Held {
             Holder::Pushpin => "/hold/",
             _ => return self.listen_to_all(clients),
         };
-        Crowd::open(self.address, clients, |number| {
+        Crowd::open_as(Speaks::Sse, self.wave(), self.address, clients, |number| {
             let key = if own > 0 && number % own == 0 { number } else { 1 };
             (format!("{path}{key}"), Wants::All)
         })

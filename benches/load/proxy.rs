@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Bench;
+use super::app::PIECE;
 use super::bulk::{Way, transfer};
 use super::crowd::{Crowd, Wants};
 use super::process::{Process, free_port, log_in, loopback, wait_for_port};
@@ -161,16 +162,17 @@ fn rounds(
 }
 
 fn move_bulk(bench: &mut Bench, contenders: &[Contender<'_>], way: Way) {
-    let time = if bench.is_smoke { SMOKE } else { Duration::from_secs(1) };
+    let (time, mib) = if bench.is_smoke { (SMOKE, 1) } else { (Duration::from_secs(1), 64) };
+    let pieces = (mib << 20) / PIECE;
     let moved = take_turns(bench, contenders, |contender| {
         let cpu = contender.process.cpu();
-        let moved = transfer(contender.address, way, time)?;
+        let moved = transfer(contender.address, way, pieces, time)?;
         let cpu = contender.process.cpu().saturating_sub(cpu);
         Ok((moved.bytes_per_second / 1e9, cpu.as_secs_f64() * 1e9 / moved.bytes))
     });
     let Some(ours) = &moved[0] else { return };
     let name = if way == Way::Down { "down" } else { "up" };
-    let what = format!("{name}loads of 64 MiB, 1 connection");
+    let what = format!("{name}loads of {mib} MiB, 1 connection");
     let figure = |rounds: &[(f64, f64)]| Figure::median(rounds.iter().map(|(speed, _)| *speed));
     let cpu = |rounds: &[(f64, f64)]| Figure::median(rounds.iter().map(|(_, cpu)| *cpu)).value;
     for (contender, theirs) in contenders.iter().zip(&moved).skip(1) {

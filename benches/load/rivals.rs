@@ -1,9 +1,10 @@
 //! Other programs that do a part of the same, where they are installed. `scripts/bench-rivals`
 //! installs what can be had; none is needed.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::process::{Process, find_program, free_port, log_in, loopback, wait_for_port};
 
@@ -66,8 +67,9 @@ impl Start<'_> {
 fn started(mut process: Process, port: u16) -> Result<Rival, String> {
     if !wait_for_port(port, PATIENCE) || process.has_ended() {
         let said = process.said();
-        let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing said");
-        return Err(format!("does not start: {first}"));
+        // Where it says why, it says so last.
+        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing said");
+        return Err(format!("does not start: {last}"));
     }
     let address = loopback(port);
     Ok(Rival { process, address, publish: address })
@@ -143,10 +145,31 @@ pub fn pushpin(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     };
     let start = Start { program, config: "pushpin.conf", words: &words, env: &[], arguments };
     let rival = start.start(dir)?;
-    if !wait_for_port(publish, PATIENCE) {
-        return Err(format!("takes no events: {}", rival.process.said()));
+    // Its processes find each other after they have opened their ports.
+    if !wait_for_port(publish, PATIENCE) || !wait_for_answer(rival.address, "/hold/none") {
+        return Err(format!("holds no streams: {}", rival.process.said()));
     }
     Ok(Rival { publish: loopback(publish), ..rival })
+}
+
+/// Waits until a request is answered as it should be; says whether that happened.
+fn wait_for_answer(address: SocketAddr, path: &str) -> bool {
+    let ask = || {
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+        let mut start = [0; 12];
+        socket.read_exact(&mut start)?;
+        std::io::Result::Ok(&start == b"HTTP/1.1 200")
+    };
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if ask().unwrap_or(false) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 /// One of the programs for Node.js in `benches/rivals/node`, which needs that package. They are
@@ -161,7 +184,8 @@ pub fn node(dir: &Path, program: &str, package: &str, uri: &str) -> Result<Rival
     std::fs::write(&file, template(&format!("node/{program}"))).map_err(|e| e.to_string())?;
     let port = free_port();
     let arguments = [file.display().to_string(), port.to_string(), uri.to_owned()];
-    let env = [("NODE_ENV", "production")];
+    // Parse would make a directory for its logs where it is started.
+    let env = [("NODE_ENV", "production"), ("PARSE_SERVER_LOGS_FOLDER", "null")];
     let process = Process::start(&node, &arguments, &env, &log_in(dir, program));
     started(process, port)
 }

@@ -23,7 +23,6 @@ const parse = new ParseServer({
       },
     ],
   },
-  logsFolder: null,
   logLevel: "error",
   silent: true,
 });
