@@ -110,7 +110,8 @@ impl Caller {
                  Grip-Channel: {channel}\r\nContent-Length: 3\r\n\r\n:\n\n"
             );
         }
-        if let Some(pieces) = path.strip_prefix(b"/bulk/") {
+        let pieces = path.strip_prefix(b"/bulk/").filter(|_| head.starts_with(b"GET"));
+        if let Some(pieces) = pieces {
             let pieces = String::from_utf8_lossy(pieces).parse().unwrap_or(0);
             self.socket.write_all(answer_head(pieces * PIECE).as_bytes())?;
             return (0..pieces).try_for_each(|_| self.socket.write_all(&answers.piece));

@@ -51,7 +51,7 @@ pub fn transfer(
                 Way::Up => {
                     write!(
                         socket,
-                        "POST /take HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n\
+                        "POST /bulk/take HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n\
                          Content-Length: {size}\r\n\r\n"
                     )?;
                     for _ in 0..pieces {

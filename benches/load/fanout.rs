@@ -101,7 +101,7 @@ fn add(bench: &mut Bench, (name, kind, what): (&str, usize, &str), ours: &[Sent]
     let note = format!("{mine:.0} bytes on the wire for each, {others:.0} of {who}{order}");
     bench.report.add(row.note(note));
     let what = format!("processor time for each, {what}");
-    let row = Row::new(&format!("{id}-cpu"), &what, "µs", cpu(ours));
+    let row = Row::new(&format!("{name}-cpu-{kind}-{slug}"), &what, "µs", cpu(ours));
     bench.report.add(row.beside(who, cpu(theirs)));
 }
 
@@ -190,7 +190,7 @@ fn routed(bench: &Bench, clients: usize, events: u64) -> Routed {
     bench.runtime.block_on(bench.mongo.insert(0, events, keys, PAD));
     let (cpu, began) = (sidecar.process.cpu(), Instant::now());
     sidecar.process.signal(Signal::CONT);
-    let is_all = crowd.read_until(events, PATIENCE).expect("the crowd reads");
+    let is_all = crowd.read_until(events, 4 * PATIENCE).expect("the crowd reads");
     let took = crowd.seen.last.unwrap_or(began).duration_since(began);
     let cpu = sidecar.process.cpu().saturating_sub(cpu);
     crowd.read_for(Duration::from_millis(200)).expect("the crowd reads");
