@@ -314,12 +314,12 @@ impl Client {
         let whole =
             if held.is_empty() { Cow::Borrowed(bytes) } else { [&held, bytes].concat().into() };
         let mut rest = &whole[..];
-        while let Some((length, heard, message)) = self.speaks.take(rest, answer)? {
-            rest = &rest[length..];
-            match heard {
+        while let Some(frame) = self.speaks.take(rest, answer)? {
+            rest = &rest[frame.length..];
+            match frame.heard {
                 Heard::Nothing => {}
                 Heard::Opened => self.framing = Framing::Frames,
-                Heard::Event => self.event(message, seen),
+                Heard::Event => self.event(frame.payload, seen),
                 Heard::Closed => self.framing = Framing::Over,
             }
         }

@@ -66,13 +66,15 @@ impl Start<'_> {
 
 fn started(mut process: Process, port: u16) -> Result<Rival, String> {
     if !wait_for_port(port, PATIENCE) || process.has_ended() {
-        let said = process.said();
-        // Where it says why, it says so last.
-        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing said");
-        return Err(format!("does not start: {last}"));
+        return Err(format!("does not start: {}", last_of(&process.said())));
     }
     let address = loopback(port);
     Ok(Rival { process, address, publish: address })
+}
+
+/// Where a program says why, it says so last.
+fn last_of(said: &str) -> &str {
+    said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing said")
 }
 
 fn nginx_arguments(file: String) -> Vec<String> {
@@ -147,7 +149,7 @@ pub fn pushpin(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     let rival = start.start(dir)?;
     // Its processes find each other after they have opened their ports.
     if !wait_for_port(publish, PATIENCE) || !wait_for_answer(rival.address, "/hold/none") {
-        return Err(format!("holds no streams: {}", rival.process.said()));
+        return Err(format!("holds no streams: {}", last_of(&rival.process.said())));
     }
     Ok(Rival { publish: loopback(publish), ..rival })
 }
@@ -156,7 +158,8 @@ pub fn pushpin(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
 fn wait_for_answer(address: SocketAddr, path: &str) -> bool {
     let ask = || {
         let mut socket = TcpStream::connect(address)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        // What comes before everybody is there may be lost.
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
         let mut start = [0; 12];
         socket.read_exact(&mut start)?;

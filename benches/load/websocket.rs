@@ -27,6 +27,13 @@ pub enum Heard {
     Closed,
 }
 
+/// One frame of the server's.
+pub struct Frame<'a> {
+    pub length: usize,
+    pub heard: Heard,
+    pub payload: &'a [u8],
+}
+
 /// The app that `parse.mjs` serves, and its class.
 pub const PARSE_APP: &str = "bench";
 pub const PARSE_CLASS: &str = "Item";
@@ -60,15 +67,14 @@ impl Speaks {
         }
     }
 
-    /// Takes the first frame, if it is whole: how long it was and what it said. `answer` gets what
-    /// has to be sent back.
+    /// The first frame, if it is whole. `answer` gets what has to be sent back.
     pub fn take<'a>(
         self,
         bytes: &'a [u8],
         answer: &mut Vec<u8>,
-    ) -> Result<Option<(usize, Heard, &'a [u8])>, String> {
-        let Some((opcode, start, end)) = first(bytes)? else { return Ok(None) };
-        let payload = &bytes[start..end];
+    ) -> Result<Option<Frame<'a>>, String> {
+        let Some((opcode, start, length)) = first(bytes)? else { return Ok(None) };
+        let payload = &bytes[start..length];
         let heard = match opcode {
             TEXT => self.heard(payload, answer)?,
             PING => {
@@ -78,7 +84,7 @@ impl Speaks {
             CLOSE => Heard::Closed,
             _ => Heard::Nothing,
         };
-        Ok(Some((end, heard, payload)))
+        Ok(Some(Frame { length, heard, payload }))
     }
 
     fn heard(self, message: &[u8], answer: &mut Vec<u8>) -> Result<Heard, String> {
