@@ -11,7 +11,7 @@ use super::mongo::Mongo;
 use super::report::{Figure, Goal, Row};
 use super::sidecar::How;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// So that an event's `data` has about 300 bytes.
 const PAD: usize = 40;
 /// One at a time, and in bursts that a sender may put together.
@@ -25,6 +25,8 @@ struct Sent {
     cpu_micros: f64,
     /// Of one event on the wire.
     bytes: f64,
+    /// Streams that were lost before anything was sent.
+    gone: u64,
 }
 
 /// What somebody has shown, of each kind, in the rounds so far.
@@ -49,7 +51,8 @@ fn to_all(bench: &mut Bench, clients: usize, name: &str, rivals: &[Holder]) {
     let mut ours = shown(Holder::Sidestream);
     let mut rivals: Vec<Shown> = rivals.iter().copied().map(shown).collect();
     let events = bench.events(25).max(3);
-    for _ in 0..bench.rounds() {
+    let rounds = bench.rounds();
+    for _ in 0..rounds {
         for (kind, (at_once, _)) in KINDS.into_iter().enumerate() {
             let load = (clients, events, at_once);
             let sent = measure(bench, Holder::Sidestream, load, 0);
@@ -57,13 +60,13 @@ fn to_all(bench: &mut Bench, clients: usize, name: &str, rivals: &[Holder]) {
             let size = sent.bytes as usize;
             ours.sent[kind].push(sent);
             for rival in &mut rivals {
-                if rival.failures > 1 {
+                if rival.failures >= rounds {
                     continue;
                 }
                 match measure(bench, rival.holder, load, size) {
                     Ok(sent) => rival.sent[kind].push(sent),
                     Err(why) => {
-                        // Twice is enough: patience takes long.
+                        // As often as there are rounds is enough: patience takes long.
                         rival.failures += 1;
                         let who = format!("{}, fan-out to {clients}", rival.holder.name());
                         bench.report.absent(&who, &why);
@@ -97,8 +100,14 @@ fn add(bench: &mut Bench, (name, kind, what): (&str, usize, &str), ours: &[Sent]
         _ => row,
     };
     let (mine, others) = (best(ours).bytes, best(theirs).bytes);
-    let order = if rival.holder.keeps_order() { "" } else { ", in no order" };
-    let note = format!("{mine:.0} bytes on the wire for each, {others:.0} of {who}{order}");
+    let mut note = format!("{mine:.0} bytes on the wire for each, {others:.0} of {who}");
+    if !rival.holder.keeps_order() {
+        note.push_str(", in no order");
+    }
+    let gone: u64 = theirs.iter().map(|sent| sent.gone).sum();
+    if gone > 0 {
+        note.push_str(&format!(", which lost {gone} streams at the start"));
+    }
     bench.report.add(row.note(note));
     let what = format!("processor time for each, {what}");
     let row = Row::new(&format!("{name}-cpu-{kind}-{slug}"), &what, "µs", cpu(ours));
@@ -122,6 +131,11 @@ fn measure(
     let process = held.process();
     let mut crowd = held.listen_to_all(clients)?;
     crowd.read_for(Duration::from_millis(500))?;
+    let gone = crowd.seen.closed;
+    if gone > holder.may_lose(clients) {
+        return Err(format!("{gone} of {clients} streams did not stay"));
+    }
+    let there = clients as u64 - gone;
     let (cpu, bytes) = (process.cpu(), crowd.seen.bytes);
     let began = Instant::now();
     let mut sent = 0;
@@ -129,9 +143,9 @@ fn measure(
         let now = at_once.min(events - sent);
         held.publish(bench, sent, now, size);
         sent += now;
-        if !crowd.read_until(sent * clients as u64, PATIENCE)? {
-            let (had, all) = (crowd.seen.events, sent * clients as u64);
-            let closed = crowd.seen.closed;
+        if !crowd.read_until(sent * there, PATIENCE)? {
+            let (had, all) = (crowd.seen.events, sent * there);
+            let closed = crowd.seen.closed - gone;
             return Err(format!("{had} of {all} events came, {closed} streams closed"));
         }
     }
@@ -139,16 +153,17 @@ fn measure(
     let cpu = process.cpu().saturating_sub(cpu);
     // What comes twice comes late.
     crowd.read_for(Duration::from_millis(200))?;
-    if crowd.seen.wrong > 0 || crowd.seen.resets > 0 || crowd.unserved(events) > 0 {
+    if crowd.seen.wrong > 0 || crowd.seen.resets > 0 || crowd.unserved(events) as u64 > gone {
         let (wrong, resets) = (crowd.seen.wrong, crowd.seen.resets);
         let unserved = crowd.unserved(events);
         return Err(format!("{wrong} events wrong, {resets} resets, {unserved} clients unserved"));
     }
-    let all = (events * clients as u64) as f64;
+    let all = (events * there) as f64;
     Ok(Sent {
         per_second: all / took.as_secs_f64(),
         cpu_micros: cpu.as_secs_f64() * 1e6 / all,
         bytes: (crowd.seen.bytes - bytes) as f64 / all,
+        gone,
     })
 }
 
@@ -190,7 +205,7 @@ fn routed(bench: &Bench, clients: usize, events: u64) -> Routed {
     bench.runtime.block_on(bench.mongo.insert(0, events, keys, PAD));
     let (cpu, began) = (sidecar.process.cpu(), Instant::now());
     sidecar.process.signal(Signal::CONT);
-    let is_all = crowd.read_until(events, 4 * PATIENCE).expect("the crowd reads");
+    let is_all = crowd.read_until(events, 3 * PATIENCE).expect("the crowd reads");
     let took = crowd.seen.last.unwrap_or(began).duration_since(began);
     let cpu = sidecar.process.cpu().saturating_sub(cpu);
     crowd.read_for(Duration::from_millis(200)).expect("the crowd reads");

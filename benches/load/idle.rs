@@ -97,12 +97,7 @@ fn held(bench: &Bench, holder: Holder, clients: usize, own: Option<usize>) -> Re
     crowd.read_for(settle)?;
     let after = held.process().rss();
     let (gone, resets) = (crowd.seen.closed, crowd.seen.resets);
-    // Pushpin loses some while many come at once.
-    let is_good = match holder {
-        Holder::Pushpin => gone * 20 <= clients as u64,
-        _ => gone == 0 && resets == 0,
-    };
-    if !is_good {
+    if gone > holder.may_lose(clients) || resets > 0 {
         return Err(format!("{gone} streams of {clients} did not stay, {resets} were reset"));
     }
     Ok(after.saturating_sub(before) as f64 / (clients as u64 - gone) as f64)

@@ -110,10 +110,13 @@ impl Row {
             Some(theirs) => self.ours.at(round) / theirs.at(round),
             None => self.ours.at(round),
         };
-        let values: Vec<f64> = (0..rounds).map(of).filter(|value| value.is_finite()).collect();
+        // What the row shows is of its rounds too, but need not be a ratio of two of one round.
+        let shown = if theirs.is_some() { self.ratio()? } else { self.ours.value };
+        let values = (0..rounds).map(of).chain([shown]);
+        let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         let lowest = values.iter().copied().min_by(f64::total_cmp)?;
         let highest = values.iter().copied().max_by(f64::total_cmp)?;
-        (values.len() > 1).then_some((lowest, highest))
+        (rounds > 1).then_some((lowest, highest))
     }
 
     fn is_met(&self) -> Option<bool> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::process::{Process, find_program, free_port, log_in, loopback, wait_for_port};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One that runs.
 pub struct Rival {
