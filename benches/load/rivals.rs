@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::process::{Process, find_program, free_port, log_in, loopback, wait_for_port};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One that runs.
 pub struct Rival {
@@ -65,16 +65,23 @@ impl Start<'_> {
 }
 
 fn started(mut process: Process, port: u16) -> Result<Rival, String> {
-    if !wait_for_port(port, PATIENCE) || process.has_ended() {
-        return Err(format!("does not start: {}", last_of(&process.said())));
+    let began = Instant::now();
+    while !wait_for_port(port, Duration::from_millis(100)) {
+        let why = match process.has_ended() {
+            true => "does not start".to_owned(),
+            false if began.elapsed() < PATIENCE => continue,
+            false => format!("is not there after {} s", PATIENCE.as_secs()),
+        };
+        return Err(format!("{why}: {}", last_of(&process.said())));
     }
     let address = loopback(port);
     Ok(Rival { process, address, publish: address })
 }
 
 /// Where a program says why, it says so last.
-fn last_of(said: &str) -> &str {
-    said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing said")
+fn last_of(said: &str) -> String {
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing said");
+    last.chars().take(200).collect()
 }
 
 fn nginx_arguments(file: String) -> Vec<String> {
