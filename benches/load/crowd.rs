@@ -1,9 +1,10 @@
 //! Many clients of event streams in one thread: counts what comes, and checks that each client
 //! gets every event that is its own once and in order.
 //!
-//! Plain sockets and epoll, one buffer for all: the crowd shares the machine with what it measures,
-//! so it has to be cheap, in time and in memory.
+//! They speak SSE, or what rivals speak over WebSocket. Plain sockets and epoll, one buffer for all: the
+//! crowd shares the machine with what it measures, so it has to be cheap, in time and in memory.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -15,9 +16,10 @@ use rustix::event::{Timespec, epoll};
 use socket2::{Domain, Socket, Type};
 
 use super::now_micros;
+use super::websocket::{Heard, Speaks};
 
 /// Connections opened before their answers are waited for: less than any server's backlog.
-const WAVE: usize = 400;
+pub const WAVE: usize = 400;
 /// Ports of one source address that are used: there are 28,000 by default, others want some.
 const PER_ADDRESS: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wants {
     All,
+    /// Everything once, but in no order: from servers that keep none. Up to 64 events.
+    AnyOrder,
     /// Those whose `seq` modulo the second number is the first.
     Key(u64, u64),
 }
@@ -42,16 +46,20 @@ enum Framing {
     Chunk(usize),
     /// In the line end after a chunk, or after the last one.
     ChunkEnd,
+    /// In WebSocket's frames, and before the server sends events.
+    Greeting,
+    Frames,
     Over,
 }
 
 struct Client {
     socket: Option<TcpStream>,
+    speaks: Speaks,
     framing: Framing,
-    /// A line or a head that is not whole yet.
+    /// A line, a frame or a head that is not whole yet.
     partial: Vec<u8>,
     wants: Wants,
-    /// One more than the last `seq`.
+    /// One more than the last `seq`; a bit for each where they come in no order.
     next: u64,
     count: u64,
 }
@@ -87,12 +95,22 @@ impl Crowd {
         count: usize,
         ask: impl Fn(usize) -> (String, Wants),
     ) -> Result<Crowd, String> {
+        Crowd::open_as(Speaks::Sse, WAVE, address, count, ask)
+    }
+
+    pub fn open_as(
+        speaks: Speaks,
+        wave: usize,
+        address: SocketAddr,
+        count: usize,
+        ask: impl Fn(usize) -> (String, Wants),
+    ) -> Result<Crowd, String> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         let mut crowd = Crowd { poll, clients: Vec::new(), opened: 0, seen: Seen::default() };
         while crowd.clients.len() < count {
-            for number in crowd.clients.len()..(crowd.clients.len() + WAVE).min(count) {
+            for number in crowd.clients.len()..(crowd.clients.len() + wave).min(count) {
                 let (path, wants) = ask(number);
-                crowd.add(address, number, &path, wants)?;
+                crowd.add(address, number, speaks, (&path, wants))?;
             }
             let began = Instant::now();
             while crowd.opened < crowd.clients.len() {
@@ -110,8 +128,8 @@ impl Crowd {
         &mut self,
         address: SocketAddr,
         number: usize,
-        path: &str,
-        wants: Wants,
+        speaks: Speaks,
+        (path, wants): (&str, Wants),
     ) -> Result<(), String> {
         let connect = || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -119,10 +137,7 @@ impl Crowd {
             socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
             socket.connect(&address.into())?;
             let mut socket = TcpStream::from(socket);
-            write!(
-                socket,
-                "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
-            )?;
+            socket.write_all(speaks.request(path).as_bytes())?;
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(number as u64);
             epoll::add(&self.poll, &socket, data, epoll::EventFlags::IN)?;
@@ -131,6 +146,7 @@ impl Crowd {
         let socket = connect().map_err(|error| format!("client {number}: {error}"))?;
         self.clients.push(Client {
             socket: Some(socket),
+            speaks,
             framing: Framing::Head,
             partial: Vec::new(),
             wants,
@@ -165,7 +181,7 @@ impl Crowd {
     pub fn unserved(&self, events: u64) -> usize {
         let is_served = |client: &&Client| {
             let expected = match client.wants {
-                Wants::All => events,
+                Wants::All | Wants::AnyOrder => events,
                 Wants::Key(key, of) => (events + of - 1).saturating_sub(key) / of,
             };
             client.count == expected
@@ -182,16 +198,21 @@ impl Crowd {
             Err(error) => return Err(error.to_string()),
         }
         let mut buffer = [0; 64 * 1024];
+        let mut answer = Vec::new();
         for event in &ready {
             let client = &mut self.clients[event.data.u64() as usize];
             let Some(socket) = &mut client.socket else { continue };
             match socket.read(&mut buffer) {
                 Ok(0) => close(client, &mut self.seen),
                 Ok(length) => {
-                    let was_open = client.framing != Framing::Head;
-                    client.feed(&buffer[..length], &mut self.seen)?;
-                    let is_open = client.framing != Framing::Head;
-                    self.opened += usize::from(is_open && !was_open);
+                    let was_open = client.is_open();
+                    client.feed(&buffer[..length], &mut self.seen, &mut answer)?;
+                    self.opened += usize::from(client.is_open() && !was_open);
+                    if let (Some(socket), false) = (&mut client.socket, answer.is_empty()) {
+                        let wrote = socket.write_all(&answer);
+                        wrote.map_err(|error| format!("a client's answer: {error}"))?;
+                        answer.clear();
+                    }
                     if client.framing == Framing::Over {
                         close(client, &mut self.seen);
                     }
@@ -210,7 +231,16 @@ fn close(client: &mut Client, seen: &mut Seen) {
 }
 
 impl Client {
-    fn feed(&mut self, mut bytes: &[u8], seen: &mut Seen) -> Result<(), String> {
+    fn is_open(&self) -> bool {
+        !matches!(self.framing, Framing::Head | Framing::Greeting)
+    }
+
+    fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        seen: &mut Seen,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), String> {
         seen.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
             match self.framing {
@@ -221,16 +251,19 @@ impl Client {
                     };
                     let whole = std::mem::take(&mut self.partial);
                     let head = String::from_utf8_lossy(&whole[..end]).to_ascii_lowercase();
-                    if !head.starts_with("http/1.1 200") && !head.starts_with("http/1.0 200") {
+                    let status = self.speaks.status();
+                    if !head.starts_with("http/1.") || head.get(8..12) != Some(status) {
                         return Err(format!("no stream: {}", String::from_utf8_lossy(&whole)));
                     }
                     self.framing = match head.contains("transfer-encoding: chunked") {
+                        _ if self.speaks != Speaks::Sse => Framing::Greeting,
                         true => Framing::Size(0, false),
                         false => Framing::Raw,
                     };
+                    self.speaks.greet(answer);
                     let rest = whole[end + 4..].to_vec();
                     seen.bytes -= rest.len() as u64;
-                    return self.feed(&rest, seen);
+                    return self.feed(&rest, seen, answer);
                 }
                 Framing::Raw => {
                     self.lines(bytes, seen);
@@ -264,9 +297,33 @@ impl Client {
                         self.framing = Framing::Size(0, false);
                     }
                 }
+                Framing::Greeting | Framing::Frames => return self.frames(bytes, seen, answer),
                 Framing::Over => return Ok(()),
             }
         }
+        Ok(())
+    }
+
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        seen: &mut Seen,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let held = std::mem::take(&mut self.partial);
+        let whole =
+            if held.is_empty() { Cow::Borrowed(bytes) } else { [&held, bytes].concat().into() };
+        let mut rest = &whole[..];
+        while let Some(frame) = self.speaks.take(rest, answer)? {
+            rest = &rest[frame.length..];
+            match frame.heard {
+                Heard::Nothing => {}
+                Heard::Opened => self.framing = Framing::Frames,
+                Heard::Event => self.event(frame.payload, seen),
+                Heard::Closed => self.framing = Framing::Over,
+            }
+        }
+        self.partial.extend_from_slice(rest);
         Ok(())
     }
 
@@ -289,19 +346,26 @@ impl Client {
         if line.starts_with(b"event: reset") || line.starts_with(b"event: end") {
             seen.resets += 1;
         }
-        if !line.starts_with(b"data:") {
-            return;
+        if line.starts_with(b"data:") {
+            self.event(line, seen);
         }
+    }
+
+    fn event(&mut self, line: &[u8], seen: &mut Seen) {
         let Some(seq) = number_after(line, b"\"seq\":") else { return };
         seen.events += 1;
         let now = Instant::now();
         seen.last = Some(now);
         let is_own = match self.wants {
             Wants::All => seq == self.next,
+            Wants::AnyOrder => seq < 64 && self.next & (1 << seq) == 0,
             Wants::Key(key, of) => seq % of == key && seq >= self.next,
         };
         seen.wrong += u64::from(!is_own);
-        self.next = seq + 1;
+        self.next = match self.wants {
+            Wants::AnyOrder => self.next | 1 << (seq % 64),
+            _ => seq + 1,
+        };
         self.count += 1;
         if let Some(latencies) = &mut seen.latencies
             && let Some(sent) = number_after(line, b"\"sent\":")

@@ -1,21 +1,21 @@
 //! Events to many clients: to all of them, and to one of them each.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::Bench;
 use super::crowd::{Crowd, Wants};
+use super::holders::{Held, Holder};
 use super::mongo::Mongo;
-use super::process::{Process, free_port, log_in, loopback, wait_for_port};
-use super::report::{Goal, Row};
-use super::rivals;
-use super::sidecar::{How, Sidecar, post};
+use super::report::{Figure, Goal, Row};
+use super::sidecar::How;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// So that an event's `data` has about 300 bytes.
 const PAD: usize = 40;
+/// One at a time, and in bursts that a sender may put together.
+const KINDS: [(u64, &str); 2] = [(1, "one at a time"), (25, "25 at once")];
 
 /// What sending cost.
 #[derive(Debug, Clone, Copy)]
@@ -25,106 +25,93 @@ struct Sent {
     cpu_micros: f64,
     /// Of one event on the wire.
     bytes: f64,
+    /// Streams that were lost before anything was sent.
+    gone: u64,
+}
+
+/// What somebody has shown, of each kind, in the rounds so far.
+struct Shown {
+    holder: Holder,
+    sent: [Vec<Sent>; 2],
+    failures: usize,
 }
 
 pub fn run(bench: &mut Bench) {
-    to_all(bench);
+    let many = bench.scaled(10_000);
+    to_all(bench, many, "fanout", &[Holder::Floor, Holder::Nchan, Holder::Pushpin]);
+    // Node.js is given fewer clients: it would take minutes.
+    let few = bench.scaled(3_000);
+    to_all(bench, few, "fanout-few", &[Holder::BetterSse, Holder::SocketIo, Holder::Parse]);
     to_one_each(bench);
 }
 
-/// Sends events one after the other, the next one when everybody has the last, or all at once.
-fn measure(
-    process: &Process,
-    address: SocketAddr,
-    path: &str,
-    (clients, events, at_once): (usize, u64, u64),
-    mut publish: impl FnMut(u64, u64),
-) -> Result<Sent, String> {
-    let mut crowd = Crowd::open(address, clients, |_| (path.to_owned(), Wants::All))?;
-    crowd.read_for(Duration::from_millis(500))?;
-    let (cpu, bytes) = (process.cpu(), crowd.seen.bytes);
-    let began = Instant::now();
-    let mut sent = 0;
-    while sent < events {
-        let now = at_once.min(events - sent);
-        publish(sent, now);
-        sent += now;
-        if !crowd.read_until(sent * clients as u64, PATIENCE)? {
-            let (had, all) = (crowd.seen.events, sent * clients as u64);
-            return Err(format!("{had} of {all} events came"));
+/// The product and these rivals, one after the other, in as many rounds as there is time for.
+fn to_all(bench: &mut Bench, clients: usize, name: &str, rivals: &[Holder]) {
+    let shown = |holder| Shown { holder, sent: Default::default(), failures: 0 };
+    let mut ours = shown(Holder::Sidestream);
+    let mut rivals: Vec<Shown> = rivals.iter().copied().map(shown).collect();
+    let events = bench.events(25).max(3);
+    let rounds = bench.rounds();
+    for _ in 0..rounds {
+        for (kind, (at_once, _)) in KINDS.into_iter().enumerate() {
+            let load = (clients, events, at_once);
+            let sent = measure(bench, Holder::Sidestream, load, 0);
+            let sent = sent.unwrap_or_else(|why| panic!("fan-out: {why}"));
+            let size = sent.bytes as usize;
+            ours.sent[kind].push(sent);
+            for rival in &mut rivals {
+                if rival.failures >= rounds {
+                    continue;
+                }
+                match measure(bench, rival.holder, load, size) {
+                    Ok(sent) => rival.sent[kind].push(sent),
+                    Err(why) => {
+                        // As often as there are rounds is enough: patience takes long.
+                        rival.failures += 1;
+                        let who = format!("{}, fan-out to {clients}", rival.holder.name());
+                        bench.report.absent(&who, &why);
+                    }
+                }
+            }
         }
     }
-    let took = crowd.seen.last.unwrap_or(began).duration_since(began);
-    let cpu = process.cpu().saturating_sub(cpu);
-    // What comes twice comes late.
-    crowd.read_for(Duration::from_millis(200))?;
-    if crowd.seen.wrong > 0 || crowd.seen.resets > 0 || crowd.unserved(events) > 0 {
-        let (wrong, resets) = (crowd.seen.wrong, crowd.seen.resets);
-        let unserved = crowd.unserved(events);
-        return Err(format!("{wrong} events wrong, {resets} resets, {unserved} clients unserved"));
+    for (kind, (_, when)) in KINDS.into_iter().enumerate() {
+        let what = format!("fan-out to {clients} clients, {when}");
+        for rival in rivals.iter().filter(|rival| !rival.sent[kind].is_empty()) {
+            add(bench, (name, kind, &what), &ours.sent[kind], rival);
+        }
     }
-    let all = (events * clients as u64) as f64;
-    Ok(Sent {
-        per_second: all / took.as_secs_f64(),
-        cpu_micros: cpu.as_secs_f64() * 1e6 / all,
-        bytes: (crowd.seen.bytes - bytes) as f64 / all,
-    })
 }
 
-fn to_all(bench: &mut Bench) {
-    let clients = bench.scaled(10_000);
-    let mut ours: [Vec<Sent>; 2] = Default::default();
-    let mut floors: [Vec<Sent>; 2] = Default::default();
-    let mut nchans: [Vec<Sent>; 2] = Default::default();
-    let rounds = if bench.is_smoke { 1 } else { 2 };
-    for _ in 0..rounds {
-        // One at a time, and in bursts that a sender may put together.
-        for (kind, at_once) in [(0, 1), (1, 25)] {
-            let load = (clients, bench.events(25).max(3), at_once);
-            let sidecar = bench.start(&How::default());
-            let sent = ours_to_all(bench, &sidecar, load);
-            drop(sidecar);
-            let sent = match sent {
-                Ok(sent) => sent,
-                Err(why) => panic!("fan-out: {why}"),
-            };
-            ours[kind].push(sent);
-            match floor(bench, load, sent.bytes as usize) {
-                Ok(sent) => floors[kind].push(sent),
-                Err(why) => bench.report.absent("the floor", &why),
-            }
-            match nchan(bench, load) {
-                Ok(sent) => nchans[kind].push(sent),
-                Err(why) => bench.report.absent("Nchan, fan-out", &why),
-            }
-        }
+fn add(bench: &mut Bench, (name, kind, what): (&str, usize, &str), ours: &[Sent], rival: &Shown) {
+    let theirs = &rival.sent[kind];
+    let per_second = |sent: &[Sent]| {
+        Figure::chosen(best(sent).per_second, sent.iter().map(|sent| sent.per_second))
+    };
+    let cpu = |sent: &[Sent]| {
+        Figure::chosen(best(sent).cpu_micros, sent.iter().map(|sent| sent.cpu_micros))
+    };
+    let (who, slug) = (rival.holder.name(), rival.holder.slug());
+    let id = format!("{name}-{kind}-{slug}");
+    let row = Row::new(&id, what, "events/s", per_second(ours)).beside(who, per_second(theirs));
+    let row = match rival.holder {
+        Holder::Floor => row.goal(Goal::RatioAtLeast(0.8)),
+        Holder::Nchan => row.goal(Goal::RatioAtLeast(2.0)),
+        _ => row,
+    };
+    let (mine, others) = (best(ours).bytes, best(theirs).bytes);
+    let mut note = format!("{mine:.0} bytes on the wire for each, {others:.0} of {who}");
+    if !rival.holder.keeps_order() {
+        note.push_str(", in no order");
     }
-    let names = ["one at a time", "25 at once"];
-    for (kind, name) in names.into_iter().enumerate() {
-        let mine = best(&ours[kind]);
-        let what = format!("fan-out to {clients} clients, {name}");
-        let bytes = mine.bytes;
-        let mut row = Row::new(&format!("fanout-{kind}"), &what, "events/s", mine.per_second);
-        if !floors[kind].is_empty() {
-            let floor = best(&floors[kind]);
-            row = row.beside("bare write() loop", floor.per_second);
-            row = row.goal(Goal::RatioAtLeast(0.8));
-        }
-        bench.report.add(row.note(format!("{bytes:.0} bytes on the wire for each")));
-        if !nchans[kind].is_empty() {
-            let nchan = best(&nchans[kind]);
-            let id = format!("fanout-{kind}-nchan");
-            let row = Row::new(&id, &what, "events/s", mine.per_second);
-            let row = row.beside("Nchan", nchan.per_second).goal(Goal::RatioAtLeast(2.0));
-            bench.report.add(row.note(format!("{:.0} bytes of Nchan", nchan.bytes)));
-        }
-        let who = [("bare write() loop", &floors[kind]), ("Nchan", &nchans[kind])];
-        for (who, sent) in who.into_iter().filter(|(_, sent)| !sent.is_empty()) {
-            let id = format!("fanout-{kind}-cpu-{}", who.split(' ').next().unwrap_or_default());
-            let row = Row::new(&id, &format!("its processor time, {name}"), "µs", mine.cpu_micros);
-            bench.report.add(row.beside(who, best(sent).cpu_micros));
-        }
+    let gone: u64 = theirs.iter().map(|sent| sent.gone).sum();
+    if gone > 0 {
+        note.push_str(&format!(", which lost {gone} streams at the start"));
     }
+    bench.report.add(row.note(note));
+    let what = format!("processor time for each, {what}");
+    let row = Row::new(&format!("{name}-cpu-{kind}-{slug}"), &what, "µs", cpu(ours));
+    bench.report.add(row.beside(who, cpu(theirs)));
 }
 
 /// The quickest: what disturbs only ever slows down.
@@ -133,40 +120,50 @@ fn best(sent: &[Sent]) -> Sent {
     *quickest.expect("something was measured")
 }
 
-fn ours_to_all(bench: &Bench, sidecar: &Sidecar, load: (usize, u64, u64)) -> Result<Sent, String> {
-    measure(&sidecar.process, sidecar.address, "/_events/all", load, |from, count| {
-        bench.runtime.block_on(bench.mongo.insert(from, count, 1, PAD));
-    })
-}
-
-fn floor(bench: &Bench, load: (usize, u64, u64), bytes: usize) -> Result<Sent, String> {
-    let port = free_port();
-    let arguments = ["serve-floor".to_owned(), port.to_string()];
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let log = log_in(bench.dir.path(), "floor");
-    let process = Process::start(&program, &arguments, &[], &log);
-    if !wait_for_port(port, PATIENCE) {
-        return Err(process.said());
+/// Sends events one after the other, the next one when everybody has the last, or all at once.
+fn measure(
+    bench: &Bench,
+    holder: Holder,
+    (clients, events, at_once): (usize, u64, u64),
+    size: usize,
+) -> Result<Sent, String> {
+    let held: Held = holder.start(bench)?;
+    let process = held.process();
+    let mut crowd = held.listen_to_all(clients)?;
+    crowd.read_for(Duration::from_millis(500))?;
+    let gone = crowd.seen.closed;
+    if gone > holder.may_lose(clients) {
+        return Err(format!("{gone} of {clients} streams did not stay"));
     }
-    let address = loopback(port);
-    measure(&process, address, "/", load, |from, count| {
-        for seq in from..from + count {
-            let mut body = format!("data: {{\"seq\":{seq},\"pad\":\"");
-            let left = bytes.saturating_sub(body.len() + 4);
-            body.extend(std::iter::repeat_n('x', left));
-            body.push_str("\"}\n\n");
-            post(address, "/", "text/plain", &body);
+    let there = clients as u64 - gone;
+    let (cpu, bytes) = (process.cpu(), crowd.seen.bytes);
+    let began = Instant::now();
+    let mut sent = 0;
+    while sent < events {
+        let now = at_once.min(events - sent);
+        held.publish(bench, sent, now, size);
+        sent += now;
+        if !crowd.read_until(sent * there, PATIENCE)? {
+            let (had, all) = (crowd.seen.events, sent * there);
+            let closed = crowd.seen.closed - gone;
+            return Err(format!("{had} of {all} events came, {closed} streams closed"));
         }
-    })
-}
-
-fn nchan(bench: &Bench, load: (usize, u64, u64)) -> Result<Sent, String> {
-    let rival = rivals::nchan(bench.dir.path())?;
-    measure(&rival.process, rival.address, "/subscribe/all", load, |from, count| {
-        for seq in from..from + count {
-            let body = format!("{{\"seq\":{seq},\"pad\":\"{}\"}}", "x".repeat(280));
-            post(rival.publish, "/publish/all", "application/json", &body);
-        }
+    }
+    let took = crowd.seen.last.unwrap_or(began).duration_since(began);
+    let cpu = process.cpu().saturating_sub(cpu);
+    // What comes twice comes late.
+    crowd.read_for(Duration::from_millis(200))?;
+    if crowd.seen.wrong > 0 || crowd.seen.resets > 0 || crowd.unserved(events) as u64 > gone {
+        let (wrong, resets) = (crowd.seen.wrong, crowd.seen.resets);
+        let unserved = crowd.unserved(events);
+        return Err(format!("{wrong} events wrong, {resets} resets, {unserved} clients unserved"));
+    }
+    let all = (events * there) as f64;
+    Ok(Sent {
+        per_second: all / took.as_secs_f64(),
+        cpu_micros: cpu.as_secs_f64() * 1e6 / all,
+        bytes: (crowd.seen.bytes - bytes) as f64 / all,
+        gone,
     })
 }
 
@@ -175,6 +172,26 @@ fn nchan(bench: &Bench, load: (usize, u64, u64)) -> Result<Sent, String> {
 fn to_one_each(bench: &mut Bench) {
     let clients = bench.scaled(10_000);
     let events = bench.events(100_000);
+    let rounds: Vec<Routed> = (0..bench.rounds()).map(|_| routed(bench, clients, events)).collect();
+    let figure = |of: fn(&Routed) -> f64| Figure::median(rounds.iter().map(of));
+    let what = format!("events into the sidecar, {clients} values, each for one client");
+    let row = Row::new("routing", &what, "events/s", figure(|routed| routed.per_second));
+    let row = row.beside("the driver alone, reading them", figure(|routed| routed.alone));
+    let cpu = figure(|routed| routed.cpu_micros).value;
+    let replays: f64 = rounds.iter().map(|routed| routed.replays).sum();
+    let note = format!("{cpu:.1} µs of processor time for each; {replays} read again");
+    bench.report.add(row.goal(Goal::AtLeast(20_000.0)).note(note));
+}
+
+struct Routed {
+    per_second: f64,
+    /// The driver, reading the same.
+    alone: f64,
+    cpu_micros: f64,
+    replays: f64,
+}
+
+fn routed(bench: &Bench, clients: usize, events: u64) -> Routed {
     let sidecar = bench.start(&How::default());
     let keys = clients as u64;
     let crowd = Crowd::open(sidecar.address, clients, |number| {
@@ -188,7 +205,7 @@ fn to_one_each(bench: &mut Bench) {
     bench.runtime.block_on(bench.mongo.insert(0, events, keys, PAD));
     let (cpu, began) = (sidecar.process.cpu(), Instant::now());
     sidecar.process.signal(Signal::CONT);
-    let is_all = crowd.read_until(events, PATIENCE).expect("the crowd reads");
+    let is_all = crowd.read_until(events, 3 * PATIENCE).expect("the crowd reads");
     let took = crowd.seen.last.unwrap_or(began).duration_since(began);
     let cpu = sidecar.process.cpu().saturating_sub(cpu);
     crowd.read_for(Duration::from_millis(200)).expect("the crowd reads");
@@ -200,12 +217,12 @@ fn to_one_each(bench: &mut Bench) {
     drop(crowd);
     drop(sidecar);
     let raw = bench.runtime.block_on(read_raw(&bench.mongo, start, events));
-    let what = format!("events into the sidecar, {clients} values, each for one client");
-    let row = Row::new("routing", &what, "events/s", events as f64 / took.as_secs_f64());
-    let row = row.beside("the driver alone, reading them", events as f64 / raw.as_secs_f64());
-    let cpu = cpu.as_secs_f64() * 1e6 / events as f64;
-    let note = format!("{cpu:.1} µs of processor time for each; {replays} read again");
-    bench.report.add(row.goal(Goal::AtLeast(20_000.0)).note(note));
+    Routed {
+        per_second: events as f64 / took.as_secs_f64(),
+        alone: events as f64 / raw.as_secs_f64(),
+        cpu_micros: cpu.as_secs_f64() * 1e6 / events as f64,
+        replays,
+    }
 }
 
 async fn position(mongo: &Mongo) -> mongodb::bson::Timestamp {
@@ -229,66 +246,4 @@ async fn read_raw(mongo: &Mongo, from: mongodb::bson::Timestamp, events: u64) ->
         }
     }
     began.elapsed()
-}
-
-/// What the clients cost MongoDB, by their number.
-pub fn mongodb(bench: &mut Bench) {
-    let events = bench.events(20_000);
-    let mut first = None;
-    // Those of others: the server's own, and what earlier groups left to time out.
-    let others = bench.runtime.block_on(bench.mongo.open_cursors());
-    for clients in [1, bench.scaled(1_000), bench.scaled(10_000)] {
-        let sidecar = bench.start(&How::default());
-        let keys = clients as u64;
-        let crowd = Crowd::open(sidecar.address, clients, |number| {
-            (format!("/_events/one?key={number}"), Wants::Key(number as u64, keys))
-        });
-        let mut crowd = crowd.unwrap_or_else(|why| panic!("{clients} clients: {why}"));
-        let cpu = spent(bench, events, keys, &mut crowd);
-        let cursors = sidecar.metric("sidestream_upstream_cursors");
-        bench.insist(cursors == 1.0, &format!("{cursors} cursors for {clients} clients"));
-        let id = format!("mongodb-cpu-{clients}");
-        let what = format!("processor time of MongoDB for an insert, {clients} clients");
-        let mut row = Row::new(&id, &what, "µs", cpu);
-        match first {
-            None => first = Some(cpu),
-            Some(one) => row = row.beside("one client", one).goal(Goal::RatioAtMost(1.2)),
-        }
-        let open = bench.runtime.block_on(bench.mongo.open_cursors());
-        bench.report.add(row.note(format!("{} cursors more open on the server", open - others)));
-    }
-    let Some(one) = first else { return };
-    let clients = bench.scaled(200);
-    match rivals::node(bench.dir.path(), "per-client.mjs", &bench.mongo.uri) {
-        Err(why) => bench.report.absent("better-sse with a change stream per client", &why),
-        Ok(rival) => {
-            let keys = clients as u64;
-            let crowd = Crowd::open(rival.address, clients, |number| {
-                (format!("/one?key={number}"), Wants::Key(number as u64, keys))
-            });
-            match crowd {
-                Err(why) => bench.report.absent("better-sse, a change stream each", &why),
-                Ok(mut crowd) => {
-                    // Node says hello before its cursors are open.
-                    crowd.read_for(Duration::from_secs(2)).expect("the crowd reads");
-                    let theirs = spent(bench, events / 4, keys, &mut crowd);
-                    let what = "processor time of MongoDB for an insert, any number of clients";
-                    let row = Row::new("mongodb-cpu-node", what, "µs", one);
-                    let who = format!("better-sse, a change stream for each of {clients}");
-                    bench.report.add(row.beside(&who, theirs));
-                }
-            }
-        }
-    }
-}
-
-/// Processor time of MongoDB for one event, in microseconds, once everybody has theirs.
-fn spent(bench: &Bench, events: u64, keys: u64, crowd: &mut Crowd) -> f64 {
-    let process = &bench.mongo.process;
-    let cpu = process.cpu();
-    bench.runtime.block_on(bench.mongo.insert(0, events, keys, PAD));
-    let _ = crowd.read_until(events, PATIENCE);
-    let unserved = crowd.unserved(events);
-    bench.insist(unserved == 0, &format!("{unserved} clients did not get exactly their events"));
-    process.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / events as f64
 }

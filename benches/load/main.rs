@@ -10,11 +10,15 @@
 //! clients and events.
 //!
 //! Times differ from machine to machine and from minute to minute. Every row that is judged is a
-//! ratio, or a difference, of two measurements of this run; where one of two is measured several
-//! times, they take turns.
+//! ratio, or a difference, of two measurements of this run; what is measured in several rounds takes
+//! turns, and the row says how far apart the rounds were.
 
+mod app;
+mod bulk;
 mod crowd;
+mod cursors;
 mod fanout;
+mod holders;
 mod idle;
 mod latency;
 mod mongo;
@@ -26,9 +30,10 @@ mod rivals;
 mod secure;
 mod servers;
 mod sidecar;
+mod websocket;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use report::Report;
 
@@ -64,6 +69,11 @@ impl Bench {
 
     pub fn start(&self, how: &sidecar::How<'_>) -> sidecar::Sidecar {
         sidecar::Sidecar::start(&self.sidestream, self.dir.path(), &self.mongo.uri, how)
+    }
+
+    /// How often what takes long is measured.
+    pub fn rounds(&self) -> usize {
+        if self.is_smoke { 1 } else { 2 }
     }
 
     /// Allocators and kernels settle a little after a burst.
@@ -125,14 +135,18 @@ fn main() {
             continue;
         }
         println!("{group}");
+        let began = Instant::now();
         match group {
             "idle" => idle::run(&mut bench),
             "fanout" => fanout::run(&mut bench),
             "latency" => latency::run(&mut bench),
             "proxy" => proxy::run(&mut bench),
-            "mongodb" => fanout::mongodb(&mut bench),
+            "mongodb" => cursors::run(&mut bench),
             _ => secure::run(&mut bench),
         }
+        let took = began.elapsed().as_secs_f64();
+        println!("  ({group} took {took:.0} s)");
+        bench.report.took.push((group.to_owned(), took));
     }
     let machine = machine();
     println!("\n{}", bench.report.markdown(&machine));

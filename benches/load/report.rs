@@ -12,11 +12,49 @@ pub struct Row {
     pub id: String,
     pub what: String,
     pub unit: &'static str,
-    pub ours: f64,
-    pub beside: Option<(String, f64)>,
+    pub ours: Figure,
+    pub beside: Option<(String, Figure)>,
     /// The bound, and what it is of.
     pub goal: Option<Goal>,
     pub note: String,
+}
+
+/// What was measured: the figure that counts, and that of each round.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    pub value: f64,
+    rounds: Vec<f64>,
+}
+
+impl Figure {
+    /// The median of several rounds.
+    pub fn median(rounds: impl IntoIterator<Item = f64>) -> Figure {
+        let rounds: Vec<f64> = rounds.into_iter().collect();
+        let mut sorted = rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let value = match sorted.len() % 2 {
+            _ if sorted.is_empty() => f64::NAN,
+            0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+            _ => sorted[middle],
+        };
+        Figure { value, rounds }
+    }
+
+    /// One that the caller chose from its rounds.
+    pub fn chosen(value: f64, rounds: impl IntoIterator<Item = f64>) -> Figure {
+        Figure { value, rounds: rounds.into_iter().collect() }
+    }
+
+    fn at(&self, round: usize) -> f64 {
+        self.rounds.get(round).copied().unwrap_or(self.value)
+    }
+}
+
+impl From<f64> for Figure {
+    fn from(once: f64) -> Figure {
+        Figure { value: once, rounds: vec![once] }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,20 +69,20 @@ pub enum Goal {
 }
 
 impl Row {
-    pub fn new(id: &str, what: &str, unit: &'static str, ours: f64) -> Row {
+    pub fn new(id: &str, what: &str, unit: &'static str, ours: impl Into<Figure>) -> Row {
         Row {
             id: id.to_owned(),
             what: what.to_owned(),
             unit,
-            ours,
+            ours: ours.into(),
             beside: None,
             goal: None,
             note: String::new(),
         }
     }
 
-    pub fn beside(mut self, who: &str, value: f64) -> Row {
-        self.beside = Some((who.to_owned(), value));
+    pub fn beside(mut self, who: &str, theirs: impl Into<Figure>) -> Row {
+        self.beside = Some((who.to_owned(), theirs.into()));
         self
     }
 
@@ -60,17 +98,36 @@ impl Row {
 
     fn ratio(&self) -> Option<f64> {
         let (_, theirs) = self.beside.as_ref()?;
-        (*theirs != 0.0).then(|| self.ours / theirs)
+        (theirs.value != 0.0).then(|| self.ours.value / theirs.value)
+    }
+
+    /// Lowest and highest of the ratio, or of our figure where nothing stands beside it, over the
+    /// rounds; nothing for what was measured once.
+    fn spread(&self) -> Option<(f64, f64)> {
+        let theirs = self.beside.as_ref().map(|(_, theirs)| theirs);
+        let rounds = self.ours.rounds.len().max(theirs.map_or(0, |theirs| theirs.rounds.len()));
+        let of = |round| match theirs {
+            Some(theirs) => self.ours.at(round) / theirs.at(round),
+            None => self.ours.at(round),
+        };
+        // What the row shows is of its rounds too, but need not be a ratio of two of one round.
+        let shown = if theirs.is_some() { self.ratio()? } else { self.ours.value };
+        let values = (0..rounds).map(of).chain([shown]);
+        let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+        let lowest = values.iter().copied().min_by(f64::total_cmp)?;
+        let highest = values.iter().copied().max_by(f64::total_cmp)?;
+        (rounds > 1).then_some((lowest, highest))
     }
 
     fn is_met(&self) -> Option<bool> {
-        let theirs = self.beside.as_ref().map(|(_, value)| *value);
+        let ours = self.ours.value;
+        let theirs = self.beside.as_ref().map(|(_, theirs)| theirs.value);
         match self.goal? {
             Goal::RatioAtMost(bound) => self.ratio().map(|ratio| ratio <= bound),
             Goal::RatioAtLeast(bound) => self.ratio().map(|ratio| ratio >= bound),
-            Goal::AtMost(bound) => Some(self.ours <= bound),
-            Goal::AtLeast(bound) => Some(self.ours >= bound),
-            Goal::MoreByAtMost(bound) => theirs.map(|theirs| self.ours - theirs <= bound),
+            Goal::AtMost(bound) => Some(ours <= bound),
+            Goal::AtLeast(bound) => Some(ours >= bound),
+            Goal::MoreByAtMost(bound) => theirs.map(|theirs| ours - theirs <= bound),
         }
     }
 
@@ -85,10 +142,14 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; 8] {
         let (who, theirs) = match &self.beside {
-            Some((who, value)) => (who.clone(), show(*value)),
+            Some((who, value)) => (who.clone(), show(value.value)),
             None => (String::new(), String::new()),
+        };
+        let spread = match self.spread() {
+            Some((lowest, highest)) => format!("{}–{}", show(lowest), show(highest)),
+            None => "once".to_owned(),
         };
         let met = match self.is_met() {
             Some(true) => "met",
@@ -97,10 +158,11 @@ impl Row {
         };
         [
             format!("{} ({})", self.what, self.unit),
-            show(self.ours),
+            show(self.ours.value),
             who,
             theirs,
             self.ratio().map(show).unwrap_or_default(),
+            spread,
             self.goal_text(),
             met.to_owned(),
         ]
@@ -111,10 +173,11 @@ impl Row {
             "id": self.id,
             "what": self.what,
             "unit": self.unit,
-            "sidestream": self.ours,
+            "sidestream": self.ours.value,
             "beside": self.beside.as_ref().map(|(who, _)| who),
-            "theirs": self.beside.as_ref().map(|(_, value)| value),
+            "theirs": self.beside.as_ref().map(|(_, theirs)| theirs.value),
             "ratio": self.ratio(),
+            "spread": self.spread().map(|(lowest, highest)| [lowest, highest]),
             "goal": self.goal_text(),
             "met": self.is_met(),
             "note": self.note,
@@ -150,21 +213,27 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Who was not there, or did not do what was asked.
     pub absent: Vec<String>,
+    /// How long each group took, in seconds.
+    pub took: Vec<(String, f64)>,
 }
 
 impl Report {
     /// Adds a row, and shows it at once: a whole run takes long.
     pub fn add(&mut self, mut row: Row) {
         row.goal = row.goal.filter(|_| self.is_judged);
-        let [what, ours, who, theirs, ratio, goal, met] = row.cells();
+        let [what, ours, who, theirs, ratio, spread, goal, met] = row.cells();
         let beside = if who.is_empty() { who } else { format!("{who}: {theirs}, ratio {ratio}") };
-        println!("  {what}: {ours}   {beside}   {goal} {met}   {}", row.note);
+        println!("  {what}: {ours}   {beside} ({spread})   {goal} {met}   {}", row.note);
         self.rows.push(row);
     }
 
     pub fn absent(&mut self, who: &str, why: &str) {
-        println!("  absent: {who}: {why}");
-        self.absent.push(format!("{who}: {why}"));
+        let who = format!("{who}: {}", why.trim());
+        // Several rounds and rows ask for the same.
+        if !self.absent.contains(&who) {
+            println!("  absent: {who}");
+            self.absent.push(who);
+        }
     }
 
     pub fn missed(&self) -> usize {
@@ -173,10 +242,13 @@ impl Report {
 
     pub fn markdown(&self, machine: &str) -> String {
         let mut text = format!("# Load, {machine}\n\n");
-        text.push_str("Made by `make bench`. Each row was measured in one run, side by side.\n\n");
-        let head = ["what", "Sidestream", "beside", "theirs", "ratio", "goal", ""];
+        text.push_str("Made by `make bench`. Each row was measured in one run, side by side.\n");
+        text.push_str(
+            "Spread: lowest to highest of the ratio over the rounds, or of our figure.\n\n",
+        );
+        let head = ["what", "Sidestream", "beside", "theirs", "ratio", "spread", "goal", ""];
         let _ = writeln!(text, "| {} |", head.join(" | "));
-        text.push_str("| --- | ---: | --- | ---: | ---: | --- | --- |\n");
+        text.push_str("| --- | ---: | --- | ---: | ---: | ---: | --- | --- |\n");
         for row in &self.rows {
             let _ = writeln!(text, "| {} |", row.cells().join(" | "));
         }
@@ -193,6 +265,9 @@ impl Report {
                 let _ = writeln!(text, "- {who}");
             }
         }
+        let took: Vec<String> =
+            self.took.iter().map(|(group, time)| format!("{group} {time:.0} s")).collect();
+        let _ = writeln!(text, "\nTime taken: {}.", took.join(", "));
         text
     }
 

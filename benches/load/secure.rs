@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use super::Bench;
 use super::process::{Process, free_port, log_in, loopback, wait_for_port};
-use super::report::{Goal, Row};
+use super::report::{Figure, Goal, Row};
 use super::sidecar::How;
 
 /// Streams of one HTTP/2 connection.
@@ -31,23 +31,27 @@ pub fn run(bench: &mut Bench) {
     let dir = bench.dir.path().to_owned();
     let (cert, key) = certificate(&dir);
     let streams = bench.scaled(4_000);
-    let sidecar = bench.start(&How::default());
-    let ours = measure(bench, &sidecar.process, streams, http2(sidecar.address, streams));
-    drop(sidecar);
-    let (stock, port, _) = pingora(&dir, &cert, &key);
-    let theirs = measure(bench, &stock, streams, http2(loopback(port), streams));
-    // Afresh each time: what clients before left behind would be taken for its own.
-    drop(stock);
-    add(bench, "idle-http2", "HTTP/2, 100 streams a connection", streams, ours, theirs);
+    let mut http2s = (Vec::new(), Vec::new());
+    let mut secured = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds() {
+        let sidecar = bench.start(&How::default());
+        http2s.0.push(measure(bench, &sidecar.process, streams, http2(sidecar.address, streams)));
+        drop(sidecar);
+        let (stock, port, _) = pingora(&dir, &cert, &key);
+        http2s.1.push(measure(bench, &stock, streams, http2(loopback(port), streams)));
+        // Afresh each time: what clients before left behind would be taken for its own.
+        drop(stock);
 
-    let streams = bench.scaled(4_000);
-    let how = How { tls: Some((&cert, &key)), ..How::default() };
-    let sidecar = bench.start(&how);
-    let ours = measure(bench, &sidecar.process, streams, tls(sidecar.address, &cert, streams));
-    drop(sidecar);
-    let (stock, _, tls_port) = pingora(&dir, &cert, &key);
-    let theirs = measure(bench, &stock, streams, tls(loopback(tls_port), &cert, streams));
-    add(bench, "idle-tls", "HTTP/1.1 over TLS", streams, ours, theirs);
+        let how = How { tls: Some((&cert, &key)), ..How::default() };
+        let sidecar = bench.start(&how);
+        let held = tls(sidecar.address, &cert, streams);
+        secured.0.push(measure(bench, &sidecar.process, streams, held));
+        drop(sidecar);
+        let (stock, _, port) = pingora(&dir, &cert, &key);
+        secured.1.push(measure(bench, &stock, streams, tls(loopback(port), &cert, streams)));
+    }
+    add(bench, "idle-http2", "HTTP/2, 100 streams a connection", streams, http2s);
+    add(bench, "idle-tls", "HTTP/1.1 over TLS", streams, secured);
 }
 
 fn pingora(dir: &Path, cert: &Path, key: &Path) -> (Process, u16, u16) {
@@ -64,9 +68,17 @@ fn pingora(dir: &Path, cert: &Path, key: &Path) -> (Process, u16, u16) {
     (stock, port, tls_port)
 }
 
-fn add(bench: &mut Bench, id: &str, how: &str, streams: usize, ours: Open<f64>, theirs: Open<f64>) {
+fn add(
+    bench: &mut Bench,
+    id: &str,
+    how: &str,
+    streams: usize,
+    (ours, theirs): (Vec<Open<f64>>, Vec<Open<f64>>),
+) {
+    let ours: Open<Vec<f64>> = ours.into_iter().collect();
+    let theirs: Open<Vec<f64>> = theirs.into_iter().collect();
     let (ours, theirs) = match (ours, theirs) {
-        (Ok(ours), Ok(theirs)) => (ours, theirs),
+        (Ok(ours), Ok(theirs)) => (Figure::median(ours), Figure::median(theirs)),
         (Err(why), _) => panic!("{how}: {why}"),
         (_, Err(why)) => return bench.report.absent("pingora's own Session", &why.to_string()),
     };

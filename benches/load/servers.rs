@@ -14,8 +14,6 @@ use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
 
 use super::process::{loopback, raise_descriptors};
 
@@ -25,14 +23,14 @@ pub fn serve(arguments: &[String]) -> Option<()> {
     let port = |text: &str| text.parse().expect("a port");
     match arguments.as_slice() {
         ["serve-floor", at] => floor(port(at)),
-        ["serve-app", at] => app(port(at)),
+        ["serve-app", at] => super::app::serve(port(at)),
         ["serve-pingora", at, tls_at, cert, key] => pingora(port(at), port(tls_at), cert, key),
         _ => return None,
     }
     Some(())
 }
 
-fn listen(port: u16) -> TcpListener {
+pub fn listen(port: u16) -> TcpListener {
     raise_descriptors();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let socket = socket.expect("a socket");
@@ -83,57 +81,6 @@ fn floor(port: u16) {
 pub fn content_length(head: &[u8]) -> Option<usize> {
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok())
-}
-
-/// The app behind the proxies, as quick as an app can be: `/large` is 16 KiB, all else 130 bytes.
-fn app(port: u16) {
-    let listener = listen(port);
-    let answer = |size: usize| {
-        let body = "x".repeat(size);
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: ";
-        format!("{head}{size}\r\n\r\n{body}").into_bytes()
-    };
-    let (small, large) = (answer(130), answer(16 * 1024));
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
-    let watch = |socket: &dyn std::os::fd::AsFd, number: u64| {
-        let data = epoll::EventData::new_u64(number);
-        epoll::add(&poll, socket.as_fd(), data, epoll::EventFlags::IN).expect("epoll takes it");
-    };
-    const LISTENER: u64 = u64::MAX;
-    watch(&listener, LISTENER);
-    let mut clients: Vec<Option<(TcpStream, Vec<u8>)>> = Vec::new();
-    let mut ready: Vec<epoll::Event> = Vec::with_capacity(256);
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        ready.clear();
-        if epoll::wait(&poll, spare_capacity(&mut ready), None).is_err() {
-            continue;
-        }
-        for event in &ready {
-            if event.data.u64() == LISTENER {
-                if let Ok((socket, _)) = listener.accept() {
-                    let _ = socket.set_nodelay(true);
-                    watch(&socket, clients.len() as u64);
-                    clients.push(Some((socket, Vec::new())));
-                }
-                continue;
-            }
-            let place = &mut clients[event.data.u64() as usize];
-            let Some((socket, held)) = place else { continue };
-            let length = socket.read(&mut buffer).unwrap_or(0);
-            held.extend_from_slice(&buffer[..length]);
-            let mut is_over = length == 0;
-            while let Some(end) = memmem::find(held, b"\r\n\r\n") {
-                let is_large = memmem::find(&held[..end], b"/large").is_some();
-                let answer = if is_large { &large } else { &small };
-                is_over |= socket.write_all(answer).is_err();
-                held.drain(..end + 4);
-            }
-            if is_over {
-                *place = None;
-            }
-        }
-    }
 }
 
 /// Holds event streams open in pingora's own `Session`, which is how its documentation shows it.
