@@ -1,28 +1,21 @@
-//! The admin port: health, metrics, and what is open. Never on the public port.
+//! The admin port: health, metrics, and what is open, served by pingora. Never on the public port.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use async_trait::async_trait;
+use http::Response;
+use pingora::apps::ServerApp;
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::stream::Stream;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::drain::Drain;
 use crate::feed::Status;
 use crate::metrics::Metrics;
-
-/// How long a connection may take for its next request.
-const IDLE: Duration = Duration::from_secs(60);
-/// Pause after accept failed, which means that descriptors are used up.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers the admin port.
 pub struct Admin {
@@ -35,41 +28,21 @@ impl Admin {
     /// Serves until the returned future is dropped: health is asked for to the very end.
     pub async fn serve(self, listener: TcpListener) {
         let app = Arc::new(self);
+        let (_never, shutdown) = watch::channel(false);
         loop {
             match listener.accept().await {
-                Ok((tcp, _)) => drop(tokio::spawn(app.clone().converse(tcp))),
+                Ok((tcp, _)) => {
+                    let app = app.clone();
+                    let shutdown = shutdown.clone();
+                    tokio::spawn(async move {
+                        app.process_new(Box::new(Stream::from(tcp)), &shutdown).await;
+                    });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "no connection accepted on the admin port");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 }
             }
-        }
-    }
-
-    async fn converse(self: Arc<Self>, tcp: TcpStream) {
-        let service = service_fn(move |request: Request<Incoming>| {
-            let answer = self.answer(&request).map(|body| Full::new(Bytes::from(body)));
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
-            .serve_connection(TokioIo::new(tcp), service);
-        // A client that left is no error.
-        let _ = serving.await;
-    }
-
-    fn answer(&self, request: &Request<Incoming>) -> Response<Vec<u8>> {
-        if !matches!(*request.method(), http::Method::GET | http::Method::HEAD) {
-            return text(405, "only GET\n");
-        }
-        match request.uri().path() {
-            "/healthz" => text(200, "alive\n"),
-            "/readyz" => self.ready(),
-            "/metrics" => self.metrics(),
-            "/streams" => self.streams(),
-            "/" => text(200, "sidestream\n\n/healthz\n/readyz\n/metrics\n/streams\n"),
-            _ => text(404, "not here; see /\n"),
         }
     }
 
@@ -132,6 +105,24 @@ impl Admin {
             .collect();
         let body = json!({ "streams": streams, "upstreams": upstreams });
         answer(200, "application/json", body.to_string().into_bytes())
+    }
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let request = session.req_header();
+        if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
+            return text(405, "only GET\n");
+        }
+        match request.uri.path() {
+            "/healthz" => text(200, "alive\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics(),
+            "/streams" => self.streams(),
+            "/" => text(200, "sidestream\n\n/healthz\n/readyz\n/metrics\n/streams\n"),
+            _ => text(404, "not here; see /\n"),
+        }
     }
 }
 

@@ -41,8 +41,7 @@ pub fn acceptor(tls: Option<&Tls>) -> Result<Option<TlsAcceptor>, StartError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-/// TLS to the app, on connections that pingora does not make itself. Trusts whom pingora's own
-/// trust: the system's roots, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+/// TLS to the app. Trusts the system's roots, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
 #[derive(Debug, Clone)]
 pub struct Secure {
     config: Arc<ClientConfig>,
