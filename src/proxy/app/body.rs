@@ -17,7 +17,7 @@ pub enum Body {
     Length(u64),
     /// Chunks pass as they are, and trailers without what does not belong there.
     Chunks(Box<Chunks>),
-    /// Chunks come, and what is in them passes, without trailers: for [`Body::into_trailers`].
+    /// Chunks come, and what is in them passes; the trailers by [`Body::into_trailers`] alone.
     Bare(Box<Chunks>),
     /// Ends with the connection that it comes from; passes in chunks.
     IntoChunks,
