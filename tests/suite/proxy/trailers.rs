@@ -10,7 +10,6 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper::header::HeaderName;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -221,11 +220,10 @@ async fn request_bodies_reach_the_app() {
         let mut frames =
             vec![Ok(Frame::data(Bytes::from("some "))), Ok(Frame::data("bytes".into()))];
         if trailers {
-            let fields = [("x-up", "1"), ("host", "evil"), ("x-up", "2")];
-            let fields =
-                fields.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             let mut trailers = HeaderMap::new();
-            trailers.extend(fields.map(|(name, value): (HeaderName, _)| (Some(name), value)));
+            for (name, value) in [("x-up", "1"), ("host", "evil"), ("x-up", "2")] {
+                trailers.append(name, value.parse().unwrap());
+            }
             frames.push(Ok(Frame::trailers(trailers)));
         }
         StreamBody::new(futures_util::stream::iter(frames)).boxed()
