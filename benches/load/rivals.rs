@@ -1,12 +1,15 @@
 //! Other programs that do a part of the same, where they are installed. `scripts/bench-rivals`
 //! installs what can be had; none is needed.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use memchr::memmem;
+
 use super::process::{Process, find_program, free_port, log_in, loopback, wait_for_port};
+use super::sidecar::post;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -155,26 +158,38 @@ pub fn pushpin(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     let start = Start { program, config: "pushpin.conf", words: &words, env: &[], arguments };
     let rival = start.start(dir)?;
     // Its processes find each other after they have opened their ports.
-    if !wait_for_port(publish, PATIENCE) || !wait_for_answer(rival.address, "/hold/none") {
+    if !wait_for_port(publish, PATIENCE) || !delivers(rival.address, loopback(publish)) {
         return Err(format!("holds no streams: {}", last_of(&rival.process.said())));
     }
     Ok(Rival { publish: loopback(publish), ..rival })
 }
 
-/// Waits until a request is answered as it should be; says whether that happened.
-fn wait_for_answer(address: SocketAddr, path: &str) -> bool {
-    let ask = || {
+/// Waits until Pushpin holds a stream and sends an event on it; says whether that happened.
+fn delivers(address: SocketAddr, publish: SocketAddr) -> bool {
+    let event = r#"{"items":[{"channel":"none","formats":{"http-stream":{"content":"ready"}}}]}"#;
+    let try_it = || {
         let mut socket = TcpStream::connect(address)?;
         // What comes before everybody is there may be lost.
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
-        let mut start = [0; 12];
-        socket.read_exact(&mut start)?;
-        std::io::Result::Ok(&start == b"HTTP/1.1 200")
+        write!(socket, "GET /hold/none HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+        let mut said = Vec::new();
+        let mut buffer = [0; 4096];
+        while memmem::find(&said, b"ready").is_none() {
+            let length = socket.read(&mut buffer)?;
+            if length == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            let was_silent = said.is_empty();
+            said.extend_from_slice(&buffer[..length]);
+            if was_silent {
+                post(publish, "/publish/", "application/json", event);
+            }
+        }
+        std::io::Result::Ok(())
     };
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
-        if ask().unwrap_or(false) {
+        if try_it().is_ok() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20));
