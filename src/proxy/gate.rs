@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 /// A longer head is refused, in bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
-/// More header lines are refused; pingora would refuse them too.
+/// More header lines are refused.
 pub const MAX_HEADERS: usize = 128;
 /// What an HTTP/2 connection begins with.
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
