@@ -234,7 +234,7 @@ mod tests {
         let said = said.replace('\n', "\r\n");
         let asked = Asked { is_head: false, is_upgrade: false };
         let Verdict::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
-        let answer = answer(&head, said[..head.length].as_bytes()).unwrap();
+        let answer = answer(&head, &said.as_bytes()[..head.length]).unwrap();
         let text = |value: &HeaderValue| value.to_str().unwrap().to_string();
         let fields = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value)));
         (answer.status().as_u16(), fields.collect())
