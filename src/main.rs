@@ -291,8 +291,9 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
 }
 
 fn start_log(log: Log) {
-    // The h2 crate tells of every frame; what matters of that we say ourselves.
-    let quiet = "h2=info";
+    // These tell of every frame, and of every client that leaves; what matters of that we say
+    // ourselves.
+    let quiet = "h2=info,pingora=error,pingora_core=error";
     let level = log.level.as_str();
     let filter = EnvFilter::new(format!("{level},{quiet}"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
