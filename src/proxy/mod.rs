@@ -13,6 +13,7 @@ pub mod h2;
 pub mod io;
 pub mod lane;
 pub mod path;
+pub mod pause;
 pub mod plain;
 pub mod reserved;
 pub mod side;

@@ -23,6 +23,7 @@ use super::{Shared, Site};
 use crate::proxy::app::answer::{Asked, Body as Framed, Head};
 use crate::proxy::app::body::{Body, put_chunk};
 use crate::proxy::app::{Broken, Connection, Unreachable};
+use crate::proxy::pause::{Pause, TOO_LATE};
 use crate::transport::problem::Problem;
 
 /// What of a request's body goes into one write to the app, about.
@@ -34,6 +35,8 @@ enum Failure {
     /// Nobody is there to be told.
     #[error("the client left")]
     ClientGone,
+    #[error("{TOO_LATE}")]
+    Late,
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     #[error(transparent)]
@@ -70,7 +73,11 @@ pub async fn forward(
         match exchange.answer {
             Answer::Awaited(mut respond) => {
                 status = problem.status;
-                warn!(status, error = %failure, "request not forwarded");
+                match status {
+                    500.. => warn!(status, error = %failure, "request not forwarded"),
+                    // Clients must not fill the log.
+                    _ => debug!(status, error = %failure, "request not forwarded"),
+                }
                 send_plain(&mut respond, problem.into(), asked.is_head).await;
             }
             // Part of an answer is out: all that is left is to break it off.
@@ -89,6 +96,7 @@ pub async fn forward(
 fn problem_of(failure: &Failure) -> Option<Problem> {
     match failure {
         Failure::ClientGone => None,
+        Failure::Late => Some(Problem::new(408, TOO_LATE)),
         Failure::Unreachable(Unreachable::TimedOut) => {
             Some(Problem::new(504, "the app did not accept the connection in time"))
         }
@@ -174,8 +182,8 @@ impl Exchange {
         if self.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
-        if let Poll::Ready(Err(gone)) = self.upload.poll(app, cx) {
-            return Poll::Ready(Err(gone.into()));
+        if let Poll::Ready(Err(failure)) = self.upload.poll(app, cx) {
+            return Poll::Ready(Err(failure));
         }
         self.poll_answer(app, cx)
     }
@@ -277,6 +285,7 @@ struct Upload {
     taken: usize,
     /// The app does not read any more. It may have answered before that.
     is_deaf: bool,
+    pause: Pause,
 }
 
 impl Upload {
@@ -284,7 +293,17 @@ impl Upload {
         let out = BytesMut::from(&head[..]);
         let body = Some(body).filter(|_| framing != Framing::None);
         let is_ended = body.is_none();
-        Upload { head, framing, body, is_ended, has_taken: false, out, taken: 0, is_deaf: false }
+        Upload {
+            head,
+            framing,
+            body,
+            is_ended,
+            has_taken: false,
+            out,
+            taken: 0,
+            is_deaf: false,
+            pause: Pause::default(),
+        }
     }
 
     fn begin_again(&mut self) {
@@ -297,11 +316,11 @@ impl Upload {
     }
 
     /// Ready when all is written, or nobody takes it.
-    fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while !self.is_deaf && !self.is_whole() {
             self.fill(cx)?;
             if self.out.is_empty() && !self.is_ended {
-                return Poll::Pending;
+                return self.pause.poll_too_long(cx).map(|()| Err(Failure::Late));
             }
             let written = app.poll_write(cx, &mut self.out);
             self.open_window();
@@ -326,6 +345,7 @@ impl Upload {
             match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     self.has_taken = true;
+                    self.pause.has_read();
                     self.taken += data.len();
                     match self.framing {
                         Framing::Chunked => put_chunk(&mut self.out, &data),

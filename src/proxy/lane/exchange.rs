@@ -10,11 +10,9 @@
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::answer::{self, To};
 use super::client::{Client, Watch};
@@ -24,9 +22,7 @@ use crate::proxy::app::body::Body;
 use crate::proxy::app::connection::Room;
 use crate::proxy::app::{Broken, Connection};
 use crate::proxy::chunks::Malformed;
-
-/// A client has so long from one piece of a body to the next.
-const BODY_PAUSE: Duration = Duration::from_secs(60);
+use crate::proxy::pause::Pause;
 
 /// Why an exchange ended before its answer was whole.
 #[derive(Debug)]
@@ -66,8 +62,7 @@ struct Up {
     /// The app does not read any more.
     is_deaf: bool,
     body: Body,
-    late: Option<Pin<Box<Sleep>>>,
-    last_read: Instant,
+    pause: Pause,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -123,8 +118,7 @@ impl<'a> Exchange<'a> {
             is_written: false,
             is_deaf: false,
             body,
-            late: None,
-            last_read: Instant::now(),
+            pause: Pause::default(),
         };
         let down = Down {
             buffer: BytesMut::new(),
@@ -198,13 +192,13 @@ impl<'a> Exchange<'a> {
             self.up.room.make(&mut self.up.spare);
             let Poll::Ready(read) = pin!(self.client.socket.read_buf(&mut self.up.spare)).poll(cx)
             else {
-                return self.poll_late(cx);
+                return self.up.pause.poll_too_long(cx).map(|()| Stop::Late);
             };
             if !matches!(read, Ok(1..)) {
                 // A body that is cut short.
                 return Poll::Ready(Stop::Gone);
             }
-            self.up.last_read = Instant::now();
+            self.up.pause.has_read();
             self.up.room.learn(&self.up.spare);
             let Ok(behind) = self.up.body.pass(&mut self.up.spare) else {
                 return Poll::Ready(Stop::Malformed);
@@ -234,20 +228,6 @@ impl<'a> Exchange<'a> {
 
     fn is_stale(&self) -> bool {
         self.up.is_first && self.app.is_stale(self.request.is_idempotent)
-    }
-
-    /// One timer, set anew only when it is over.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
-        let up = &mut self.up;
-        let late = up.late.get_or_insert_with(|| Box::pin(sleep_until(up.last_read + BODY_PAUSE)));
-        loop {
-            ready!(late.as_mut().poll(cx));
-            let until = up.last_read + BODY_PAUSE;
-            if until <= Instant::now() {
-                return Poll::Ready(Stop::Late);
-            }
-            late.as_mut().reset(until);
-        }
     }
 
     /// Passes the answer on.

@@ -23,6 +23,7 @@ use super::app::body::Body;
 use super::app::{App, Connection};
 use super::chunks::Malformed;
 use super::gate::{self, Head};
+use super::pause::TOO_LATE;
 use super::plain;
 use super::side::Side;
 use crate::drain::Drain;
@@ -171,7 +172,7 @@ async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> Ended {
         // Nobody is there to read it.
         Stop::Gone => return Ended::last(0),
         Stop::Malformed => Problem::new(400, Malformed.to_string()),
-        Stop::Late => Problem::new(408, "the request's body did not come for a minute"),
+        Stop::Late => Problem::new(408, TOO_LATE),
         Stop::Stale | Stop::App(_) => {
             Problem::new(502, "the app behind this address does not answer")
         }

@@ -54,6 +54,20 @@ async fn status_of(sender: &Sender, request: Request<()>) -> u16 {
     head_of(ask(sender, request).await).await.status().as_u16()
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_pauses_for_a_minute_is_not_waited_for() {
+    let pair = Pair::start().await;
+    pair.app.on("slow", [Step::Drain(Arc::default()), send("HTTP/1.1 200 OK\r\n\r\n")]);
+    let (sender, _ending) = open(pair.proxy()).await;
+    let mut ready = sender.clone().ready().await.expect("room for a stream");
+    let request = Request::post("http://app.test/").header("x-case", "slow").body(());
+    let began = tokio::time::Instant::now();
+    let (answer, mut body) = ready.send_request(request.unwrap(), false).expect("it is sent");
+    body.send_data(Bytes::from_static(b"abc"), false).expect("it is sent");
+    assert_eq!(answer.await.expect("a head").status(), 408);
+    assert!((60..70).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
 /// A piece of a body; the client has room for as much again.
 async fn piece_of(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     let piece = tokio::time::timeout(PATIENCE, body.data()).await.expect("a piece in time")?;
