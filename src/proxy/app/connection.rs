@@ -28,8 +28,9 @@ use crate::proxy::chunks::Malformed;
 
 /// Room for what is read: a page or a small file with its head comes in one piece.
 pub const ROOM: usize = 32 * 1024;
-/// Room for bodies that fill that.
-pub const MUCH_ROOM: usize = 128 * 1024;
+/// Room for bodies that fill that: the more goes in one piece, the less often the app and the client
+/// have to be woken. With 128 KiB, a large upload took a tenth longer.
+pub const MUCH_ROOM: usize = 512 * 1024;
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
