@@ -1,11 +1,13 @@
 //! The end of the process: streams are closed spread over `drain`, so that their clients do not
 //! all reconnect to the other replicas at once.
 
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 /// The share of the drain time over which streams are closed; the rest is for their last bytes.
@@ -59,10 +61,18 @@ impl Drain {
 
     /// Resolves when draining begins.
     pub async fn begun(&self) {
-        // Made before looking, so that it hears of a beginning right after.
-        let beginning = self.shared.beginning.notified();
+        self.begun_since(pin!(self.ear())).await;
+    }
+
+    /// Hears of a beginning from now on: for [`Drain::begun_since`].
+    pub fn ear(&self) -> Notified<'_> {
+        self.shared.beginning.notified()
+    }
+
+    /// As [`Drain::begun`], for who waits again and again and has room for one ear only.
+    pub async fn begun_since(&self, ear: Pin<&mut Notified<'_>>) {
         if !self.has_begun() {
-            beginning.await;
+            ear.await;
         }
     }
 

@@ -110,7 +110,7 @@ struct Streams {
 pub struct Place {
     limits: Arc<Limits>,
     /// Counted only where there is a limit for it.
-    address: Option<IpAddr>,
+    address: Option<Box<IpAddr>>,
     subject: Option<Box<([u8; 32], u64)>>,
 }
 
@@ -156,7 +156,7 @@ impl Limits {
                 return Err(Full::Address);
             }
             *open += 1;
-            place.address = Some(address);
+            place.address = Some(Box::new(address));
         }
         Ok(place)
     }
@@ -205,8 +205,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::AcqRel);
-        if let Some(address) = self.address {
-            lower(self.limits.addresses.lock().entry(address));
+        if let Some(address) = &self.address {
+            lower(self.limits.addresses.lock().entry(**address));
         }
         if let Some(counted) = self.subject.take() {
             let (subject, values) = *counted;

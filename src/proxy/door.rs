@@ -18,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::gate::{self, Body, Gate, Head, Verdict};
@@ -318,8 +318,36 @@ impl Sink for SocketSink {
     }
 
     async fn closed(&mut self) {
-        // A client has nothing more to say on this connection; whatever it sends is dropped.
-        let mut rest = [0; 16];
-        while matches!(self.socket.read(&mut rest).await, Ok(1..)) {}
+        // A client has nothing more to say on this connection; whatever it sends is dropped. Polled
+        // by hand, so that an idle stream has no room for it.
+        poll_fn(|cx| {
+            loop {
+                let mut rest = [0; 64];
+                let mut rest = ReadBuf::new(&mut rest);
+                match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut rest)) {
+                    Ok(()) if !rest.filled().is_empty() => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How large the future is that a function of four arguments makes.
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Idle streams are what there is most of. With the 104 bytes that tokio adds to a task, this
+    /// fills a piece of 896 bytes; the next larger one that the allocator has is an eighth more.
+    #[test]
+    fn a_stream_is_small() {
+        assert!(size(stream) <= 792, "{}", size(stream));
+        assert!(size_of::<Opened>() <= 224, "{}", size_of::<Opened>());
     }
 }

@@ -75,13 +75,12 @@ impl std::convert::From<Problem> for Plain {
 /// A stream that was let in.
 pub struct Opened {
     subscription: Subscription,
-    query: Vec<(String, String)>,
-    desk: Arc<Desk>,
+    query: Box<[(String, String)]>,
     /// Of a protected stream. Boxed: a public one has none, and there are many of those.
     right: Option<Box<Right>>,
     /// For a page of another origin.
-    cors: Vec<(&'static str, String)>,
-    _open: Open,
+    cors: Box<[(&'static str, String)]>,
+    open: Open,
 }
 
 /// What an open stream holds, given back when dropped.
@@ -141,7 +140,7 @@ impl Desk {
             }
         };
         match &mut answer {
-            Answer::Stream(opened) => opened.cors = cors,
+            Answer::Stream(opened) => opened.cors = cors.into(),
             Answer::Plain(plain) => plain.headers.extend(cors),
         }
         answer
@@ -208,14 +207,12 @@ impl Desk {
             return Err(not_ready());
         }
         self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
-        ask.query.shrink_to_fit();
         Ok(Answer::Stream(Box::new(Opened {
             subscription: self.catalog.subscribe(&found, bound, from),
-            query: ask.query,
-            desk: self.clone(),
+            query: ask.query.into(),
             right,
-            cors: Vec::new(),
-            _open: open,
+            cors: Box::default(),
+            open,
         })))
     }
 
@@ -363,7 +360,7 @@ impl Opened {
     }
 
     /// Further fields of this stream's head.
-    pub fn take_cors(&mut self) -> Vec<(&'static str, String)> {
+    pub fn take_cors(&mut self) -> Box<[(&'static str, String)]> {
         std::mem::take(&mut self.cors)
     }
 
@@ -371,7 +368,9 @@ impl Opened {
     ///
     /// Everything stays where it is, behind a pointer: what an idle stream holds is what it costs.
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ended {
-        let Opened { subscription, query, desk, right, .. } = self;
+        let Opened { subscription, query, right, open, .. } = self;
+        let desk = &open.desk;
+        let query = &*query;
         let ended = match send_first(sink, desk.retry).await {
             Ok(()) => {
                 let reopen = |old: &Subscription| {
@@ -381,31 +380,21 @@ impl Opened {
                     let bound = found.filter.bind(query, claims).ok()?;
                     Some(desk.catalog.subscribe(&found, bound, From::FilterChanged))
                 };
-                let name = right.as_ref().map(|_| subscription.filter().name.clone());
-                // Other claims are fine as long as they open the same stream with the same values:
-                // what is open is never quietly narrowed or widened.
-                let fits = |before: &Caller, now: &Caller| {
-                    let bind = |caller: &Caller| {
-                        let found = desk.catalog.find(name.as_deref()?).ok()?;
-                        found.filter.bind(query, Some(caller.claims.document())).ok()
-                    };
-                    match (bind(before), bind(now)) {
-                        (Some(before), Some(now)) => before.values == now.values,
-                        _ => false,
-                    }
-                };
-                let right_ended: RightEnded<'_> = match &*right {
-                    Some(right) => Some(Box::pin(right.ended(fits))),
-                    None => None,
-                };
-                let serve = Serve {
+                let right_ended: RightEnded<'_> = right.as_ref().map(|right| {
+                    let name = subscription.filter().name.clone();
+                    let ended = right.ended(move |before: &Caller, now: &Caller| {
+                        fits(desk, &name, query, before, now)
+                    });
+                    Box::pin(ended) as _
+                });
+                let mut serve = Serve {
                     metrics: &desk.metrics,
                     drain: &desk.drain,
                     max_duration: desk.max_duration,
                     reopen: &reopen,
                     right_ended,
                 };
-                transport::serve_sse(sink, subscription, serve).await
+                transport::serve_sse(sink, subscription, &mut serve).await
             }
             Err(ended) => ended,
         };
@@ -414,6 +403,25 @@ impl Opened {
         }
         desk.metrics.streams_ended_total.with_label_values(&[ended.reason()]).inc();
         ended
+    }
+}
+
+/// Whether other claims are fine: as long as they open the same stream with the same values. What is
+/// open is never quietly narrowed or widened.
+fn fits(
+    desk: &Desk,
+    name: &str,
+    query: &[(String, String)],
+    before: &Caller,
+    now: &Caller,
+) -> bool {
+    let bind = |caller: &Caller| {
+        let found = desk.catalog.find(name).ok()?;
+        found.filter.bind(query, Some(caller.claims.document())).ok()
+    };
+    match (bind(before), bind(now)) {
+        (Some(before), Some(now)) => before.values == now.values,
+        _ => false,
     }
 }
 

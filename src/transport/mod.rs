@@ -7,12 +7,15 @@ pub mod problem;
 pub mod sse;
 
 use std::future::Future;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use tokio::sync::futures::Notified;
 
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -83,49 +86,87 @@ pub struct Serve<'a> {
 pub async fn serve_sse<S: Sink>(
     sink: &mut S,
     subscription: &mut Subscription,
-    mut serve: Serve<'_>,
+    serve: &mut Serve<'_>,
 ) -> Ended {
-    let draining = serve.drain.begun();
-    tokio::pin!(draining);
+    let mut ear = pin!(serve.drain.ear());
     let mut last_call = serve.last_call();
     loop {
-        let frame = tokio::select! {
-            biased;
-            // First: a stream that always has something to send must end all the same.
-            () = has_ended(&mut serve.right_ended) => {
-                let _ = send(sink, &[sse::end("unauthorized")]).await;
-                return Ended::Unauthorized;
-            }
-            () = &mut draining, if last_call.is_not_for_drain() => {
-                last_call = LastCall::at_turn(serve.drain);
-                continue;
-            }
-            ended = last_call.wait() => return ended,
-            frame = subscription.next() => frame,
-            () = sink.closed() => return Ended::ClientGone,
-        };
-        let Some(frame) = frame else {
-            match (serve.reopen)(subscription) {
-                Some(next) => {
-                    *subscription = next;
-                    continue;
-                }
-                None => {
-                    let _ = send(sink, &[sse::end("filter-changed")]).await;
-                    return Ended::FilterChanged;
+        // Each in a future of its own: two that never live at the same time share their room.
+        let next = wait(sink, subscription, serve, ear.as_mut(), &mut last_call).await;
+        match next {
+            Next::Frame(frame) => {
+                if let Err(ended) = deliver(sink, subscription, serve.metrics, frame).await {
+                    return ended;
                 }
             }
-        };
-        let (pieces, sent) = gather(subscription, frame);
-        if let Err(ended) = send(sink, &pieces).await {
-            return ended;
+            Next::Retired => match (serve.reopen)(subscription) {
+                Some(next) => *subscription = next,
+                None => return farewell(sink, "filter-changed", Ended::FilterChanged).await,
+            },
+            Next::Draining => last_call = LastCall::at_turn(serve.drain),
+            Next::Unauthorized => {
+                return farewell(sink, "unauthorized", Ended::Unauthorized).await;
+            }
+            Next::Ended(ended) => return ended,
         }
-        count(serve.metrics, subscription, &sent);
     }
 }
 
+/// What a stream waits for.
+enum Next {
+    Frame(Frame),
+    /// The filter is no longer the one in force.
+    Retired,
+    Draining,
+    Unauthorized,
+    Ended(Ended),
+}
+
+async fn wait<S: Sink>(
+    sink: &mut S,
+    subscription: &mut Subscription,
+    serve: &mut Serve<'_>,
+    ear: Pin<&mut Notified<'_>>,
+    last_call: &mut LastCall,
+) -> Next {
+    tokio::select! {
+        biased;
+        // First: a stream that always has something to send must end all the same.
+        () = has_ended(&mut serve.right_ended) => Next::Unauthorized,
+        () = serve.drain.begun_since(ear), if last_call.is_not_for_drain() => Next::Draining,
+        ended = last_call.wait() => Next::Ended(ended),
+        frame = subscription.next() => frame.map_or(Next::Retired, Next::Frame),
+        () = sink.closed() => Next::Ended(Ended::ClientGone),
+    }
+}
+
+async fn deliver<S: Sink>(
+    sink: &mut S,
+    subscription: &mut Subscription,
+    metrics: &Metrics,
+    frame: Frame,
+) -> Result<(), Ended> {
+    let (pieces, sent) = gather(subscription, frame);
+    send(sink, &pieces).await?;
+    count(metrics, subscription, &sent);
+    Ok(())
+}
+
+/// Tells the client why, if it still listens.
+async fn farewell<S: Sink>(sink: &mut S, reason: &str, ended: Ended) -> Ended {
+    let _ = send(sink, &[sse::end(reason)]).await;
+    ended
+}
+
 async fn send<S: Sink>(sink: &mut S, pieces: &[Bytes]) -> Result<(), Ended> {
-    match tokio::time::timeout(MAX_WRITE_STALL, sink.send(pieces)).await {
+    let mut sending = pin!(sink.send(pieces));
+    let at_once = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;
+    let sent = match at_once {
+        Poll::Ready(sent) => Ok(sent),
+        // Boxed, as few writes wait: there is no room for a timer in each idle stream.
+        Poll::Pending => Box::pin(tokio::time::timeout(MAX_WRITE_STALL, sending)).await,
+    };
+    match sent {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Ended::ClientGone),
         Err(_) => Err(Ended::Stalled),
