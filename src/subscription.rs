@@ -182,6 +182,10 @@ impl Subscription {
             // From here on a wake-up is kept, also one that comes before the await.
             woken.as_mut().enable();
             if self.collect() {
+                if self.ready.is_empty() {
+                    // A long way with nothing for this client must not hold up the others.
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             if self.route.is_retired() || self.feed.epoch() != self.epoch {

@@ -12,6 +12,11 @@ use sidestream_fuzz::proxy::app::answer::{Asked, Body, Verdict, inspect, lines};
 use sidestream_fuzz::proxy::app::body::Body as Passing;
 use sidestream_fuzz::proxy::lane::answer::{To, write};
 
+/// The fields that an answer may have, and those that we may add: `Date`, `Connection` and
+/// `Transfer-Encoding`.
+const MAX_FIELDS: usize = 256;
+const ADDED: usize = 3;
+
 /// What is written of a body that comes in these pieces, and what lies behind it.
 fn pass(mut body: Passing, pieces: &[&[u8]]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (mut written, mut behind) = (Vec::new(), Vec::new());
@@ -44,7 +49,7 @@ fuzz_target!(|input: &[u8]| {
     let Verdict::Head(head) = whole else { return };
     let (bytes, rest) = bytes.split_at(head.length);
 
-    let mut fields = [httparse::EMPTY_HEADER; 256];
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut fields);
     assert_eq!(parsed.parse(bytes), Ok(httparse::Status::Complete(head.length)));
     assert_eq!(parsed.code, Some(head.status));
@@ -57,6 +62,10 @@ fuzz_target!(|input: &[u8]| {
         .collect();
     assert_eq!(found, expected);
 
+    // With what we add, it may be more than a reader as strict as ours takes.
+    if found.len() + ADDED > MAX_FIELDS {
+        return;
+    }
     let mut out = BytesMut::new();
     let Ok(begun) = write(&head, bytes, to, &mut out) else { return };
     // What the client gets is a head that says the same.

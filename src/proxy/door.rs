@@ -31,8 +31,8 @@ use super::plain::{answer_plain, close, head_of};
 use super::reserved::{Answer, Desk, Opened, Plain};
 use super::side::{Request, Side};
 use crate::drain::Drain;
-use crate::transport::Sink;
 use crate::transport::problem::Problem;
+use crate::transport::{Ended, Sink};
 
 /// A request head must be complete this long after its first byte.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -66,6 +66,9 @@ impl Door {
     /// Serves one connection to its end.
     pub async fn serve(self, socket: Socket) {
         let peer = socket.peer();
+        // Nobody else notices clients that are gone without a word while they wait for the app.
+        socket.limit_unacknowledged();
+        socket.probe();
         if socket.is_h2() {
             return Box::pin(h2::serve(self.site, socket, BytesMut::new())).await;
         }
@@ -258,7 +261,6 @@ fn stream(
 ) -> impl Future<Output = ()> + Send {
     let is_chunked = minor > 0 && !is_head;
     let mut sink = SocketSink { socket, is_chunked };
-    sink.socket.limit_unacknowledged();
     let head = {
         let cors = opened.take_cors();
         let mut fields = Opened::headers().to_vec();
@@ -276,8 +278,11 @@ fn stream(
         }
         // As long as the stream lives, this task should hold little else than what it waits for.
         drop(head);
-        opened.serve(&mut sink).await;
-        Box::pin(sink.finish()).await;
+        // A write that was given up may have ended within an event: what came after it would be
+        // taken for a part of that.
+        if opened.serve(&mut sink).await != Ended::Stalled {
+            Box::pin(sink.finish()).await;
+        }
     }
 }
 

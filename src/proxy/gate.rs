@@ -244,6 +244,9 @@ fn check_target(
         return Err("the request target is neither a path nor a whole address");
     };
     let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
+    if !authority.bytes().all(is_host_byte) {
+        return Err("the Host is no host");
+    }
     match find(headers, "host").next() {
         Some(host) if !host.eq_ignore_ascii_case(authority.as_bytes()) => {
             Err("the request names one host in its target and another in Host")
@@ -411,6 +414,8 @@ mod tests {
             assert_eq!(status(head.as_bytes()), refused, "{fields:?}");
         }
         assert_eq!(status(b"GET / HTTP/1.0\r\n\r\n"), None);
+        assert_eq!(status(b"GET http://a/ HTTP/1.0\r\n\r\n"), None);
+        assert_eq!(status(b"GET http://a@b,c/ HTTP/1.0\r\n\r\n"), Some(400));
         assert_eq!(status(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Some(400));
         assert_eq!(status(b"GET / HTTP/1.1\nHost: a\n\n"), Some(400));
         assert_eq!(status(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Some(505));

@@ -102,24 +102,22 @@ impl App {
     }
 
     /// A connection that was used before, if there is one that is still good, or else a new one.
-    /// One for a request that is not idempotent is looked at more closely.
     ///
     /// # Errors
     /// There is none to be had.
-    pub async fn take(&self, is_idempotent: bool) -> Result<Connection, Unreachable> {
-        match self.take_idle(is_idempotent) {
+    pub async fn take(&self) -> Result<Connection, Unreachable> {
+        match self.take_idle() {
             Some(connection) => Ok(connection),
             None => self.connect().await,
         }
     }
 
     /// A connection that was used before, if there is one that is still good.
-    pub fn take_idle(&self, is_idempotent: bool) -> Option<Connection> {
+    pub fn take_idle(&self) -> Option<Connection> {
         loop {
             let (mut socket, since) = self.shared.idle.lock().connections.pop()?;
-            let is_good = since.elapsed() < APP_IDLE
-                && socket.is_quiet()
-                && (is_idempotent || socket.is_quiet_by_now());
+            let is_good =
+                since.elapsed() < APP_IDLE && socket.is_quiet() && socket.is_quiet_by_now();
             if is_good {
                 return Some(Connection::new(socket, true));
             }
@@ -185,7 +183,8 @@ impl App {
         {
             return Ok(resolved.addresses.clone());
         }
-        let found = tokio::net::lookup_host((host, port)).await;
+        let found = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, port))).await;
+        let found = found.map_err(|_| Unreachable::TimedOut)?;
         let addresses: Vec<_> = found.map_err(Unreachable::Unresolved)?.collect();
         let resolved = Resolved { addresses: addresses.clone(), at: Instant::now() };
         *self.shared.resolved.lock() = Some(resolved);

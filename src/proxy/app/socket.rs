@@ -36,8 +36,8 @@ impl Socket {
         Pin::new(self).poll_read(&mut cx, &mut buf).is_pending()
     }
 
-    /// As [`Socket::is_quiet`], asked of the kernel itself and not of what it last told; for
-    /// requests that must not be sent twice.
+    /// As [`Socket::is_quiet`], asked of the kernel itself and not of what it last told: what is
+    /// there by now would be taken for the next answer.
     pub fn is_quiet_by_now(&self) -> bool {
         let mut space = [std::mem::MaybeUninit::uninit(); 1];
         let peeked = match self {

@@ -135,7 +135,7 @@ impl Exchange {
     async fn run(&mut self, site: &Site, asked: Asked, is_idempotent: bool) -> Result<(), Failure> {
         // What was read of a body cannot be read again.
         let is_repeatable = is_idempotent && self.upload.framing == Framing::None;
-        let mut app = self.unless_gone(site.app.take(is_repeatable)).await?;
+        let mut app = self.unless_gone(site.app.take()).await?;
         loop {
             app.begin(asked);
             match poll_fn(|cx| self.poll(&mut app, cx)).await {
@@ -175,14 +175,16 @@ impl Exchange {
     }
 
     fn may_repeat(&self) -> bool {
-        matches!(self.answer, Answer::Awaited(_)) && !self.upload.has_taken
+        let has_body = self.upload.framing == Framing::None || self.upload.body.is_some();
+        matches!(self.answer, Answer::Awaited(_)) && !self.upload.has_taken && has_body
     }
 
     fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if self.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
-        if let Poll::Ready(Err(failure)) = self.upload.poll(app, cx) {
+        let is_awaited = matches!(self.answer, Answer::Awaited(_));
+        if let Poll::Ready(Err(failure)) = self.upload.poll(app, is_awaited, cx) {
             return Poll::Ready(Err(failure));
         }
         self.poll_answer(app, cx)
@@ -285,6 +287,8 @@ struct Upload {
     taken: usize,
     /// The app does not read any more. It may have answered before that.
     is_deaf: bool,
+    /// What was written is on its way.
+    is_flushed: bool,
     pause: Pause,
 }
 
@@ -302,30 +306,41 @@ impl Upload {
             out,
             taken: 0,
             is_deaf: false,
+            is_flushed: false,
             pause: Pause::default(),
         }
     }
 
     fn begin_again(&mut self) {
         self.out = BytesMut::from(&self.head[..]);
-        self.is_deaf = false;
+        (self.is_deaf, self.is_flushed) = (false, false);
     }
 
     fn is_whole(&self) -> bool {
-        self.is_ended && self.out.is_empty() && !self.is_deaf
+        self.is_ended && self.out.is_empty() && self.is_flushed && !self.is_deaf
     }
 
     /// Ready when all is written, or nobody takes it.
-    fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll(
+        &mut self,
+        app: &mut Connection,
+        is_awaited: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
         while !self.is_deaf && !self.is_whole() {
             self.fill(cx)?;
-            if self.out.is_empty() && !self.is_ended {
+            self.is_flushed &= self.out.is_empty();
+            if self.out.is_empty() && self.is_flushed && !self.is_ended {
+                // Who is answered already may have nothing more to say.
+                if !is_awaited {
+                    return Poll::Pending;
+                }
                 return self.pause.poll_too_long(cx).map(|()| Err(Failure::Late));
             }
             let written = app.poll_write(cx, &mut self.out);
             self.open_window();
             match written {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.is_flushed = true,
                 Poll::Ready(Err(_)) => {
                     // What it said counts; the client is told to stop once that has been passed on.
                     self.is_deaf = true;

@@ -47,7 +47,7 @@ fn check_target(request: &Parts) -> Result<(), &'static str> {
     if !is_known {
         return Err("the request's scheme is neither http nor https");
     }
-    let target = request.uri.path();
+    let target = request.uri.path_and_query().map_or("", |target| target.as_str());
     match target.starts_with('/') || (target == "*" && request.method == http::Method::OPTIONS) {
         true => Ok(()),
         false => Err("the request target is no path"),

@@ -86,8 +86,6 @@ fn settings() -> Builder {
 
 /// Serves one connection to its end; `read` is what was read of it before.
 pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut) {
-    // A client that is gone without a word is noticed when a stream's heartbeat is not acknowledged.
-    socket.limit_unacknowledged();
     let peer = socket.peer().map(|peer| peer.ip());
     let shaking = settings().handshake::<_, Bytes>(Prefixed { read, socket });
     // Boxed: done long before the connection is.

@@ -78,6 +78,8 @@ struct Down {
     buffer: BytesMut,
     stage: Stage,
     needs_flush: bool,
+    /// Of what is in the buffer, the client has the beginning.
+    is_cut: bool,
     status: u16,
     /// Some of the final answer is on its way to the client.
     is_out: bool,
@@ -124,6 +126,7 @@ impl<'a> Exchange<'a> {
             buffer: BytesMut::new(),
             stage: Stage::Head,
             needs_flush: false,
+            is_cut: false,
             status: 0,
             is_out: false,
             is_last: false,
@@ -143,6 +146,11 @@ impl<'a> Exchange<'a> {
     /// The status of the answer that the client got, or some of it; 0 for none.
     pub fn status(&self) -> u16 {
         if self.down.is_out { self.down.status } else { 0 }
+    }
+
+    /// Whether the client has a part of a head, so that nothing else can be said.
+    pub fn is_cut(&self) -> bool {
+        self.down.is_cut
     }
 
     pub fn is_last(&self) -> bool {
@@ -192,6 +200,10 @@ impl<'a> Exchange<'a> {
             self.up.room.make(&mut self.up.spare);
             let Poll::Ready(read) = pin!(self.client.socket.read_buf(&mut self.up.spare)).poll(cx)
             else {
+                // Who is answered already may have nothing more to say.
+                if self.down.stage != Stage::Head {
+                    return Poll::Pending;
+                }
                 return self.up.pause.poll_too_long(cx).map(|()| Stop::Late);
             };
             if !matches!(read, Ok(1..)) {
@@ -248,11 +260,14 @@ impl<'a> Exchange<'a> {
     }
 
     fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        let Down { buffer, stage, needs_flush, is_out, .. } = &mut self.down;
+        let Down { buffer, stage, needs_flush, is_out, is_cut, .. } = &mut self.down;
         let mut socket = Pin::new(&mut self.client.socket);
         while !buffer.is_empty() {
             match ready!(socket.as_mut().poll_write(cx, buffer)) {
-                Ok(written @ 1..) => buffer.advance(written),
+                Ok(written @ 1..) => {
+                    buffer.advance(written);
+                    *is_cut = !buffer.is_empty();
+                }
                 _ => return Poll::Ready(Err(Stop::Gone)),
             }
             *needs_flush = true;

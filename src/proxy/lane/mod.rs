@@ -108,7 +108,7 @@ impl Lane {
             first.extend_from_slice(&rest);
         }
         drop(bytes);
-        let app = match self.app.take(request.is_idempotent).await {
+        let app = match self.app.take().await {
             Ok(app) => app,
             Err(error) => return tell_unreachable(client, &head, &error).await,
         };
@@ -155,7 +155,7 @@ impl Lane {
 /// What is told about a request that did not get its answer.
 async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> Ended {
     let status = exchange.status();
-    if status == 0 {
+    if status == 0 && !exchange.is_cut() {
         return tell_stop(exchange.client, head, stop).await;
     }
     // Part of an answer is out: all that is left is to break it off.
