@@ -151,7 +151,9 @@ fn main() {
     let machine = machine();
     println!("\n{}", bench.report.markdown(&machine));
     if let Some(out) = out {
-        bench.report.write(&out, &date(), &machine);
+        // A run of some groups stands beside the last whole one, and does not replace it.
+        let name = [&["load".to_owned()], &groups[..]].concat().join("-");
+        bench.report.write(&out, &name, &date(), &machine);
     }
     let Bench { runtime, mongo, report, .. } = bench;
     runtime.block_on(mongo.client.clone().shutdown().into_future());

@@ -272,7 +272,7 @@ impl Report {
     }
 
     /// Writes both forms; the name begins with the date.
-    pub fn write(&self, dir: &Path, date: &str, machine: &str) {
+    pub fn write(&self, dir: &Path, name: &str, date: &str, machine: &str) {
         let json = json!({
             "date": date,
             "machine": machine,
@@ -280,7 +280,7 @@ impl Report {
             "absent": self.absent,
         });
         std::fs::create_dir_all(dir).expect("a directory");
-        let path = dir.join(format!("{date}-load.md"));
+        let path = dir.join(format!("{date}-{name}.md"));
         std::fs::write(&path, self.markdown(machine)).expect("a file");
         std::fs::write(path.with_extension("json"), format!("{json:#}\n")).expect("a file");
         println!("\nwritten to {}", path.display());
