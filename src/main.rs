@@ -14,6 +14,7 @@ use sidestream::upstream::connect::ProbeError;
 use sidestream::{Sidecar, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 // glibc keeps the memory of connections that are gone; jemalloc gives it back.
@@ -224,7 +225,8 @@ fn run(args: RunArgs) -> ExitCode {
             return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });
         }
     };
-    start_log(config.log);
+    // Writes out what is left when it is dropped.
+    let _log = start_log(config.log);
     limits::raise_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -290,15 +292,26 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn start_log(log: Log) {
+/// Lines that wait to be written, at most; the next ones are dropped.
+const LOG_LINES: usize = 8192;
+
+/// A thread of its own writes the lines: a log whose reader or disk stalls must not stall streams,
+/// nor the answers to probes.
+#[must_use]
+fn start_log(log: Log) -> WorkerGuard {
     // These tell of every frame, and of every client that leaves; what matters of that we say
     // ourselves.
     let quiet = "h2=info,pingora=error,pingora_core=error";
     let level = log.level.as_str();
     let filter = EnvFilter::new(format!("{level},{quiet}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match log.format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
     }
+    guard
 }
