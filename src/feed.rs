@@ -26,6 +26,11 @@ use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::journal::{Journal, Limits, Located};
 use crate::routes::{Route, RouteTable};
 
+/// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
+const SHARE: usize = 4;
+/// so much.
+const LEAST_HELD: usize = 1 << 20;
+
 /// What shares one change stream cursor: a database and an image mode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FeedKey {
@@ -143,7 +148,7 @@ impl Feed {
             keep,
             inner: Mutex::new(Inner {
                 journal: None,
-                routes: RouteTable::default(),
+                routes: RouteTable::new((limits.max_bytes / SHARE).max(LEAST_HELD)),
                 collections: Collections::These(BTreeSet::new()),
                 generation: 0,
             }),

@@ -17,7 +17,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -96,13 +96,34 @@ struct Past {
 #[derive(Debug, Clone)]
 struct Entry {
     number: u64,
-    /// Kept where there is room.
-    delivery: Option<Arc<Delivery>>,
+    delivery: Made,
+}
+
+/// What was made of an event for a route.
+#[derive(Debug, Clone, Default)]
+enum Made {
+    #[default]
+    Nothing,
+    /// There was room to keep it.
+    Kept(Arc<Delivery>),
+    /// Shared by those who send it, as long as one of them does: many clients that read slowly must
+    /// not have as many copies of a large event.
+    Lent(Weak<Delivery>),
+}
+
+impl Made {
+    fn get(&self) -> Option<Arc<Delivery>> {
+        match self {
+            Made::Nothing => None,
+            Made::Kept(delivery) => Some(delivery.clone()),
+            Made::Lent(delivery) => delivery.upgrade(),
+        }
+    }
 }
 
 /// What a client reads at once.
 struct Page {
-    entries: Vec<Entry>,
+    entries: Vec<(u64, Option<Arc<Delivery>>)>,
     next: u64,
 }
 
@@ -138,16 +159,16 @@ impl Feed {
         let events = self.events_of(&page);
         let mut found = Vec::with_capacity(page.entries.len());
         let (mut made, mut bytes, mut next) = (Vec::new(), 0, page.next);
-        for (entry, event) in page.entries.into_iter().zip(events) {
+        for ((number, delivery), event) in page.entries.into_iter().zip(events) {
             if bytes >= READ_BYTES {
-                next = entry.number;
+                next = number;
                 break;
             }
-            let delivery = match (entry.delivery, event) {
+            let delivery = match (delivery, event) {
                 (Some(delivery), _) => delivery,
                 (None, Some(event)) => {
                     // The same predicate found it wanted before.
-                    let Some(delivery) = route.deliver(entry.number, &event) else { continue };
+                    let Some(delivery) = route.deliver(number, &event) else { continue };
                     made.push(Arc::new(delivery));
                     made[made.len() - 1].clone()
                 }
@@ -170,13 +191,13 @@ impl Feed {
     /// The events of a page that nobody has made deliveries of; `None` for others, and for those
     /// that are gone.
     fn events_of(&self, page: &Page) -> Vec<Option<Arc<ChangeEvent>>> {
-        if page.entries.iter().all(|entry| entry.delivery.is_some()) {
+        if page.entries.iter().all(|(_, delivery)| delivery.is_some()) {
             return vec![None; page.entries.len()];
         }
         let inner = self.inner.lock();
-        let event = |entry: &Entry| match entry.delivery {
+        let event = |(number, delivery): &(u64, Option<_>)| match delivery {
             Some(_) => None,
-            None => inner.journal.as_ref()?.get(entry.number).cloned(),
+            None => inner.journal.as_ref()?.get(*number).cloned(),
         };
         page.entries.iter().map(event).collect()
     }
@@ -196,9 +217,10 @@ impl LookBack {
             return None;
         }
         let at = past.entries.partition_point(|entry| entry.number < cursor);
-        let entries: Vec<Entry> = past.entries[at..].iter().take(max).cloned().collect();
+        let entries = past.entries[at..].iter().take(max);
+        let entries: Vec<_> = entries.map(|entry| (entry.number, entry.delivery.get())).collect();
         let next = match entries.last() {
-            Some(last) if at + entries.len() < past.entries.len() => last.number + 1,
+            Some((last, _)) if at + entries.len() < past.entries.len() => last + 1,
             _ => past.to,
         };
         Some(Page { entries, next })
@@ -223,18 +245,19 @@ impl LookBack {
         let Desk { pasts, used, .. } = &mut *desk;
         let Some(past) = pasts.get_mut(&route) else { return };
         for delivery in made {
-            let size = size_of_kept(delivery);
-            // The other half is for numbers, without which nobody gets further.
-            if *used + size > self.budget / 2 {
-                return;
-            }
             let found = past.entries.binary_search_by_key(&delivery.number, |entry| entry.number);
             let Ok(place) = found else { continue };
             let entry = &mut past.entries[place];
-            if entry.delivery.is_none() {
-                entry.delivery = Some(delivery.clone());
-                past.bytes += size;
-                *used += size;
+            if matches!(entry.delivery, Made::Kept(_)) {
+                continue;
+            }
+            // The other half is for numbers, without which nobody gets further.
+            if *used + delivery.size() <= self.budget / 2 {
+                entry.delivery = Made::Kept(delivery.clone());
+                past.bytes += delivery.size();
+                *used += delivery.size();
+            } else if delivery.json.len() >= READ_BYTES {
+                entry.delivery = Made::Lent(Arc::downgrade(delivery));
             }
         }
     }
@@ -351,15 +374,13 @@ impl Search {
         };
         let mut entries = entries;
         entries.shrink_to_fit();
-        let kept = entries.iter().filter_map(|entry| entry.delivery.as_deref());
-        let bytes = entries.len() * size_of::<Entry>() + kept.map(size_of_kept).sum::<usize>();
+        let kept = entries.iter().filter_map(|entry| match &entry.delivery {
+            Made::Kept(delivery) => Some(delivery.size()),
+            Made::Nothing | Made::Lent(_) => None,
+        });
+        let bytes = entries.len() * size_of::<Entry>() + kept.sum::<usize>();
         Past { from, to, entries, bytes, since: Instant::now() }
     }
-}
-
-/// With its encoding for a transport.
-fn size_of_kept(delivery: &Delivery) -> usize {
-    size_of::<Delivery>() + 2 * delivery.json.len()
 }
 
 /// Goes over the journal as long as somebody asks. At most one for a feed.
@@ -445,7 +466,7 @@ impl Pass {
         for id in candidates.iter() {
             let Some(search) = self.searches.get_mut(id) else { continue };
             if search.wants(number) && search.route.wants(event) {
-                search.found.push(Entry { number, delivery: None });
+                search.found.push(Entry { number, delivery: Made::Nothing });
                 self.bytes += size_of::<Entry>();
             }
         }

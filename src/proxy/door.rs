@@ -40,6 +40,9 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a refused client may take to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// What is sent in one piece is copied together up to this size; a large event is shared by those
+/// who send it.
+const MAX_COPY: usize = 128 * 1024;
 
 /// Serves connections of the public port. Cheap to clone.
 #[derive(Clone)]
@@ -293,6 +296,20 @@ struct SocketSink {
 }
 
 impl SocketSink {
+    /// A chunk of pieces that stay where they are.
+    async fn send_large(&mut self, length: usize, pieces: &[Bytes]) -> io::Result<()> {
+        if self.is_chunked {
+            self.socket.write_all(format!("{length:x}\r\n").as_bytes()).await?;
+        }
+        for piece in pieces {
+            self.socket.write_all(piece).await?;
+        }
+        if self.is_chunked {
+            self.socket.write_all(b"\r\n").await?;
+        }
+        self.socket.flush().await
+    }
+
     async fn finish(&mut self) {
         let end = async {
             if self.is_chunked {
@@ -308,6 +325,9 @@ impl SocketSink {
 impl Sink for SocketSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let length: usize = pieces.iter().map(Bytes::len).sum();
+        if length > MAX_COPY {
+            return Box::pin(self.send_large(length, pieces)).await;
+        }
         let mut chunk = Vec::with_capacity(length + 16);
         if self.is_chunked {
             chunk.extend_from_slice(format!("{length:x}\r\n").as_bytes());

@@ -1,4 +1,5 @@
-//! What one event becomes for the clients of one route: encoded once, shared by all of them.
+//! What one event becomes for the clients of a filter: encoded once, shared by all of them who see
+//! it the same way, whatever their values.
 
 use std::sync::OnceLock;
 
@@ -11,7 +12,7 @@ use crate::filter::Filter;
 use crate::matcher::projection::Projection;
 
 /// How an event moves a client's view, where before-images let us know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum View {
     Enter,
     Stay,
@@ -59,7 +60,7 @@ pub enum Kind {
     Reset(ResetReason),
 }
 
-/// One event for one route.
+/// One event for the clients of a route, or of several.
 #[derive(Debug)]
 pub struct Delivery {
     /// The journal's number of the event; zero for one that a replay read.
@@ -117,6 +118,11 @@ impl Delivery {
             Kind::Event(operation) => operation.name(),
             Kind::Reset(_) => "reset",
         }
+    }
+
+    /// What it takes, with its encoding for a transport, in bytes.
+    pub fn size(&self) -> usize {
+        size_of::<Delivery>() + 2 * self.json.len()
     }
 
     /// The encoding for Server-Sent Events, made once by `encode`.

@@ -100,12 +100,17 @@ impl Route {
         self.wake.notify_waiters();
     }
 
-    /// What the event is for this route's clients; `None` when they do not see it.
+    /// What the event is for this route's clients, encoded; `None` when they do not see it.
     pub fn deliver(&self, number: u64, event: &ChangeEvent) -> Option<Delivery> {
-        Some(match self.judge(event)? {
+        Some(self.encode(number, event, self.judge(event)?))
+    }
+
+    /// The same for all routes of a filter that come to the same verdict.
+    pub(super) fn encode(&self, number: u64, event: &ChangeEvent, verdict: Verdict) -> Delivery {
+        match verdict {
             Verdict::Reset(reason) => Delivery::reset(number, event, reason),
-            Verdict::Event(Matched { view }) => Delivery::event(number, event, &self.filter, view),
-        })
+            Verdict::Event(view) => Delivery::event(number, event, &self.filter, view),
+        }
     }
 
     /// Whether there is a delivery of the event for this route's clients.
@@ -113,7 +118,8 @@ impl Route {
         self.judge(event).is_some()
     }
 
-    fn judge(&self, event: &ChangeEvent) -> Option<Verdict> {
+    /// What the event is for this route's clients; `None` when they do not see it.
+    pub(super) fn judge(&self, event: &ChangeEvent) -> Option<Verdict> {
         let operation = event.operation();
         if self.is_invalidated_by(event) {
             return Some(Verdict::Reset(ResetReason::Invalidated));
@@ -167,17 +173,17 @@ impl Route {
 
     /// A delete carries only its key: without a before-image it is matched on what that tells, and
     /// not sent when that does not decide, so that no one learns of a document never theirs.
-    fn matches_delete(&self, event: &ChangeEvent) -> Option<Matched> {
+    fn matches_delete(&self, event: &ChangeEvent) -> Option<Option<View>> {
         if let Some(before) = event.full_document_before_change() {
             let is_leave = self.predicate.matches(before);
-            return is_leave.then_some(Matched { view: Some(View::Leave) });
+            return is_leave.then_some(Some(View::Leave));
         }
         let view = self.wants_view().then_some(View::Leave);
         let is_decided = self.predicate.matches_key(event.document_key()?) == Some(true);
-        is_decided.then_some(Matched { view })
+        is_decided.then_some(view)
     }
 
-    fn matches_change(&self, event: &ChangeEvent) -> Option<Matched> {
+    fn matches_change(&self, event: &ChangeEvent) -> Option<Option<View>> {
         let after = match event.full_document() {
             Some(document) => self.predicate.matches(document),
             // No document: an update without a look-up, or one deleted before the look-up. Unless
@@ -185,7 +191,7 @@ impl Route {
             None => self.predicate.matches_key(event.document_key()?)?,
         };
         if !self.wants_view() {
-            return after.then_some(Matched { view: None });
+            return after.then_some(None);
         }
         let before = match (event.operation(), event.full_document_before_change()) {
             (OperationType::Insert, _) => Some(false),
@@ -194,10 +200,10 @@ impl Route {
             (_, None) => None,
         };
         match (before, after) {
-            (Some(false), true) => Some(Matched { view: Some(View::Enter) }),
-            (Some(true), true) => Some(Matched { view: Some(View::Stay) }),
-            (Some(true), false) => Some(Matched { view: Some(View::Leave) }),
-            (None, true) => Some(Matched { view: None }),
+            (Some(false), true) => Some(Some(View::Enter)),
+            (Some(true), true) => Some(Some(View::Stay)),
+            (Some(true), false) => Some(Some(View::Leave)),
+            (None, true) => Some(None),
             (Some(false) | None, false) => None,
         }
     }
@@ -288,12 +294,10 @@ impl Route {
     }
 }
 
-/// What an event is for a route.
-enum Verdict {
-    Event(Matched),
+/// What an event is for a route's clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Verdict {
+    /// How it moves their view, where that is known.
+    Event(Option<View>),
     Reset(ResetReason),
-}
-
-struct Matched {
-    view: Option<View>,
 }

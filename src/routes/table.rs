@@ -1,12 +1,13 @@
 //! All routes of one upstream, and which of them an event concerns.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::delivery::Delivery;
 use super::finder::Finder;
-use super::route::Route;
+use super::route::{Route, Verdict};
 use crate::event::ChangeEvent;
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::matcher::Predicate;
@@ -44,18 +45,40 @@ impl Hash for Key {
 }
 
 /// Only touched under the feed's lock.
-#[derive(Default)]
 pub struct RouteTable {
     by_key: HashMap<Arc<Key>, RouteId>,
     finder: Finder,
     next: RouteId,
     /// Routes that hold deliveries: what trimming has to look at, out of perhaps a million.
     holding: HashSet<RouteId>,
+    /// The events whose deliveries may still be held, and what those of each take; some of them
+    /// may be gone already.
+    held: VecDeque<(u64, usize)>,
+    held_bytes: usize,
+    /// What the deliveries that all routes hold may take.
+    max_bytes: usize,
     /// Kept for its memory.
     candidates: Vec<RouteId>,
+    /// The deliveries of one event, by the address of the filter; empty in between.
+    made: HashMap<(usize, Verdict), Arc<Delivery>>,
 }
 
 impl RouteTable {
+    /// Routes that together hold deliveries of so many bytes, or those of a single larger event.
+    pub fn new(max_bytes: usize) -> RouteTable {
+        RouteTable {
+            by_key: HashMap::new(),
+            finder: Finder::default(),
+            next: 0,
+            holding: HashSet::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            max_bytes,
+            candidates: Vec::new(),
+            made: HashMap::new(),
+        }
+    }
+
     /// The route of a filter with these values, made if it is new; the caller is counted.
     pub fn join(
         &mut self,
@@ -127,23 +150,60 @@ impl RouteTable {
     pub fn offer(&mut self, number: u64, event: &ChangeEvent) {
         let mut candidates = std::mem::take(&mut self.candidates);
         self.finder.candidates(event, &mut candidates);
+        let mut bytes = 0;
         for id in &candidates {
             let Some(route) = self.finder.get(*id) else { continue };
-            if let Some(delivery) = route.deliver(number, event) {
-                route.push(Arc::new(delivery));
-                self.holding.insert(*id);
-            }
+            let Some(verdict) = route.judge(event) else { continue };
+            let key = (Arc::as_ptr(route.filter()).addr(), verdict);
+            let delivery = self.made.entry(key).or_insert_with(|| {
+                let delivery = route.encode(number, event, verdict);
+                bytes += delivery.size();
+                Arc::new(delivery)
+            });
+            route.push(delivery.clone());
+            self.holding.insert(*id);
         }
+        self.made.clear();
         self.candidates = candidates;
+        self.hold(number, bytes);
+    }
+
+    /// Counts what an event's deliveries take, and lets go of the oldest ones when that is too much.
+    fn hold(&mut self, number: u64, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.held.push_back((number, bytes));
+        self.held_bytes += bytes;
+        if self.held_bytes > self.max_bytes {
+            // A quarter at once, so that this is not done for each event.
+            let first = self.first_within(self.max_bytes / 4 * 3);
+            self.trim(first);
+        }
+    }
+
+    /// The event from which on the deliveries take at most so much: the newest one at the latest.
+    fn first_within(&self, bytes: usize) -> u64 {
+        let newest = self.held.back().map_or(0, |(number, _)| *number);
+        let within = self.held.iter().rev().scan(0, |sum, (number, size)| {
+            *sum += size;
+            (*sum <= bytes).then_some(*number)
+        });
+        within.last().unwrap_or(newest)
     }
 
     /// Lets go of deliveries of events before this one.
     pub fn trim(&mut self, first: u64) {
+        while let Some((_, bytes)) = self.held.pop_front_if(|(number, _)| *number < first) {
+            self.held_bytes -= bytes;
+        }
         let finder = &self.finder;
         self.holding.retain(|id| finder.get(*id).is_some_and(|route| route.trim(first)));
     }
 
-    pub fn restart_at(&self, number: u64) {
+    pub fn restart_at(&mut self, number: u64) {
+        self.held.clear();
+        self.held_bytes = 0;
         for route in self.finder.routes() {
             route.restart_at(number);
         }
@@ -177,5 +237,87 @@ impl RouteTable {
 impl std::fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RouteTable").field("routes", &self.finder.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bson::rawdoc;
+
+    use super::super::route::Read;
+    use super::*;
+
+    const KEEP: usize = 100;
+
+    fn filter(rest: &str) -> Arc<Filter> {
+        let text = format!(
+            "collection: shop.orders\naccess: public\nmatch: {{ size: {{ $gte: {{ $param: size }} }} }}\n\
+             params: {{ size: {{ type: int }} }}\n{rest}"
+        );
+        Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), &text).unwrap())
+    }
+
+    fn join(table: &mut RouteTable, filter: &Arc<Filter>, size: i32) -> Arc<Route> {
+        let bound = filter.bind(&[("size".to_string(), size.to_string())], None).unwrap();
+        table.join(filter, bound, 0, KEEP)
+    }
+
+    fn event(number: u64, pad: usize) -> ChangeEvent {
+        let raw = rawdoc! {
+            "_id": { "_data": format!("82{:08X}000000012B022C0100296E04", number + 10) },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1, "size": 10, "pad": "x".repeat(pad) },
+        };
+        ChangeEvent::parse(raw).unwrap()
+    }
+
+    fn read(route: &Route, mut cursor: u64) -> Vec<Arc<Delivery>> {
+        match route.read(&mut cursor, KEEP) {
+            Read::Deliveries(found) => found,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn routes_of_a_filter_share_what_they_send() {
+        let (whole, part) = (filter(""), filter("project: { _id: 1 }\n"));
+        let mut table = RouteTable::new(1 << 20);
+        let [first, second, too_large] = [1, 2, 11].map(|size| join(&mut table, &whole, size));
+        let other = join(&mut table, &part, 1);
+        table.offer(0, &event(0, 100));
+        let [first, second, other] = [&first, &second, &other].map(|route| read(route, 0));
+        assert!(Arc::ptr_eq(&first[0], &second[0]));
+        assert!(first[0].json.len() > other[0].json.len());
+        assert!(matches!(too_large.read(&mut 0, KEEP), Read::UpToDate));
+        assert_eq!(table.held_bytes, first[0].size() + other[0].size());
+    }
+
+    #[test]
+    fn what_routes_hold_is_bounded_by_its_size() {
+        let filter = filter("");
+        let mut table = RouteTable::new(100_000);
+        let (busy, other) = (join(&mut table, &filter, 1), join(&mut table, &filter, 2));
+        for number in 0..KEEP as u64 {
+            table.offer(number, &event(number, 2_000));
+            let held: usize = table.held.iter().map(|(_, bytes)| bytes).sum();
+            assert!(held == table.held_bytes && held <= 100_000);
+        }
+        let first = table.held.front().unwrap().0;
+        assert!((60..90).contains(&first), "{first}");
+        for route in [&busy, &other] {
+            assert!(matches!(route.read(&mut (first - 1), KEEP), Read::Behind));
+            assert_eq!(read(route, first)[0].number, first);
+        }
+        // A single larger one stays until there is another.
+        table.offer(100, &event(100, 200_000));
+        assert_eq!(read(&busy, 100).len(), 1);
+        assert!(matches!(busy.read(&mut 99, KEEP), Read::Behind));
+        table.offer(101, &event(101, 10));
+        assert_eq!(read(&busy, 101).len(), 1);
+        assert!(table.held_bytes < 100_000);
     }
 }

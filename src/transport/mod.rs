@@ -24,12 +24,16 @@ use crate::subscription::{Frame, Subscription};
 
 /// A client that takes nothing for this long is let go; it comes back with its last id.
 pub const MAX_WRITE_STALL: Duration = Duration::from_secs(120);
-/// What goes into one write at most, in bytes, short of a single larger event.
+/// How many bytes go together, at most; a larger event goes alone.
 const MAX_WRITE: usize = 64 * 1024;
+/// A larger event goes in pieces of so many bytes, for each of which a client has
+/// [`MAX_WRITE_STALL`]: what it gets over a slow line in several minutes is not lost to it.
+const PIECE: usize = 256 * 1024;
 
 /// Where a stream's bytes go.
 pub trait Sink: Send {
-    /// Sends the pieces in order, as one chunk, and flushes.
+    /// Sends the pieces in order and flushes. They are a few tens of kilobytes, or one large piece,
+    /// which a sink does not copy: many clients may be in the middle of the same one.
     fn send(&mut self, pieces: &[Bytes]) -> impl Future<Output = io::Result<()>> + Send;
     /// Resolves when the client has gone. May be dropped and called again.
     fn closed(&mut self) -> impl Future<Output = ()> + Send;
@@ -146,8 +150,13 @@ async fn deliver<S: Sink>(
     metrics: &Metrics,
     frame: Frame,
 ) -> Result<(), Ended> {
-    let (pieces, sent) = gather(subscription, frame);
-    send(sink, &pieces).await?;
+    let (pieces, large, sent) = gather(subscription, frame);
+    if !pieces.is_empty() {
+        send(sink, &pieces).await?;
+    }
+    if let Some(large) = large {
+        Box::pin(send_large(sink, large)).await?;
+    }
     count(metrics, subscription, &sent);
     Ok(())
 }
@@ -156,6 +165,14 @@ async fn deliver<S: Sink>(
 async fn farewell<S: Sink>(sink: &mut S, reason: &str, ended: Ended) -> Ended {
     let _ = send(sink, &[sse::end(reason)]).await;
     ended
+}
+
+async fn send_large<S: Sink>(sink: &mut S, mut rest: Bytes) -> Result<(), Ended> {
+    while !rest.is_empty() {
+        let piece = rest.split_to(PIECE.min(rest.len()));
+        send(sink, &[piece]).await?;
+    }
+    Ok(())
 }
 
 async fn send<S: Sink>(sink: &mut S, pieces: &[Bytes]) -> Result<(), Ended> {
@@ -218,21 +235,28 @@ async fn has_ended(right: &mut RightEnded<'_>) {
     }
 }
 
-/// Everything that is ready goes into one write.
-fn gather(subscription: &mut Subscription, first: Frame) -> (Vec<Bytes>, Vec<Arc<Delivery>>) {
-    let (mut pieces, mut sent) = (Vec::new(), Vec::new());
+/// What is to be sent next: small pieces that go into one write, then perhaps a large one; and the
+/// deliveries among them.
+type Gathered = (Vec<Bytes>, Option<Bytes>, Vec<Arc<Delivery>>);
+
+/// Takes everything that is ready, as much as goes together.
+fn gather(subscription: &mut Subscription, first: Frame) -> Gathered {
+    let (mut pieces, mut large, mut sent) = (Vec::new(), None, Vec::new());
     let mut size = 0;
     let mut next = Some(first);
     while let Some(frame) = next {
         let piece = sse::encode(&frame);
         size += piece.len();
-        pieces.push(piece);
+        match piece.len() > MAX_WRITE {
+            true => large = Some(piece),
+            false => pieces.push(piece),
+        }
         if let Frame::Delivery(delivery) = frame {
             sent.push(delivery);
         }
         next = if size < MAX_WRITE { subscription.next_ready() } else { None };
     }
-    (pieces, sent)
+    (pieces, large, sent)
 }
 
 fn count(metrics: &Metrics, subscription: &Subscription, sent: &[Arc<Delivery>]) {
@@ -249,5 +273,47 @@ fn count(metrics: &Metrics, subscription: &Subscription, sent: &[Arc<Delivery>])
     }
     if count > 0 {
         subscription.count_sent(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so long for each piece.
+    struct Slow {
+        pause: Duration,
+        taken: Vec<u8>,
+        sizes: Vec<usize>,
+    }
+
+    impl Sink for Slow {
+        async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+            tokio::time::sleep(self.pause).await;
+            self.sizes.push(pieces.iter().map(Bytes::len).sum());
+            pieces.iter().for_each(|piece| self.taken.extend_from_slice(piece));
+            Ok(())
+        }
+
+        async fn closed(&mut self) {
+            std::future::pending().await
+        }
+    }
+
+    async fn sent(pause: Duration, event: &Bytes) -> (Result<(), Ended>, Slow) {
+        let mut sink = Slow { pause, taken: Vec::new(), sizes: Vec::new() };
+        let sent = send_large(&mut sink, event.clone()).await;
+        (sent, sink)
+    }
+
+    // Otherwise it would be cut in its middle, and again each time that the client comes back.
+    #[tokio::test(start_paused = true)]
+    async fn a_large_event_may_take_longer_than_a_stall() {
+        let event: Bytes = (0..3 * PIECE + 1).map(|at| (at % 251) as u8).collect();
+        let (result, sink) = sent(MAX_WRITE_STALL - Duration::from_secs(1), &event).await;
+        assert_eq!((result, sink.taken == *event), (Ok(()), true));
+        assert_eq!(sink.sizes, [PIECE, PIECE, PIECE, 1]);
+        let (result, sink) = sent(MAX_WRITE_STALL + Duration::from_secs(1), &event).await;
+        assert_eq!((result, sink.taken.len()), (Err(Ended::Stalled), 0));
     }
 }

@@ -27,10 +27,10 @@ const CLIENT: u64 = 256 * 1024;
 
 /// What a sidecar with these settings may take beyond what it took when it began.
 pub fn allowed(journal_bytes: u64, clients: u64) -> u64 {
-    // As the documentation says: an eighth for looks back, but a mebibyte at least; a quarter for
-    // the ring of a replay.
-    let with_look_back = |bytes: u64| bytes + (bytes / 8).max(MIB);
-    let feed = with_look_back(journal_bytes) + PASSES * with_look_back(journal_bytes / 4);
+    // As the documentation says: a quarter for deliveries and an eighth for looks back, but a
+    // mebibyte at least; a quarter for the ring of a replay.
+    let with_readers = |bytes: u64| bytes + (bytes / 4).max(MIB) + (bytes / 8).max(MIB);
+    let feed = with_readers(journal_bytes) + PASSES * with_readers(journal_bytes / 4);
     FEEDS * feed + clients * CLIENT + SLACK
 }
 

@@ -6,7 +6,8 @@ use mongodb::Client;
 use mongodb::bson::{Document, doc};
 
 use super::{collection, expect, filter, insert};
-use crate::support::sidecar::{self, Filters};
+use crate::support::process::memory_of;
+use crate::support::sidecar::{self, Filters, Program};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
@@ -113,4 +114,41 @@ async fn collections_that_are_added_while_others_are_busy() {
     expect(&mut stream, next..400).await;
     writer.await.unwrap();
     sidecar.finish().await;
+}
+
+// Each of them has a value of its own, and is in the middle of the same event.
+#[tokio::test]
+async fn clients_that_are_slow_to_read_a_large_event_share_it() {
+    const CLIENTS: usize = 60;
+    const SIZE: usize = 4 << 20;
+    let database = unique("large");
+    let text = format!(
+        "collection: {database}.orders\naccess: public\nmatch: {{ _id: {{ $gte: {{ $param: from }} }} }}\n\
+         params:\n  from: {{ type: int }}\n"
+    );
+    let filters = Filters::new(&[("orders", &text)]);
+    let (dir, uri) = (filters.path().display().to_string(), mongo::uri());
+    let program = Program::start_ready(&["--filters", &dir, "--mongodb", &uri], &[]).await;
+    let mut streams = Vec::new();
+    for number in 0..CLIENTS {
+        let target = format!("/_events/orders?from=-{number}");
+        let mut stream = Stream::open(program.listen, &target).await;
+        stream.settled().await;
+        streams.push(stream);
+    }
+    let memory = || memory_of(program.id()).unwrap();
+    let before = memory().resident;
+    let client = Client::with_uri_str(&uri).await.unwrap();
+    let pad = "x".repeat(SIZE);
+    let orders = collection(&client, &database, "orders");
+    orders.insert_one(doc! { "_id": 1_i64, "pad": &pad }).await.unwrap();
+    // All of them are sent it by then.
+    insert(&orders, 2..3).await;
+    for stream in &mut streams {
+        let event = stream.event().await;
+        assert_eq!(event.json()["fullDocument"]["pad"].as_str().map(str::len), Some(SIZE));
+        expect(stream, 2..3).await;
+    }
+    let growth = memory().most.saturating_sub(before);
+    assert!(growth < 16 * SIZE as u64, "memory grew by {growth} bytes");
 }
