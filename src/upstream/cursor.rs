@@ -21,6 +21,10 @@ use crate::filter::{FullDocument, FullDocumentBeforeChange};
 /// How long the server waits for something new before it answers with its position alone.
 const MAX_AWAIT: Duration = Duration::from_millis(500);
 
+/// How many events the server sends at once, at most. Without it, it fills 16 MB, which the driver
+/// has in memory twice while it takes them apart.
+const BATCH: u32 = 1000;
+
 /// How long an event may be looked for.
 const SEARCH: Duration = Duration::from_secs(30);
 
@@ -219,7 +223,7 @@ fn options(key: &FeedKey, start: &Start, pace: Pace) -> Result<ChangeStreamOptio
         Start::After(position) => options.start_after = Some(token(position)?),
     }
     match pace {
-        Pace::Batches => {}
+        Pace::Batches => options.batch_size = Some(BATCH),
         Pace::OneByOne => options.batch_size = Some(1),
         Pace::WithoutDocuments => return Ok(options),
     }
