@@ -24,7 +24,7 @@ use lookback::LookBack;
 use crate::event::{ChangeEvent, Position};
 use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::journal::{Journal, Limits, Located};
-use crate::routes::{Route, RouteTable};
+use crate::routes::{Route, RouteTable, Shelf};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
 const SHARE: usize = 4;
@@ -122,6 +122,8 @@ pub struct Feed {
     keep: usize,
     inner: Mutex<Inner>,
     lookback: LookBack,
+    /// What was made of large events for those who lag behind.
+    shelf: Shelf,
     /// Rises when the history breaks: every subscription has to be told.
     epoch: AtomicU64,
     /// Whether events of one cluster time can come from several servers.
@@ -153,6 +155,7 @@ impl Feed {
                 generation: 0,
             }),
             lookback: LookBack::new(limits.max_bytes),
+            shelf: Shelf::default(),
             relisted: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             is_sharded: AtomicBool::new(false),
@@ -264,7 +267,8 @@ impl Feed {
     }
 
     /// Appends the next event and wakes the clients that want it. Says whether it was taken: not
-    /// before [`Feed::opened_at`], and not from a cursor with an old list.
+    /// before [`Feed::opened_at`], and not from a cursor with an old list. One that was read before
+    /// is taken and changes nothing, whatever a cursor does: history never goes back.
     #[must_use]
     pub fn append(&self, generation: u64, event: ChangeEvent) -> bool {
         let event = Arc::new(event);
@@ -276,8 +280,10 @@ impl Feed {
         let Some(journal) = journal else {
             return false;
         };
-        let number = journal.push(event.clone());
-        routes.offer(number, &event);
+        if event.token() > journal.head() {
+            let number = journal.push(event.clone());
+            routes.offer(number, &event);
+        }
         true
     }
 
@@ -373,22 +379,22 @@ impl Feed {
         Some(events.take(max).map(|(number, event)| (number, event.clone())).collect())
     }
 
-    /// A position past everything that a cursor on this route has to know, that names no
-    /// document; `None` while something is still to be sent.
-    pub fn position_without_document(&self, route: &Route, cursor: u64) -> Option<Position> {
+    /// A position past everything that a cursor on this route has to know, that names no document,
+    /// and the number from which on it has to look; `None` while something is still to be sent.
+    pub fn position_without_document(&self, route: &Route, cursor: u64) -> Option<(Position, u64)> {
         let inner = self.inner.lock();
         let journal = inner.journal.as_ref()?;
         if !route.is_up_to_date(cursor) {
             return None;
         }
-        let head = journal.head();
+        let (head, end) = (journal.head(), journal.end());
         if !head.names_document() {
-            return Some(head.clone());
+            return Some((head.clone(), end));
         }
         // With several shards, another one may still have an event of the same time that sorts
         // before this one: only what lies before that time is certain.
         let past = if self.is_sharded.load(Ordering::Relaxed) { None } else { head.past_event() };
-        Some(past.unwrap_or_else(|| Position::before(head.time())))
+        Some((past.unwrap_or_else(|| Position::before(head.time())), end))
     }
 
     /// How far behind the wall clock the newest position is, in seconds. An idle deployment writes
@@ -474,14 +480,20 @@ mod tests {
 
         assert!(feed.append(generation, operation(2)));
         assert!(feed.advance(generation, operation(2).token().clone()));
-        let told = feed.position_without_document(&route, 1).unwrap();
+        let (told, next) = feed.position_without_document(&route, 1).unwrap();
+        assert_eq!(next, 1);
         assert!(!told.names_document());
         assert!(*operation(2).token() < told && told < *operation(4).token());
         assert!(feed.append(generation, operation(4)));
         assert_eq!(feed.locate(&told), Some(Located::At(1)));
+        // Read once more, they change nothing.
+        for again in [2, 3, 4] {
+            assert!(feed.append(generation, operation(again)));
+            assert_eq!(feed.now(), Some((operation(4).token().clone(), 2)));
+        }
 
         feed.set_sharded(true);
-        let told = feed.position_without_document(&route, 2).unwrap();
+        let (told, _) = feed.position_without_document(&route, 2).unwrap();
         assert_eq!(told, Position::before(Timestamp { time: 0x66F3_AAAA, increment: 1 }));
     }
 }

@@ -17,7 +17,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -96,29 +96,8 @@ struct Past {
 #[derive(Debug, Clone)]
 struct Entry {
     number: u64,
-    delivery: Made,
-}
-
-/// What was made of an event for a route.
-#[derive(Debug, Clone, Default)]
-enum Made {
-    #[default]
-    Nothing,
-    /// There was room to keep it.
-    Kept(Arc<Delivery>),
-    /// Shared by those who send it, as long as one of them does: many clients that read slowly must
-    /// not have as many copies of a large event.
-    Lent(Weak<Delivery>),
-}
-
-impl Made {
-    fn get(&self) -> Option<Arc<Delivery>> {
-        match self {
-            Made::Nothing => None,
-            Made::Kept(delivery) => Some(delivery.clone()),
-            Made::Lent(delivery) => delivery.upgrade(),
-        }
-    }
+    /// Kept where there is room.
+    delivery: Option<Arc<Delivery>>,
 }
 
 /// What a client reads at once.
@@ -168,9 +147,10 @@ impl Feed {
                 (Some(delivery), _) => delivery,
                 (None, Some(event)) => {
                     // The same predicate found it wanted before.
-                    let Some(delivery) = route.deliver(number, &event) else { continue };
-                    made.push(Arc::new(delivery));
-                    made[made.len() - 1].clone()
+                    let made_of = self.shelf.deliver(route, number, &event);
+                    let Some(delivery) = made_of else { continue };
+                    made.push(delivery.clone());
+                    delivery
                 }
                 (None, None) => return Back::Gone,
             };
@@ -218,7 +198,7 @@ impl LookBack {
         }
         let at = past.entries.partition_point(|entry| entry.number < cursor);
         let entries = past.entries[at..].iter().take(max);
-        let entries: Vec<_> = entries.map(|entry| (entry.number, entry.delivery.get())).collect();
+        let entries: Vec<_> = entries.map(|entry| (entry.number, entry.delivery.clone())).collect();
         let next = match entries.last() {
             Some((last, _)) if at + entries.len() < past.entries.len() => last + 1,
             _ => past.to,
@@ -248,16 +228,11 @@ impl LookBack {
             let found = past.entries.binary_search_by_key(&delivery.number, |entry| entry.number);
             let Ok(place) = found else { continue };
             let entry = &mut past.entries[place];
-            if matches!(entry.delivery, Made::Kept(_)) {
-                continue;
-            }
             // The other half is for numbers, without which nobody gets further.
-            if *used + delivery.size() <= self.budget / 2 {
-                entry.delivery = Made::Kept(delivery.clone());
+            if entry.delivery.is_none() && *used + delivery.size() <= self.budget / 2 {
+                entry.delivery = Some(delivery.clone());
                 past.bytes += delivery.size();
                 *used += delivery.size();
-            } else if delivery.json.len() >= READ_BYTES {
-                entry.delivery = Made::Lent(Arc::downgrade(delivery));
             }
         }
     }
@@ -374,11 +349,9 @@ impl Search {
         };
         let mut entries = entries;
         entries.shrink_to_fit();
-        let kept = entries.iter().filter_map(|entry| match &entry.delivery {
-            Made::Kept(delivery) => Some(delivery.size()),
-            Made::Nothing | Made::Lent(_) => None,
-        });
-        let bytes = entries.len() * size_of::<Entry>() + kept.sum::<usize>();
+        let kept = entries.iter().filter_map(|entry| entry.delivery.as_ref());
+        let bytes =
+            entries.len() * size_of::<Entry>() + kept.map(|kept| kept.size()).sum::<usize>();
         Past { from, to, entries, bytes, since: Instant::now() }
     }
 }
@@ -466,7 +439,7 @@ impl Pass {
         for id in candidates.iter() {
             let Some(search) = self.searches.get_mut(id) else { continue };
             if search.wants(number) && search.route.wants(event) {
-                search.found.push(Entry { number, delivery: Made::Nothing });
+                search.found.push(Entry { number, delivery: None });
                 self.bytes += size_of::<Entry>();
             }
         }

@@ -14,6 +14,7 @@ pub mod index;
 mod ordered;
 mod postings;
 pub mod route;
+mod shelf;
 pub mod table;
 mod terms;
 
@@ -22,4 +23,5 @@ pub(crate) use finder::Finder;
 pub use index::{Description, Index};
 pub(crate) use route::READ_BYTES;
 pub use route::{Read, Route};
+pub(crate) use shelf::Shelf;
 pub use table::{RouteId, RouteTable};

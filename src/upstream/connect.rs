@@ -87,6 +87,10 @@ impl Server {
                 Ok(mut options) => {
                     options.app_name.get_or_insert_with(|| "sidestream".to_string());
                     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
+                    // Whatever the URI says: when a change stream is resumed by the driver (3.9)
+                    // and that attempt is tried again, the second one goes without the token, from
+                    // where the stream once began. Every read here is repeated by us.
+                    options.retry_reads = Some(false);
                     match Connected::new(options) {
                         Ok(connected) => {
                             self.connected.send_replace(State::Connected(Box::new(connected)));

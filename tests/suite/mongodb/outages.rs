@@ -243,3 +243,30 @@ async fn writes_kills_and_reconnects_at_once() {
     writer.await.expect("written");
     sidecar.finish().await;
 }
+
+// The driver resumes by itself once, and forgets from where when that is cut too and tried again: it
+// would read anew all that came since the cursor was opened.
+#[tokio::test]
+async fn connections_that_break_twice_let_nothing_be_read_again() {
+    const READ: &str = "sidestream_events_read_total{upstream=\"shop/updateLookup\"}";
+    let own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let uri = format!("{}&appName=cut", own.uri());
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let client = own.client().await;
+    let orders = collection(&client, "shop", "orders");
+    let mut next = 0;
+    for cuts in 1..4 {
+        insert(&orders, next..next + 5).await;
+        expect(&mut stream, next..next + 5).await;
+        own.cut(&["getMore", "aggregate"], doc! { "times": cuts }, "cut").await;
+        insert(&orders, next + 5..next + 7).await;
+        expect(&mut stream, next + 5..next + 7).await;
+        own.heal().await;
+        next += 7;
+    }
+    assert_eq!(sidecar::metric(sidecar.admin, READ).await, next as f64);
+    sidecar.finish().await;
+}

@@ -317,6 +317,13 @@ kill "$killer" 2>/dev/null
         self.admin(point).await.expect("test commands");
     }
 
+    /// Closes the connections on which clients with this `appName` send such commands.
+    pub async fn cut(&self, commands: &[&str], mode: Document, app: &str) {
+        let data = doc! { "failCommands": commands, "closeConnection": true, "appName": app };
+        let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        self.admin(point).await.expect("test commands");
+    }
+
     pub async fn heal(&self) {
         let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
         self.admin(point).await.expect("test commands");
