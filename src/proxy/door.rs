@@ -27,6 +27,7 @@ use super::io::Socket;
 use super::lane::Lane;
 use super::lane::client::Client;
 use super::path::{self, Target};
+use super::pieces::{MAX_COPY, Pieces};
 use super::plain::{answer_plain, close, head_of};
 use super::reserved::{Answer, Desk, Opened, Plain};
 use super::side::{Request, Side};
@@ -40,9 +41,6 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a refused client may take to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
-/// What is sent in one piece is copied together up to this size; a large event is shared by those
-/// who send it.
-const MAX_COPY: usize = 128 * 1024;
 
 /// Serves connections of the public port. Cheap to clone.
 #[derive(Clone)]
@@ -297,16 +295,12 @@ struct SocketSink {
 
 impl SocketSink {
     /// A chunk of pieces that stay where they are.
-    async fn send_large(&mut self, length: usize, pieces: &[Bytes]) -> io::Result<()> {
-        if self.is_chunked {
-            self.socket.write_all(format!("{length:x}\r\n").as_bytes()).await?;
-        }
-        for piece in pieces {
-            self.socket.write_all(piece).await?;
-        }
-        if self.is_chunked {
-            self.socket.write_all(b"\r\n").await?;
-        }
+    async fn send_shared(&mut self, length: usize, pieces: &[Bytes]) -> io::Result<()> {
+        let framed = |frame: String| self.is_chunked.then(|| Bytes::from(frame));
+        let head = framed(format!("{length:x}\r\n"));
+        let end = framed("\r\n".to_string());
+        let mut chunk: Pieces = head.into_iter().chain(pieces.iter().cloned()).chain(end).collect();
+        self.socket.write_all_buf(&mut chunk).await?;
         self.socket.flush().await
     }
 
@@ -326,7 +320,7 @@ impl Sink for SocketSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         if length > MAX_COPY {
-            return Box::pin(self.send_large(length, pieces)).await;
+            return Box::pin(self.send_shared(length, pieces)).await;
         }
         let mut chunk = Vec::with_capacity(length + 16);
         if self.is_chunked {

@@ -14,9 +14,11 @@ pub mod io;
 pub mod lane;
 pub mod path;
 pub mod pause;
+mod pieces;
 pub mod plain;
 pub mod reserved;
-pub mod side;
+mod side;
+mod splice;
 pub mod tls;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::SendStream;
 
+use crate::proxy::pieces::MAX_COPY;
 use crate::transport::Sink;
 
 /// The client has reset the stream, or left.
@@ -39,6 +40,15 @@ pub fn poll_send(
     Poll::Ready(Ok(()))
 }
 
+/// How many of the pieces are copied together, to go into one frame; one at least.
+fn group(pieces: &[Bytes]) -> usize {
+    let sums = pieces.iter().scan(0, |sum, piece| {
+        *sum += piece.len();
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= MAX_COPY).count().max(1)
+}
+
 /// Server-Sent Events on an HTTP/2 stream.
 pub struct StreamSink {
     pub stream: SendStream<Bytes>,
@@ -54,17 +64,42 @@ impl StreamSink {
 
 impl Sink for StreamSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
-        // Shared with the other clients of the route, where it is one.
-        let mut bytes = match pieces {
-            [one] => one.clone(),
-            many => many.concat().into(),
-        };
-        let sent = poll_fn(|cx| poll_send(&mut self.stream, cx, &mut bytes, false)).await;
-        sent.map_err(|Gone| io::ErrorKind::ConnectionReset.into())
+        let mut rest = pieces;
+        while !rest.is_empty() {
+            let (group, behind) = rest.split_at(group(rest));
+            rest = behind;
+            // Shared with the other clients of the route, where it is one.
+            let mut bytes = match group {
+                [one] => one.clone(),
+                many => many.concat().into(),
+            };
+            let sent = poll_fn(|cx| poll_send(&mut self.stream, cx, &mut bytes, false)).await;
+            sent.map_err(|Gone| io::Error::from(io::ErrorKind::ConnectionReset))?;
+        }
+        Ok(())
     }
 
     async fn closed(&mut self) {
         // However it went: a reset, or the end of the connection.
         let _ = poll_fn(|cx| self.stream.poll_reset(cx)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_go_together() {
+        for (sizes, expected) in [
+            (vec![1], 1),
+            (vec![MAX_COPY + 1, 1], 1),
+            (vec![1, MAX_COPY - 1, 1], 2),
+            (vec![1, MAX_COPY], 1),
+            (vec![10, 20, 30], 3),
+        ] {
+            let pieces: Vec<Bytes> = sizes.iter().map(|size| vec![0; *size].into()).collect();
+            assert_eq!(group(&pieces), expected, "{sizes:?}");
+        }
     }
 }

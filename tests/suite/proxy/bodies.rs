@@ -319,3 +319,46 @@ async fn a_web_socket_of_the_app_works() {
     assert!(raw.is_quiet_for(Duration::from_millis(20)).await);
     pair.finish().await;
 }
+
+/// Long answers pass by a way of their own, which must leave both connections as they should be.
+#[tokio::test]
+async fn a_long_answer_leaves_its_connections_usable_or_broken() {
+    const LENGTH: usize = 3 << 20;
+    let pair = Pair::start().await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+    let whole = app::pattern().repeat(LENGTH / app::pattern().len());
+    pair.app.on("long", [Step::Body, send(&head), Step::Generate(LENGTH)]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    for row in ["long", "", "long", "long", ""] {
+        raw.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Case: {row}\r\n\r\n")).await;
+        let answer = raw.answer("GET").await.expect("an answer");
+        assert!(if row.is_empty() { answer.text() == "ok" } else { answer.body == whole });
+    }
+    assert_eq!(pair.app.connections(), 1);
+
+    // A client that has said all it has to say.
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\nX-Case: long\r\n\r\n").await;
+    raw.socket.shutdown().await.expect("its half is closed");
+    assert!(raw.answer("GET").await.expect("an answer").body == whole);
+
+    // An app that gives up.
+    pair.app.on("cut", [Step::Body, send(&head), Step::Generate(LENGTH / 2), Step::Close]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\nX-Case: cut\r\n\r\n").await;
+    raw.head().await.expect("a head");
+    assert!(raw.rest().await == whole[..LENGTH / 2]);
+
+    // A client that leaves in the middle: the app is told, though it has much to say.
+    let gone = Arc::new(Notify::new());
+    let endless = format!("HTTP/1.1 200 OK\r\nContent-Length: {GIB}\r\n\r\n");
+    let steps = [Step::Body, send(endless), Step::Generate(LENGTH), Step::UntilGone(gone.clone())];
+    pair.app.on("left", steps);
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\nX-Case: left\r\n\r\n").await;
+    raw.head().await.expect("a head");
+    raw.exactly(LENGTH / 2).await.expect("the beginning");
+    drop(raw);
+    tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the app is told");
+    pair.finish().await;
+}
