@@ -377,14 +377,21 @@ impl Subscription {
         self.phase = Phase::Following(end);
         // It may be newer than `head`: then what came in between is not for this route.
         let first = self.feed.position_without_document(&self.route, end);
-        let first = first.unwrap_or_else(|| Position::before(head.time()));
+        let first = first.map_or_else(|| Position::before(head.time()), |(first, _)| first);
         self.position = Some(first.clone().max(head));
         Some(first)
     }
 
     fn heartbeat(&mut self) {
-        let found = match &self.phase {
-            Phase::Following(cursor) => self.feed.position_without_document(&self.route, *cursor),
+        let found = match &mut self.phase {
+            Phase::Following(cursor) => {
+                let found = self.feed.position_without_document(&self.route, *cursor);
+                found.map(|(position, next)| {
+                    // Else it would seem to lag behind, when the journal has nothing so old any more.
+                    *cursor = next;
+                    position
+                })
+            }
             Phase::Waiting(_) | Phase::Replaying(_) => None,
         };
         match found {

@@ -205,7 +205,7 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Count { least: 1, most: 1_000_000 },
         default: Some("256"),
         flag: None,
-        about: "events a slow client may lag behind before it is moved to replay",
+        about: "recent events kept ready for each filter and values; a client that lags by more is served from history",
     },
     Setting {
         key: "clients.max_duration",

@@ -131,6 +131,9 @@ impl Delivery {
     }
 }
 
+/// What is worth being made to fit, in bytes.
+const LARGE: usize = 16 * 1024;
+
 /// Fields that are copied as they are. What is not listed here or handled below (session ids,
 /// transaction numbers, `_id`) is the server's business and stays out.
 const VERBATIM: [&str; 2] = ["clusterTime", "wallTime"];
@@ -193,6 +196,10 @@ fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<Vie
         }
     }
     out.push(b'}');
+    if out.len() > LARGE {
+        // It grew by doubling, and may be held for long.
+        out.shrink_to_fit();
+    }
     out
 }
 

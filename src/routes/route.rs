@@ -30,14 +30,60 @@ pub enum Read {
     /// In order; the cursor has been moved behind them.
     Deliveries(Vec<Arc<Delivery>>),
     UpToDate,
-    /// The deliveries from the cursor on are no longer all here.
+    /// The deliveries from the cursor on are no longer all here; it has been moved to the first
+    /// that is not, as far as that is known.
     Behind,
 }
 
+/// How many numbers of deliveries are kept that are not here any more.
+const DROPPED: usize = 32;
+
 #[derive(Debug)]
 struct Recent {
+    /// From here on all deliveries are here, or their numbers are in `dropped`.
+    known_from: u64,
+    /// So that a cursor that was up to date long ago is known to be behind by these alone.
+    dropped: VecDeque<u64>,
     complete_from: u64,
     deliveries: VecDeque<Arc<Delivery>>,
+}
+
+impl Recent {
+    fn starting_at(number: u64) -> Recent {
+        Recent {
+            known_from: number,
+            dropped: VecDeque::new(),
+            complete_from: number,
+            deliveries: VecDeque::new(),
+        }
+    }
+
+    /// Lets go of the oldest delivery.
+    fn drop_first(&mut self) {
+        let Some(gone) = self.deliveries.pop_front() else { return };
+        self.complete_from = gone.number + 1;
+        self.dropped.push_back(gone.number);
+        if self.dropped.len() > DROPPED {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(number) = self.dropped.pop_front() {
+            self.known_from = number + 1;
+        }
+    }
+
+    /// The first delivery from a cursor on, if it is not here any more; where that is not known, it
+    /// may be the cursor's own.
+    fn first_dropped(&self, cursor: u64) -> Option<u64> {
+        if cursor >= self.complete_from {
+            return None;
+        }
+        let at = self.dropped.partition_point(|number| *number < cursor);
+        let known = self.dropped.get(at).filter(|_| cursor >= self.known_from);
+        Some(known.copied().unwrap_or(cursor))
+    }
 }
 
 /// Shared by all subscriptions with the same filter and values.
@@ -70,7 +116,7 @@ impl Route {
             key,
             filter,
             predicate,
-            recent: Mutex::new(Recent { complete_from, deliveries: VecDeque::new() }),
+            recent: Mutex::new(Recent::starting_at(complete_from)),
             keep,
             subscribers: AtomicUsize::new(0),
             is_retired: AtomicBool::new(false),
@@ -212,37 +258,38 @@ impl Route {
     pub(super) fn push(&self, delivery: Arc<Delivery>) {
         {
             let mut recent = self.recent.lock();
-            recent.deliveries.push_back(delivery);
-            while recent.deliveries.len() > self.keep {
-                if let Some(gone) = recent.deliveries.pop_front() {
-                    recent.complete_from = gone.number + 1;
-                }
+            // First, so that the room for them need not grow.
+            while recent.deliveries.len() >= self.keep {
+                recent.drop_first();
             }
+            recent.deliveries.push_back(delivery);
         }
         self.wake.notify_waiters();
     }
 
-    /// Lets go of deliveries older than the journal's first event; says whether any are left. Only
-    /// under the feed's lock.
-    pub(super) fn trim(&self, first: u64) -> bool {
+    /// Lets go of deliveries of events before `first`, and of their numbers before `oldest`, the
+    /// journal's first; says whether any are left. Only under the feed's lock.
+    pub(super) fn trim(&self, first: u64, oldest: u64) -> bool {
         let mut recent = self.recent.lock();
         while recent.deliveries.front().is_some_and(|delivery| delivery.number < first) {
-            if let Some(gone) = recent.deliveries.pop_front() {
-                recent.complete_from = gone.number + 1;
-            }
+            recent.drop_first();
+        }
+        while recent.dropped.front().is_some_and(|number| *number < oldest) {
+            recent.forget_first();
         }
         if recent.deliveries.is_empty() {
             recent.deliveries.shrink_to_fit();
         }
-        !recent.deliveries.is_empty()
+        if recent.dropped.is_empty() {
+            recent.dropped.shrink_to_fit();
+        }
+        !recent.deliveries.is_empty() || !recent.dropped.is_empty()
     }
 
     /// Forgets everything after a break in the history.
     pub(super) fn restart_at(&self, number: u64) {
         {
-            let mut recent = self.recent.lock();
-            recent.deliveries.clear();
-            recent.complete_from = number;
+            *self.recent.lock() = Recent::starting_at(number);
         }
         self.wake.notify_waiters();
     }
@@ -250,7 +297,8 @@ impl Route {
     /// The next deliveries from the cursor on, at most `max`, and [`READ_BYTES`] or a single one.
     pub fn read(&self, cursor: &mut u64, max: usize) -> Read {
         let recent = self.recent.lock();
-        if *cursor < recent.complete_from {
+        if let Some(dropped) = recent.first_dropped(*cursor) {
+            *cursor = dropped;
             return Read::Behind;
         }
         let from = recent.deliveries.partition_point(|delivery| delivery.number < *cursor);
@@ -274,8 +322,8 @@ impl Route {
     /// The number from which a cursor has something to read; `None` when it has everything.
     pub(crate) fn unread_from(&self, cursor: u64) -> Option<u64> {
         let recent = self.recent.lock();
-        if cursor < recent.complete_from {
-            return Some(cursor);
+        if let Some(dropped) = recent.first_dropped(cursor) {
+            return Some(dropped);
         }
         let unread = recent.deliveries.partition_point(|delivery| delivery.number < cursor);
         recent.deliveries.get(unread).map(|delivery| delivery.number)

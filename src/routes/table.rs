@@ -161,6 +161,7 @@ impl RouteTable {
                 Arc::new(delivery)
             });
             route.push(delivery.clone());
+            bytes += size_of::<Arc<Delivery>>();
             self.holding.insert(*id);
         }
         self.made.clear();
@@ -178,7 +179,7 @@ impl RouteTable {
         if self.held_bytes > self.max_bytes {
             // A quarter at once, so that this is not done for each event.
             let first = self.first_within(self.max_bytes / 4 * 3);
-            self.trim(first);
+            self.drop_before(first, 0);
         }
     }
 
@@ -192,13 +193,17 @@ impl RouteTable {
         within.last().unwrap_or(newest)
     }
 
-    /// Lets go of deliveries of events before this one.
+    /// Lets go of what was made of events before this one, the first that is still kept.
     pub fn trim(&mut self, first: u64) {
+        self.drop_before(first, first);
+    }
+
+    fn drop_before(&mut self, first: u64, oldest: u64) {
         while let Some((_, bytes)) = self.held.pop_front_if(|(number, _)| *number < first) {
             self.held_bytes -= bytes;
         }
         let finder = &self.finder;
-        self.holding.retain(|id| finder.get(*id).is_some_and(|route| route.trim(first)));
+        self.holding.retain(|id| finder.get(*id).is_some_and(|route| route.trim(first, oldest)));
     }
 
     pub fn restart_at(&mut self, number: u64) {
@@ -275,6 +280,18 @@ mod tests {
         ChangeEvent::parse(raw).unwrap()
     }
 
+    /// Too small for some.
+    fn other_event(number: u64) -> ChangeEvent {
+        let raw = rawdoc! {
+            "_id": { "_data": format!("82{:08X}000000012B022C0100296E04", number + 10) },
+            "operationType": "insert",
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+            "fullDocument": { "_id": 1, "size": 5, "pad": "x".repeat(2_000) },
+        };
+        ChangeEvent::parse(raw).unwrap()
+    }
+
     fn read(route: &Route, mut cursor: u64) -> Vec<Arc<Delivery>> {
         match route.read(&mut cursor, KEEP) {
             Read::Deliveries(found) => found,
@@ -293,7 +310,8 @@ mod tests {
         assert!(Arc::ptr_eq(&first[0], &second[0]));
         assert!(first[0].json.len() > other[0].json.len());
         assert!(matches!(too_large.read(&mut 0, KEEP), Read::UpToDate));
-        assert_eq!(table.held_bytes, first[0].size() + other[0].size());
+        let places = 3 * size_of::<Arc<Delivery>>();
+        assert_eq!(table.held_bytes, first[0].size() + other[0].size() + places);
     }
 
     #[test]
@@ -310,6 +328,10 @@ mod tests {
         assert!((60..90).contains(&first), "{first}");
         for route in [&busy, &other] {
             assert!(matches!(route.read(&mut (first - 1), KEEP), Read::Behind));
+            assert_eq!(
+                (route.unread_from(first - 1), route.unread_from(3)),
+                (Some(first - 1), Some(3))
+            );
             assert_eq!(read(route, first)[0].number, first);
         }
         // A single larger one stays until there is another.
@@ -319,5 +341,27 @@ mod tests {
         table.offer(101, &event(101, 10));
         assert_eq!(read(&busy, 101).len(), 1);
         assert!(table.held_bytes < 100_000);
+    }
+
+    // Nothing came for it in a long time, and then something that others crowded out.
+    #[test]
+    fn a_quiet_route_lags_by_what_it_lacks_alone() {
+        let (quiet, busy) = (filter(""), filter("project: { _id: 1, pad: 1 }\n"));
+        let mut table = RouteTable::new(50_000);
+        let (quiet, _busy) = (join(&mut table, &quiet, 10), join(&mut table, &busy, 0));
+        for number in 0..20 {
+            table.offer(number, &other_event(number));
+        }
+        table.trim(15);
+        table.offer(20, &event(20, 2_000));
+        for number in 21..60 {
+            table.offer(number, &other_event(number));
+        }
+        let mut cursor = 3;
+        assert!(matches!(quiet.read(&mut cursor, KEEP), Read::Behind));
+        assert_eq!((cursor, quiet.unread_from(3)), (20, Some(20)));
+        table.trim(21);
+        assert!(matches!(quiet.read(&mut cursor, KEEP), Read::Behind) && cursor == 20);
+        assert!(matches!(quiet.read(&mut 21, KEEP), Read::UpToDate));
     }
 }

@@ -32,8 +32,8 @@ const PIECE: usize = 256 * 1024;
 
 /// Where a stream's bytes go.
 pub trait Sink: Send {
-    /// Sends the pieces in order and flushes. They are a few tens of kilobytes, or one large piece,
-    /// which a sink does not copy: many clients may be in the middle of the same one.
+    /// Sends the pieces in order and flushes. Many clients may be in the middle of the same ones: a
+    /// sink copies no more than is worth it.
     fn send(&mut self, pieces: &[Bytes]) -> impl Future<Output = io::Result<()>> + Send;
     /// Resolves when the client has gone. May be dropped and called again.
     fn closed(&mut self) -> impl Future<Output = ()> + Send;

@@ -134,11 +134,19 @@ pub async fn open(
         && position.names_document()
         && !position.is_invalidate()
     {
-        let finding = find(server, key, collections, position, pace);
+        let finding = async {
+            match find(server, key, collections, position, pace).await {
+                // One soon after it cannot be sent.
+                Err(error) if Trouble::of(&error) == Trouble::TooLarge => {
+                    find(server, key, collections, position, Pace::OneByOne).await
+                }
+                found => found,
+            }
+        };
         match tokio::time::timeout(SEARCH, finding).await {
             Ok(Ok(Some(events))) => return Ok(events),
             Ok(Ok(None)) => {}
-            // It, or one soon after, cannot be read. `startAfter` passes over it, at least.
+            // It cannot be sent itself. `startAfter` passes over it, at least.
             Ok(Err(error)) if Trouble::of(&error) == Trouble::TooLarge => {}
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(Error::custom("no answer")),
