@@ -297,7 +297,6 @@ const LOG_LINES: usize = 8192;
 
 /// A thread of its own writes the lines: a log whose reader or disk stalls must not stall streams,
 /// nor the answers to probes.
-#[must_use]
 fn start_log(log: Log) -> WorkerGuard {
     // These tell of every frame, and of every client that leaves; what matters of that we say
     // ourselves.
