@@ -76,6 +76,7 @@ browser-test: build ## The demo in a real browser
 .PHONY: check-docs
 check-docs: build ## Run the commands and check the filters that the documentation shows
 	scripts/check-docs
+	scripts/bench-table --check
 
 .PHONY: deny
 deny: ## Licences and sources of the dependencies

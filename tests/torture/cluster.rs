@@ -53,7 +53,9 @@ impl Cluster {
         }
         own.advertise(members.iter().map(|relay| relay.address.to_string()).collect());
         own.initiate().await;
-        let options = "w=majority&readConcernLevel=majority&serverSelectionTimeoutMS=4000";
+        // A change stream that the driver resumes may lose its place in a read that is tried again.
+        let options =
+            "w=majority&readConcernLevel=majority&serverSelectionTimeoutMS=4000&retryReads=false";
         let client = Client::with_uri_str(format!("{}&{options}", own.uri())).await;
         let mut cluster = Cluster {
             own,
