@@ -73,10 +73,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let born = |pid: u32| Some((pid, stat_of(pid)?.into_iter().nth(19)?));
+        let children: Vec<_> = family(self.pid).into_iter().skip(1).filter_map(born).collect();
         drop(self.lifeline.take());
         // A stopped process would not hear of its end.
         self.signal(Signal::CONT);
         let _ = self.shell.wait();
+        // Not every parent takes its children along. Born at the same time, it is the same process.
+        for child in children.into_iter().filter(|child| born(child.0).as_ref() == Some(child)) {
+            let pid = Pid::from_raw(child.0.cast_signed()).expect("a process id");
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 

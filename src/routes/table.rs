@@ -269,25 +269,13 @@ mod tests {
         table.join(filter, bound, 0, KEEP)
     }
 
-    fn event(number: u64, pad: usize) -> ChangeEvent {
+    fn event(number: u64, size: i32, pad: usize) -> ChangeEvent {
         let raw = rawdoc! {
             "_id": { "_data": format!("82{:08X}000000012B022C0100296E04", number + 10) },
             "operationType": "insert",
             "ns": { "db": "shop", "coll": "orders" },
             "documentKey": { "_id": 1 },
-            "fullDocument": { "_id": 1, "size": 10, "pad": "x".repeat(pad) },
-        };
-        ChangeEvent::parse(raw).unwrap()
-    }
-
-    /// Too small for some.
-    fn other_event(number: u64) -> ChangeEvent {
-        let raw = rawdoc! {
-            "_id": { "_data": format!("82{:08X}000000012B022C0100296E04", number + 10) },
-            "operationType": "insert",
-            "ns": { "db": "shop", "coll": "orders" },
-            "documentKey": { "_id": 1 },
-            "fullDocument": { "_id": 1, "size": 5, "pad": "x".repeat(2_000) },
+            "fullDocument": { "_id": 1, "size": size, "pad": "x".repeat(pad) },
         };
         ChangeEvent::parse(raw).unwrap()
     }
@@ -305,7 +293,7 @@ mod tests {
         let mut table = RouteTable::new(1 << 20);
         let [first, second, too_large] = [1, 2, 11].map(|size| join(&mut table, &whole, size));
         let other = join(&mut table, &part, 1);
-        table.offer(0, &event(0, 100));
+        table.offer(0, &event(0, 10, 100));
         let [first, second, other] = [&first, &second, &other].map(|route| read(route, 0));
         assert!(Arc::ptr_eq(&first[0], &second[0]));
         assert!(first[0].json.len() > other[0].json.len());
@@ -320,7 +308,7 @@ mod tests {
         let mut table = RouteTable::new(100_000);
         let (busy, other) = (join(&mut table, &filter, 1), join(&mut table, &filter, 2));
         for number in 0..KEEP as u64 {
-            table.offer(number, &event(number, 2_000));
+            table.offer(number, &event(number, 10, 2_000));
             let held: usize = table.held.iter().map(|(_, bytes)| bytes).sum();
             assert!(held == table.held_bytes && held <= 100_000);
         }
@@ -335,10 +323,10 @@ mod tests {
             assert_eq!(read(route, first)[0].number, first);
         }
         // A single larger one stays until there is another.
-        table.offer(100, &event(100, 200_000));
+        table.offer(100, &event(100, 10, 200_000));
         assert_eq!(read(&busy, 100).len(), 1);
         assert!(matches!(busy.read(&mut 99, KEEP), Read::Behind));
-        table.offer(101, &event(101, 10));
+        table.offer(101, &event(101, 10, 10));
         assert_eq!(read(&busy, 101).len(), 1);
         assert!(table.held_bytes < 100_000);
     }
@@ -350,12 +338,12 @@ mod tests {
         let mut table = RouteTable::new(50_000);
         let (quiet, _busy) = (join(&mut table, &quiet, 10), join(&mut table, &busy, 0));
         for number in 0..20 {
-            table.offer(number, &other_event(number));
+            table.offer(number, &event(number, 5, 2_000));
         }
         table.trim(15);
-        table.offer(20, &event(20, 2_000));
+        table.offer(20, &event(20, 10, 2_000));
         for number in 21..60 {
-            table.offer(number, &other_event(number));
+            table.offer(number, &event(number, 5, 2_000));
         }
         let mut cursor = 3;
         assert!(matches!(quiet.read(&mut cursor, KEEP), Read::Behind));
