@@ -37,14 +37,6 @@ impl Socket {
         }
     }
 
-    /// The connection itself, where nothing is between.
-    pub fn plain(&self) -> Option<&TcpStream> {
-        match self {
-            Socket::Plain(tcp) => Some(tcp),
-            Socket::Tls(_) => None,
-        }
-    }
-
     pub fn peer(&self) -> Option<SocketAddr> {
         self.tcp().peer_addr().ok()
     }

@@ -18,7 +18,6 @@ mod pieces;
 pub mod plain;
 pub mod reserved;
 mod side;
-mod splice;
 pub mod tls;
 
 use std::sync::Arc;

@@ -20,7 +20,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::answer::{self, Asked, Head, Verdict};
 use super::body::Body;
@@ -196,15 +195,6 @@ impl Connection {
             if !piece.is_empty() {
                 return Poll::Ready(Ok(!self.body.is_done()));
             }
-        }
-    }
-
-    /// What is still to come of a body that passes as it is, where nothing is between: it need not
-    /// pass through here. Whoever takes some of it counts it down.
-    pub fn rest(&mut self) -> Option<(&TcpStream, &mut u64)> {
-        match (&self.socket, &mut self.body) {
-            (Socket::Tcp(tcp), Body::Length(left)) if self.unread.is_empty() => Some((tcp, left)),
-            _ => None,
         }
     }
 

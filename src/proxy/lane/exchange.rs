@@ -8,7 +8,6 @@
 //!   that they can be sent again where the app closed the connection before.
 //! - What the app says counts, also if it does not want to hear the rest of the request.
 
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -24,7 +23,6 @@ use crate::proxy::app::connection::Room;
 use crate::proxy::app::{Broken, Connection};
 use crate::proxy::chunks::Malformed;
 use crate::proxy::pause::Pause;
-use crate::proxy::splice::{self, Cut, Splice};
 
 /// Why an exchange ended before its answer was whole.
 #[derive(Debug)]
@@ -88,8 +86,6 @@ struct Down {
     is_last: bool,
     /// Only the end of the connection tells the client that the answer is whole.
     ends_with_connection: bool,
-    /// By which the rest of a long body passes.
-    splice: Option<Splice>,
 }
 
 /// See the file's head.
@@ -135,7 +131,6 @@ impl<'a> Exchange<'a> {
             is_out: false,
             is_last: false,
             ends_with_connection: false,
-            splice: None,
         };
         Exchange { client, app, request, drain, up, down, watch: Watch::default() }
     }
@@ -253,7 +248,6 @@ impl<'a> Exchange<'a> {
             ready!(self.poll_write_down(cx))?;
             match self.down.stage {
                 Stage::Head => ready!(self.poll_head(cx))?,
-                Stage::Body if self.down.splice.is_some() => ready!(self.poll_splice(cx))?,
                 Stage::Body => {
                     let more = ready!(self.app.poll_body(cx, &mut self.down.buffer));
                     if !more.map_err(Stop::App)? {
@@ -263,30 +257,6 @@ impl<'a> Exchange<'a> {
                 Stage::Done => return Poll::Ready(Ok(())),
             }
         }
-    }
-
-    /// Lets the rest of a body pass, when all that came before it is written.
-    fn poll_splice(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        let (Some(splice), Some((from, left)), Some(to)) =
-            (&mut self.down.splice, self.app.rest(), self.client.socket.plain())
-        else {
-            self.down.splice = None;
-            return Poll::Ready(Ok(()));
-        };
-        match ready!(splice.poll(cx, from, to, left)) {
-            Ok(true) => self.watch.has_written(),
-            Ok(false) => {
-                self.app.expect(Body::Done);
-                (self.down.splice, self.down.stage) = (None, Stage::Done);
-            }
-            Err(Cut::Refused) => self.down.splice = None,
-            Err(Cut::From(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Poll::Ready(Err(Stop::App(Broken::Closed)));
-            }
-            Err(Cut::From(error)) => return Poll::Ready(Err(Stop::App(error.into()))),
-            Err(Cut::To) => return Poll::Ready(Err(Stop::Gone)),
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
@@ -355,10 +325,6 @@ impl<'a> Exchange<'a> {
                 self.down.stage = Stage::Done;
             }
             self.down.buffer.extend_from_slice(&piece);
-        }
-        let is_long = self.app.rest().is_some_and(|(_, left)| *left >= splice::LEAST);
-        if is_long && self.client.socket.plain().is_some() {
-            self.down.splice = Splice::new();
         }
         Poll::Ready(Ok(()))
     }

@@ -320,7 +320,7 @@ async fn a_web_socket_of_the_app_works() {
     pair.finish().await;
 }
 
-/// Long answers pass by a way of their own, which must leave both connections as they should be.
+/// However long it is, and whoever leaves in its middle.
 #[tokio::test]
 async fn a_long_answer_leaves_its_connections_usable_or_broken() {
     const LENGTH: usize = 3 << 20;
