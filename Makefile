@@ -66,8 +66,8 @@ bench-smoke: ## The same, small: every event to every client once
 	scripts/bench --smoke
 
 .PHONY: fuzz
-fuzz: ## Fuzz what strangers send, a minute for each target
-	scripts/fuzz 60
+fuzz: ## Fuzz what strangers send, 40 seconds for each target
+	scripts/fuzz 40
 
 .PHONY: browser-test
 browser-test: build ## The demo in a real browser
