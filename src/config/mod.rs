@@ -93,7 +93,8 @@ pub struct Clients {
     pub max_connections_per_subject: Option<usize>,
     /// Different parameter values that one signed-in caller listens with; `None`: no limit.
     pub max_values_per_subject: Option<usize>,
-    /// Events that a slow client may lag behind before it is moved to replay. 1 to 1,000,000.
+    /// Recent events kept ready for each filter and values; who lags by more is served from history.
+    /// 1 to 1,000,000.
     pub max_buffered: usize,
     /// How long a stream may stay open, at least 1 second; `None`: no limit.
     pub max_duration: Option<Duration>,

@@ -69,7 +69,8 @@ mod tests {
             for take in takes.iter().cycle() {
                 let mut slices = [IoSlice::new(&[]); 4];
                 let filled = pieces.chunks_vectored(&mut slices);
-                let at_hand = slices[..filled].iter().map(|slice| &**slice).collect::<Vec<_>>().concat();
+                let at_hand: Vec<&[u8]> = slices[..filled].iter().map(|slice| &**slice).collect();
+                let at_hand = at_hand.concat();
                 prop_assert_eq!(pieces.chunk(), slices.first().map_or(&[][..], |slice| slice));
                 prop_assert_eq!(pieces.remaining() > 0, filled > 0);
                 if filled == 0 {

@@ -1,5 +1,5 @@
-//! What was made of large events for routes that no longer hold it: shared by all who are sending it,
-//! whatever their values, and kept by nobody else.
+//! What was made of large events for routes that no longer hold it: shared by all who are sending
+//! it, whatever their values, and kept by nobody else.
 //!
 //! Clients that lag behind have their deliveries made anew. Of small events that is cheap; of large
 //! ones, a thousand clients would have as many copies.
