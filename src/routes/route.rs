@@ -62,10 +62,11 @@ impl Recent {
     fn drop_first(&mut self) {
         let Some(gone) = self.deliveries.pop_front() else { return };
         self.complete_from = gone.number + 1;
-        self.dropped.push_back(gone.number);
-        if self.dropped.len() > DROPPED {
+        // First, so that the room for them need not grow.
+        if self.dropped.len() >= DROPPED {
             self.forget_first();
         }
+        self.dropped.push_back(gone.number);
     }
 
     fn forget_first(&mut self) {

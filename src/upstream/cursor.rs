@@ -134,20 +134,19 @@ pub async fn open(
         && position.names_document()
         && !position.is_invalidate()
     {
-        let finding = async {
-            match find(server, key, collections, position, pace).await {
-                // One soon after it cannot be sent.
-                Err(error) if Trouble::of(&error) == Trouble::TooLarge => {
-                    find(server, key, collections, position, Pace::OneByOne).await
-                }
-                found => found,
-            }
-        };
-        match tokio::time::timeout(SEARCH, finding).await {
+        let find =
+            |pace| tokio::time::timeout(SEARCH, find(server, key, collections, position, pace));
+        let is_too_large = |error: &Error| Trouble::of(error) == Trouble::TooLarge;
+        match find(pace).await {
             Ok(Ok(Some(events))) => return Ok(events),
             Ok(Ok(None)) => {}
-            // It cannot be sent itself. `startAfter` passes over it, at least.
-            Ok(Err(error)) if Trouble::of(&error) == Trouble::TooLarge => {}
+            // It, or one soon after, cannot be sent. Where it is not found one by one either, or not
+            // in time, `startAfter` passes over it, at least.
+            Ok(Err(error)) if is_too_large(&error) => match find(Pace::OneByOne).await {
+                Ok(Ok(Some(events))) => return Ok(events),
+                Ok(Err(error)) if !is_too_large(&error) => return Err(error),
+                _ => {}
+            },
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(Error::custom("no answer")),
         }
