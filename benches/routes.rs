@@ -10,8 +10,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bson::{Bson, RawDocumentBuf, doc};
+use sidestream::feed::routes::Index;
 use sidestream::matcher::{Predicate, Template};
-use sidestream::routes::Index;
 
 /// Long enough to be above the clock's grain and the machine's hiccups.
 const LEAST_TIME: Duration = Duration::from_millis(300);

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::catalog::Catalog;
 use crate::drain::Drain;
 use crate::feed::Status;
 use crate::metrics::Metrics;
+use crate::session::catalog::Catalog;
 
 /// Answers the admin port.
 pub struct Admin {

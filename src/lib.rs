@@ -5,51 +5,44 @@
 //!
 //! - [`redact`], [`metrics`], [`drain`]: small things that every room may use
 //! - [`yaml`]: text to a tree that knows the place of every key; pure
+//! - [`diagnostic`]: one mistake of what people wrote: place, source line, caret, hint
 //! - [`config`]: layers of settings to one validated `Config`
 //! - [`event`]: one change event as raw BSON, its resume token, its position
 //! - [`matcher`]: the MongoDB query language over raw BSON; pure
 //! - [`filter`]: filter files, from what is written to what is bound for one client
-//! - [`journal`]: the bounded ring of recent events
-//! - [`routes`]: from an event to the subscriptions that want it
-//! - [`feed`]: journal and routes of one upstream, under one lock
+//! - [`feed`]: what the readers of one upstream share: journal, routes, look-back
 //! - [`upstream`]: owns the change stream cursors and the replays; alone touches MongoDB
-//! - [`access`]: who somebody is, from which pages, how many streams; alone touches keys
-//! - [`subscription`]: one client's cursor
-//! - [`catalog`]: the streams in force, and their feeds
-//! - [`reload`]: follows the filter directory
-//! - [`transport`]: frames to bytes
+//! - [`access`]: who somebody is, and from which pages; alone touches keys
+//! - [`session`]: the streams in force, and one client's cursor
+//! - [`api`]: the reserved path: opening, listing, refusals, capacity, transports
 //! - [`proxy`]: the public port: the app, or the reserved path; alone speaks to the app for clients
 //! - [`admin`]: health, metrics, what is open
-//! - [`explain`]: what a filter becomes, without running
+//! - [`cli`]: the commands, one file each
 //!
 //! [`Sidecar::start`] wires the rooms, so that tests start it in process on port 0.
 
 pub mod access;
 pub mod admin;
-pub mod catalog;
+pub mod api;
+pub mod cli;
 pub mod config;
 #[cfg(test)]
 mod cpu_time;
+pub mod diagnostic;
 pub mod drain;
 pub mod event;
-pub mod explain;
 pub mod feed;
 pub mod filter;
-pub mod journal;
 pub mod matcher;
 pub mod metrics;
 pub mod proxy;
 pub mod redact;
-pub mod reload;
-pub mod routes;
-pub mod subscription;
-pub mod transport;
+pub mod session;
 pub mod upstream;
 pub mod yaml;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -59,14 +52,15 @@ use tracing::error;
 
 use access::Guard;
 use admin::Admin;
-use catalog::{Catalog, FeedSettings};
+use api::reserved::Desk;
 use config::Config;
 use drain::Drain;
-use journal::Limits;
+use feed::journal::Limits;
 use metrics::Metrics;
 use proxy::PublicPort;
-use proxy::reserved::Desk;
-use subscription::Shared;
+use session::catalog::{Catalog, FeedSettings};
+use session::reload;
+use session::subscription::Shared;
 use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
 
@@ -80,8 +74,8 @@ pub enum StartError {
         "{key}: cannot listen on {address}: {source}; choose another address, or end what uses it"
     )]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
-    #[error("tls: {path}: {reason}")]
-    Tls { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Tls(#[from] proxy::tls::TlsError),
 }
 
 /// A running sidecar.

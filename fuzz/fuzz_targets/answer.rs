@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use sidestream_fuzz::proxy::app::answer::{Asked, Body, Verdict, inspect, lines};
 use sidestream_fuzz::proxy::app::body::Body as Passing;
-use sidestream_fuzz::proxy::lane::answer::{To, write};
+use sidestream_fuzz::proxy::http1::answer::{To, write};
 
 /// The fields that an answer may have, and those that we may add: `Date`, `Connection` and
 /// `Transfer-Encoding`.

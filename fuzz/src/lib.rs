@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unused_imports)]
 
+#[path = "../../src/diagnostic/mod.rs"]
+pub mod diagnostic;
 #[path = "../../src/event/mod.rs"]
 pub mod event;
 #[path = "../../src/filter/mod.rs"]

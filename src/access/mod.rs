@@ -12,7 +12,6 @@ pub mod credentials;
 pub mod forward;
 mod http;
 mod keys;
-pub mod limits;
 mod once;
 pub mod origin;
 pub mod token;
@@ -45,7 +44,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn new(claims: Claims, credential: [u8; 32]) -> Caller {
+    pub(crate) fn new(claims: Claims, credential: [u8; 32]) -> Caller {
         let subject = match claims.subject() {
             None => credential,
             Some(subject) => {

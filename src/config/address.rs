@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::problem::show;
 use super::units::{Invalid, invalid};
+use crate::diagnostic::setting::show;
 
 /// Where the app listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use http::{HeaderName, Uri};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use super::layers::Raw;
-use super::problem::{Origin, show};
 use super::resolve::{Resolver, read_text};
 use super::units::{Invalid, invalid};
+use crate::diagnostic::setting::{Origin, show};
 
 /// Who vouches for clients. Without any source nobody can be signed in.
 #[derive(Debug, Clone, Default)]

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::problem::{Origin, Problem, show};
 use super::settings::{self, SETTINGS, Setting};
+use crate::diagnostic::nearest;
+use crate::diagnostic::setting::{Origin, Problem, show};
 use crate::yaml::{self, Entry, Node};
 
 /// The settings file that is read from the working directory where no other is named.
@@ -228,7 +229,7 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Problem>) -> Layer {
             problem(&key, "is a group of settings", format!("set its members: {example}=…"));
         } else {
             let known = names.iter().filter_map(|(known, _)| known.strip_prefix(ENV_PREFIX));
-            let hint = match yaml::nearest(rest, known) {
+            let hint = match nearest(rest, known) {
                 Some(known) => format!("did you mean {ENV_PREFIX}{known}?"),
                 None => "levels are separated by `__`, as in SIDESTREAM_CLIENTS__HEARTBEAT".into(),
             };
@@ -349,7 +350,7 @@ impl FileReader<'_> {
     fn unknown(&mut self, group: &str, name: &str, key: &str, place: yaml::Place) {
         let members = settings::members(group);
         // First among its siblings, then anywhere: `heartbeat` at the top level.
-        let sibling = yaml::nearest(name, members.iter().map(String::as_str));
+        let sibling = nearest(name, members.iter().map(String::as_str));
         let anywhere = SETTINGS
             .iter()
             .map(|setting| setting.key)

@@ -12,7 +12,6 @@
 mod address;
 mod auth;
 mod layers;
-mod problem;
 mod resolve;
 mod secret;
 mod settings;
@@ -25,10 +24,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::diagnostic::setting::{ConfigErrors, Origin, Problem};
 pub use address::AppAddress;
 pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
 pub use layers::{Declared, Flags, Raw, Sources, Written};
-pub use problem::{ConfigErrors, Origin, Problem};
 pub use secret::{MongodbUri, Secret};
 pub use settings::{Kind, SETTINGS, Setting};
 pub use units::{Invalid, parse_duration, parse_size};

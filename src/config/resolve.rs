@@ -9,7 +9,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::layers::{Declared, Raw, Written, show_written};
-use super::problem::{ConfigErrors, Origin, Problem};
 use super::settings::{self, Kind, Setting};
 use super::units::{
     Invalid, invalid, parse_count, parse_duration, parse_network, parse_size, show_duration,
@@ -19,6 +18,7 @@ use super::{
     AppAddress, Clients, Config, Log, LogFormat, LogLevel, Mongodb, MongodbUri, Replay, Tls,
     address,
 };
+use crate::diagnostic::setting::{ConfigErrors, Origin, Problem};
 
 /// A secret in a file is one line; this is far more than any needs.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -229,7 +229,7 @@ impl Resolver<'_> {
                 let shown = show_written(setting, text);
                 invalid(
                     format!("{shown} is not one of {}", words.join(", ")),
-                    match crate::yaml::nearest(text, words.iter().copied()) {
+                    match crate::diagnostic::nearest(text, words.iter().copied()) {
                         Some(word) => format!("did you mean {word}?"),
                         None => format!("write {}", words.join(" or ")),
                     },

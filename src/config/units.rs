@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::problem::show;
+use crate::diagnostic::setting::show;
 
 /// What is wrong with a value, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

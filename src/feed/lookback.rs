@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::Feed;
 use crate::event::ChangeEvent;
-use crate::routes::{Delivery, Finder, READ_BYTES, Route, RouteId};
+use crate::feed::routes::{Delivery, Finder, READ_BYTES, Route, RouteId};
 
 /// Of what the journal may hold, this may hold so much, and always
 const SHARE: usize = 8;

@@ -1,11 +1,11 @@
 //! Who may open a stream.
 
 use super::Params;
-use super::diagnostic::{Diagnostic, Reporter, Severity};
 use super::params::Param;
 use super::tree::Tree;
+use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::{Placeholder, Template};
-use crate::yaml::{Entry, nearest};
+use crate::yaml::Entry;
 
 /// Who may open a stream. There is no default: a file says it.
 #[derive(Debug, Clone)]

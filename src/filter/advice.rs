@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use bson::{Bson, Document};
 
 use super::declaration::Declaration;
-use super::diagnostic::Reporter;
 use super::{Access, Filter, FullDocument, FullDocumentBeforeChange};
+use crate::diagnostic::Reporter;
 use crate::event::OperationType;
 use crate::matcher::{Placeholder, Template};
 use crate::yaml::{Entry, Place};

@@ -8,8 +8,8 @@ use bson::{Bson, RawBsonRef, RawDocument};
 use super::limits::MAX_VALUE_BYTES;
 use super::params::{MAX_VALUES, Param, RESERVED};
 use super::{Access, Filter};
+use crate::diagnostic::nearest;
 use crate::matcher::{Placeholder, Predicate, Template};
-use crate::yaml::nearest;
 
 /// A filter with its values in.
 #[derive(Debug, Clone)]

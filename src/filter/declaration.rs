@@ -1,7 +1,7 @@
 //! A filter file as written: its top-level keys, each with its place.
 
-use super::diagnostic::Reporter;
-use crate::yaml::{Entry, Node, nearest};
+use crate::diagnostic::{Reporter, nearest};
+use crate::yaml::{Entry, Node};
 
 /// Every key of a filter file, in the order in which the documentation has them.
 const KEYS: [&str; 9] = [

@@ -10,8 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::diagnostic::{Diagnostic, Severity};
 use super::{FilterSet, parse_filter};
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::yaml;
 
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];

@@ -11,8 +11,8 @@ use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timestamp, Uuid};
 
-use super::diagnostic::Reporter;
 use super::value;
+use crate::diagnostic::Reporter;
 use crate::yaml::{Entry, Kind, Node, Place, Scalar, Typed};
 
 /// A document as far as it could be read.

@@ -4,13 +4,13 @@ use bson::Bson;
 use regex::RegexBuilder;
 
 use super::declaration::unknown_key;
-use super::diagnostic::Reporter;
 use super::limits::{Allowed, Limit, Limits, Pattern};
 use super::literal;
 use super::value::{self, ParamType};
+use crate::diagnostic::{Reporter, nearest};
 use crate::matcher::compare::Comparison;
 use crate::matcher::pattern::Budget;
-use crate::yaml::{Entry, Node, Place, nearest};
+use crate::yaml::{Entry, Node, Place};
 
 /// The most that `maxLength` may be, in characters.
 const MAX_LENGTH: usize = 16 * 1024;

@@ -7,16 +7,16 @@ use std::path::Path;
 use bson::Document;
 
 use super::declaration::Declaration;
-use super::diagnostic::{Diagnostic, Reporter, Severity};
 use super::tree::Tree;
 use super::{
     Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
     advice, literal, params,
 };
+use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::pattern::TOTAL_BYTES;
 use crate::matcher::projection::Projection;
 use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Template};
-use crate::yaml::{self, Entry, Place, nearest};
+use crate::yaml::{self, Entry, Place};
 
 /// The longest description, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 1000;

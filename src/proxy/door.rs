@@ -1,6 +1,6 @@
 //! The door of the public port: reads each request head once, applies the gate, and either answers
 //! the reserved path on the bare socket, so that an idle client costs a small task, or forwards by
-//! the lane. HTTP/2 connections are handed to [`h2`] as they are.
+//! the lane. HTTP/2 connections are handed to [`http2`] as they are.
 //!
 //! Law of this file:
 //!
@@ -22,18 +22,18 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::gate::{self, Body, Gate, Head, Verdict};
-use super::h2::{self, Site};
+use super::http1::Lane;
+use super::http1::client::Client;
+use super::http2::{self, Site};
 use super::io::Socket;
-use super::lane::Lane;
-use super::lane::client::Client;
 use super::path::{self, Target};
 use super::pieces::{MAX_COPY, Pieces};
 use super::plain::{answer_plain, close, head_of};
-use super::reserved::{Answer, Desk, Opened, Plain};
 use super::side::{Request, Side};
+use crate::api::problem::Problem;
+use crate::api::reserved::{Answer, Desk, Opened, Plain};
+use crate::api::transport::{Ended, Sink};
 use crate::drain::Drain;
-use crate::transport::problem::Problem;
-use crate::transport::{Ended, Sink};
 
 /// A request head must be complete this long after its first byte.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -71,7 +71,7 @@ impl Door {
         socket.limit_unacknowledged();
         socket.probe();
         if socket.is_h2() {
-            return Box::pin(h2::serve(self.site, socket, BytesMut::new())).await;
+            return Box::pin(http2::serve(self.site, socket, BytesMut::new())).await;
         }
         let mut client = Client::new(socket);
         let mut is_first = true;
@@ -86,7 +86,7 @@ impl Door {
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    return Box::pin(h2::serve(self.site, client.socket, bytes)).await;
+                    return Box::pin(http2::serve(self.site, client.socket, bytes)).await;
                 }
                 Read::Over => return,
                 Read::Refused(problem) => return self.refuse(&mut client.socket, problem).await,

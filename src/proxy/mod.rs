@@ -9,14 +9,13 @@ pub mod chunks;
 pub mod date;
 pub mod door;
 pub mod gate;
-pub mod h2;
+pub mod http1;
+pub mod http2;
 pub mod io;
-pub mod lane;
 pub mod path;
 pub mod pause;
 mod pieces;
 pub mod plain;
-pub mod reserved;
 mod side;
 pub mod tls;
 
@@ -28,14 +27,14 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::api::reserved::Desk;
 use crate::config::Config;
 use crate::drain::Drain;
 use app::App;
 use door::Door;
-use h2::Site;
+use http1::Lane;
+use http2::Site;
 use io::Socket;
-use lane::Lane;
-use reserved::Desk;
 use side::Side;
 
 /// A TLS handshake that takes longer is given up.

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::date;
 use super::io::Socket;
-use super::reserved::Plain;
+use crate::api::reserved::Plain;
 
 /// A head; `minor` is that of the client's version.
 pub fn head_of(status: u16, fields: &[(&str, &str)], minor: u8) -> BytesMut {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::gate;
 use super::path;
-use super::reserved::Ask;
 use crate::access::{Guard, Origin};
+use crate::api::reserved::Ask;
 
 /// The way to the app, for every way in.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! TLS on the public port, and to the app.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper_rustls::ConfigBuilderExt;
@@ -13,18 +13,25 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::StartError;
 use crate::config::Tls;
+
+/// Why TLS cannot be served on the public port.
+#[derive(Debug, thiserror::Error)]
+#[error("tls: {path}: {reason}")]
+pub struct TlsError {
+    path: PathBuf,
+    reason: String,
+}
 
 /// Reads certificate and key, where TLS is wanted.
 ///
 /// # Errors
 /// A file that cannot be read, holds no certificate or key, or does not fit the other.
-pub fn acceptor(tls: Option<&Tls>) -> Result<Option<TlsAcceptor>, StartError> {
+pub fn acceptor(tls: Option<&Tls>) -> Result<Option<TlsAcceptor>, TlsError> {
     let Some(tls) = tls else {
         return Ok(None);
     };
-    let error = |path: &Path, reason: String| StartError::Tls { path: path.to_path_buf(), reason };
+    let error = |path: &Path, reason: String| TlsError { path: path.to_path_buf(), reason };
     let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
         .and_then(Iterator::collect)
         .map_err(|reason| error(&tls.cert_file, reason.to_string()))?;

@@ -8,11 +8,9 @@
 //! Pure: text in, tree or problems out. Deliberately small: one document, no merge keys, no tags
 //! but `!!str`.
 
-mod nearest;
 mod parse;
 mod scalar;
 
-pub use nearest::nearest;
 pub use parse::parse;
 pub use scalar::{Scalar, Typed};
 

@@ -6,7 +6,7 @@ use mongodb::{Client, Collection};
 use sidestream::matcher::projection::Projection;
 use sidestream::matcher::{Predicate, Template};
 
-use sidestream::routes::Index;
+use sidestream::feed::routes::Index;
 
 use crate::generate::Generator;
 use crate::{rows, support};

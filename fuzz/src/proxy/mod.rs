@@ -7,6 +7,6 @@ pub mod chunks;
 pub mod date;
 #[path = "../../../src/proxy/gate.rs"]
 pub mod gate;
-pub mod lane;
+pub mod http1;
 #[path = "../../../src/proxy/path.rs"]
 pub mod path;

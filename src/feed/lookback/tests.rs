@@ -5,9 +5,9 @@ use bson::{Timestamp, rawdoc};
 use super::*;
 use crate::event::Position;
 use crate::feed::FeedKey;
+use crate::feed::journal::Limits;
+use crate::feed::routes::Read;
 use crate::filter::Filter;
-use crate::journal::Limits;
-use crate::routes::Read;
 
 const KEEP: usize = 4;
 

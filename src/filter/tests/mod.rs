@@ -129,7 +129,7 @@ fn extended_json_in_match() {
     ];
     for (text, expected) in rows {
         let node = crate::yaml::parse(text).unwrap().unwrap();
-        let mut reporter = diagnostic::Reporter::new(Path::new("a"), text);
+        let mut reporter = crate::diagnostic::Reporter::new(Path::new("a"), text);
         assert_eq!(literal::any(&node, &mut reporter).as_ref(), Some(expected), "{text}");
         assert!(reporter.diagnostics.is_empty());
     }

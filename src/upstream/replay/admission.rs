@@ -18,8 +18,8 @@ use super::pass::End;
 use super::{Reply, Request};
 use crate::event::{ChangeEvent, Position};
 use crate::feed::Feed;
-use crate::journal::Located;
-use crate::routes::Route;
+use crate::feed::journal::Located;
+use crate::feed::routes::Route;
 
 /// See the file's head.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::feed::FeedKey;
-    use crate::journal::Limits;
+    use crate::feed::journal::Limits;
 
     fn before(time: u32) -> Position {
         Position::before(Timestamp { time, increment: 1 })

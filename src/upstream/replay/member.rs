@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::pass::{End, Ended};
 use super::{Purpose, Replayer, Reply};
 use crate::event::Position;
+use crate::feed::journal::Located;
+use crate::feed::routes::{Delivery, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
-use crate::journal::Located;
-use crate::routes::{Delivery, Read, ResetReason, Route};
 
 /// How many deliveries one look takes.
 const BATCH: usize = 64;

@@ -24,10 +24,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::connect::Server;
 use crate::event::Position;
+use crate::feed::journal::{Limits, Located};
+use crate::feed::routes::{ResetReason, Route};
 use crate::feed::{Feed, FeedKey};
-use crate::journal::{Limits, Located};
 use crate::metrics::Metrics;
-use crate::routes::{ResetReason, Route};
 use member::Member;
 pub use member::{Look, Replay};
 use pass::Pass;

@@ -11,8 +11,8 @@ use super::patience::Patience;
 use super::{Purpose, RETRY, Reply, Request, Shared};
 use crate::event::Position;
 use crate::feed::Feed;
-use crate::journal::Located;
-use crate::routes::ResetReason;
+use crate::feed::journal::Located;
+use crate::feed::routes::ResetReason;
 use crate::upstream::cursor::{self, Events, Pace, Start};
 use crate::upstream::trouble::Trouble;
 

@@ -12,9 +12,9 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::catalog::Catalog;
 use crate::filter::{self, Loaded};
 use crate::metrics::Metrics;
+use crate::session::catalog::Catalog;
 
 /// Changes that follow each other faster than this are one.
 const QUIET: Duration = Duration::from_millis(100);

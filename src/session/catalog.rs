@@ -11,11 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::feed::journal::Limits;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Bound, Filter, FilterSet};
-use crate::journal::Limits;
 use crate::metrics::Metrics;
-use crate::subscription::{From, Shared, Subscription};
+use crate::session::subscription::{From, Shared, Subscription};
 use crate::upstream::Upstream;
 use crate::upstream::connect::Server;
 

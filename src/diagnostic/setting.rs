@@ -72,7 +72,7 @@ impl fmt::Display for ConfigErrors {
 
 /// A value as it may be shown in an error: short, on one line, and without anything that could be
 /// a credential put under the wrong key.
-pub(super) fn show(value: &str) -> String {
+pub(crate) fn show(value: &str) -> String {
     const MAX_CHARS: usize = 60;
     if value.contains('@') {
         return "the value".to_owned();

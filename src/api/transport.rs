@@ -3,9 +3,6 @@
 //! Knows neither HTTP version nor socket: it writes to a [`Sink`], and the proxy brings one for
 //! each way in.
 
-pub mod problem;
-pub mod sse;
-
 use std::future::Future;
 use std::future::poll_fn;
 use std::io;
@@ -17,10 +14,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::futures::Notified;
 
+use crate::api::sse;
 use crate::drain::Drain;
+use crate::feed::routes::{Delivery, Kind};
 use crate::metrics::Metrics;
-use crate::routes::{Delivery, Kind};
-use crate::subscription::{Frame, Subscription};
+use crate::session::subscription::{Frame, Subscription};
 
 /// A client that takes nothing for this long is let go; it comes back with its last id.
 pub const MAX_WRITE_STALL: Duration = Duration::from_secs(120);

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::SendStream;
 
+use crate::api::transport::Sink;
 use crate::proxy::pieces::MAX_COPY;
-use crate::transport::Sink;
 
 /// The client has reset the stream, or left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,8 +34,8 @@ use tracing::debug;
 use super::app::App;
 use super::gate::MAX_HEAD;
 use super::io::Socket;
-use super::reserved::Desk;
 use super::side::Side;
+use crate::api::reserved::Desk;
 use crate::drain::{Drain, Held};
 
 /// The handshake must be complete this long after the connection's first byte.

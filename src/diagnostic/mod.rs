@@ -1,4 +1,10 @@
-//! What is wrong with a filter file: where, with the line itself, and what to do.
+//! What is wrong with what people wrote, in filter files and settings: where, with the line itself,
+//! and what to do. Knows neither filters nor settings.
+
+mod nearest;
+pub(crate) mod setting;
+
+pub use nearest::nearest;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,11 +44,11 @@ const MAX_SHOWN_CHARS: usize = 120;
 /// So many of them before the column.
 const SHOWN_BEFORE: usize = 40;
 /// So many errors of one file are told, and so many warnings; the rest is a number.
-pub(super) const MAX_FINDINGS: usize = 100;
+pub(crate) const MAX_FINDINGS: usize = 100;
 
 impl Diagnostic {
     /// A finding about a file as a whole, which may not even be readable.
-    pub(super) fn of_file(severity: Severity, file: &Path, message: String) -> Diagnostic {
+    pub(crate) fn of_file(severity: Severity, file: &Path, message: String) -> Diagnostic {
         Diagnostic {
             severity,
             file: file.to_owned(),
@@ -56,7 +62,7 @@ impl Diagnostic {
         }
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
         self.hint = Some(hint.into());
         self
     }
@@ -112,7 +118,7 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Collects the findings of one file.
-pub(super) struct Reporter<'a> {
+pub(crate) struct Reporter<'a> {
     file: &'a Path,
     lines: Vec<&'a str>,
     pub diagnostics: Vec<Diagnostic>,

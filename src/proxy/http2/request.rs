@@ -13,10 +13,10 @@ use tokio::time::timeout;
 
 use super::sink::{Gone, StreamSink, poll_send};
 use super::{Shared, forward, gate, head};
+use crate::api::problem::Problem;
+use crate::api::reserved::{Answer, Opened, Plain};
 use crate::proxy::path::{self, Target};
-use crate::proxy::reserved::{Answer, Opened, Plain};
 use crate::proxy::side::Request;
-use crate::transport::problem::Problem;
 
 /// How long a client may take to read an answer of ours.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);

@@ -20,11 +20,11 @@ use super::head::{self, Framing};
 use super::request::send_plain;
 use super::sink::{Gone, poll_send};
 use super::{Shared, Site};
+use crate::api::problem::Problem;
 use crate::proxy::app::answer::{Asked, Body as Framed, Head};
 use crate::proxy::app::body::{Body, put_chunk};
 use crate::proxy::app::{Broken, Connection, Unreachable};
 use crate::proxy::pause::{Pause, TOO_LATE};
-use crate::transport::problem::Problem;
 
 /// What of a request's body goes into one write to the app, about.
 const MAX_WRITE: usize = 64 * 1024;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::routes::Delivery;
-use crate::subscription::Frame;
+use crate::feed::routes::Delivery;
+use crate::session::subscription::Frame;
 
 pub const CONTENT_TYPE: &str = "text/event-stream";
 

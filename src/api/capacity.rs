@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::Resource;
 use tokio::time::Instant;
 
-use super::Caller;
+use crate::access::Caller;
 use crate::config::Clients;
 
 /// Of the process's descriptors, one in twenty is not for streams, within these bounds: requests
@@ -274,8 +274,8 @@ fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::claims::Claims;
     use super::*;
+    use crate::access::claims::Claims;
 
     fn limits(change: impl FnOnce(&mut Limits)) -> Arc<Limits> {
         let mut limits = Limits {

@@ -22,11 +22,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
+use crate::feed::journal::Located;
+use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
 use crate::filter::{Bound, Filter};
-use crate::journal::Located;
 use crate::metrics::Metrics;
-use crate::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::upstream::replay::{Look, Replay, Replayer};
 
 /// How many deliveries one wake-up takes.
@@ -434,8 +434,8 @@ mod tests {
 
     use super::*;
     use crate::event::ChangeEvent;
+    use crate::feed::journal::Limits;
     use crate::feed::{FeedKey, Status};
-    use crate::journal::Limits;
     use crate::upstream::connect::Server;
 
     fn before(time: u32) -> Position {

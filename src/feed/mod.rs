@@ -8,7 +8,9 @@
 //! - The lock is taken per event, per join and per heartbeat, not per delivery: a subscription
 //!   that is up to date reads its route alone.
 
+pub mod journal;
 mod lookback;
+pub mod routes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,9 +24,9 @@ pub use lookback::Back;
 use lookback::LookBack;
 
 use crate::event::{ChangeEvent, Position};
+use crate::feed::journal::{Journal, Limits, Located};
+use crate::feed::routes::{Route, RouteTable, Shelf};
 use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
-use crate::journal::{Journal, Limits, Located};
-use crate::routes::{Route, RouteTable, Shelf};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
 const SHARE: usize = 4;

@@ -9,9 +9,9 @@ use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Value, json};
 
 use crate::event::json::write_relaxed_document;
+use crate::feed::routes::index;
 use crate::feed::{Collections, FeedKey};
 use crate::filter::{BindError, Bound, Filter, FilterSet, Operations};
-use crate::routes::index;
 use crate::upstream::cursor;
 
 /// One stream, explained.

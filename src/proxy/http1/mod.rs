@@ -26,9 +26,9 @@ use super::gate::{self, Head};
 use super::pause::TOO_LATE;
 use super::plain;
 use super::side::Side;
+use crate::api::problem::Problem;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::transport::problem::Problem;
 use client::Client;
 use exchange::{Exchange, Request, Stop};
 

@@ -7,7 +7,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
 use super::*;
 use crate::matcher::Template;
 
-#[path = "../../../tests/suite/rows.rs"]
+#[path = "../../../../tests/suite/rows.rs"]
 mod rows;
 
 fn predicate(filter: Document) -> Predicate {

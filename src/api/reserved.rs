@@ -8,17 +8,18 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::access::credentials::Credentials;
-use crate::access::limits::{Full, Limits, Place};
 use crate::access::origin::{self, Page};
 use crate::access::{Caller, Guard, Origin, Refusal, Right};
-use crate::catalog::{Catalog, OpenError};
+use crate::api::capacity::{Full, Limits, Place};
+use crate::api::problem::{self, Problem};
+use crate::api::sse;
+use crate::api::transport::{self, Ended, RightEnded, Serve, Sink};
 use crate::drain::{Drain, Held};
 use crate::event::Position;
 use crate::filter::{Access, BindError};
 use crate::metrics::Metrics;
-use crate::subscription::{From, Subscription};
-use crate::transport::problem::{self, Problem};
-use crate::transport::{self, Ended, RightEnded, Serve, Sink, sse};
+use crate::session::catalog::{Catalog, OpenError};
+use crate::session::subscription::{From, Subscription};
 
 /// How soon a refused client may try again, in seconds.
 const RETRY_AFTER: &str = "2";

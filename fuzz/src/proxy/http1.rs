@@ -1,0 +1,4 @@
+//! Of forwarding over HTTP/1, what judges bytes.
+
+#[path = "../../../src/proxy/http1/answer.rs"]
+pub mod answer;

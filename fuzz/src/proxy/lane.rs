@@ -1,4 +1,0 @@
-//! Of the lane, what judges bytes.
-
-#[path = "../../../src/proxy/lane/answer.rs"]
-pub mod answer;

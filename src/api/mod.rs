@@ -1,0 +1,9 @@
+//! The reserved path: who may open what, and the bytes that streams are sent as.
+//!
+//! Touches no socket: the proxy brings a [`transport::Sink`] for each way in.
+
+pub mod capacity;
+pub mod problem;
+pub mod reserved;
+pub mod sse;
+pub mod transport;

@@ -1,0 +1,78 @@
+//! The command line: one file for each command. Arguments, logging, exit codes; everything else is
+//! in the other rooms.
+
+mod check;
+mod explain;
+mod log;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The input is bad.
+const BAD_INPUT: u8 = 1;
+/// The command line is wrong.
+const BAD_USAGE: u8 = 2;
+/// MongoDB or a port is unavailable at the start.
+const UNAVAILABLE: u8 = 3;
+
+/// Live updates for an existing web app, without a change in its code.
+///
+/// A sidecar in front of the app: forwards ordinary HTTP unchanged, and answers one reserved path
+/// with streams of Server-Sent Events that come from MongoDB change streams.
+#[derive(Parser)]
+#[command(
+    name = "sidestream",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  \
+    sidestream run --app http://127.0.0.1:3000 --filters ./filters"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the sidecar: forward to the app, serve the event streams.
+    #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
+        --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
+        curl -N http://127.0.0.1:8080/_events/orders\n\n\
+        Exit code 0: ended by SIGTERM or SIGINT. 1: settings are bad. 2: the command line is wrong.\n\
+        3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
+    Run(run::RunArgs),
+    /// Validate filter files.
+    #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
+        Exit code 0: all good. 1: problems, each with file, line and column.")]
+    Check(check::CheckArgs),
+    /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
+    #[command(
+        after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada"
+    )]
+    Explain(explain::ExplainArgs),
+}
+
+/// For people, or for machines.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Runs the command that the arguments of this process name.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::check(&args.dir),
+        Command::Explain(args) => explain::explain(&args),
+    }
+}
+
+/// Variables that are no text cannot be settings.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! `sidestream run`: the sidecar, from its settings to its exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE, environment, log};
+use crate::api::capacity;
+use crate::config::{Config, Flags, Origin, Sources};
+use crate::upstream::connect::ProbeError;
+use crate::{Sidecar, StartError};
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// A settings file [default: sidestream.yaml in the working directory, where there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The public port [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Health and metrics; not for the public [default: 127.0.0.1:9180]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// The app behind the sidecar: http://, https:// or unix:/path [default: http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL")]
+    app: Option<String>,
+    /// The reserved path [default: /_events]
+    #[arg(long, value_name = "PATH")]
+    prefix: Option<String>,
+    /// The directory of filter files, watched for changes [default: ./filters]
+    #[arg(long, value_name = "DIR")]
+    filters: Option<String>,
+    /// The MongoDB connection string [default: mongodb://127.0.0.1:27017/?replicaSet=rs0]
+    #[arg(long, value_name = "URI")]
+    mongodb: Option<String>,
+    /// Wait for MongoDB instead of giving up when nothing answers at the start
+    ///
+    /// Without it, sidestream ends with exit code 3: after three seconds when every host of the
+    /// connection string refuses connections, after serverSelectionTimeoutMS (10 seconds) when
+    /// they say nothing. A MongoDB that answers but cannot be used yet (a standalone server, a
+    /// replica set that is not initiated, missing privileges) is always waited for: the app is
+    /// served, and /readyz on the admin port says what to do.
+    #[arg(long)]
+    wait: bool,
+}
+
+pub fn run(args: RunArgs) -> ExitCode {
+    let working_dir = match std::env::current_dir() {
+        Ok(dir) => dir,
+        Err(error) => {
+            eprintln!("error: the working directory cannot be read: {error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let sources = Sources {
+        config_file: args.config,
+        working_dir,
+        env: environment(),
+        flags: Flags {
+            listen: args.listen,
+            admin: args.admin,
+            app: args.app,
+            prefix: args.prefix,
+            filters: args.filters,
+            mongodb: args.mongodb,
+        },
+    };
+    let config = match Config::load(sources) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            let is_usage =
+                errors.problems.iter().all(|problem| matches!(problem.origin, Origin::Flag(_)));
+            return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });
+        }
+    };
+    // Writes out what is left when it is dropped.
+    let _log = log::start(config.log);
+    capacity::raise_descriptors();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "no threads could be started");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    runtime.block_on(serve(config, args.wait))
+}
+
+async fn serve(config: Config, wait: bool) -> ExitCode {
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                error!(%error, "signals cannot be received");
+                return ExitCode::from(UNAVAILABLE);
+            }
+        };
+    let sidecar = match Sidecar::start(config).await {
+        Ok(sidecar) => sidecar,
+        Err(error) => {
+            error!("{error}");
+            return ExitCode::from(match error {
+                StartError::Listen { .. } => UNAVAILABLE,
+                StartError::Tls(_) => BAD_INPUT,
+            });
+        }
+    };
+    info!(listen = %sidecar.listen, admin = %sidecar.admin, "sidestream is listening");
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(stopped);
+    let probed = tokio::select! {
+        probed = sidecar.probe() => Some(probed),
+        () = &mut stopped => None,
+    };
+    match probed {
+        Some(Err(ProbeError::Unavailable(reason))) if !wait => {
+            error!("MongoDB is unavailable: {reason}. With --wait, sidestream waits for it");
+            sidecar.finish().await;
+            return ExitCode::from(UNAVAILABLE);
+        }
+        Some(Err(ProbeError::Invalid(reason))) => {
+            error!("mongodb.uri cannot be used: {reason}");
+            sidecar.finish().await;
+            return ExitCode::from(BAD_INPUT);
+        }
+        Some(Err(reason)) => {
+            warn!("MongoDB cannot be used yet: {reason}. The app is served meanwhile");
+            stopped.await;
+        }
+        Some(Ok(())) => stopped.await,
+        None => {}
+    }
+    info!("shutting down");
+    sidecar.finish().await;
+    ExitCode::SUCCESS
+}
