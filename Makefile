@@ -8,6 +8,9 @@
 
 CARGO := scripts/cargo
 
+# What `make test` runs, in this order.
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test check-docs deny
+
 .PHONY: help
 help: ## Show this
 	@echo "make TARGET, where TARGET is"
@@ -22,7 +25,8 @@ build: ## Build the sidestream binary (debug)
 	$(CARGO) build
 
 .PHONY: test
-test: fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test check-docs deny ## Everything that must pass
+test: ## Everything that must pass; says at the end what each step took
+	@scripts/steps $(STEPS)
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use memchr::{memchr, memmem};
@@ -22,6 +23,10 @@ use super::websocket::{Heard, Speaks};
 pub const WAVE: usize = 400;
 /// Ports of one source address that are used: there are 28,000 by default, others want some.
 const PER_ADDRESS: usize = 5_000;
+/// Source addresses: 127.1.0.0 to 127.200.255.255. Each crowd takes the next ones, since the ports of
+/// a crowd that has just left stay taken for a minute (TIME_WAIT).
+const ADDRESSES: usize = 200 << 16;
+static NEXT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which events a client should get.
@@ -85,6 +90,8 @@ pub struct Crowd {
     poll: OwnedFd,
     clients: Vec<Client>,
     opened: usize,
+    /// The number of the first of its source addresses.
+    first_address: usize,
     pub seen: Seen,
 }
 
@@ -106,7 +113,10 @@ impl Crowd {
         ask: impl Fn(usize) -> (String, Wants),
     ) -> Result<Crowd, String> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
-        let mut crowd = Crowd { poll, clients: Vec::new(), opened: 0, seen: Seen::default() };
+        let first_address =
+            NEXT_ADDRESS.fetch_add(count.div_ceil(PER_ADDRESS).max(1), Ordering::Relaxed);
+        let (clients, seen) = (Vec::new(), Seen::default());
+        let mut crowd = Crowd { poll, clients, opened: 0, first_address, seen };
         while crowd.clients.len() < count {
             for number in crowd.clients.len()..(crowd.clients.len() + wave).min(count) {
                 let (path, wants) = ask(number);
@@ -133,8 +143,8 @@ impl Crowd {
     ) -> Result<(), String> {
         let connect = || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            let host = u8::try_from(2 + number / PER_ADDRESS).unwrap_or(u8::MAX);
-            socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
+            let source = source_address(self.first_address + number / PER_ADDRESS);
+            socket.bind(&SocketAddr::from((source, 0)).into())?;
             socket.connect(&address.into())?;
             let mut socket = TcpStream::from(socket);
             socket.write_all(speaks.request(path).as_bytes())?;
@@ -223,6 +233,13 @@ impl Crowd {
         }
         Ok(())
     }
+}
+
+/// The loopback address with this number.
+fn source_address(number: usize) -> [u8; 4] {
+    let number = number % ADDRESSES;
+    // Below 200, and two bytes: nothing is cut off.
+    [127, 1 + (number >> 16) as u8, (number >> 8) as u8, number as u8]
 }
 
 fn close(client: &mut Client, seen: &mut Seen) {

@@ -22,6 +22,8 @@ mod holders;
 mod idle;
 mod latency;
 mod mongo;
+#[path = "../../tests/suite/support/mongod.rs"]
+mod mongod;
 mod process;
 mod proxy;
 mod report;
@@ -32,6 +34,7 @@ mod servers;
 mod sidecar;
 mod websocket;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -130,35 +133,48 @@ fn main() {
         // The product keeps one descriptor in twenty for other things, and so does the harness.
         max_clients: usize::try_from(descriptors - descriptors / 20).unwrap_or(usize::MAX),
     };
+    let date = date();
+    let mut failed = Vec::new();
     for group in GROUPS {
         if !groups.is_empty() && !groups.iter().any(|wanted| wanted == group) {
             continue;
         }
         println!("{group}");
         let began = Instant::now();
-        match group {
-            "idle" => idle::run(&mut bench),
-            "fanout" => fanout::run(&mut bench),
-            "latency" => latency::run(&mut bench),
-            "proxy" => proxy::run(&mut bench),
-            "mongodb" => cursors::run(&mut bench),
-            _ => secure::run(&mut bench),
+        // One group that fails takes nothing from those before it, nor the turn of those after it.
+        if catch_unwind(AssertUnwindSafe(|| run(group, &mut bench))).is_err() {
+            bench.report.absent(group, "FAILED in this run; its rows are those before that");
+            failed.push(group);
         }
         let took = began.elapsed().as_secs_f64();
         println!("  ({group} took {took:.0} s)");
         bench.report.took.push((group.to_owned(), took));
+        if let Some(out) = &out {
+            // A run of some groups stands beside the last whole one, and does not replace it.
+            let name = [&["load".to_owned()], &groups[..]].concat().join("-");
+            bench.report.write(out, &name, &date, &machine());
+        }
     }
-    let machine = machine();
-    println!("\n{}", bench.report.markdown(&machine));
-    if let Some(out) = out {
-        // A run of some groups stands beside the last whole one, and does not replace it.
-        let name = [&["load".to_owned()], &groups[..]].concat().join("-");
-        bench.report.write(&out, &name, &date(), &machine);
-    }
+    println!("\n{}", bench.report.markdown(&machine()));
     let Bench { runtime, mongo, report, .. } = bench;
     runtime.block_on(mongo.client.clone().shutdown().into_future());
     if report.missed() > 0 {
         println!("{} goals missed in this run", report.missed());
+    }
+    if !failed.is_empty() {
+        eprintln!("failed: {}", failed.join(", "));
+        std::process::exit(1);
+    }
+}
+
+fn run(group: &str, bench: &mut Bench) {
+    match group {
+        "idle" => idle::run(bench),
+        "fanout" => fanout::run(bench),
+        "latency" => latency::run(bench),
+        "proxy" => proxy::run(bench),
+        "mongodb" => cursors::run(bench),
+        _ => secure::run(bench),
     }
 }
 

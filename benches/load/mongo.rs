@@ -7,6 +7,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use mongodb::{Client, Collection};
 
+use super::mongod::program;
 use super::now_micros;
 use super::process::{Process, free_port, log_in, wait_for_port};
 
@@ -23,7 +24,6 @@ pub struct Mongo {
 impl Mongo {
     /// Starts a replica set of one.
     pub async fn start(dir: &Path) -> Mongo {
-        let program = std::env::var("MONGOD").unwrap_or_else(|_| "mongod".to_owned());
         let data = dir.join("mongod");
         std::fs::create_dir(&data).expect("a directory");
         let port = free_port();
@@ -37,9 +37,9 @@ impl Mongo {
         let mut arguments: Vec<String> =
             arguments.join(" ").split(' ').map(str::to_owned).collect();
         arguments.extend(["--port".to_owned(), port.to_string(), "--dbpath".to_owned(), path]);
-        let process = Process::start(Path::new(&program), &arguments, &[], &log_in(dir, "mongod"));
+        let process = Process::start(Path::new(program()), &arguments, &[], &log_in(dir, "mongod"));
         if !wait_for_port(port, Duration::from_secs(60)) {
-            panic!("mongod does not start (is MONGOD set?): {}", process.said());
+            panic!("mongod does not start: {}", process.said());
         }
         let direct = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
         let first = Client::with_uri_str(&direct).await.expect("a client");

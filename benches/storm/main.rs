@@ -11,8 +11,8 @@
 //! Prints for each how long it takes until the last one has everything, how many change streams
 //! and how much processor time that cost the sidecar, and what was lost, doubled or out of order;
 //! beside it what a change stream for each client takes, for as many clients as are worth waiting
-//! for. Fails if anything was lost, doubled or reset, and never because of a time. Needs `mongod`
-//! on the PATH or in MONGOD.
+//! for. Fails if anything was lost, doubled or reset, and never because of a time. The `mongod` is
+//! the one in MONGOD, else what `scripts/fetch-mongod` finds or fetches.
 
 mod crowd;
 #[allow(dead_code)]

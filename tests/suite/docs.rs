@@ -1,5 +1,7 @@
 //! What the documentation says of the settings.
 
+use std::collections::BTreeSet;
+
 use sidestream::config::{Config, Flags, Sources};
 
 /// The settings that docs/operations.md shows are said to be the defaults.
@@ -22,4 +24,28 @@ fn the_settings_shown_are_the_defaults() {
     let path = dir.path().join("shown.yaml");
     std::fs::write(&path, settings).expect("a file");
     assert_eq!(format!("{:?}", load(Some(path))), format!("{defaults:?}"));
+}
+
+/// The metrics that the code has, and those that docs/operations.md explains, are the same.
+#[test]
+fn every_metric_is_explained() {
+    let code = include_str!("../../src/metrics.rs");
+    let (_, fields) = code.split_once("pub struct Metrics {").expect("the struct");
+    let (fields, _) = fields.split_once("\n}").expect("its end");
+    let named = fields.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+    let coded: BTreeSet<&str> = named.filter_map(|line| line.split(':').next()).collect();
+    assert!(coded.len() > 10, "{coded:?}");
+    for name in &coded {
+        assert!(code.contains(&format!("\"{name}\"")), "the metric of the field {name}");
+    }
+
+    let docs = include_str!("../../docs/operations.md");
+    let (_, table) = docs.split_once("| `sidestream_` |").expect("the table of metrics");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.trim_start_matches('|').split('|').next());
+    let explained: BTreeSet<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(|name| name.split('{').next().unwrap_or(name))
+        .collect();
+    assert_eq!(explained, coded);
 }

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod http;
 pub mod mongo;
+pub mod mongod;
 // Not every binary asks what a process costs.
 #[allow(dead_code)]
 pub mod process;

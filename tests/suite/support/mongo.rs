@@ -1,9 +1,9 @@
 //! Real `mongod`s: one shared by all tests of this binary, a replica set of one; and [`Own`] ones
 //! that a test may configure, kill, freeze and restart.
 //!
-//! The program comes from `MONGOD`, else from the path. Every server ends with the test process,
-//! however that ends: a small shell holds the other end of a pipe, and kills `mongod` when the
-//! pipe closes; another one then removes the data.
+//! The program comes from `MONGOD`, else from `scripts/fetch-mongod`. Every server ends with
+//! the test process, however that ends: a small shell holds the other end of a pipe, and kills
+//! `mongod` when the pipe closes; another one then removes the data.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::error::Result;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::mongod::program;
 use super::until;
 
 /// The address of the shared server; the first caller starts it. Clients belong to a runtime, so
@@ -213,10 +214,9 @@ killer=$!
 wait "$pid" 2>/dev/null
 kill "$killer" 2>/dev/null
 "#;
-        let program = std::env::var("MONGOD").unwrap_or_else(|_| "mongod".to_owned());
         let node = &mut self.nodes[index];
         let mut command = Command::new("sh");
-        command.args(["-c", SHELL, "watchdog", &program]).env("DATA", &node.data);
+        command.args(["-c", SHELL, "watchdog", program()]).env("DATA", &node.data);
         command.args(["--bind_ip", "127.0.0.1", "--port", &node.port.to_string()]);
         command.arg("--dbpath").arg(&node.data).arg("--unixSocketPrefix").arg(&node.data);
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--syncdelay", "1"]);
