@@ -8,7 +8,10 @@ mod run;
 
 use std::process::ExitCode;
 
+use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::diagnostic::Format;
 
 /// The input is bad.
 const BAD_INPUT: u8 = 1;
@@ -61,11 +64,22 @@ enum Output {
     Json,
 }
 
+/// `--output human|json|github`, for commands that report diagnostics.
+impl ValueEnum for Format {
+    fn value_variants<'a>() -> &'a [Format] {
+        &Format::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
+    }
+}
+
 /// Runs the command that the arguments of this process name.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
-        Command::Check(args) => check::check(&args.dir),
+        Command::Check(args) => check::check(&args),
         Command::Explain(args) => explain::explain(&args),
     }
 }

@@ -9,7 +9,8 @@ use tracing::{error, info, warn};
 
 use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE, environment, log};
 use crate::api::capacity;
-use crate::config::{Config, Flags, Origin, Sources};
+use crate::config::{Config, Flags, Sources};
+use crate::diagnostic::Origin;
 use crate::upstream::connect::ProbeError;
 use crate::{Sidecar, StartError};
 
@@ -73,7 +74,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         Err(errors) => {
             eprintln!("{errors}");
             let is_usage =
-                errors.problems.iter().all(|problem| matches!(problem.origin, Origin::Flag(_)));
+                errors.diagnostics.iter().all(|mistake| matches!(mistake.origin, Origin::Flag(_)));
             return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });
         }
     };

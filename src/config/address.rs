@@ -4,8 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::units::{Invalid, invalid};
-use crate::diagnostic::setting::show;
+use super::units::{Invalid, invalid, show};
 
 /// Where the app listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use super::layers::Raw;
 use super::resolve::{Resolver, read_text};
-use super::units::{Invalid, invalid};
-use crate::diagnostic::setting::{Origin, show};
+use super::units::{Invalid, invalid, show};
+use crate::diagnostic::Origin;
 
 /// Who vouches for clients. Without any source nobody can be signed in.
 #[derive(Debug, Clone, Default)]

@@ -12,8 +12,8 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::settings::{self, SETTINGS, Setting};
-use crate::diagnostic::nearest;
-use crate::diagnostic::setting::{Origin, Problem, show};
+use super::units::{mistake, show};
+use crate::diagnostic::{Diagnostic, Lines, Origin, nearest};
 use crate::yaml::{self, Entry, Node};
 
 /// The settings file that is read from the working directory where no other is named.
@@ -50,6 +50,7 @@ pub struct Flags {
 /// secrets, hence no `Debug`.
 pub struct Declared {
     values: BTreeMap<&'static str, Written>,
+    file: SettingsFile,
 }
 
 /// A value as written.
@@ -72,15 +73,36 @@ impl Declared {
     pub fn get(&self, key: &str) -> Option<&Written> {
         self.values.get(key)
     }
+
+    /// The mistakes, each with its line where it is in the file, and these first and in the
+    /// file's order.
+    pub(super) fn with_sources(&self, mut mistakes: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        mistakes.sort_by_key(|mistake| match &mistake.origin {
+            Origin::File { place, .. } => (place.line, place.column),
+            _ => (usize::MAX, 0),
+        });
+        let lines = Lines::with_secrets(&self.file.text, self.file.visible.iter().copied());
+        mistakes.into_iter().map(|mistake| mistake.with_source(&lines)).collect()
+    }
+}
+
+/// The settings file as it may be shown under a mistake.
+#[derive(Default)]
+struct SettingsFile {
+    text: String,
+    /// The keys, and the values of settings that are no secrets. A secret under a wrong key, or in
+    /// a file that is no YAML, is none of them.
+    visible: Vec<yaml::Place>,
 }
 
 /// Reads and merges all layers. What could be read is there even where there are problems, so
 /// that its mistakes are reported too.
-pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Problem>) {
+pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Diagnostic>) {
     let mut problems = Vec::new();
+    let mut file = SettingsFile::default();
     let layers = [
         default_layer(),
-        file_layer(sources, &mut problems),
+        file_layer(sources, &mut file, &mut problems),
         env_layer(&sources.env, &mut problems),
         flag_layer(&sources.flags),
     ];
@@ -109,7 +131,7 @@ pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Problem>) {
             (0..).map_while(|index| origin_of(&format!("{}[{index}]", setting.key))).collect();
         values.insert(setting.key, Written { raw, origin, item_origins, rank });
     }
-    (Declared { values }, problems)
+    (Declared { values, file }, problems)
 }
 
 /// One layer, for `figment` to merge.
@@ -187,7 +209,7 @@ fn flag_layer(flags: &Flags) -> Layer {
             continue;
         };
         if let Some(value) = value {
-            layer.set(setting.key, raw_text(setting, value), Origin::Flag(name));
+            layer.set(setting.key, raw_text(setting, value), Origin::Flag(name.into()));
         }
     }
     layer
@@ -198,7 +220,7 @@ pub(super) fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-fn env_layer(env: &[(String, String)], problems: &mut Vec<Problem>) -> Layer {
+fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer {
     let mut layer = Layer::new("environment");
     let names: Vec<(String, &Setting)> =
         SETTINGS.iter().map(|setting| (variable(setting.key), setting)).collect();
@@ -206,8 +228,7 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Problem>) -> Layer {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
         let key = rest.to_lowercase().replace("__", ".");
         let mut problem = |key: &str, message: &str, hint: String| {
-            let origin = Origin::Environment(name.clone());
-            problems.push(Problem { key: key.into(), origin, message: message.into(), hint });
+            problems.push(mistake(key, Origin::Environment(name.clone()), message, hint));
         };
         if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
             if value.trim().is_empty() {
@@ -250,22 +271,17 @@ fn is_injected_by_kubernetes(name: &str, value: &str) -> bool {
         })
 }
 
-fn file_layer(sources: &Sources, problems: &mut Vec<Problem>) -> Layer {
+fn file_layer(sources: &Sources, file: &mut SettingsFile, problems: &mut Vec<Diagnostic>) -> Layer {
     let mut layer = Layer::new("file");
     let (shown, path) = match &sources.config_file {
         Some(file) => (file.clone(), sources.working_dir.join(file)),
         None => (PathBuf::from(DEFAULT_FILE), sources.working_dir.join(DEFAULT_FILE)),
     };
-    let at = |place: yaml::Place| Origin::File {
-        path: shown.clone(),
-        line: place.line,
-        column: place.column,
-    };
     let mut problem = |place, message: String, hint: String| {
-        problems.push(Problem { key: String::new(), origin: at(place), message, hint });
+        problems.push(mistake("", Origin::file(&shown, place), message, hint));
     };
     let start = yaml::Place::START;
-    let text = match std::fs::read(&path) {
+    file.text = match std::fs::read(&path) {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(_) => {
@@ -284,19 +300,21 @@ fn file_layer(sources: &Sources, problems: &mut Vec<Problem>) -> Layer {
             return layer;
         }
     };
-    let root = match yaml::parse(&text) {
+    let root = match yaml::parse(&file.text) {
         Ok(root) => root,
         Err(found) => {
             for found in found {
                 let hint = found.hint.unwrap_or_else(|| "see the syntax of YAML 1.2".into());
                 problem(found.place, found.message, hint);
             }
+            file.visible = visible_by_line(&file.text);
             return layer;
         }
     };
     match root {
         Some(root) if !root.is_null() => {
-            FileReader { path: &shown, layer: &mut layer, problems }.group("", &root);
+            let visible = &mut file.visible;
+            FileReader { path: &shown, layer: &mut layer, visible, problems }.group("", &root);
         }
         // An empty file, or comments only.
         _ => {}
@@ -304,20 +322,65 @@ fn file_layer(sources: &Sources, problems: &mut Vec<Problem>) -> Layer {
     layer
 }
 
+/// What may be shown of a text that is no YAML: a known key at the beginning of a line, and what
+/// is behind it if it is a setting without secrets and plainly a single value.
+fn visible_by_line(text: &str) -> Vec<yaml::Place> {
+    let mut visible = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let name = line.trim_start_matches([' ', '-']);
+        let column = line.len() - name.len() + 1;
+        let Some((name, rest)) = name.split_once(':') else { continue };
+        let is_it = |key: &str| key.split('.').any(|part| part == name);
+        let mut known = SETTINGS.iter().filter(|setting| is_it(setting.key)).peekable();
+        if known.peek().is_none() {
+            continue;
+        }
+        let is_harmless = known.all(|setting| last(setting.key) == name && !setting.is_secret())
+            && !rest.contains([':', '@', ',']);
+        // A known name is ASCII, so bytes are characters up to here.
+        let width = if is_harmless { usize::MAX } else { name.len() };
+        visible.push(yaml::Place { line: index + 1, column, width });
+    }
+    visible
+}
+
+/// A key as it may be shown: what is no name may be a secret with a mistake before it
+/// (`uri:mongodb://…`).
+fn show_key(key: &str) -> &str {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if key.len() <= MAX_KEY_BYTES && key.chars().all(is_name) { key } else { "***" }
+}
+
+/// Far more than any key needs.
+const MAX_KEY_BYTES: usize = 64;
+
 struct FileReader<'a> {
     path: &'a Path,
     layer: &'a mut Layer,
-    problems: &'a mut Vec<Problem>,
+    /// What may be shown of the file.
+    visible: &'a mut Vec<yaml::Place>,
+    problems: &'a mut Vec<Diagnostic>,
 }
 
 impl FileReader<'_> {
     fn origin(&self, place: yaml::Place) -> Origin {
-        Origin::File { path: self.path.to_owned(), line: place.line, column: place.column }
+        Origin::file(self.path, place)
     }
 
     fn problem(&mut self, key: &str, place: yaml::Place, message: String, hint: String) {
-        let origin = self.origin(place);
-        self.problems.push(Problem { key: key.to_owned(), origin, message, hint });
+        self.problems.push(mistake(key, self.origin(place), message, hint));
+    }
+
+    /// Lets a value be shown, if it is a value of this setting that is no secret.
+    fn show_value(&mut self, setting: &Setting, node: &Node) {
+        if setting.is_secret() {
+            return;
+        }
+        match (node.scalar(), node.items()) {
+            (Some(scalar), _) if !scalar.text.contains('@') => self.visible.push(node.place),
+            (_, Some(items)) => items.iter().for_each(|item| self.show_value(setting, item)),
+            _ => {}
+        }
     }
 
     fn group(&mut self, group: &str, node: &Node) {
@@ -327,9 +390,13 @@ impl FileReader<'_> {
             return self.problem(group, node.place, message, hint);
         };
         for entry in entries {
+            let name = show_key(&entry.key);
+            if name == entry.key {
+                self.visible.push(entry.key_place);
+            }
             let key = match group {
-                "" => entry.key.clone(),
-                group => format!("{group}.{}", entry.key),
+                "" => name.to_owned(),
+                group => format!("{group}.{name}"),
             };
             if entry.key.contains('.') {
                 let hint = "write levels as nested keys, as in `clients: { heartbeat: 15s }`";
@@ -342,30 +409,36 @@ impl FileReader<'_> {
                     self.group(&key, &entry.value);
                 }
             } else {
-                self.unknown(group, &entry.key, &key, entry.key_place);
+                self.unknown(group, entry, &key);
             }
         }
     }
 
-    fn unknown(&mut self, group: &str, name: &str, key: &str, place: yaml::Place) {
+    fn unknown(&mut self, group: &str, entry: &Entry, key: &str) {
+        let name = entry.key.as_str();
         let members = settings::members(group);
-        // First among its siblings, then anywhere: `heartbeat` at the top level.
-        let sibling = nearest(name, members.iter().map(String::as_str));
-        let anywhere = SETTINGS
-            .iter()
-            .map(|setting| setting.key)
-            .find(|known| known.rsplit('.').next().is_some_and(|last| last == name));
-        let hint = match (sibling, anywhere) {
-            (Some(sibling), _) if group.is_empty() => format!("did you mean `{sibling}`?"),
-            (Some(sibling), _) => format!("did you mean `{group}.{sibling}`?"),
-            (None, Some(known)) => format!("did you mean `{known}`?"),
-            (None, None) => format!("known keys here: {}", members.join(", ")),
+        let in_group = |name: &str| match group {
+            "" => name.to_owned(),
+            group => format!("{group}.{name}"),
         };
-        self.problem(key, place, "unknown key".into(), hint);
+        // First among its siblings, then anywhere: `heartbeat` at the top level.
+        let sibling = nearest(name, members.iter().map(String::as_str)).map(in_group);
+        let anywhere =
+            || SETTINGS.iter().map(|setting| setting.key).find(|known| last(known) == name);
+        let meant = sibling.or_else(|| anywhere().map(str::to_owned));
+        let hint = match &meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("known keys here: {}", members.join(", ")),
+        };
+        if let Some(setting) = meant.as_deref().and_then(settings::find) {
+            self.show_value(setting, &entry.value);
+        }
+        self.problem(key, entry.key_place, "unknown key".into(), hint);
     }
 
     fn value(&mut self, setting: &'static Setting, entry: &Entry) {
         let (key, node) = (setting.key, &entry.value);
+        self.show_value(setting, node);
         if node.is_null() {
             let hint = "give it a value, or remove the key for the default";
             return self.problem(key, entry.key_place, "has no value".into(), hint.into());
@@ -423,5 +496,5 @@ fn raw_text(setting: &Setting, text: &str) -> Raw {
 
 /// A written value as it may be shown.
 pub(super) fn show_written(setting: &Setting, text: &str) -> String {
-    if setting.kind.is_secret() { "the value".to_owned() } else { show(text) }
+    if setting.is_secret() { "the value".to_owned() } else { show(text) }
 }

@@ -20,11 +20,13 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::diagnostic::setting::{ConfigErrors, Origin, Problem};
+use crate::diagnostic::Diagnostic;
+
 pub use address::AppAddress;
 pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
 pub use layers::{Declared, Flags, Raw, Sources, Written};
@@ -137,6 +139,24 @@ impl LogLevel {
             LogLevel::Debug => "debug",
             LogLevel::Trace => "trace",
         }
+    }
+}
+
+/// Every mistake in the settings; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors {
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{diagnostic}")?;
+        }
+        Ok(())
     }
 }
 

@@ -11,14 +11,14 @@ use ipnet::IpNet;
 use super::layers::{Declared, Raw, Written, show_written};
 use super::settings::{self, Kind, Setting};
 use super::units::{
-    Invalid, invalid, parse_count, parse_duration, parse_network, parse_size, show_duration,
-    show_size,
+    Invalid, invalid, mistake, parse_count, parse_duration, parse_network, parse_size,
+    show_duration, show_size,
 };
 use super::{
-    AppAddress, Clients, Config, Log, LogFormat, LogLevel, Mongodb, MongodbUri, Replay, Tls,
-    address,
+    AppAddress, Clients, Config, ConfigErrors, Log, LogFormat, LogLevel, Mongodb, MongodbUri,
+    Replay, Tls, address,
 };
-use crate::diagnostic::setting::{ConfigErrors, Origin, Problem};
+use crate::diagnostic::{Diagnostic, Origin};
 
 /// A secret in a file is one line; this is far more than any needs.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -26,7 +26,7 @@ const MAX_SECRET_BYTES: u64 = 64 * 1024;
 pub(super) fn resolve(
     declared: &Declared,
     working_dir: &Path,
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
 ) -> Result<Config, ConfigErrors> {
     let mut resolver = Resolver { declared, working_dir, problems };
     let config = resolver.config();
@@ -35,14 +35,14 @@ pub(super) fn resolve(
     }
     match config {
         Some(config) if resolver.problems.is_empty() => Ok(config),
-        _ => Err(ConfigErrors { problems: resolver.problems }),
+        _ => Err(ConfigErrors { diagnostics: declared.with_sources(resolver.problems) }),
     }
 }
 
 pub(super) struct Resolver<'a> {
     pub(super) declared: &'a Declared,
     pub(super) working_dir: &'a Path,
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
 }
 
 impl Resolver<'_> {
@@ -133,7 +133,7 @@ impl Resolver<'_> {
 
     pub(super) fn problem(&mut self, key: &str, origin: Origin, invalid: Invalid) {
         let Invalid { message, hint } = invalid;
-        self.problems.push(Problem { key: key.to_owned(), origin, message, hint });
+        self.problems.push(mistake(key, origin, message, hint));
     }
 
     pub(super) fn problem_at(&mut self, key: &str, message: &str, hint: &str) {

@@ -18,6 +18,13 @@ pub struct Setting {
     pub about: &'static str,
 }
 
+impl Setting {
+    /// Whether its value must never be shown.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Mongodb | Kind::Secret)
+    }
+}
+
 /// What a setting holds. Ranges include both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -56,11 +63,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether a value of this kind must never be shown.
-    pub fn is_secret(self) -> bool {
-        matches!(self, Kind::Mongodb | Kind::Secret)
-    }
-
     /// Whether it is written as a list; for a hint, how.
     pub(super) fn list_example(self) -> Option<&'static str> {
         match self {

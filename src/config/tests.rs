@@ -165,125 +165,28 @@ fn what_kubernetes_injects_is_no_mistake() {
     assert!(from_env(&[("SIDESTREAM_PORT", "8080")]).is_err());
 }
 
+/// The exact text of every mistake in a file: the cases are in `tests/mistakes.txt`, each a
+/// settings file, a line `---`, and what is said about it.
 #[test]
-fn file_errors() {
-    let rows: &[(&str, &str)] = &[
-        (
-            "listne: 0.0.0.0:1\n",
-            "sidestream.yaml:1:1: error: listne: unknown key\n  hint: did you mean `listen`?",
-        ),
-        (
-            "clients:\n  hartbeat: 1s\n",
-            "sidestream.yaml:2:3: error: clients.hartbeat: unknown key\n  \
-             hint: did you mean `clients.heartbeat`?",
-        ),
-        (
-            "heartbeat: 1s\n",
-            "sidestream.yaml:1:1: error: heartbeat: unknown key\n  \
-             hint: did you mean `clients.heartbeat`?",
-        ),
-        (
-            "log: { colour: 1 }\n",
-            "sidestream.yaml:1:8: error: log.colour: unknown key\n  \
-             hint: known keys here: format, level",
-        ),
-        (
-            "clients.heartbeat: 1s\n",
-            "sidestream.yaml:1:1: error: clients.heartbeat: unknown key\n  \
-             hint: write levels as nested keys, as in `clients: { heartbeat: 15s }`",
-        ),
-        (
-            "clients: 5\n",
-            "sidestream.yaml:1:10: error: clients: expected a mapping, found a number\n  \
-             hint: it holds the keys heartbeat, retry, max_connections, \
-             max_connections_per_address, max_connections_per_subject, \
-             max_values_per_subject, max_buffered, max_duration",
-        ),
-        (
-            "listen: { port: 1 }\n",
-            "sidestream.yaml:1:9: error: listen: expected one value, found a mapping\n  \
-             hint: for example listen: 0.0.0.0:8080",
-        ),
-        (
-            "mongodb: { uri: [a] }\n",
-            "sidestream.yaml:1:17: error: mongodb.uri: expected one value, found a list\n  \
-             hint: for example uri: mongodb://127.0.0.1:27017/?replicaSet=rs0",
-        ),
-        (
-            "drain: 10\n",
-            "sidestream.yaml:1:8: error: drain: `10` has no unit\n  \
-             hint: write 10s for seconds or 10ms for milliseconds",
-        ),
-        (
-            "drain:\n",
-            "sidestream.yaml:1:1: error: drain: has no value\n  \
-             hint: give it a value, or remove the key for the default",
-        ),
-        (
-            "clients: { heartbeat: 99ms }\n",
-            "sidestream.yaml:1:23: error: clients.heartbeat: `99ms` is out of range\n  \
-             hint: the range is 100ms to 1h",
-        ),
-        (
-            "clients: { max_duration: 1ms }\n",
-            "sidestream.yaml:1:26: error: clients.max_duration: `1ms` is out of range\n  \
-             hint: the range is 0s for no limit, or 1s to 8760h",
-        ),
-        (
-            "replay: { max_bytes: 1000B }\n",
-            "sidestream.yaml:1:22: error: replay.max_bytes: `1000B` is out of range\n  \
-             hint: the range is 1KiB to 1024GiB",
-        ),
-        (
-            "replay: { max_concurrent: 0 }\n",
-            "sidestream.yaml:1:27: error: replay.max_concurrent: `0` is out of range\n  \
-             hint: the range is 1 to 1000",
-        ),
-        (
-            "log: { level: inf }\n",
-            "sidestream.yaml:1:15: error: log.level: `inf` is not one of \
-             error, warn, info, debug, trace\n  hint: did you mean info?",
-        ),
-        (
-            "trusted_proxies:\n  - 10.0.0.0/8\n  - 10.0.0.0/40\n",
-            "sidestream.yaml:3:5: error: trusted_proxies: `10.0.0.0/40` is not a network\n  \
-             hint: write it in CIDR notation, for example 10.0.0.0/8",
-        ),
-        (
-            "drain: 1s\ndrain: 2s\n",
-            "sidestream.yaml:2:1: error: `drain` is written twice\n  hint: it is also on line 1",
-        ),
-        (
-            "- a\n",
-            "sidestream.yaml:1:1: error: expected a mapping, found a list\n  hint: it holds the \
-             keys listen, admin, app, prefix, filters, mongodb, replay, clients, \
-             auth, trusted_proxies, drain, tls, log",
-        ),
-        (
-            "tls: { cert_file: x }\n",
-            "sidestream.yaml:1:19: error: tls.cert_file: needs `tls.key_file` as well\n  \
-             hint: give both files, or neither for plain HTTP",
-        ),
-        (
-            "mongodb: { uri: 'mongodb://a', uri_file: x }\n",
-            "sidestream.yaml:1:42: error: mongodb.uri_file: is given together with \
-             `mongodb.uri`\n  hint: keep one of them",
-        ),
-        (
-            "listen: 0.0.0.0:9180\n",
-            "built-in default: error: admin: is the same address as `listen`\n  hint: give the \
-             admin port an address of its own: it must never be the public one",
-        ),
-        (
-            "app: http://localhost:8080\n",
-            "sidestream.yaml:1:6: error: app: is the sidecar's own `listen` address: requests \
-             would go round in circles\n  hint: point it at the port that the app listens on",
-        ),
-    ];
-    for (text, expected) in rows {
-        let errors = from_file(text).expect_err(text);
-        assert_eq!(errors.to_string(), *expected, "{text}");
+fn mistakes_in_files() {
+    let mut count = 0;
+    let mut wrong = String::new();
+    for case in include_str!("tests/mistakes.txt").split("=== ").skip(1) {
+        let (title, case) = case.split_once('\n').unwrap();
+        let (text, expected) = case.split_once("---\n").unwrap();
+        let dir = directory(&[("sidestream.yaml", text), ("key.pem", auth::EC_KEY)]);
+        let found = match Config::load(sources(&dir, &[], Flags::default())) {
+            Ok(_) => "nothing".to_owned(),
+            Err(errors) => errors.to_string(),
+        };
+        assert!(!found.contains("hunter2"), "{found}");
+        if found.trim() != expected.trim() {
+            wrong.push_str(&format!("=== {title}\n{text}---\n{found}\n\n"));
+        }
+        count += 1;
     }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(count > 50, "only {count} cases were found");
 }
 
 #[test]
@@ -349,10 +252,10 @@ fn all_mistakes_at_once() {
     let flags = Flags { app: Some("app".into()), ..Flags::default() };
     let env = [("SIDESTREAM_PREFIX", "/"), ("SIDESTREAM_LOG__LEVEL", "loud")];
     let errors = Config::load(sources(&dir, &env, flags)).unwrap_err();
-    let keys: Vec<_> = errors.problems.iter().map(|p| p.key.as_str()).collect();
+    let keys: Vec<_> = errors.diagnostics.iter().map(|p| p.key.as_str()).collect();
     assert_eq!(
         keys,
-        ["listne", "app", "prefix", "clients.retry", "clients.max_buffered", "drain", "log.level"]
+        ["listne", "drain", "clients.retry", "clients.max_buffered", "app", "prefix", "log.level"]
     );
 }
 
@@ -430,9 +333,10 @@ proptest::proptest! {
         let variable = layers::variable(SETTINGS[index].key);
         let env = [(variable.as_str(), value.as_str())];
         if let Err(errors) = Config::load(sources(&dir, &env, Flags::default())) {
-            proptest::prop_assert!(!errors.problems.is_empty());
-            for problem in &errors.problems {
-                proptest::prop_assert!(!problem.message.is_empty() && !problem.hint.is_empty());
+            proptest::prop_assert!(!errors.diagnostics.is_empty());
+            for mistake in &errors.diagnostics {
+                let has_hint = mistake.hint.as_ref().is_some_and(|hint| !hint.is_empty());
+                proptest::prop_assert!(!mistake.message.is_empty() && has_hint);
             }
         }
     }

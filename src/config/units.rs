@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::diagnostic::setting::show;
+use crate::diagnostic::{Diagnostic, Origin, Severity};
 
 /// What is wrong with a value, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,30 @@ pub struct Invalid {
 
 pub(super) fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Invalid {
     Invalid { message: message.into(), hint: hint.into() }
+}
+
+/// A mistake at a setting; the key is empty where the file as a whole is meant.
+pub(super) fn mistake(
+    key: &str,
+    origin: Origin,
+    message: impl Into<String>,
+    hint: impl Into<String>,
+) -> Diagnostic {
+    Diagnostic::new(Severity::Error, origin, message).key(key).hint(hint)
+}
+
+/// A value as it may be shown in an error: short, on one line, and without anything that could be
+/// a credential put under the wrong key.
+pub(super) fn show(value: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    if value.contains('@') {
+        return "the value".to_owned();
+    }
+    let mut shown: String = value.escape_debug().take(MAX_CHARS).collect();
+    if shown.len() < value.len() && value.chars().count() > MAX_CHARS {
+        shown.push('…');
+    }
+    format!("`{shown}`")
 }
 
 /// `250ms`, `30s`, `5m`, `1h`: a whole number and a unit, nothing between them.

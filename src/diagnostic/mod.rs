@@ -1,11 +1,19 @@
-//! What is wrong with what people wrote, in filter files and settings: where, with the line itself,
-//! and what to do. Knows neither filters nor settings.
+//! What is wrong with what people wrote, in settings, filter files and annotations: where, with
+//! the line itself, and what to do. Knows neither filters nor settings.
+//!
+//! There is one kind of mistake, [`Diagnostic`], with one text for people (its `Display`) and two
+//! forms for machines ([`Format`]). Whoever reads a text collects the diagnostics of a file in a
+//! [`Reporter`], and reports all of them at once.
 
+mod format;
 mod nearest;
-pub(crate) mod setting;
+mod source;
 
+pub use format::{Format, render};
 pub use nearest::nearest;
+pub(crate) use source::Lines;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -13,10 +21,54 @@ use crate::yaml::Place;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The file is not used.
+    /// The file is not used, or the program does not start.
     Error,
     /// The file is used; what it says is probably not what was meant.
     Warning,
+}
+
+impl Severity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
+/// Where something is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere: it is a built-in default.
+    Default,
+    /// In a file; a file as a whole is the first character of its first line.
+    File { path: PathBuf, place: Place },
+    /// In an environment variable, by name.
+    Environment(String),
+    /// In a flag, with its dashes.
+    Flag(Cow<'static, str>),
+    /// In an annotation of a Kubernetes object, by name.
+    Annotation(String),
+}
+
+impl Origin {
+    pub(crate) fn file(path: &Path, place: Place) -> Origin {
+        Origin::File { path: path.to_owned(), place }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("built-in default"),
+            Origin::File { path, place: Place { line, column, .. } } => {
+                write!(f, "{}:{line}:{column}", path.display())
+            }
+            Origin::Environment(name) => write!(f, "environment variable {name}"),
+            Origin::Flag(name) => f.write_str(name),
+            Origin::Annotation(name) => write!(f, "annotation {name}"),
+        }
+    }
 }
 
 /// One finding. Its `Display` is several lines: `file:line:column: error: …`, the source line, a
@@ -24,46 +76,61 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
-    pub file: PathBuf,
-    /// From 1.
-    pub line: usize,
-    /// From 1, in characters.
-    pub column: usize,
-    /// How many characters are meant; at least 1.
-    pub width: usize,
+    pub origin: Origin,
+    /// The setting that is meant, dotted; empty in filter files, whose messages name the key.
+    pub key: String,
     pub message: String,
     pub hint: Option<String>,
     /// The line, or the part of it around the column; empty where there is none to show.
     pub source: String,
     /// Where in `source` the column is, from 1.
     pub source_column: usize,
+    /// How many characters of `source` are meant; at least 1.
+    pub source_width: usize,
 }
 
-/// Longer lines (JSON on one line) are shown in part, this many characters of them.
-const MAX_SHOWN_CHARS: usize = 120;
-/// So many of them before the column.
-const SHOWN_BEFORE: usize = 40;
 /// So many errors of one file are told, and so many warnings; the rest is a number.
 pub(crate) const MAX_FINDINGS: usize = 100;
 
 impl Diagnostic {
-    /// A finding about a file as a whole, which may not even be readable.
-    pub(crate) fn of_file(severity: Severity, file: &Path, message: String) -> Diagnostic {
+    /// A finding without a source line.
+    pub(crate) fn new(
+        severity: Severity,
+        origin: Origin,
+        message: impl Into<String>,
+    ) -> Diagnostic {
         Diagnostic {
             severity,
-            file: file.to_owned(),
-            line: 1,
-            column: 1,
-            width: 1,
-            message,
+            origin,
+            key: String::new(),
+            message: message.into(),
             hint: None,
             source: String::new(),
             source_column: 1,
+            source_width: 1,
         }
+    }
+
+    /// A finding about a file as a whole, which may not even be readable.
+    pub(crate) fn of_file(severity: Severity, file: &Path, message: String) -> Diagnostic {
+        Diagnostic::new(severity, Origin::file(file, Place::START), message)
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
         self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn key(mut self, key: impl Into<String>) -> Diagnostic {
+        self.key = key.into();
+        self
+    }
+
+    /// With the line that is meant, where it is in a file.
+    pub(crate) fn with_source(mut self, lines: &Lines<'_>) -> Diagnostic {
+        if let Origin::File { place, .. } = self.origin {
+            (self.source, self.source_column, self.source_width) = lines.excerpt(place);
+        }
         self
     }
 
@@ -72,42 +139,20 @@ impl Diagnostic {
     }
 }
 
-/// The part of a line to show, and where in it the column is. Cut at once: a finding must not cost
-/// the length of its line, of which there may be only one.
-fn excerpt(line: &str, column: usize) -> (String, usize) {
-    // What a terminal would obey is not for showing.
-    let safe = |c: char| if c.is_control() && c != '\t' { '�' } else { c };
-    let start = match line.chars().nth(MAX_SHOWN_CHARS) {
-        Some(_) => (column - 1).saturating_sub(SHOWN_BEFORE),
-        None => 0,
-    };
-    let mut shown = String::new();
-    if start > 0 {
-        shown.push('…');
-    }
-    let mut rest = line.chars().skip(start);
-    shown.extend(rest.by_ref().take(MAX_SHOWN_CHARS).map(safe));
-    if rest.next().is_some() {
-        shown.push('…');
-    }
-    (shown, column - start + usize::from(start > 0))
-}
-
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        let (file, line, column) = (self.file.display(), self.line, self.column);
-        write!(f, "{file}:{line}:{column}: {severity}: {}", self.message)?;
+        write!(f, "{}: {}: ", self.origin, self.severity.as_str())?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
         if !self.source.trim().is_empty() {
             // A tab stays a tab, so that the caret stands below its character at any tab width.
             let blank = |c: char| if c == '\t' { '\t' } else { ' ' };
             let indent: String =
                 self.source.chars().take(self.source_column - 1).map(blank).collect();
             let room = (self.source.chars().count() + 1).saturating_sub(indent.chars().count());
-            let caret = "^".repeat(self.width.min(room).max(1));
+            let caret = "^".repeat(self.source_width.min(room).max(1));
             write!(f, "\n    {}\n    {indent}{caret}", self.source.trim_end())?;
         }
         if let Some(hint) = &self.hint {
@@ -120,7 +165,7 @@ impl fmt::Display for Diagnostic {
 /// Collects the findings of one file.
 pub(crate) struct Reporter<'a> {
     file: &'a Path,
-    lines: Vec<&'a str>,
+    lines: Lines<'a>,
     pub diagnostics: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
@@ -128,7 +173,7 @@ pub(crate) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     pub fn new(file: &'a Path, text: &'a str) -> Reporter<'a> {
-        let lines = text.lines().collect();
+        let lines = Lines::new(text);
         Reporter { file, lines, diagnostics: Vec::new(), errors: 0, warnings: 0 }
     }
 
@@ -160,11 +205,9 @@ impl<'a> Reporter<'a> {
         message: String,
         hint: Option<String>,
     ) -> Diagnostic {
-        let Place { line, column, width } = place;
-        let text = self.lines.get(line - 1).copied().unwrap_or_default();
-        let (source, source_column) = excerpt(text, column);
-        let file = self.file.to_owned();
-        Diagnostic { severity, file, line, column, width, message, hint, source, source_column }
+        let mut found = Diagnostic::new(severity, Origin::file(self.file, place), message);
+        found.hint = hint;
+        found.with_source(&self.lines)
     }
 
     pub fn has_errors(&self) -> bool {
@@ -178,7 +221,10 @@ impl<'a> Reporter<'a> {
 
     /// The findings in the order of the text; what was found first stays first on equal places.
     pub fn finish(mut self) -> Vec<Diagnostic> {
-        self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        self.diagnostics.sort_by_key(|diagnostic| match diagnostic.origin {
+            Origin::File { place, .. } => (place.line, place.column),
+            _ => (0, 0),
+        });
         let counts = [
             (Severity::Error, "error", self.errors),
             (Severity::Warning, "warning", self.warnings),
@@ -243,7 +289,7 @@ mod tests {
         let found = reporter.finish();
         assert_eq!(found.len(), 2 * MAX_FINDINGS + 2);
         let longest = found.iter().map(|one| one.source.chars().count()).max();
-        assert!(longest <= Some(MAX_SHOWN_CHARS + 2), "{longest:?}");
+        assert!(longest <= Some(source::MAX_SHOWN_CHARS + 2), "{longest:?}");
         let last = &found[found.len() - 2..];
         assert_eq!(last[0].to_string(), "a.yaml:1:1: error: and 900 more errors in this file");
         assert_eq!(last[1].to_string(), "a.yaml:1:1: warning: and 900 more warnings in this file");

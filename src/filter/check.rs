@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::{Diagnostic, FilterSet, Severity, load_directory};
+use crate::diagnostic::{self, Format};
 
 /// All findings about a directory of filter files. Its `Display` lists them and
 /// sums up; every line, the last one too, ends with a line break.
@@ -45,6 +46,14 @@ impl CheckReport {
         !self.diagnostics.iter().any(Diagnostic::is_error)
     }
 
+    /// All findings; for people also the sum.
+    pub fn render(&self, format: Format) -> String {
+        match format {
+            Format::Human => self.to_string(),
+            machine => diagnostic::render(&self.diagnostics, machine),
+        }
+    }
+
     pub fn error_count(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count()
     }
@@ -56,9 +65,7 @@ impl CheckReport {
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for diagnostic in &self.diagnostics {
-            writeln!(f, "{diagnostic}\n")?;
-        }
+        f.write_str(&diagnostic::render(&self.diagnostics, Format::Human))?;
         let files = count(self.file_count, "filter");
         match (self.error_count(), self.warning_count()) {
             (0, 0) => writeln!(f, "{files}: all good"),

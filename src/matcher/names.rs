@@ -1,5 +1,7 @@
 //! The operators by name: which there are, which there are not and why, which was meant.
 
+use crate::diagnostic::nearest;
+
 /// Where an operator was written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Where {
@@ -101,25 +103,5 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
         _ => {}
     }
     let known: &[&str] = if place == Where::TopLevel { &TOP_LEVEL } else { &FIELD };
-    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
-}
-
-/// Longer names resemble no operator.
-const MAX_BYTES: usize = 64;
-
-/// The known name nearest to the one written, where any is near.
-pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    // The likeness costs the product of the lengths.
-    if name.len() > MAX_BYTES {
-        return None;
-    }
-    // The dollar is common to all and would make everything look alike.
-    let bare = |name: &str| name.trim_start_matches('$').to_lowercase();
-    let written = bare(name);
-    known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(&bare(candidate), &written), *candidate))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
+    nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`?"))
 }

@@ -206,8 +206,8 @@ impl Parser {
     fn add_type(&mut self, types: &mut TypeSet, value: &Bson) {
         if let Bson::String(name) = value {
             if let Err(nearest) = types.add_name(name) {
-                let hint = format!("did you mean `{nearest}`?");
-                self.error(format!("`{name}` is no type"), Some(hint));
+                let hint = nearest.map(|name| format!("did you mean `{name}`?"));
+                self.error(format!("`{name}` is no type"), hint);
             }
             return;
         }

@@ -1,5 +1,6 @@
 //! BSON types by name and number, as `$type` takes them.
 
+use crate::diagnostic::nearest;
 use crate::event::raw::tag;
 
 /// A set of BSON types, as bits.
@@ -44,7 +45,9 @@ impl TypeSet {
         self.0 & bit(kind) != 0
     }
 
-    pub fn add_name(&mut self, name: &str) -> Result<(), String> {
+    /// # Errors
+    /// The name is none of a type; the nearest one is, where one is near.
+    pub fn add_name(&mut self, name: &str) -> Result<(), Option<&'static str>> {
         if name == "number" {
             for kind in [tag::DOUBLE, tag::INT32, tag::INT64, tag::DECIMAL] {
                 self.0 |= bit(kind);
@@ -56,7 +59,7 @@ impl TypeSet {
                 self.0 |= bit(*kind);
                 Ok(())
             }
-            None => Err(nearest(name)),
+            None => Err(nearest(name, NAMES.iter().map(|(known, ..)| *known).chain(["number"]))),
         }
     }
 
@@ -68,17 +71,6 @@ impl TypeSet {
         }
         found.is_some()
     }
-}
-
-/// The type name that somebody probably meant.
-fn nearest(name: &str) -> String {
-    NAMES
-        .iter()
-        .map(|(known, ..)| *known)
-        .chain(["number"])
-        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)))
-        .unwrap_or("string")
-        .to_owned()
 }
 
 /// The name of a type as the aggregation operator `$type` gives it.

@@ -13,8 +13,8 @@ use super::date_text;
 use super::function::{FUNCTIONS, Function};
 use super::unit::{UNITS, Unit, WEEKDAYS};
 use super::zone::Zone;
+use crate::diagnostic::nearest;
 use crate::event::raw::Owned;
-use crate::matcher::names;
 use crate::matcher::number::Number;
 use crate::matcher::operand::Operand;
 use crate::matcher::parse::Parser;
@@ -237,7 +237,7 @@ impl Parser {
         let found = WEEKDAYS.iter().position(|day| is_it(day));
         if found.is_none() {
             self.at_key("startOfWeek", |parser| {
-                let near = names::nearest(&written, &WEEKDAYS);
+                let near = nearest(&written, WEEKDAYS);
                 let hint = near.map(|near| format!("did you mean `{near}`?"));
                 parser.error(format!("`{written}` is no day of the week"), hint);
             });

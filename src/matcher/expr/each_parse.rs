@@ -6,7 +6,7 @@ use bson::Bson;
 
 use super::Expression;
 use super::each::Each;
-use crate::matcher::names;
+use crate::diagnostic::nearest;
 use crate::matcher::operand::Operand;
 use crate::matcher::parse::Parser;
 use crate::matcher::path::Path;
@@ -21,8 +21,7 @@ impl Parser {
     pub(super) fn variable(&mut self, name: &str, path: Option<&str>) -> Option<Open> {
         let place = self.variables.iter().rev().position(|known| **known == *name);
         let Some(place) = place else {
-            let known: Vec<&str> = self.variables.iter().map(|name| &**name).collect();
-            let hint = match names::nearest(name, &known) {
+            let hint = match nearest(name, self.variables.iter().map(|name| &**name)) {
                 Some(near) => format!("did you mean `$${near}`?"),
                 None => {
                     "known are `$$ROOT` and `$$CURRENT`, and what `$let`, `$map`, `$filter` and \

@@ -6,11 +6,12 @@ use bson::{Bson, Document};
 
 use super::Expression;
 use super::function::{FUNCTIONS, Function, MANY, SPECIAL};
+use crate::diagnostic::nearest;
 use crate::event::raw::Owned;
 use crate::matcher::operand::{self, Operand};
 use crate::matcher::parse::Parser;
 use crate::matcher::path::Path;
-use crate::matcher::{Role, Step, names};
+use crate::matcher::{Role, Step};
 
 type Open = Expression<Operand>;
 
@@ -164,7 +165,7 @@ impl Parser {
             "$dateFromString" => {
                 Some("texts in any form are not read; compare dates with dates".to_owned())
             }
-            _ => names::nearest(name, &known).map(|near| format!("did you mean `{near}`?")),
+            _ => nearest(name, known).map(|near| format!("did you mean `{near}`?")),
         };
         self.error(format!("`{name}` is not supported in `$expr`"), hint);
     }
@@ -207,7 +208,8 @@ impl Parser {
         };
         let before = self.errors.len();
         for key in document.keys().filter(|key| !known.contains(&key.as_str())) {
-            let near = names::nearest(key, known).map(|near| format!("did you mean `{near}`?"));
+            let near =
+                nearest(key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
             self.error(format!("`{name}` has no argument `{key}`"), near);
         }
         for key in known.iter().take(required).filter(|key| !document.contains_key(**key)) {

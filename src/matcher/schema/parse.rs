@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bson::{Bson, Document};
 
 use super::{Additional, Arrays, Dependency, Documents, Items, Numbers, Schema, Texts, normal};
+use crate::diagnostic::nearest;
 use crate::event::raw::{Owned, tag};
+use crate::matcher::Step;
 use crate::matcher::compare::Comparison;
 use crate::matcher::node::Set;
 use crate::matcher::number::Number;
 use crate::matcher::parse::Parser;
 use crate::matcher::pattern::Pattern;
 use crate::matcher::types::TypeSet;
-use crate::matcher::{Step, names};
 
 const KEYWORDS: [&str; 29] = [
     "bsonType",
@@ -126,7 +127,7 @@ impl Parser {
                 self.error(format!("`{keyword}` is not supported in a schema"), None);
             }
             _ => {
-                let near = names::nearest(keyword, &KEYWORDS);
+                let near = nearest(keyword, KEYWORDS);
                 let hint = near.map(|near| format!("did you mean `{near}`?"));
                 self.error(format!("`{keyword}` is no keyword of a schema"), hint);
             }
