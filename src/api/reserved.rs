@@ -193,7 +193,7 @@ impl Desk {
         let caller = right.as_ref().map(|right| right.caller());
         let claims = caller.as_ref().map(|caller| caller.claims.document());
         let bound = found.filter.bind(&ask.query, claims).map_err(|error| {
-            if matches!(error, BindError::NotAdmitted | BindError::MissingClaim(_)) {
+            if error.status() == 403 {
                 self.count_auth("forbidden");
             }
             refusal_of(error)
@@ -304,11 +304,7 @@ fn not_ready() -> Problem {
 }
 
 fn refusal_of(error: BindError) -> Problem {
-    let status = match error {
-        BindError::Parameter(_) => 400,
-        BindError::NoCaller => 401,
-        BindError::NotAdmitted | BindError::MissingClaim(_) => 403,
-    };
+    let status = error.status();
     let problem = Problem::new(status, error.to_string());
     if status == 401 { problem.with_header("WWW-Authenticate", "Bearer") } else { problem }
 }

@@ -1,8 +1,12 @@
 //! Who may open a stream.
 
-use super::Params;
+use bson::spec::BinarySubtype;
+use bson::{Bson, Document, RawDocument, RawDocumentBuf};
+
 use super::params::Param;
 use super::tree::Tree;
+use super::value::ParamType;
+use super::{Params, claims};
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::{Placeholder, Template};
 use crate::yaml::Entry;
@@ -15,11 +19,107 @@ pub enum Access {
     /// Whoever the app or a token vouches for.
     Authenticated,
     /// Those whose claims match.
-    Match(Template),
+    Match(AccessRule),
+}
+
+/// Conditions on the caller's claims.
+#[derive(Debug, Clone)]
+pub struct AccessRule {
+    pub template: Template,
+    /// The dotted claims that are compared with a type that JSON has not, and that type.
+    typed: Vec<(String, ParamType)>,
+}
+
+impl AccessRule {
+    fn new(template: Template, params: &Params) -> AccessRule {
+        let mut typed = Vec::new();
+        collect_typed(template.declared(), "", params, &mut typed);
+        AccessRule { template, typed }
+    }
+
+    /// The claims with their texts read as what they are compared with, where they can be. What
+    /// cannot be read stays text, which equals no such value.
+    pub(super) fn read(&self, claims: &RawDocument) -> RawDocumentBuf {
+        if self.typed.is_empty() {
+            return claims.to_owned();
+        }
+        let Ok(document) = Document::try_from(claims) else { return RawDocumentBuf::new() };
+        let mut value = Bson::Document(document);
+        for (path, kind) in &self.typed {
+            let parts: Vec<&str> = path.split('.').collect();
+            read_at(&mut value, &parts, *kind);
+        }
+        let read = value.as_document().map(RawDocumentBuf::try_from);
+        // It fails for nothing that was raw before; should it ever, nobody is admitted.
+        read.and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+/// Reads the texts at a path as a type, also those in lists on the way and at its end.
+fn read_at(value: &mut Bson, parts: &[&str], kind: ParamType) {
+    match (value, parts) {
+        (Bson::Array(values), parts) => {
+            values.iter_mut().for_each(|value| read_at(value, parts, kind));
+        }
+        (Bson::Document(document), [first, rest @ ..]) => {
+            if let Some(inner) = document.get_mut(*first) {
+                read_at(inner, rest, kind);
+            }
+        }
+        (value, []) => {
+            if let Some(read) = claims::read_one(kind, value) {
+                *value = read;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The types that JSON has not, and which claims carry as text.
+fn is_text_in_json(kind: ParamType) -> bool {
+    matches!(kind, ParamType::ObjectId | ParamType::Uuid | ParamType::Date)
+}
+
+/// Finds what is compared with such a type: parameters, and values written in the file.
+fn collect_typed(
+    document: &Document,
+    path: &str,
+    params: &Params,
+    typed: &mut Vec<(String, ParamType)>,
+) {
+    for (key, value) in document {
+        match (key.as_str(), value) {
+            ("$param", Bson::String(name)) => {
+                let kind = params.get(name).map(|param| param.kind);
+                typed.extend(
+                    kind.filter(|kind| is_text_in_json(*kind)).map(|kind| (path.to_owned(), kind)),
+                );
+            }
+            // It names fields in other ways.
+            ("$expr" | "$jsonSchema", _) => {}
+            (key, value) if key.starts_with('$') => collect_value(value, path, params, typed),
+            (key, value) if path.is_empty() => collect_value(value, key, params, typed),
+            (key, value) => collect_value(value, &format!("{path}.{key}"), params, typed),
+        }
+    }
+}
+
+fn collect_value(value: &Bson, path: &str, params: &Params, typed: &mut Vec<(String, ParamType)>) {
+    let kind = match value {
+        Bson::Document(document) => return collect_typed(document, path, params, typed),
+        Bson::Array(values) => {
+            return values.iter().for_each(|value| collect_value(value, path, params, typed));
+        }
+        Bson::ObjectId(_) => ParamType::ObjectId,
+        Bson::DateTime(_) => ParamType::Date,
+        Bson::Binary(binary) if binary.subtype == BinarySubtype::Uuid => ParamType::Uuid,
+        _ => return,
+    };
+    typed.push((path.to_owned(), kind));
 }
 
 /// Reads `access`. `None` after an error, which is reported.
-pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Access> {
+pub(super) fn read(entry: &Entry, params: &Params, reporter: &mut Reporter<'_>) -> Option<Access> {
     const FORMS: &str = "write `public`, `authenticated`, or `{ match: { role: admin } }`";
     let node = &entry.value;
     if let Some(scalar) = node.scalar() {
@@ -44,7 +144,7 @@ pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Access>
         }
     };
     super::resolve::compile(inner, Template::parse, reporter)
-        .map(|(_, template)| Access::Match(template))
+        .map(|(_, template)| Access::Match(AccessRule::new(template, params)))
 }
 
 /// What is said of a protected stream where the settings name nobody who could vouch for a caller:
@@ -76,7 +176,7 @@ pub(super) fn check_placeholders(
     (params, written): (&Params, Option<&Entry>),
     reporter: &mut Reporter<'_>,
 ) {
-    let Access::Match(template) = access else { return };
+    let Access::Match(AccessRule { template, .. }) = access else { return };
     let Some(inner) = entry.value.get("match") else { return };
     let mut tree = Tree::new(inner);
     for placeholder_use in template.placeholders() {
@@ -84,8 +184,9 @@ pub(super) fn check_placeholders(
         match &placeholder_use.placeholder {
             Placeholder::Claim(claim) => reporter.error(
                 node.place,
-                format!("`$claim: {claim}` among conditions on the claims themselves"),
-                "write the value that the claim must have, or a `$param`",
+                format!("`$claim: {}` among conditions on the claims themselves", claim.path),
+                "write the value that the claim must have, or a `$param`; a condition on the \
+                 document goes under the file's own `match`",
             ),
             Placeholder::Param(name) => {
                 if params.get(name).is_some_and(Param::is_optional) {

@@ -19,8 +19,8 @@ pub(super) fn unused_params(
     reporter: &mut Reporter<'_>,
 ) {
     let mut uses = template.placeholders();
-    if let Some(Access::Match(template)) = access {
-        uses.extend(template.placeholders());
+    if let Some(Access::Match(rule)) = access {
+        uses.extend(rule.template.placeholders());
     }
     let used: HashSet<&str> = uses
         .iter()

@@ -3,13 +3,14 @@
 //! A query is hostile until it is typed: whatever comes in becomes a value of the declared type or
 //! a refusal that names the parameter, and a value never becomes an operator.
 
-use bson::{Bson, RawBsonRef, RawDocument};
+use bson::{Bson, RawDocument};
 
+use super::access::AccessRule;
 use super::limits::MAX_VALUE_BYTES;
 use super::params::{MAX_VALUES, Param, RESERVED};
-use super::{Access, Filter};
+use super::{Access, Filter, claims};
 use crate::diagnostic::nearest;
-use crate::matcher::{Placeholder, Predicate, Template};
+use crate::matcher::{Placeholder, Predicate, Role};
 
 /// A filter with its values in.
 #[derive(Debug, Clone)]
@@ -46,9 +47,9 @@ fn value_among(values: &Values, name: &str) -> Option<Bson> {
 }
 
 /// Whether claims match `access`, with the values of parameters where they are known yet.
-fn is_admitted(template: &Template, claims: &RawDocument, values: Option<&Values>) -> bool {
+fn is_admitted(rule: &AccessRule, claims: &RawDocument, values: Option<&Values>) -> bool {
     let mut is_complete = true;
-    let predicate = template.bind(&mut |placeholder| {
+    let predicate = rule.template.bind(&mut |placeholder| {
         let value = match placeholder {
             Placeholder::Param(name) => values.and_then(|values| value_among(values, name)),
             Placeholder::Claim(_) => None,
@@ -57,33 +58,7 @@ fn is_admitted(template: &Template, claims: &RawDocument, values: Option<&Values
         value
     });
     // Such a filter does not load. Should it ever, an absent value must not let anybody in.
-    is_complete && predicate.matches(claims)
-}
-
-/// The value of a claim as data to bind. The whole name wins over a path, since names of claims
-/// are often addresses with dots in them.
-///
-/// Null is no value: bound, it would match every document that lacks the field. For the same
-/// reason it is not one of a set.
-fn claim(claims: Option<&RawDocument>, path: &str) -> Option<Bson> {
-    let value = walk(claims?, path)?;
-    match Bson::try_from(value).ok()? {
-        Bson::Null | Bson::Undefined => None,
-        Bson::Array(values) => {
-            Some(Bson::Array(values.into_iter().filter(|value| *value != Bson::Null).collect()))
-        }
-        value => Some(value),
-    }
-}
-
-fn walk<'c>(claims: &'c RawDocument, path: &str) -> Option<RawBsonRef<'c>> {
-    if let Ok(Some(value)) = claims.get(path) {
-        return Some(value);
-    }
-    path.match_indices('.').find_map(|(dot, _)| {
-        let inner = claims.get(&path[..dot]).ok()??.as_document()?;
-        walk(inner, &path[dot + 1..])
-    })
+    is_complete && predicate.matches(&rule.read(claims))
 }
 
 /// So much of a client's own text is given back in an error, in characters.
@@ -115,6 +90,24 @@ pub enum BindError {
     /// A 403. Names the claim, never a value.
     #[error("this stream needs the claim `{0}`, which this caller lacks")]
     MissingClaim(String),
+    /// A 403. Names the claim, never a value.
+    #[error(
+        "this stream needs {wants} in the claim `{path}`, and this caller's holds something else"
+    )]
+    UnusableClaim { path: String, wants: &'static str },
+}
+
+impl BindError {
+    /// The HTTP status that says it.
+    pub fn status(&self) -> u16 {
+        match self {
+            BindError::Parameter(_) => 400,
+            BindError::NoCaller => 401,
+            BindError::NotAdmitted
+            | BindError::MissingClaim(_)
+            | BindError::UnusableClaim { .. } => 403,
+        }
+    }
 }
 
 impl Filter {
@@ -137,9 +130,9 @@ impl Filter {
             (Access::Public, _) => self.values(query)?,
             (_, None) => return Err(BindError::NoCaller),
             (Access::Authenticated, Some(_)) => self.values(query)?,
-            (Access::Match(template), Some(claims)) => {
+            (Access::Match(rule), Some(claims)) => {
                 let values = self.values(query)?;
-                if !is_admitted(template, claims, Some(&values)) {
+                if !is_admitted(rule, claims, Some(&values)) {
                     return Err(BindError::NotAdmitted);
                 }
                 values
@@ -166,11 +159,11 @@ impl Filter {
             (Access::Public, _) => return true,
             (_, None) => false,
             (Access::Authenticated, Some(_)) => true,
-            (Access::Match(template), Some(claims)) => is_admitted(template, claims, None),
+            (Access::Match(rule), Some(claims)) => is_admitted(rule, claims, None),
         };
         is_admitted
-            && self.template.placeholders().iter().all(|used| match &used.placeholder {
-                Placeholder::Claim(path) => claim(claims, path).is_some(),
+            && self.template.uses().iter().all(|used| match &used.placeholder {
+                Placeholder::Claim(claim) => claims::value(claims, claim).is_ok(),
                 Placeholder::Param(_) => true,
             })
     }
@@ -192,24 +185,41 @@ impl Filter {
         claims: Option<&RawDocument>,
     ) -> Result<Bound, BindError> {
         let mut bound: Values = Vec::new();
-        let mut missing = None;
+        let mut refused = None;
         let predicate = self.template.bind(&mut |placeholder| match placeholder {
             Placeholder::Param(name) => value_among(&values, name),
-            Placeholder::Claim(path) => {
-                let value = claim(claims, path);
-                if value.is_none() {
-                    missing.get_or_insert_with(|| path.clone());
-                }
-                bound.push((format!("$claim {path}"), value.clone()));
+            Placeholder::Claim(claim) => {
+                let value = match claims::value(claims, claim) {
+                    Ok(value) => Some(value),
+                    Err(error) => {
+                        refused.get_or_insert(error);
+                        None
+                    }
+                };
+                bound.push((claims::shown(claim), value.clone()));
                 value
             }
         });
         // An absent claim must never widen a filter.
-        if let Some(path) = missing {
-            return Err(BindError::MissingClaim(path));
+        if let Some(error) = refused {
+            return Err(error);
         }
+        self.check_sets(claims)?;
         values.extend(bound);
         Ok(Bound { predicate, values: BoundValues(values.into()) })
+    }
+
+    /// A claim that is read as a type and holds a list is a set, which fits only where a set does.
+    fn check_sets(&self, claims: Option<&RawDocument>) -> Result<(), BindError> {
+        for used in self.template.uses() {
+            if let Placeholder::Claim(claim) = &used.placeholder
+                && used.role == Role::Value
+                && claim.kind.is_some()
+            {
+                claims::single(claims, claim)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_declared(&self, name: &str) -> Result<(), ParamError> {

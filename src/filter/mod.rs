@@ -11,6 +11,7 @@ mod access;
 mod advice;
 mod bind;
 mod check;
+mod claims;
 mod declaration;
 mod directory;
 mod limits;
@@ -32,7 +33,7 @@ use crate::matcher::Template;
 use crate::matcher::projection::Projection;
 
 pub use crate::diagnostic::{Diagnostic, Severity};
-pub use access::Access;
+pub use access::{Access, AccessRule};
 pub use bind::{BindError, Bound, BoundValues, ParamError};
 pub use check::{CheckReport, check};
 pub use directory::{Loaded, load_directory};

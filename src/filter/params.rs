@@ -23,7 +23,8 @@ const MAX_ALLOWED: usize = 10_000;
 const MAX_NAME_BYTES: usize = 64;
 
 /// Query names with a meaning of their own.
-pub(super) const RESERVED: [&str; 3] = ["lastEventId", "wait", "stream"];
+pub(super) const RESERVED: [&str; 6] =
+    ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
 
 const KEYS: [&str; 8] =
     ["type", "required", "default", "enum", "min", "max", "maxLength", "pattern"];
@@ -229,11 +230,18 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
         return None;
     };
     let written = scalar.text.as_str();
-    let found = ParamType::KNOWN.into_iter().find(|(_, name)| *name == written);
-    if let Some((kind, _)) = found {
+    if let Some(kind) = ParamType::named(written) {
         return Some((kind, is_array));
     }
-    let hint = match written {
+    let hint = type_hint(written);
+    reporter.error(inner.place, format!("`{written}` is no type"), hint);
+    None
+}
+
+/// What to write instead of a word that is no type.
+pub(super) fn type_hint(written: &str) -> String {
+    let names = ParamType::KNOWN.map(|(_, name)| name);
+    match written {
         "number" | "float" => "write int, long, double or decimal".to_owned(),
         "integer" => "did you mean `int` or `long`?".to_owned(),
         "boolean" => "did you mean `bool`?".to_owned(),
@@ -243,9 +251,7 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
             Some(name) => format!("did you mean `{name}`?"),
             None => format!("the types are {}", names.join(", ")),
         },
-    };
-    reporter.error(inner.place, format!("`{written}` is no type"), hint);
-    None
+    }
 }
 
 fn limits(
@@ -399,10 +405,7 @@ fn typed(kind: ParamType, node: &Node, reporter: &mut Reporter<'_>) -> Option<Bs
         reporter.error(
             node.place,
             format!("not a value of the type {}", kind.name()),
-            match kind.parse("") {
-                Err(wants) => format!("write {wants}"),
-                Ok(_) => "write text".to_owned(),
-            },
+            format!("write {}", kind.wants()),
         );
     }
     parsed

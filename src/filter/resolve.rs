@@ -8,6 +8,7 @@ use bson::Document;
 
 use super::declaration::Declaration;
 use super::tree::Tree;
+use super::value::ParamType;
 use super::{
     Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
     advice, literal, params,
@@ -15,8 +16,8 @@ use super::{
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::pattern::TOTAL_BYTES;
 use crate::matcher::projection::Projection;
-use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Template};
-use crate::yaml::{self, Entry, Place};
+use crate::matcher::{Claim, ParseError, Placeholder, PlaceholderUse, Role, Template};
+use crate::yaml::{self, Entry, Node, Place};
 
 /// The longest description, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 1000;
@@ -81,7 +82,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
             .unwrap_or(FullDocumentBeforeChange::Off)
     });
     let access = match declaration.access {
-        Some(entry) => access::read(entry, reporter).inspect(|access| {
+        Some(entry) => access::read(entry, &params, reporter).inspect(|access| {
             let declared = (&params, declaration.params);
             access::check_placeholders(access, entry, declared, reporter);
         }),
@@ -130,7 +131,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
 
 fn access_template(access: Option<&Access>) -> Option<&Template> {
     match access {
-        Some(Access::Match(template)) => Some(template),
+        Some(Access::Match(rule)) => Some(&rule.template),
         _ => None,
     }
 }
@@ -290,18 +291,39 @@ fn check_placeholders(
     let mut tree = Tree::new(entry);
     for placeholder_use in uses {
         let node = tree.node_at(&placeholder_use.path);
-        if let Placeholder::Claim(claim) = &placeholder_use.placeholder
-            && matches!(access, Some(Access::Public))
-        {
+        let Placeholder::Claim(claim) = &placeholder_use.placeholder else { continue };
+        check_claim_type(claim, node, reporter);
+        if matches!(access, Some(Access::Public)) {
             reporter.error(
                 node.place,
-                format!("`$claim: {claim}` under `access: public`"),
+                format!("`$claim: {}` under `access: public`", claim.path),
                 "a public stream knows no caller, so there are no claims: \
                  use `$param`, or another `access`",
             );
         }
     }
     check_params(uses, entry, declared, reporter);
+}
+
+/// The times that a token carries, in seconds.
+const TIME_CLAIMS: [&str; 5] = ["exp", "iat", "nbf", "auth_time", "updated_at"];
+
+/// `type` beside a `$claim` is a type that there is.
+fn check_claim_type(claim: &Claim, node: &Node, reporter: &mut Reporter<'_>) {
+    let Some(name) = &claim.kind else { return };
+    let place = node.get("type").map_or(node.place, |entry| entry.value.place);
+    match ParamType::named(name) {
+        None => {
+            reporter.error(place, format!("`{name}` is no type"), params::type_hint(name));
+        }
+        Some(ParamType::Date) if TIME_CLAIMS.contains(&claim.path.as_str()) => reporter.warning(
+            place,
+            format!("`{}` is in seconds, and a number is read as milliseconds", claim.path),
+            "compare it under `access: { match: … }` as a number, or leave it: tokens that have \
+             expired are refused anyway",
+        ),
+        Some(_) => {}
+    }
 }
 
 /// A parameter that is left out removes its condition. A claim in the same condition would go with
@@ -315,7 +337,7 @@ fn check_claims_stay(
     let uses = template.placeholders();
     for condition in template.together() {
         let claim = condition.iter().find_map(|placeholder| match placeholder {
-            Placeholder::Claim(claim) => Some(claim),
+            Placeholder::Claim(claim) => Some(&claim.path),
             Placeholder::Param(_) => None,
         });
         let optional = condition.iter().find_map(|placeholder| match placeholder {

@@ -52,6 +52,19 @@ impl ParamType {
         }
     }
 
+    /// The type of this name.
+    pub(super) fn named(name: &str) -> Option<ParamType> {
+        ParamType::KNOWN.into_iter().find(|(_, known)| *known == name).map(|(kind, _)| kind)
+    }
+
+    /// What its values are, for "is not …".
+    pub(super) fn wants(self) -> &'static str {
+        match self.parse("") {
+            Err(wants) => wants,
+            Ok(_) => "text",
+        }
+    }
+
     /// Whether `min` and `max` make sense.
     pub(super) fn is_ordered(self) -> bool {
         matches!(

@@ -53,10 +53,19 @@ pub struct ParseError {
 /// A value that is not known until a client comes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Placeholder {
-    /// `{ $claim: a.b }`
-    Claim(String),
+    /// `{ $claim: a.b }`, or `{ $claim: a.b, type: objectId }`
+    Claim(Claim),
     /// `{ $param: name }`
     Param(String),
+}
+
+/// What is known of a caller under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Dotted.
+    pub path: String,
+    /// How it is read: the name of a type, as written. `None`: as JSON has it.
+    pub kind: Option<String>,
 }
 
 /// Where a placeholder stands, which decides whether an array fits there.
@@ -116,6 +125,11 @@ impl Template {
     /// Every placeholder, in the order in which it is written.
     pub fn placeholders(&self) -> Vec<PlaceholderUse> {
         self.placeholders.to_vec()
+    }
+
+    /// The same, where they need not be kept.
+    pub fn uses(&self) -> &[PlaceholderUse] {
+        &self.placeholders
     }
 
     /// The placeholders that stand in one condition together, such as an `$expr`, condition by

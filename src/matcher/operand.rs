@@ -6,7 +6,7 @@ use bson::Bson;
 
 use super::node::Set;
 use super::pattern::Pattern;
-use super::{Placeholder, Role};
+use super::{Claim, Placeholder, Role};
 use crate::event::raw::Owned;
 
 /// Gives the value of a placeholder, or nothing.
@@ -109,15 +109,15 @@ impl OpenSet {
 /// The placeholder that a value is, if it is one and well formed.
 pub(crate) fn as_placeholder(value: &Bson) -> Option<Placeholder> {
     let document = value.as_document()?;
-    let (key, name) = document.iter().next()?;
-    if document.len() != 1 {
-        return None;
+    let text = |key| document.get_str(key).ok().map(str::to_owned);
+    if document.len() == 1 {
+        return match text("$param") {
+            Some(name) => Some(Placeholder::Param(name)),
+            None => Some(Placeholder::Claim(Claim { path: text("$claim")?, kind: None })),
+        };
     }
-    match (key.as_str(), name) {
-        ("$claim", Bson::String(name)) => Some(Placeholder::Claim(name.clone())),
-        ("$param", Bson::String(name)) => Some(Placeholder::Param(name.clone())),
-        _ => None,
-    }
+    let (path, kind) = (text("$claim")?, text("type")?);
+    (document.len() == 2).then_some(Placeholder::Claim(Claim { path, kind: Some(kind) }))
 }
 
 /// The value with all placeholders in it replaced; nothing where one of them is absent.

@@ -313,11 +313,28 @@ impl Parser {
     }
 
     fn malformed_placeholder(&mut self, key: &str, document: &Document) {
+        let has_type = document.contains_key("type") && document.len() == 2;
         let hint = match key {
+            "$claim" if has_type && !matches!(document.get(key), Some(Bson::String(_))) => {
+                "write `{ $claim: sub, type: objectId }`, with a dot for nested claims"
+            }
+            "$claim" if has_type => {
+                return self.error_with(
+                    "the `type` of a claim is one word",
+                    "write `{ $claim: teams, type: objectId }`: a list in the claim is a set of it",
+                );
+            }
+            "$claim" if document.len() > 1 => {
+                "write `{ $claim: sub }`, or `{ $claim: sub, type: objectId }`"
+            }
             "$claim" => "write `{ $claim: sub }`, with a dot for nested claims",
+            _ if has_type => {
+                "write `{ $param: status }`, and its type under `params`: \
+                 `params: { status: { type: string } }`"
+            }
             _ => "write `{ $param: status }`, the name of a parameter",
         };
-        if document.len() > 1 {
+        if document.len() > 1 && !(has_type && key == "$claim") {
             self.error_with(format!("`{key}` stands alone in its document"), hint);
         } else {
             self.error_with(format!("`{key}` takes a name"), hint);

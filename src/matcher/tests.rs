@@ -11,7 +11,7 @@ fn template(filter: Document) -> Template {
 /// Binds parameters and claims by name; those not given are absent.
 fn bound(filter: Document, values: Document) -> Predicate {
     template(filter).bind(&mut |placeholder| {
-        let (Placeholder::Claim(name) | Placeholder::Param(name)) = placeholder;
+        let (Placeholder::Claim(Claim { path: name, .. }) | Placeholder::Param(name)) = placeholder;
         values.get(name).cloned()
     })
 }
@@ -45,7 +45,7 @@ fn placeholders_in_the_order_in_which_they_are_written() {
                 })
                 .collect();
             let name = match &used.placeholder {
-                Placeholder::Claim(name) => format!("claim {name}"),
+                Placeholder::Claim(claim) => format!("claim {}", claim.path),
                 Placeholder::Param(name) => format!("param {name}"),
             };
             format!("{name}: {:?} at {}", used.role, path.join("/"))

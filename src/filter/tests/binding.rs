@@ -221,3 +221,157 @@ fn leaving_a_parameter_out_never_takes_a_claim_along() {
     assert!(bound.predicate.matches(&rawdoc! { "customer": "ada", "status": "new" }));
     assert!(!bound.predicate.matches(&rawdoc! { "customer": "bob", "status": "new" }));
 }
+
+#[test]
+fn claims_are_read_as_the_type_that_is_asked_for() {
+    const HEX: &str = "507f1f77bcf86cd799439011";
+    const OTHER: &str = "507f1f77bcf86cd799439012";
+    let id = bson::oid::ObjectId::parse_str(HEX).unwrap();
+    let uuid = "123e4567-e89b-42d3-a456-426614174000";
+    let uuid_value = bson::Binary::from(bson::Uuid::parse_str(uuid).unwrap());
+    let date = bson::DateTime::parse_rfc3339_str("2026-01-31T00:00:00Z").unwrap();
+    let large = "18446744073709551615".parse::<bson::Decimal128>().unwrap();
+    let file = |kind: &str| {
+        parse(&format!(
+            "collection: shop.orders\naccess: authenticated\n\
+             match: {{ owner: {{ type: {kind}, $claim: org.id }} }}\n"
+        ))
+        .unwrap()
+    };
+    // The type, the claim, and a document that it matches: else a 403.
+    let rows: &[(&str, Bson, Option<bson::RawDocumentBuf>)] = &[
+        ("objectId", HEX.into(), Some(rawdoc! { "owner": id })),
+        ("objectId", HEX.to_uppercase().into(), Some(rawdoc! { "owner": id })),
+        ("objectId", vec![OTHER, HEX].into(), Some(rawdoc! { "owner": [id] })),
+        ("objectId", vec![HEX, "x"].into(), None),
+        ("objectId", Bson::Array(vec![HEX.into(), Bson::Null]), None),
+        ("objectId", Bson::Array(vec![vec![HEX].into()]), None),
+        ("objectId", "ada".into(), None),
+        ("objectId", "".into(), None),
+        ("objectId", Bson::Int32(7), None),
+        ("objectId", bson::bson!({ "$oid": HEX }), None),
+        ("objectId", bson::bson!({ "$gt": "" }), None),
+        ("objectId", Bson::Null, None),
+        ("uuid", uuid.into(), Some(rawdoc! { "owner": uuid_value })),
+        ("uuid", HEX.into(), None),
+        ("date", "2026-01-31T00:00:00Z".into(), Some(rawdoc! { "owner": date })),
+        ("date", Bson::Int64(date.timestamp_millis()), Some(rawdoc! { "owner": date })),
+        ("date", "yesterday".into(), None),
+        ("int", "7".into(), Some(rawdoc! { "owner": 7 })),
+        ("int", Bson::Double(7.0), Some(rawdoc! { "owner": 7 })),
+        ("int", Bson::Double(7.5), None),
+        ("int", Bson::Boolean(true), None),
+        ("long", "4294967296".into(), Some(rawdoc! { "owner": 4_294_967_296_i64 })),
+        ("long", Bson::Decimal128(large), None),
+        ("double", "0.5".into(), Some(rawdoc! { "owner": 0.5 })),
+        ("decimal", Bson::Decimal128(large), Some(rawdoc! { "owner": large })),
+        (
+            "decimal",
+            Bson::Double(0.1),
+            Some(rawdoc! { "owner": "0.1".parse::<bson::Decimal128>().unwrap() }),
+        ),
+        ("bool", "true".into(), Some(rawdoc! { "owner": true })),
+        ("bool", Bson::Boolean(true), Some(rawdoc! { "owner": true })),
+        ("bool", Bson::Int32(1), None),
+        ("string", Bson::Int32(7), Some(rawdoc! { "owner": "7" })),
+        ("string", Bson::Boolean(true), None),
+        ("string", Bson::Array(vec![]), Some(rawdoc! {})),
+    ];
+    for (kind, claim, document) in rows {
+        let filter = file(kind);
+        let claims =
+            rawdoc! { "org": { "id": bson::raw::RawBson::try_from(claim.clone()).unwrap() } };
+        assert_eq!(filter.may_open(Some(&claims)), document.is_some(), "{kind} {claim}");
+        match (filter.bind(&[], Some(&claims)), document) {
+            (Ok(bound), Some(document)) if document.is_empty() => {
+                assert!(!bound.predicate.matches(document), "{kind} {claim}");
+            }
+            (Ok(bound), Some(document)) => {
+                assert!(bound.predicate.matches(document), "{kind} {claim}");
+                assert!(!bound.predicate.matches(&rawdoc! {}), "{kind} {claim}");
+            }
+            (Err(error), None) => {
+                assert_eq!(error.status(), 403, "{kind} {claim}");
+                let said = error.to_string();
+                assert!(said.contains("`org.id`") && !said.contains("ada"), "{said}");
+            }
+            (outcome, _) => panic!("{kind} {claim}: {outcome:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_typed_list_fits_where_a_set_does() {
+    let claims = rawdoc! { "teams": ["507f1f77bcf86cd799439011", "507f1f77bcf86cd799439012"] };
+    let team = bson::oid::ObjectId::parse_str("507f1f77bcf86cd799439012").unwrap();
+    let claim = "{ $claim: teams, type: objectId }";
+    let rows = [
+        (format!("{{ team: {claim} }}"), Some(true)),
+        (format!("{{ team: {{ $in: {claim} }} }}"), Some(true)),
+        (format!("{{ team: {{ $nin: {claim} }} }}"), Some(false)),
+        (format!("{{ team: {{ $ne: {claim} }} }}"), Some(false)),
+        (format!("{{ team: {{ $gte: {claim} }} }}"), None),
+        (format!("{{ team: {{ $in: [{claim}] }} }}"), None),
+        (format!("{{ $expr: {{ $eq: [$team, {claim}] }} }}"), None),
+    ];
+    for (matching, expected) in rows {
+        let text = format!("collection: shop.orders\naccess: authenticated\nmatch: {matching}\n");
+        let filter = parse(&text).unwrap_or_else(|found| panic!("{text}\n{}", shown(&found)));
+        let bound = filter.bind(&[], Some(&claims));
+        let found =
+            bound.as_ref().ok().map(|bound| bound.predicate.matches(&rawdoc! { "team": team }));
+        assert_eq!(found, expected, "{matching}: {bound:?}");
+    }
+}
+
+/// Different readings of one claim are different values: nobody shares a route with another type.
+#[test]
+fn a_claim_and_its_reading_are_told_apart() {
+    let file = |kind: &str| {
+        parse(&format!(
+            "collection: shop.orders\naccess: authenticated\nmatch: {{ a: {{ $claim: sub{kind} }} }}\n"
+        ))
+        .unwrap()
+    };
+    let claims = rawdoc! { "sub": "507f1f77bcf86cd799439011" };
+    let bind = |filter: &Filter| filter.bind(&[], Some(&claims)).unwrap();
+    let (text, id) = (file(""), file(", type: objectId"));
+    assert_ne!(bind(&text).values, bind(&id).values);
+    assert_eq!(bind(&id).values.iter().next().unwrap().0, "$claim sub as objectId");
+}
+
+#[test]
+fn access_reads_claims_as_what_they_are_compared_with() {
+    const ROOM: &str = "507f1f77bcf86cd799439011";
+    const TENANT: &str = "123e4567-e89b-42d3-a456-426614174000";
+    let file = |access: &str| {
+        parse(&format!(
+            "collection: chat.messages\noperations: [insert]\nmatch: {{ room: {{ $param: room }} }}\n\
+             params: {{ room: {{ type: objectId }} }}\naccess: {{ match: {access} }}\n"
+        ))
+        .unwrap_or_else(|found| panic!("{}", shown(&found)))
+    };
+    let member = rawdoc! { "rooms": [ROOM, "lobby"], "org": { "tenant": TENANT }, "teams": [{ "id": ROOM }] };
+    let stranger = rawdoc! { "rooms": ["lobby", 7, null], "org": { "tenant": "x" } };
+    let nobody = rawdoc! {};
+    let operator = rawdoc! { "rooms": { "$ne": null } };
+    for access in [
+        "{ rooms: { $param: room } }",
+        "{ rooms: { $in: [{ $param: room }] } }",
+        "{ $or: [{ rooms: { $param: room } }, { role: admin }] }",
+        "{ teams: { $elemMatch: { id: { $param: room } } } }",
+        "{ teams.id: { $param: room } }",
+        "{ org.tenant: { $uuid: 123e4567-e89b-42d3-a456-426614174000 } }",
+        "{ org: { tenant: { $uuid: 123e4567-e89b-42d3-a456-426614174000 } } }",
+        "{ rooms: { $oid: 507f1f77bcf86cd799439011 } }",
+    ] {
+        let filter = file(access);
+        let bind = |claims| filter.bind(&query(&[("room", ROOM)]), Some(claims)).map(|_| ());
+        assert_eq!(bind(&member), Ok(()), "{access}");
+        for claims in [&stranger, &nobody, &operator] {
+            assert_eq!(bind(claims), Err(BindError::NotAdmitted), "{access} {claims:?}");
+        }
+    }
+    let excluded = file("{ rooms: { $nin: [{ $param: room }] } }");
+    assert!(excluded.bind(&query(&[("room", ROOM)]), Some(&member)).is_err());
+}

@@ -5,20 +5,33 @@ use super::*;
 
 const CASES: &str = include_str!("diagnostics.txt");
 
+/// `BLESS=1` writes what is said now into the file, to be read by eye before it is committed.
 #[test]
 fn exact_texts() {
+    let (head, cases) = CASES.split_once("=== ").unwrap();
+    let mut now = head.to_owned();
     let mut count = 0;
-    for case in CASES.split("=== ").skip(1) {
+    for case in cases.split("\n=== ") {
         let (title, case) = case.split_once('\n').unwrap();
-        let (text, expected) = case.split_once("---\n").unwrap();
+        let (text, _) = case.split_once("---\n").unwrap();
         let found = match parse(text) {
             Ok(filter) => shown(&filter.warnings),
             Err(diagnostics) => shown(&diagnostics),
         };
-        assert_eq!(found.trim(), expected.trim(), "{title}");
+        let gap = if count == 0 { "" } else { "\n" };
+        let end = if found.is_empty() { "" } else { "\n" };
+        now.push_str(&format!("{gap}=== {title}\n{text}---\n{found}{end}"));
         count += 1;
     }
     assert!(count > 30, "only {count} cases were found");
+    if std::env::var_os("BLESS").is_some() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/filter/tests/diagnostics.txt");
+        std::fs::write(file, &now).unwrap();
+        return;
+    }
+    for (now, written) in now.split("\n=== ").zip(CASES.split("\n=== ")) {
+        assert_eq!(now.trim(), written.trim());
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod property;
 mod secrets;
 mod server;
 mod tokens;
+mod typed;
 
 use std::net::SocketAddr;
 

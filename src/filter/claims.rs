@@ -1,0 +1,102 @@
+//! The value of a claim, as data to bind.
+//!
+//! By JSON's types, or as the type that the filter names: most documents refer to users by ObjectId,
+//! and tokens carry its text.
+
+use bson::{Bson, RawBsonRef, RawDocument};
+
+use super::bind::{BindError, set_of};
+use super::value::ParamType;
+use crate::matcher::Claim;
+
+/// The value of a claim. The whole name wins over a path, since names of claims are often
+/// addresses with dots in them.
+///
+/// # Errors
+/// A claim that is not there, or one that is not of the type that is asked for.
+pub(super) fn value(claims: Option<&RawDocument>, claim: &Claim) -> Result<Bson, BindError> {
+    let missing = || BindError::MissingClaim(claim.path.clone());
+    let found = claims.and_then(|claims| walk(claims, &claim.path));
+    // Null is no value: bound, it would match every document that lacks the field. For the same
+    // reason it is not one of a set.
+    let value = match found.and_then(|value| Bson::try_from(value).ok()) {
+        None | Some(Bson::Null | Bson::Undefined) => return Err(missing()),
+        Some(value) => value,
+    };
+    let Some(kind) = &claim.kind else {
+        return Ok(match value {
+            Bson::Array(values) => {
+                Bson::Array(values.into_iter().filter(|value| *value != Bson::Null).collect())
+            }
+            value => value,
+        });
+    };
+    // A file with another type does not load.
+    let kind = ParamType::named(kind).ok_or_else(missing)?;
+    read(kind, &value)
+        .ok_or_else(|| BindError::UnusableClaim { path: claim.path.clone(), wants: kind.wants() })
+}
+
+/// The same where no set fits.
+///
+/// # Errors
+/// As [`value`], and a list.
+pub(super) fn single(claims: Option<&RawDocument>, claim: &Claim) -> Result<Bson, BindError> {
+    match value(claims, claim)? {
+        Bson::Array(_) => Err(BindError::UnusableClaim {
+            path: claim.path.clone(),
+            wants: claim
+                .kind
+                .as_deref()
+                .and_then(ParamType::named)
+                .map_or("one value", |kind| kind.wants()),
+        }),
+        value => Ok(value),
+    }
+}
+
+/// How a bound claim is called.
+pub(super) fn shown(claim: &Claim) -> String {
+    match &claim.kind {
+        None => format!("$claim {}", claim.path),
+        Some(kind) => format!("$claim {} as {kind}", claim.path),
+    }
+}
+
+fn walk<'c>(claims: &'c RawDocument, path: &str) -> Option<RawBsonRef<'c>> {
+    if let Ok(Some(value)) = claims.get(path) {
+        return Some(value);
+    }
+    path.match_indices('.').find_map(|(dot, _)| {
+        let inner = claims.get(&path[..dot]).ok()??.as_document()?;
+        walk(inner, &path[dot + 1..])
+    })
+}
+
+/// A claim's value as this type; a list as a set of it, of which every item has to fit.
+fn read(kind: ParamType, value: &Bson) -> Option<Bson> {
+    match value {
+        Bson::Array(values) => {
+            values.iter().map(|value| read_one(kind, value)).collect::<Option<Vec<_>>>().map(set_of)
+        }
+        value => read_one(kind, value),
+    }
+}
+
+/// As a parameter of the same text would be read. JSON has one kind of number, so its text is taken;
+/// a truth value is only ever a bool.
+pub(super) fn read_one(kind: ParamType, value: &Bson) -> Option<Bson> {
+    let text = match value {
+        Bson::String(text) => text.clone(),
+        Bson::Boolean(_) => return (kind == ParamType::Bool).then(|| value.clone()),
+        Bson::Int32(number) => number.to_string(),
+        Bson::Int64(number) => number.to_string(),
+        Bson::Decimal128(number) => number.to_string(),
+        // Of a number with a fraction there is no one text.
+        Bson::Double(number) if kind != ParamType::String || number.fract() == 0.0 => {
+            number.to_string()
+        }
+        _ => return None,
+    };
+    kind.parse(&text).ok()
+}
