@@ -125,10 +125,21 @@ def others(files):
         yield name, [sys.executable, HERE / "follow.py", files[name]], {"PYTHONPATH": str(path)}
 
 
+def ours():
+    """The same for our own: both kinds of Python, both transports."""
+    path = os.pathsep.join([str(ROOT / "clients" / "python" / "src"),
+                            str(devtools.python_packages("clients", HERE / "requirements.txt"))])
+    for transport, how in (("sse", "follow"), ("poll", "afollow"), ("sse", "afollow"), ("poll", "follow")):
+        yield (f"clients/python, {how}, {transport}",
+               [sys.executable, HERE / "ours.py", how, transport], {"PYTHONPATH": path})
+    for transport in ("sse", "poll"):
+        yield f"clients/js, {transport}", ["node", HERE / "ours.mjs", transport], {}
+
+
 def part_clients(stand, cleanup):
     files = extracted(stand.directory)
     followers = []
-    for seed, (name, command, env) in enumerate(others(files)):
+    for seed, (name, command, env) in enumerate([*others(files), *ours()]):
         # The one byte at which this client loses an event has a test of its own, below.
         relay = stand.relay(mode="cutting", seed=seed, spare_id_gap=name == "fetch-event-source")
         url = f"http://127.0.0.1:{relay.port}/_events/things"
