@@ -118,7 +118,8 @@ class Relay:
     async def answer_and_cut(self, reader, near):
         """Lets so many bytes pass, and cuts."""
         left = self.random.randrange(1, 2 * self.mean)
-        reset = self.random.random() < 0.3
+        # A RST may take bytes along that were on their way.
+        reset = self.mode == "cutting" and self.random.random() < 0.3
         tail = b""
         while True:
             portion = await reader.read(self.random.randrange(1, 4096))
