@@ -93,6 +93,7 @@ class Stand:
         self.directory = directory
         self.uri = os.environ["MONGODB_URI"]
         self.things = pymongo.MongoClient(self.uri).clients.things
+        self.things.delete_many({})
         # So that the collection is there when the sidecar first looks.
         self.things.insert_one({"_id": 0})
         self.relays = Relays()

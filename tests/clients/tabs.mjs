@@ -26,7 +26,12 @@ after(() => browser?.close());
 // The requests for streams that are under way in any tab.
 function openStreams(context) {
   const streams = new Set();
-  context.on("request", (request) => request.url().includes("/_events/") && streams.add(request));
+  context.on("request", (request) => {
+    if (!request.url().includes("/_events/")) return;
+    streams.add(request);
+    // The requests of a page that is closed are not told of.
+    request.frame().page().once("close", () => streams.delete(request));
+  });
   for (const ended of ["requestfinished", "requestfailed"]) context.on(ended, (request) => streams.delete(request));
   return streams;
 }
