@@ -6,6 +6,7 @@
     id-gap      the one byte at which fetch-event-source loses an event
     js          clients/js: its size, its types, its package, its own tests
     python      clients/python: its own tests
+    fronts      the proxies of docs/in-front.md, each in front of two sidecars
     browser     clients/js in Chromium: six tabs with one connection, the React hook
 """
 
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 
+import fronts
 from stand import ROOT, TEXT, Stand, blocks, devtools
 from devtools import Failure, say
 
@@ -264,13 +266,29 @@ def part_browser(stand, _cleanup, _args):
         env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}"})
 
 
-PARTS = {"browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "js": part_js, "python": part_python}
+def part_fronts(stand, _cleanup, args):
+    """The configurations of docs/in-front.md, with plain pages behind them."""
+    with devtools.picking_ports():
+        stand.fronts = fronts.start_all(stand, stand.directory, args.only)
+    told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"],
+               env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}", "SILENCE": str(args.silence),
+                    "FRONTS": json.dumps({each.name: each.port for each in stand.fronts})})
+    for line in told.splitlines():
+        if "delays" in line or " events" in line:
+            say(f"  {line.lstrip('# ')}")
+
+
+# Those in which a sidecar has more than the usual stand.
+STANDS = {"fronts": lambda args: {"hosts": fronts.HOSTS, "heartbeat": "15s" if args.silence else "500ms"}}
+PARTS = {"fronts": part_fronts, "browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "js": part_js, "python": part_python}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="by default all")
     parser.add_argument("--only", default="", metavar="TEXT", help="of the clients, those whose name contains TEXT")
+    parser.add_argument("--silence", type=int, default=0, metavar="SECONDS",
+                        help="how long nothing happens behind proxies, under the default heartbeat; 70 shows most")
     args = parser.parse_args()
     devtools.on_sigterm_raise()
     wanted = args.parts or list(PARTS)
@@ -283,7 +301,7 @@ def main():
         say(f"{name}")
         with contextlib.ExitStack() as cleanup:
             directory = cleanup.enter_context(devtools.scratch_dir("clients"))
-            stand = Stand(directory)
+            stand = Stand(directory, **STANDS.get(name, lambda _: {})(args))
             cleanup.callback(stand.close)
             try:
                 PARTS[name](stand, cleanup, args)

@@ -10,6 +10,7 @@ The app is the tests' control too: they post to it what is to happen next.
     POST /relay/set  {"port": …, "mode": …, "cut": true}
     GET  /relay?port=N                    {"connections": …, "cuts": …}
     POST /restart    {"sidecar": 0, "signal": "TERM"}
+    POST /front/restart                   every proxy in front, one after the other
 """
 
 import http.client
@@ -19,7 +20,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import sys
 import threading
 import urllib.parse
@@ -41,38 +41,38 @@ collection: clients.things
 access: public
 """
 SETTINGS = """
-clients: { heartbeat: 500ms, retry: 50ms }
+clients: {{ heartbeat: {heartbeat}, retry: 50ms }}
 drain: 200ms
-log: { level: warn }
+log: {{ level: warn }}
 """
 
 
 class Sidecar:
     """One real Sidestream, which can be ended and started again on the same ports."""
 
-    def __init__(self, name, directory, app, uri):
+    def __init__(self, name, directory, app, uri, host, ports, heartbeat):
         self.directory = directory / name
         (self.directory / "filters").mkdir(parents=True)
         (self.directory / "filters" / "things.yaml").write_text(FILTER)
-        (self.directory / "sidestream.yaml").write_text(SETTINGS)
+        (self.directory / "sidestream.yaml").write_text(SETTINGS.format(heartbeat=heartbeat))
         self.name, self.app, self.uri = name, app, uri
         self.starts = 0
-        self.port, self.admin = devtools.pick_port(None), devtools.pick_port(None)
+        self.host, (self.port, self.admin) = host, ports
         self.start()
 
     def start(self):
         self.starts += 1
         self.process = Process(
             self.name,
-            [devtools.sidestream_binary(), "run", "--listen", f"127.0.0.1:{self.port}",
-             "--admin", f"127.0.0.1:{self.admin}", "--app", f"http://127.0.0.1:{self.app}",
+            [devtools.sidestream_binary(), "run", "--listen", f"{self.host}:{self.port}",
+             "--admin", f"{self.host}:{self.admin}", "--app", f"http://127.0.0.1:{self.app}",
              "--mongodb", self.uri],
             self.directory / f"{self.starts}.log", env=devtools.clean_env(), cwd=self.directory)
         wait_until(self.is_ready, f"{self.name} being ready", alive=[self.process])
 
     def is_ready(self):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.host}:{self.admin}/readyz", timeout=2) as answer:
                 return answer.status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -87,7 +87,7 @@ class Sidecar:
 
 
 class Stand:
-    def __init__(self, directory, sidecars=1):
+    def __init__(self, directory, hosts=("127.0.0.1",), heartbeat="500ms"):
         devtools.use_pymongo()
         import pymongo
         self.directory = directory
@@ -103,17 +103,21 @@ class Stand:
         threading.Thread(target=self.app.serve_forever, daemon=True).start()
         self.sidecars = []
         with devtools.picking_ports():
-            for index in range(sidecars):
-                self.sidecars.append(
-                    Sidecar(f"sidecar-{index + 1}", directory, self.app.server_port, self.uri))
+            # The same on each host, as in a deployment.
+            ports = devtools.pick_port(None), devtools.pick_port(None)
+            for index, host in enumerate(hosts):
+                self.sidecars.append(Sidecar(
+                    f"sidecar-{index + 1}", directory, self.app.server_port, self.uri, host, ports, heartbeat))
+        self.fronts = []
 
     def close(self):
         self.app.shutdown()
-        for sidecar in self.sidecars:
-            sidecar.process.stop()
+        for each in self.fronts + self.sidecars:
+            each.process.stop()
 
     def relay(self, sidecar=0, **settings):
-        return self.relays.open(("127.0.0.1", self.sidecars[sidecar].port), **settings)
+        sidecar = self.sidecars[sidecar]
+        return self.relays.open((sidecar.host, sidecar.port), **settings)
 
     def write(self, operations):
         """Does what is listed, in order, and returns when a majority has it."""
@@ -174,6 +178,10 @@ class App(BaseHTTPRequestHandler):
         elif self.path == "/restart":
             stand.sidecars[body.get("sidecar", 0)].restart(signal.Signals[f"SIG{body.get('signal', 'TERM')}"])
             self.answer({})
+        elif self.path == "/front/restart":
+            for front in stand.fronts:
+                front.restart()
+            self.answer({})
         else:
             self.send("text/plain", b"nothing here", 404)
 
@@ -196,9 +204,3 @@ def blocks(document, mark):
     if not found:
         raise Failure(f"docs/{document} has no block marked {mark}=NAME")
     return found
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
