@@ -44,6 +44,29 @@ http {{
 }}
 """
 CADDY_REST = "{\n    admin off\n    auto_https off\n"
+# As most people write them, before they read docs/in-front.md.
+PLAIN = {
+    "nginx": """
+        server {
+            listen 80;
+            location / {
+                proxy_pass http://10.0.0.11:8080;
+            }
+        }
+    """,
+    "haproxy": """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 50s
+    timeout server 50s
+frontend web
+    bind :80
+    default_backend web
+backend web
+    server one 10.0.0.11:8080
+""",
+}
 
 
 def program(name):
@@ -61,12 +84,13 @@ def program(name):
 class Front:
     """One proxy, which can be ended and started again."""
 
-    def __init__(self, name, block, directory, port, sidecar):
+    def __init__(self, name, block, directory, sidecar, hosts=HOSTS):
+        port = devtools.pick_port(None)
         self.name, self.port = name, port
         self.directory = directory / name
         self.directory.mkdir()
         self.file = self.directory / {"envoy": "envoy.yaml", "caddy": "Caddyfile"}.get(name, f"{name}.conf")
-        text = with_real_addresses(block, port, sidecar.port, sidecar.admin)
+        text = with_real_addresses(block, port, sidecar, hosts)
         if name == "nginx":
             text = NGINX_REST.format(directory=self.directory, block=text)
         elif name == "caddy":
@@ -81,6 +105,9 @@ class Front:
         }[name]
         self.starts = 0
         self.start()
+
+    def address(self):
+        return "127.0.0.1", self.port
 
     def start(self):
         self.starts += 1
@@ -101,13 +128,14 @@ class Front:
         self.start()
 
 
-def with_real_addresses(text, listen, public, probes):
-    """The configuration on this machine's ports; each that is documented has to be there."""
-    for shown, real in (("10.0.0.11", HOSTS[0]), ("10.0.0.12", HOSTS[1]), ("8080", str(public)), ("9181", str(probes))):
-        # nginx asks no health check.
-        if shown not in text and shown != "9181":
-            raise Failure(f"docs/in-front.md: a configuration without {shown}")
-        text = text.replace(shown, real)
+def with_real_addresses(text, listen, sidecar, hosts):
+    """The configuration on this machine's ports; each documented sidecar has to be there."""
+    for index, host in enumerate(hosts):
+        shown = f"10.0.0.1{index + 1}"
+        if shown not in text:
+            raise Failure(f"a configuration without {shown}:\n{text}")
+        text = text.replace(shown, host)
+    text = text.replace("8080", str(sidecar.port)).replace("9181", str(sidecar.admin))
     for shown, real in (("listen 80;", f"listen 127.0.0.1:{listen};"), ("bind :80\n", f"bind 127.0.0.1:{listen}\n"),
                         (":80 {", f":{listen} {{"),
                         ("address: 0.0.0.0, port_value: 80 ", f"address: 127.0.0.1, port_value: {listen} ")):
@@ -115,9 +143,12 @@ def with_real_addresses(text, listen, public, probes):
     return text
 
 
-def start_all(stand, directory, only=""):
-    fronts = []
-    for name, block in blocks("in-front.md", "test").items():
-        if only in name:
-            fronts.append(Front(name, block, directory, devtools.pick_port(None), stand.sidecars[0]))
-    return fronts
+def start_documented(stand, only=""):
+    return [Front(name, block, stand.directory, stand.sidecars[0])
+            for name, block in blocks("in-front.md", "test").items() if only in name]
+
+
+def start_plain(stand):
+    """By name; in front of the first sidecar."""
+    sidecar = stand.sidecars[0]
+    return {name: Front(name, block, stand.directory, sidecar, [sidecar.host]) for name, block in PLAIN.items()}

@@ -134,24 +134,30 @@ def others(files):
 
 
 def ours():
-    """The same for our own: both kinds of Python, both transports."""
+    """The same for our own, and the proxy in front: both transports behind both."""
     path = os.pathsep.join([str(ROOT / "clients" / "python" / "src"),
                             str(devtools.python_packages("clients", HERE / "requirements.txt"))])
-    for transport, how in (("sse", "follow"), ("poll", "afollow"), ("sse", "afollow"), ("poll", "follow")):
-        yield (f"clients/python, {how}, {transport}",
-               [sys.executable, HERE / "ours.py", how, transport], {"PYTHONPATH": path})
+    for how, transport, front in (("follow", "sse", "nginx"), ("afollow", "poll", "nginx"),
+                                  ("afollow", "sse", "haproxy"), ("follow", "poll", "haproxy")):
+        yield (f"clients/python, {how}, {transport}, behind {front}",
+               [sys.executable, HERE / "ours.py", how, transport], {"PYTHONPATH": path}, front)
     for transport in ("sse", "poll"):
-        yield f"clients/js, {transport}", ["node", HERE / "ours.mjs", transport], {}
+        for front in ("nginx", "haproxy"):
+            yield f"clients/js, {transport}, behind {front}", ["node", HERE / "ours.mjs", transport], {}, front
 
 
 def part_clients(stand, cleanup, args):
     files = extracted(stand.directory)
     followers = []
-    for seed, (name, command, env) in enumerate([*others(files), *ours()]):
+    with devtools.picking_ports():
+        plain = fronts.start_plain(stand)
+        stand.fronts = list(plain.values())
+    for seed, (name, command, env, *front) in enumerate([*others(files), *ours()]):
         if args.only not in name or "poll" in name: # XXX
             continue
         # The one byte at which this client loses an event has a test of its own, below.
-        relay = stand.relay(mode="cutting", seed=seed, spare_id_gap=name == "fetch-event-source")
+        relay = stand.relays.open(plain[front[0]].address() if front else stand.sidecars[0].address(),
+                                  mode="cutting", seed=seed, spare_id_gap=name == "fetch-event-source")
         url = f"http://127.0.0.1:{relay.port}/_events/things"
         followers.append(Follower(name, [*command, url], relay, env))
         cleanup.callback(followers[-1].stop)
@@ -269,7 +275,7 @@ def part_browser(stand, _cleanup, _args):
 def part_fronts(stand, _cleanup, args):
     """The configurations of docs/in-front.md, with plain pages behind them."""
     with devtools.picking_ports():
-        stand.fronts = fronts.start_all(stand, stand.directory, args.only)
+        stand.fronts = fronts.start_documented(stand, args.only)
     told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"],
                env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}", "SILENCE": str(args.silence),
                     "FRONTS": json.dumps({each.name: each.port for each in stand.fronts})})

@@ -60,6 +60,9 @@ class Sidecar:
         self.host, (self.port, self.admin) = host, ports
         self.start()
 
+    def address(self):
+        return self.host, self.port
+
     def start(self):
         self.starts += 1
         self.process = Process(
@@ -116,8 +119,7 @@ class Stand:
             each.process.stop()
 
     def relay(self, sidecar=0, **settings):
-        sidecar = self.sidecars[sidecar]
-        return self.relays.open((sidecar.host, sidecar.port), **settings)
+        return self.relays.open(self.sidecars[sidecar].address(), **settings)
 
     def write(self, operations):
         """Does what is listed, in order, and returns when a majority has it."""
