@@ -264,21 +264,25 @@ def does_not_run(program):
     return None
 
 
-def use_pymongo():
-    """Make `import pymongo` work, from a directory in the cache; returns that directory.
+def python_packages(name, requirements):
+    """The directory in the cache that holds the packages of a requirements file.
 
     `pip install --target` needs neither root nor the venv module, and leaves the system's Python
     alone. Compiled modules fit one Python only, so its version is part of the directory's name.
     """
-    requirements = ROOT / "examples" / "classroom" / "requirements.txt"
     pins = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
     tag = sys.implementation.cache_tag
 
     def fill(directory):
-        say("fetching pymongo (once)")
+        say(f"fetching {name} (once)")
         pip("install", "--no-compile", "--target", str(directory), "-r", str(requirements))
 
-    directory = into_cache(cache_dir() / "tools" / f"pymongo-{tag}-{pins}", fill)
+    return into_cache(cache_dir() / "tools" / f"{name}-{tag}-{pins}", fill)
+
+
+def use_pymongo():
+    """Make `import pymongo` work, from a directory in the cache; returns that directory."""
+    directory = python_packages("pymongo", ROOT / "examples" / "classroom" / "requirements.txt")
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     return directory

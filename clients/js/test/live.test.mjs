@@ -1,0 +1,102 @@
+// `live` and `follow` against a real Sidestream, over connections that break.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { follow, live } from 'sidestream-client';
+import { ids, relay, stored, until, write } from './stand.mjs';
+
+const byId = (documents) => new Map([...documents].map((each) => [each._id, each.version]));
+const quick = { retry: 50, maxRetry: 500 };
+
+// A collection of what a test writes, and the operations that it heard of.
+function open(url, t, options = {}) {
+  const heard = [];
+  const things = live(url, {
+    ...quick,
+    load: stored,
+    schedule: setImmediate,
+    onEvent: ({ event, data }) => heard.push([event, data.documentKey?._id]),
+    ...options,
+  });
+  t.after(() => things.close());
+  return { things, heard, of: (keys) => heard.filter(([, key]) => keys.includes(key)) };
+}
+
+test('the collection is what the database has, through cuts', async (t) => {
+  const before = ids(20);
+  await write(...before.map((key) => ['insert', key]));
+  const { url, state } = await relay({ mode: 'cutting', seed: 7, mean: 3000 });
+  const { things, of } = open(url, t);
+  await until('the documents of before', () => before.every((key) => things.get(key)));
+
+  const after = ids(150);
+  const operations = after.flatMap((key, index) => [
+    ['insert', key],
+    ...(index % 3 ? [['update', key]] : []),
+    ...(index % 5 ? [] : [['delete', key]]),
+  ]);
+  operations.push(['delete', before[0]]);
+  const [sentinel] = ids(1);
+  await write(...operations, ['insert', sentinel]);
+  await until('the last document', () => things.get(sentinel));
+
+  assert.deepEqual(of([...after, before[0]]), operations, 'each change once, in order');
+  await until('the subscribers being told', () => things.documents.some((each) => each._id === sentinel));
+  assert.deepEqual(byId(things.documents), byId(await stored()));
+  assert.ok((await state()).cuts > 3, 'the relay hardly cut anything');
+});
+
+test('an answer that ends an EventSource for good is passed over', async (t) => {
+  const way = await relay();
+  const { things, of } = open(way.url, t);
+  const keys = ids(3);
+  await until('the stream', () => things.status === 'live');
+  await write(['insert', keys[0]]);
+  await until('the first event', () => of(keys).length === 1);
+
+  await way.set({ mode: 'refusing', cut: true });
+  await until('several refusals', async () => (await way.state()).connections > 4);
+  assert.equal(things.status, 'reconnecting');
+  assert.equal(things.error.status, 503);
+  await write(['insert', keys[1]], ['update', keys[0]], ['insert', keys[2]]);
+  await way.set({ mode: 'plain' });
+  await until('all events', () => of(keys).length === 4);
+  assert.deepEqual(of(keys), [['insert', keys[0]], ['insert', keys[1]], ['update', keys[0]], ['insert', keys[2]]]);
+  assert.equal(things.status, 'live');
+  assert.equal(things.error, undefined);
+});
+
+test('long polls take over where something holds the stream back', async (t) => {
+  const way = await relay({ mode: 'buffering' });
+  const { things, of } = open(way.url, t, { openTimeout: 300 });
+  const keys = ids(40);
+  await until('the collection', () => things.status === 'live');
+  for (const key of keys) await write(['insert', key]);
+  await until('all events', () => of(keys).length === keys.length);
+  assert.deepEqual(of(keys), keys.map((key) => ['insert', key]));
+});
+
+test('attempts get rarer, and end when the collection is closed', async (t) => {
+  const way = await relay({ mode: 'down' });
+  const begun = performance.now();
+  const stream = follow(way.url, { retry: 10, maxRetry: 1000, onEvent() {} });
+  t.after(() => stream.close());
+  await until('six attempts', async () => (await way.state()).connections >= 6);
+  // After the first: at least half of 20, 40, 80, 160 and 320 ms.
+  assert.ok(performance.now() - begun >= 310, `only ${performance.now() - begun} ms`);
+  stream.close();
+});
+
+test('nothing is lost when the stream breaks before it had a position', async (t) => {
+  // The first connections end within the head or the first block.
+  const way = await relay({ mode: 'cutting', seed: 3, mean: 150 });
+  const { things } = open(way.url, t);
+  const keys = ids(30);
+  for (const key of keys) await write(['insert', key]);
+  await way.set({ mode: 'plain', cut: true });
+  const [sentinel] = ids(1);
+  await until('the stream', () => things.status === 'live');
+  await write(['insert', sentinel]);
+  await until('the last document', () => things.get(sentinel));
+  assert.deepEqual(keys.filter((key) => !things.get(key)), []);
+});
