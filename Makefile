@@ -1,6 +1,6 @@
 # What there is to do here. `make` alone says it.
 #
-# Nothing is written into the clone but tests/browser/node_modules: what is built and fetched lies in
+# Nothing is written into the clone but tests/*/node_modules: what is built and fetched lies in
 # the cache, $SIDESTREAM_CACHE or ~/.cache/sidestream.
 
 # One step after the other, also under -j: they share the machine's cores and print as they go.
@@ -9,7 +9,7 @@
 CARGO := scripts/cargo
 
 # What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test check-docs deny
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test check-docs deny
 
 .PHONY: help
 help: ## Show this
@@ -77,6 +77,10 @@ fuzz: ## Fuzz what strangers send, 40 seconds for each target
 browser-test: build ## The demo in a real browser
 	scripts/browser-test
 
+.PHONY: clients-test
+clients-test: build ## Other people's clients and our own, and proxies in front, against the real thing
+	scripts/clients-test
+
 .PHONY: check-docs
 check-docs: build ## Run the commands and check the filters that the documentation shows
 	scripts/check-docs
@@ -99,5 +103,5 @@ screenshot: build ## Make docs/images/demo.png
 .PHONY: clean
 clean: ## Remove what was built and what runs left behind; fetched tools stay
 	$(CARGO) clean
-	rm -rf tests/browser/node_modules
+	rm -rf tests/browser/node_modules tests/clients/node_modules
 	scripts/clean-cache

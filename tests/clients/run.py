@@ -7,6 +7,7 @@
     js          clients/js: its size, its types, its package, its own tests
     python      clients/python: its own tests
     fronts      the proxies of docs/in-front.md, each in front of two sidecars
+    alongside   Socket.IO, GraphQL subscriptions, Faye and server-sent events of the app behind
     browser     clients/js in Chromium: six tabs with one connection, the React hook
 """
 
@@ -26,6 +27,8 @@ from stand import ROOT, TEXT, Stand, blocks, devtools
 from devtools import Failure, say
 
 HERE = pathlib.Path(__file__).resolve().parent
+# The documented lines as modules, where Node.js finds the packages that they import.
+RECIPES = HERE / "node_modules" / ".docs"
 EVENTS = 1000
 BATCH = 50
 MODULE_BYTES = 5000
@@ -110,17 +113,18 @@ def wait_for_all(followers, condition, what, meanwhile=lambda: None):
         time.sleep(0.05)
 
 
-def extracted(directory):
+def write_blocks(mark):
     """The blocks of docs/clients.md as files: a module each."""
-    code = blocks("clients.md", "test")
-    npm = HERE / "node_modules" / ".docs"
-    npm.mkdir(exist_ok=True)
+    RECIPES.mkdir(exist_ok=True)
     files = {}
-    for name, text in code.items():
-        is_python = "def follow" in text
-        files[name] = (directory if is_python else npm) / f"{name}{'.py' if is_python else '.mjs'}"
+    for name, text in blocks("clients.md", mark).items():
+        files[name] = RECIPES / f"{name}{'.py' if 'def follow' in text else '.mjs'}"
         files[name].write_text(text)
     return files
+
+
+def clients_of_docs():
+    return write_blocks("test")
 
 
 def others(files):
@@ -147,7 +151,7 @@ def ours():
 
 
 def part_clients(stand, cleanup, args):
-    files = extracted(stand.directory)
+    files = clients_of_docs()
     followers = []
     with devtools.picking_ports():
         plain = fronts.start_plain(stand)
@@ -156,7 +160,7 @@ def part_clients(stand, cleanup, args):
         if args.only not in name or "poll" in name: # XXX
             continue
         # The one byte at which this client loses an event has a test of its own, below.
-        relay = stand.relays.open(plain[front[0]].address() if front else stand.sidecars[0].address(),
+        relay = stand.relays.open(plain[front[0]].address() if front and front[0] in plain else stand.sidecars[0].address(),
                                   mode="cutting", seed=seed, spare_id_gap=name == "fetch-event-source")
         url = f"http://127.0.0.1:{relay.port}/_events/things"
         followers.append(Follower(name, [*command, url], relay, env))
@@ -198,7 +202,7 @@ def part_clients(stand, cleanup, args):
 
 def part_id_gap(stand, cleanup, _args):
     """Cuts between the line of an id and the blank line: fetch-event-source loses that one event."""
-    files = extracted(stand.directory)
+    files = clients_of_docs()
     followers = []
     for name in ("fetch-event-source", "eventsource"):
         relay = stand.relay(mode="id-gap", mean=2500)
@@ -229,6 +233,10 @@ def part_id_gap(stand, cleanup, _args):
             raise Failure(f"{each.name}: lost {lost}, expected {expected}: {each.late or each.things()}")
 
 
+def environment(stand, **more):
+    return {**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}", "RECIPES": str(RECIPES), **more}
+
+
 def run(name, command, **options):
     """A tool or a test of its own: its output is shown when it fails."""
     done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, text=True,
@@ -253,8 +261,9 @@ def part_js(stand, _cleanup, _args):
                                               for kind in ("js", "d.ts")}
     if listed != wanted:
         raise Failure(f"the package holds {sorted(listed)} instead of {sorted(wanted)}")
-    run("node --test", ["node", "--test", *sorted((directory / "test").glob("*.test.mjs"))],
-        env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}"})
+    write_blocks("recipe")
+    run("node --test", ["node", "--test", *sorted((directory / "test").glob("*.test.mjs")), HERE / "recipes.mjs"],
+        env=environment(stand))
 
 
 def part_python(stand, _cleanup, _args):
@@ -262,14 +271,13 @@ def part_python(stand, _cleanup, _args):
     directory = ROOT / "clients" / "python"
     path = [directory / "src", devtools.python_packages("clients", HERE / "requirements.txt"), HERE]
     run("unittest", [sys.executable, "-m", "unittest", "discover", "-s", directory / "tests"],
-        env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}",
-             "PYTHONPATH": os.pathsep.join(map(str, path))})
+        env=environment(stand, PYTHONPATH=os.pathsep.join(map(str, path))))
 
 
 def part_browser(stand, _cleanup, _args):
     """clients/js in Chromium: six tabs and one connection, the React hook."""
-    run("the tabs' test", ["node", "--test", HERE / "tabs.mjs"],
-        env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}"})
+    clients_of_docs()
+    run("the test in Chromium", ["node", "--test", HERE / "browser.mjs"], env=environment(stand))
 
 
 def part_fronts(stand, _cleanup, args):
@@ -277,16 +285,26 @@ def part_fronts(stand, _cleanup, args):
     with devtools.picking_ports():
         stand.fronts = fronts.start_documented(stand, args.only)
     told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"],
-               env={**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}", "SILENCE": str(args.silence),
-                    "FRONTS": json.dumps({each.name: each.port for each in stand.fronts})})
+               env=environment(stand, SILENCE=str(args.silence),
+                               FRONTS=json.dumps({each.name: each.port for each in stand.fronts})))
     for line in told.splitlines():
         if "delays" in line or " events" in line:
             say(f"  {line.lstrip('# ')}")
 
 
-# Those in which a sidecar has more than the usual stand.
-STANDS = {"fronts": lambda args: {"hosts": fronts.HOSTS, "heartbeat": "15s" if args.silence else "500ms"}}
-PARTS = {"fronts": part_fronts, "browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "js": part_js, "python": part_python}
+def part_alongside(stand, _cleanup, _args):
+    """docs/alongside.md: the app's own real-time servers, through Sidestream."""
+    host, port = stand.sidecars[0].address()
+    run("the app's own", ["node", "--test", HERE / "alongside.mjs"],
+        env=environment(stand, SIDECAR=f"http://{host}:{port}"))
+
+
+# Where the stand is not the usual one.
+STANDS = {
+    "fronts": lambda args: {"hosts": fronts.HOSTS, "heartbeat": "15s" if args.silence else "500ms"},
+    "alongside": lambda _: {"app": ["node", HERE / "alongside-app.mjs"]},
+}
+PARTS = {"alongside": part_alongside, "fronts": part_fronts, "browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "js": part_js, "python": part_python}
 
 
 def main():

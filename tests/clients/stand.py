@@ -90,7 +90,8 @@ class Sidecar:
 
 
 class Stand:
-    def __init__(self, directory, hosts=("127.0.0.1",), heartbeat="500ms"):
+    def __init__(self, directory, hosts=("127.0.0.1",), heartbeat="500ms", app=None):
+        """`app`: a command that serves $PORT, and stands behind the sidecars in place of ours."""
         devtools.use_pymongo()
         import pymongo
         self.directory = directory
@@ -104,19 +105,34 @@ class Stand:
         self.app.daemon_threads = True
         self.app.stand = self
         threading.Thread(target=self.app.serve_forever, daemon=True).start()
-        self.sidecars = []
+        self.sidecars, self.others, self.fronts = [], [], []
         with devtools.picking_ports():
+            behind = self.start_app(app) if app else self.app.server_port
             # The same on each host, as in a deployment.
             ports = devtools.pick_port(None), devtools.pick_port(None)
             for index, host in enumerate(hosts):
                 self.sidecars.append(Sidecar(
-                    f"sidecar-{index + 1}", directory, self.app.server_port, self.uri, host, ports, heartbeat))
-        self.fronts = []
+                    f"sidecar-{index + 1}", directory, behind, self.uri, host, ports, heartbeat))
 
     def close(self):
         self.app.shutdown()
-        for each in self.fronts + self.sidecars:
-            each.process.stop()
+        for process in [each.process for each in self.fronts + self.sidecars] + self.others:
+            process.stop()
+
+    def start_app(self, command):
+        port = devtools.pick_port(None)
+        process = Process("the app", command, self.directory / "app.log", env={**os.environ, "PORT": str(port)})
+        self.others.append(process)
+
+        def serves():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/page.html", timeout=2):
+                    return True
+            except (OSError, http.client.HTTPException):
+                return False
+
+        wait_until(serves, "the app answering", alive=[process])
+        return port
 
     def relay(self, sidecar=0, **settings):
         return self.relays.open(self.sidecars[sidecar].address(), **settings)

@@ -1,7 +1,8 @@
-// clients/js in Chromium: six tabs with one connection over HTTP/1.1, and the React hook.
-// APP and SIDECAR are addresses; see run.py.
+// In Chromium: a page with EventSource and the lines of docs/clients.md, clients/js in six tabs with one
+// connection over HTTP/1.1, and the React hook. RECIPES holds the documented lines as modules.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { build } from "esbuild";
 import path from "node:path";
@@ -62,6 +63,38 @@ const inDatabase = async () => (await stored()).map((each) => [each._id, each.ve
 async function all(pages, what, condition) {
   for (const [index, page] of pages.entries()) await until(`tab ${index}: ${what}`, () => condition(page));
 }
+
+test("a page with the documented lines loses nothing, through cuts and through what ends an EventSource", async (t) => {
+  const context = await browser.newContext();
+  t.after(() => context.close());
+  const way = await relay({ seed: 5, mean: 8000 });
+  const lines = readFileSync(path.join(process.env.RECIPES, "page.mjs"), "utf8");
+  const page = await openTab(context, way.origin, `(async () => {
+    const url = URL.createObjectURL(new Blob([${JSON.stringify(lines)}], { type: 'text/javascript' }));
+    const { follow } = await import(url);
+    window.heard = [];
+    follow('/_events/things', (type, data) => data.documentKey && heard.push([type, data.documentKey._id]));
+  })()`);
+  // What is written before the stream is open is not for it.
+  await until("the first event", async () => {
+    await write(["insert", ids(1)[0]]);
+    return page.evaluate(() => heard.length);
+  });
+
+  const keys = ids(400);
+  await way.set({ mode: "cutting", cut: true });
+  for (let start = 0; start < 300; start += 50) await write(...keys.slice(start, start + 50).map((key) => ["insert", key]));
+  await until("the last event", () => page.evaluate((key) => heard.at(-1)?.[1] === key, keys[299]));
+  assert.ok((await way.state()).cuts > 5);
+
+  const before = (await way.state()).connections;
+  await way.set({ mode: "refusing", cut: true });
+  await until("two refusals", async () => (await way.state()).connections >= before + 2);
+  await write(...keys.slice(300).map((key) => ["insert", key]));
+  await way.set({ mode: "plain" });
+  await until("the last event", () => page.evaluate((key) => heard.at(-1)?.[1] === key, keys[399]));
+  assert.deepEqual(await heard(page, keys), keys.map((key) => ["insert", key]));
+});
 
 test("six tabs have one connection, and lose nothing when the one that holds it is closed", async (t) => {
   const context = await browser.newContext();
