@@ -23,7 +23,8 @@ const MAX_ALLOWED: usize = 10_000;
 const MAX_NAME_BYTES: usize = 64;
 
 /// Query names with a meaning of their own.
-pub(super) const RESERVED: [&str; 3] = ["lastEventId", "wait", "stream"];
+pub(super) const RESERVED: [&str; 6] =
+    ["lastEventId", "wait", "stream", "transport", "since", "heartbeat"];
 
 const KEYS: [&str; 8] =
     ["type", "required", "default", "enum", "min", "max", "maxLength", "pattern"];

@@ -32,6 +32,7 @@ use super::plain::{answer_plain, close, head_of};
 use super::side::{Request, Side};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Desk, Opened, Plain};
+use crate::api::sse;
 use crate::api::transport::{Ended, Sink};
 use crate::drain::Drain;
 
@@ -264,7 +265,7 @@ fn stream(
     let mut sink = SocketSink { socket, is_chunked };
     let head = {
         let cors = opened.take_cors();
-        let mut fields = Opened::headers().to_vec();
+        let mut fields = sse::HEADERS.to_vec();
         fields.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
         fields.push(("Connection", "close"));
         if is_chunked {

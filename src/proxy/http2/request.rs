@@ -15,6 +15,7 @@ use super::sink::{Gone, StreamSink, poll_send};
 use super::{Shared, forward, gate, head};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened, Plain};
+use crate::api::sse;
 use crate::proxy::path::{self, Target};
 use crate::proxy::side::Request;
 
@@ -139,7 +140,7 @@ fn stream(
 ) -> Option<impl Future<Output = ()> + Send> {
     let head = {
         let cors = opened.take_cors();
-        let mut fields = Opened::headers().to_vec();
+        let mut fields = sse::HEADERS.to_vec();
         fields.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
         head_of(200, &fields)
     };
