@@ -50,7 +50,8 @@ pub struct Ask<'a> {
 
 /// What to send back.
 pub enum Answer {
-    Stream(Box<Opened>),
+    /// And further fields of its head.
+    Stream(Box<Opened>, Vec<(&'static str, String)>),
     Plain(Plain),
 }
 
@@ -81,8 +82,6 @@ pub struct Opened {
     query: Box<[(String, String)]>,
     /// Of a protected stream. Boxed: a public one has none, and there are many of those.
     right: Option<Box<Right>>,
-    /// For a page of another origin.
-    cors: Box<[(&'static str, String)]>,
     style: Style,
     open: Open,
 }
@@ -149,7 +148,7 @@ impl Desk {
             }
         };
         match &mut answer {
-            Answer::Stream(opened) => opened.cors = cors.into(),
+            Answer::Stream(_, fields) => fields.extend(cors),
             Answer::Plain(plain) => plain.headers.extend(cors),
         }
         answer
@@ -225,14 +224,14 @@ impl Desk {
             return Err(Refusal::passing(503, "MongoDB has not been read yet", self.retry));
         }
         self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
-        Ok(Answer::Stream(Box::new(Opened {
+        let opened = Opened {
             subscription: self.catalog.subscribe(&found, bound, from),
             query: ask.query.into(),
             right,
-            cors: Box::default(),
             style,
             open,
-        })))
+        };
+        Ok(Answer::Stream(Box::new(opened), Vec::new()))
     }
 
     pub(super) async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
@@ -319,11 +318,6 @@ fn from(ask: &mut Ask<'_>) -> From {
 }
 
 impl Opened {
-    /// Further fields of this stream's head.
-    pub fn take_cors(&mut self) -> Box<[(&'static str, String)]> {
-        std::mem::take(&mut self.cors)
-    }
-
     /// Sends the stream until it ends. The head has been sent.
     ///
     /// Everything stays where it is, behind a pointer: what an idle stream holds is what it costs.
