@@ -50,6 +50,9 @@ pub struct Config {
     pub mongodb: Mongodb,
     pub replay: Replay,
     pub clients: Clients,
+    /// How long the app may be silent in an answer: between two reads of it, once it has the whole
+    /// request. At least 100 milliseconds; `None`: as long as it likes.
+    pub app_read_timeout: Option<Duration>,
     pub auth: Auth,
     /// Whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
@@ -97,6 +100,12 @@ pub struct Clients {
     pub max_buffered: usize,
     /// How long a stream may stay open, at least 1 second; `None`: no limit.
     pub max_duration: Option<Duration>,
+    /// How long a client may take nothing of an answer, or send nothing of a request: between two
+    /// reads or writes. 100 milliseconds to 1 hour.
+    pub send_timeout: Duration,
+    /// Requests to the app at the same time from one client address; `None`: as many as leave room
+    /// for those of others.
+    pub max_requests_per_address: Option<usize>,
 }
 
 /// Certificate and key, as PEM files.

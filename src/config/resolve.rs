@@ -65,6 +65,9 @@ impl Resolver<'_> {
         let max_per_address = self.count("clients.max_connections_per_address");
         let max_buffered = self.count("clients.max_buffered");
         let max_duration = self.duration("clients.max_duration");
+        let send_timeout = self.duration("clients.send_timeout");
+        let max_requests = self.count("clients.max_requests_per_address");
+        let app_read_timeout = self.duration("app_read_timeout");
         let max_per_subject = self.count("clients.max_connections_per_subject");
         let max_values_per_subject = self.count("clients.max_values_per_subject");
         let auth = self.auth();
@@ -97,7 +100,10 @@ impl Resolver<'_> {
                 max_values_per_subject: Some(max_values_per_subject?).filter(|count| *count > 0),
                 max_buffered: max_buffered?,
                 max_duration: Some(max_duration?).filter(|duration| !duration.is_zero()),
+                send_timeout: send_timeout?,
+                max_requests_per_address: Some(max_requests?).filter(|count| *count > 0),
             },
+            app_read_timeout: Some(app_read_timeout?).filter(|duration| !duration.is_zero()),
             auth: auth?,
             trusted_proxies: trusted_proxies?,
             drain: drain?,

@@ -219,6 +219,31 @@ pub const SETTINGS: &[Setting] = &[
         about: "how long a stream may stay open; 0s: no limit",
     },
     Setting {
+        key: "clients.send_timeout",
+        kind: duration(Duration::from_millis(100), HOUR),
+        default: Some("60s"),
+        flag: None,
+        about: "a client that takes nothing of an answer, or sends nothing of a request, for so long is let go",
+    },
+    Setting {
+        key: "clients.max_requests_per_address",
+        kind: Kind::Count { least: 0, most: 10_000_000 },
+        default: Some("0"),
+        flag: None,
+        about: "requests to the app at the same time from one client address; 0: only as many as leave room for others",
+    },
+    Setting {
+        key: "app_read_timeout",
+        kind: Kind::Duration {
+            least: Duration::from_millis(100),
+            most: DAY,
+            zero_means_none: true,
+        },
+        default: Some("0s"),
+        flag: None,
+        about: "how long the app may be silent in an answer; 0s: as long as it likes",
+    },
+    Setting {
         key: "auth.jwt.secret",
         kind: Kind::Secret,
         default: None,

@@ -56,8 +56,11 @@ fn defaults_are_those_of_the_documentation() {
             max_values_per_subject: Some(1000),
             max_buffered: 256,
             max_duration: None,
+            send_timeout: Duration::from_secs(60),
+            max_requests_per_address: None,
         }
     );
+    assert_eq!(config.app_read_timeout, None);
     assert_eq!(config.trusted_proxies, ["127.0.0.0/8".parse().unwrap()]);
     assert_eq!(config.drain, Duration::from_secs(10));
     assert_eq!(config.tls, None);
@@ -82,6 +85,9 @@ clients:
   max_connections_per_address: 3
   max_buffered: 1
   max_duration: 1h
+  send_timeout: 5s
+  max_requests_per_address: 9
+app_read_timeout: 1m
 trusted_proxies:
   - 10.0.0.0/8
   - ::1
@@ -105,6 +111,9 @@ log:
     assert_eq!(config.clients.heartbeat, Duration::from_millis(100));
     assert_eq!(config.clients.max_connections_per_address, Some(3));
     assert_eq!(config.clients.max_duration, Some(Duration::from_secs(3600)));
+    assert_eq!(config.clients.send_timeout, Duration::from_secs(5));
+    assert_eq!(config.clients.max_requests_per_address, Some(9));
+    assert_eq!(config.app_read_timeout, Some(Duration::from_secs(60)));
     assert_eq!(config.trusted_proxies.len(), 2);
     assert_eq!(config.tls.unwrap().key_file, dir.path().join("key.pem"));
     assert_eq!(config.log, Log { format: LogFormat::Json, level: LogLevel::Trace });
@@ -197,7 +206,8 @@ fn file_errors() {
             "sidestream.yaml:1:10: error: clients: expected a mapping, found a number\n  \
              hint: it holds the keys heartbeat, retry, max_connections, \
              max_connections_per_address, max_connections_per_subject, \
-             max_values_per_subject, max_buffered, max_duration",
+             max_values_per_subject, max_buffered, max_duration, send_timeout, \
+             max_requests_per_address",
         ),
         (
             "listen: { port: 1 }\n",
