@@ -56,7 +56,8 @@ impl Default for Metrics {
         for source in ["memory", "oplog"] {
             metrics.replays_total.with_label_values(&[source]);
         }
-        for reason in ["history-lost", "invalid-token", "invalidated", "filter-changed"] {
+        for reason in ["history-lost", "invalid-token", "invalidated", "filter-changed", "started"]
+        {
             metrics.resets_total.with_label_values(&[reason]);
         }
         for result in ["allowed", "missing", "refused", "forbidden", "unavailable", "ended"] {

@@ -3,7 +3,10 @@
 //! Touches no socket: the proxy brings a [`transport::Sink`] for each way in.
 
 pub mod capacity;
+mod listing;
+pub mod negotiation;
 pub mod problem;
+mod refusal;
 pub mod reserved;
 pub mod sse;
 pub mod transport;

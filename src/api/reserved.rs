@@ -5,26 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 
 use crate::access::credentials::Credentials;
 use crate::access::origin::{self, Page};
-use crate::access::{Caller, Guard, Origin, Refusal, Right};
+use crate::access::{self, Caller, Guard, Origin, Right};
 use crate::api::capacity::{Full, Limits, Place};
+use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::problem::{self, Problem};
-use crate::api::sse;
+use crate::api::refusal::Refusal;
+use crate::api::sse::{self, Style};
 use crate::api::transport::{self, Ended, RightEnded, Serve, Sink};
 use crate::drain::{Drain, Held};
 use crate::event::Position;
 use crate::filter::{Access, BindError};
 use crate::metrics::Metrics;
-use crate::session::catalog::{Catalog, OpenError};
+use crate::session::catalog::Catalog;
 use crate::session::subscription::{From, Subscription};
 
-/// How soon a refused client may try again, in seconds.
-const RETRY_AFTER: &str = "2";
 /// The id in the query, where a header can't be set.
 const LAST_EVENT_ID: &str = "lastEventId";
+/// How positions come without an event.
+const HEARTBEAT: &str = "heartbeat";
 
 /// A request on the reserved path.
 #[derive(Debug)]
@@ -38,7 +39,8 @@ pub struct Ask<'a> {
     pub origin: Origin<'a>,
     /// Where the client is, as far as trusted proxies tell.
     pub address: Option<IpAddr>,
-    pub is_upgrade: bool,
+    /// An upgrade to anything else is passed over, as HTTP allows.
+    pub is_websocket: bool,
     /// Whether it asks, as browsers do, what it may ask.
     pub is_preflight: bool,
     pub has_cookies: bool,
@@ -48,7 +50,8 @@ pub struct Ask<'a> {
 
 /// What to send back.
 pub enum Answer {
-    Stream(Box<Opened>),
+    /// And further fields of its head.
+    Stream(Box<Opened>, Vec<(&'static str, String)>),
     Plain(Plain),
 }
 
@@ -79,8 +82,7 @@ pub struct Opened {
     query: Box<[(String, String)]>,
     /// Of a protected stream. Boxed: a public one has none, and there are many of those.
     right: Option<Box<Right>>,
-    /// For a page of another origin.
-    cors: Box<[(&'static str, String)]>,
+    style: Style,
     open: Open,
 }
 
@@ -132,30 +134,41 @@ impl Desk {
     pub async fn answer(self: &Arc<Desk>, ask: Ask<'_>) -> Answer {
         let page = origin::page(ask.origin, self.guard.allowed_origins());
         let cors = origin::headers(&page, self.guard.allowed_origins());
-        let mut answer = match self.decide(ask, &page).await {
+        let chosen = negotiation::choose(&ask.accept);
+        let is_event_stream = chosen.is_some_and(|chosen| {
+            chosen.is_named && chosen.transport == Transport::Sse && !ask.is_websocket
+        });
+        let mut answer = match self.decide(ask, &page, chosen).await {
             Ok(answer) => answer,
-            Err(problem) => {
-                let outcome = problem.status.to_string();
+            Err(refusal) => {
+                // Whatever the client is told, it is counted as what it is.
+                let outcome = refusal.status().to_string();
                 self.metrics.connections_total.with_label_values(&["sse", &outcome]).inc();
-                Answer::Plain(problem.into())
+                Answer::Plain(refusal.into_answer(is_event_stream))
             }
         };
         match &mut answer {
-            Answer::Stream(opened) => opened.cors = cors.into(),
+            Answer::Stream(_, fields) => fields.extend(cors),
             Answer::Plain(plain) => plain.headers.extend(cors),
         }
         answer
     }
 
-    async fn decide(self: &Arc<Desk>, mut ask: Ask<'_>, page: &Page) -> Result<Answer, Problem> {
+    async fn decide(
+        self: &Arc<Desk>,
+        ask: Ask<'_>,
+        page: &Page,
+        chosen: Option<Chosen>,
+    ) -> Result<Answer, Refusal> {
         const METHODS: &str = "GET, HEAD, OPTIONS";
         if !matches!(ask.method, "GET" | "HEAD" | "OPTIONS") {
-            return Err(
-                Problem::new(405, "streams are opened with GET").with_header("Allow", METHODS)
-            );
+            let problem = Problem::new(405, "streams are opened with GET");
+            return Err(problem.with_header("Allow", METHODS).into());
         }
         if *page == Page::Foreign {
-            return Err(Problem::new(403, "pages of other origins may not open streams here"));
+            return Err(
+                Problem::new(403, "pages of other origins may not open streams here").into()
+            );
         }
         if ask.method == "OPTIONS" {
             let mut headers = vec![("Allow", METHODS.to_string())];
@@ -164,26 +177,28 @@ impl Desk {
             }
             return Ok(Answer::Plain(Plain { status: 204, headers, body: Bytes::new() }));
         }
-        if ask.is_upgrade && ask.has_cookies && ask.origin.origin.is_none() {
-            return Err(Problem::new(403, "a WebSocket that brings cookies needs an Origin"));
+        if ask.is_websocket && ask.has_cookies && ask.origin.origin.is_none() {
+            return Err(Problem::new(403, "a WebSocket that brings cookies needs an Origin").into());
         }
         if ask.rest.is_empty() {
             return Box::pin(self.list(ask)).await;
         }
-        if ask.is_upgrade || !accepts_event_stream(&ask.accept) {
-            return Err(Problem::new(406, "streams are sent as text/event-stream"));
-        }
+        let chosen = chosen.filter(|_| !ask.is_websocket);
+        let chosen =
+            chosen.ok_or_else(|| Problem::new(406, "streams are sent as text/event-stream"))?;
+        self.open(ask, chosen).await
+    }
+
+    async fn open(self: &Arc<Desk>, mut ask: Ask<'_>, chosen: Chosen) -> Result<Answer, Refusal> {
         if self.drain.has_begun() {
-            return Err(Problem::new(503, "this sidecar is shutting down")
-                .with_header("Retry-After", RETRY_AFTER));
+            return Err(Refusal::passing(503, "this sidecar is shutting down", self.retry));
         }
+        let style = style(&mut ask)?;
         let from = from(&mut ask);
         // First, since it costs nothing: a full house asks nobody who is at the door.
         let mut open = self.take_place(ask.address)?;
-        let found = self.catalog.find(ask.rest).map_err(|error| match error {
-            OpenError::NoSuchStream(_) => Problem::new(404, error.to_string()),
-            OpenError::Starting => not_ready(),
-        })?;
+        let found =
+            self.catalog.find(ask.rest).map_err(|error| Problem::new(404, error.to_string()))?;
         let right = match found.filter.access {
             Access::Public => None,
             Access::Authenticated | Access::Match(_) => {
@@ -203,40 +218,46 @@ impl Desk {
             open.place.count_for(caller, &values).map_err(|full| self.full(full))?;
             self.count_auth("allowed");
         }
-        // Before MongoDB was read for the first time, nobody can say where "now" is.
-        if !self.catalog.is_ready() {
-            return Err(not_ready());
+        // Before its feed was read for the first time, nobody can say where "now" is. Who takes a
+        // refusal for final waits on an open stream.
+        if !chosen.is_named && !found.was_read() {
+            return Err(Refusal::passing(503, "MongoDB has not been read yet", self.retry));
         }
         self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
-        Ok(Answer::Stream(Box::new(Opened {
+        let opened = Opened {
             subscription: self.catalog.subscribe(&found, bound, from),
             query: ask.query.into(),
             right,
-            cors: Box::default(),
+            style,
             open,
-        })))
+        };
+        Ok(Answer::Stream(Box::new(opened), Vec::new()))
     }
 
-    async fn identify(&self, credentials: Credentials) -> Result<Right, Problem> {
+    pub(super) async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
         self.guard.identify(credentials).await.map_err(|refusal| {
             self.count_auth(refusal.result());
             let unauthorized = |detail: String, challenge: String| {
-                Problem::new(401, detail).with_header("WWW-Authenticate", challenge)
+                Problem::new(401, detail).with_header("WWW-Authenticate", challenge).into()
             };
             match refusal {
-                Refusal::Missing => {
+                access::Refusal::Missing => {
                     unauthorized(BindError::NoCaller.to_string(), "Bearer".to_owned())
                 }
-                Refusal::Token(error) => unauthorized(
+                access::Refusal::Token(error) => unauthorized(
                     error.to_string(),
                     format!("Bearer error=\"invalid_token\", error_description=\"{error}\""),
                 ),
-                Refusal::Unknown => {
+                access::Refusal::Unknown => {
                     unauthorized("the app does not know who this is".into(), "Bearer".into())
                 }
-                Refusal::Forbidden => Problem::new(403, "the app refuses this caller"),
-                Refusal::Unavailable => Problem::new(503, "nobody can say now who this is")
-                    .with_header("Retry-After", RETRY_AFTER),
+                access::Refusal::Forbidden => {
+                    Problem::new(403, "the app refuses this caller").into()
+                }
+                access::Refusal::Unavailable => {
+                    let detail = "the authentication service is unavailable";
+                    Refusal::passing(503, detail, self.retry)
+                }
             }
         })
     }
@@ -245,68 +266,34 @@ impl Desk {
         self.metrics.auth_total.with_label_values(&[result]).inc();
     }
 
-    fn full(&self, full: Full) -> Problem {
+    fn full(&self, full: Full) -> Refusal {
         self.metrics.refused_total.with_label_values(&[full.name()]).inc();
-        Problem::new(full.status(), full.to_string()).with_header("Retry-After", RETRY_AFTER)
+        Refusal::full(full.status(), full.to_string())
     }
 
-    fn take_place(self: &Arc<Desk>, address: Option<IpAddr>) -> Result<Open, Problem> {
+    fn take_place(self: &Arc<Desk>, address: Option<IpAddr>) -> Result<Open, Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&["sse"]).inc();
         Ok(Open { desk: self.clone(), place, _held: self.drain.hold() })
     }
-
-    /// What this client may open. Of a stream that it may not, it learns nothing.
-    async fn list(&self, ask: Ask<'_>) -> Result<Answer, Problem> {
-        if ask.query.iter().any(|(name, _)| name == "stream") {
-            return Err(Problem::new(
-                400,
-                "several streams on one connection are not available yet: open one each",
-            ));
-        }
-        let filters = self.catalog.filters();
-        let is_all_public = filters.iter().all(|filter| matches!(filter.access, Access::Public));
-        let right = match is_all_public {
-            true => None,
-            false => match self.identify(ask.credentials).await {
-                Ok(right) => Some(right),
-                // Half a list would look like a whole one.
-                Err(problem) if problem.status == 503 => return Err(problem),
-                Err(_) => None,
-            },
-        };
-        let caller = right.map(|right| right.caller());
-        let claims = caller.as_ref().map(|caller| caller.claims.document());
-        let streams: Vec<_> = filters
-            .iter()
-            .filter(|filter| filter.may_open(claims))
-            .map(|filter| {
-                json!({
-                    "name": filter.name,
-                    "description": filter.description,
-                    "params": filter.params.to_json(),
-                })
-            })
-            .collect();
-        Ok(Answer::Plain(Plain {
-            status: 200,
-            headers: vec![
-                ("Content-Type", "application/json".to_string()),
-                ("Cache-Control", "no-store".to_string()),
-            ],
-            body: Bytes::from(json!({ "streams": streams }).to_string()),
-        }))
-    }
-}
-
-fn not_ready() -> Problem {
-    Problem::new(503, "MongoDB has not been read yet").with_header("Retry-After", RETRY_AFTER)
 }
 
 fn refusal_of(error: BindError) -> Problem {
     let status = error.status();
     let problem = Problem::new(status, error.to_string());
     if status == 401 { problem.with_header("WWW-Authenticate", "Bearer") } else { problem }
+}
+
+/// How the client wants its event stream.
+fn style(ask: &mut Ask<'_>) -> Result<Style, Problem> {
+    let mut style = Style::default();
+    for (_, value) in ask.query.extract_if(.., |(name, _)| name == HEARTBEAT) {
+        if value != "event" {
+            return Err(Problem::new(400, "`heartbeat` can only be `event`"));
+        }
+        style.has_position_events = true;
+    }
+    Ok(style)
 }
 
 /// The header wins over the query; an empty one means that the client has none.
@@ -326,46 +313,12 @@ fn from(ask: &mut Ask<'_>) -> From {
     }
 }
 
-/// Whether one of the media ranges takes `text/event-stream`; none at all takes everything.
-fn accepts_event_stream(accept: &[&[u8]]) -> bool {
-    let mut ranges = accept.iter().flat_map(|value| value.split(|b| *b == b',')).peekable();
-    if ranges.peek().is_none() {
-        return true;
-    }
-    ranges.any(|range| {
-        let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
-        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let is_refused = parts.any(|part| {
-            part.to_ascii_lowercase()
-                .strip_prefix(b"q=")
-                .is_some_and(|q| q.iter().all(|b| matches!(b, b'0' | b'.')))
-        });
-        let is_taken = matches!(media.as_slice(), b"text/event-stream" | b"text/*" | b"*/*" | b"");
-        is_taken && !is_refused
-    })
-}
-
 impl Opened {
-    /// The head's fields of every stream.
-    pub fn headers() -> [(&'static str, &'static str); 3] {
-        [
-            ("Content-Type", sse::CONTENT_TYPE),
-            ("Cache-Control", "no-store"),
-            // nginx in front of us would hold events back otherwise.
-            ("X-Accel-Buffering", "no"),
-        ]
-    }
-
-    /// Further fields of this stream's head.
-    pub fn take_cors(&mut self) -> Box<[(&'static str, String)]> {
-        std::mem::take(&mut self.cors)
-    }
-
     /// Sends the stream until it ends. The head has been sent.
     ///
     /// Everything stays where it is, behind a pointer: what an idle stream holds is what it costs.
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ended {
-        let Opened { subscription, query, right, open, .. } = self;
+        let Opened { subscription, query, right, style, open, .. } = self;
         let desk = &open.desk;
         let query = &*query;
         let ended = match send_first(sink, desk.retry).await {
@@ -375,7 +328,8 @@ impl Opened {
                     let claims = caller.as_ref().map(|caller| caller.claims.document());
                     let found = desk.catalog.find(&old.filter().name).ok()?;
                     let bound = found.filter.bind(query, claims).ok()?;
-                    Some(desk.catalog.subscribe(&found, bound, From::FilterChanged))
+                    let from = From::FilterChanged { was_ready: old.was_ready() };
+                    Some(desk.catalog.subscribe(&found, bound, from))
                 };
                 let right_ended: RightEnded<'_> = right.as_ref().map(|right| {
                     let name = subscription.filter().name.clone();
@@ -384,13 +338,7 @@ impl Opened {
                     });
                     Box::pin(ended) as _
                 });
-                let mut serve = Serve {
-                    metrics: &desk.metrics,
-                    drain: &desk.drain,
-                    max_duration: desk.max_duration,
-                    reopen: &reopen,
-                    right_ended,
-                };
+                let mut serve = Serve { desk, reopen: &reopen, right_ended, style: *style };
                 transport::serve_sse(sink, subscription, &mut serve).await
             }
             Err(ended) => ended,
@@ -430,27 +378,5 @@ async fn send_first<S: Sink>(sink: &mut S, retry: Duration) -> Result<(), Ended>
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Ended::ClientGone),
         Err(_) => Err(Ended::Stalled),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::accepts_event_stream;
-
-    #[test]
-    fn negotiation_reads_media_ranges() {
-        for (accept, expected) in [
-            (vec![], true),
-            (vec!["text/event-stream"], true),
-            (vec!["*/*"], true),
-            (vec!["text/html, */*;q=0.8"], true),
-            (vec!["application/json", "text/*"], true),
-            (vec!["application/json"], false),
-            (vec!["text/event-stream;q=0"], false),
-            (vec!["TEXT/EVENT-STREAM; q=0.5"], true),
-        ] {
-            let values: Vec<&[u8]> = accept.iter().map(|value| value.as_bytes()).collect();
-            assert_eq!(accepts_event_stream(&values), expected, "{accept:?}");
-        }
     }
 }

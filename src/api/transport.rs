@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::futures::Notified;
 
-use crate::api::sse;
+use crate::api::reserved::Desk;
+use crate::api::sse::{self, Style};
 use crate::drain::Drain;
 use crate::feed::routes::{Delivery, Kind};
 use crate::metrics::Metrics;
@@ -72,13 +73,11 @@ pub type RightEnded<'a> = Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>;
 
 /// What the loop needs besides the subscription.
 pub struct Serve<'a> {
-    pub metrics: &'a Metrics,
-    pub drain: &'a Drain,
-    /// Zero: no limit.
-    pub max_duration: Duration,
+    pub desk: &'a Desk,
     /// Opens the stream again after its filter was edited, if that is still possible.
     pub reopen: &'a (dyn Fn(&Subscription) -> Option<Subscription> + Send + Sync),
     pub right_ended: RightEnded<'a>,
+    pub style: Style,
 }
 
 /// Sends a subscription's frames until it ends. The head of the answer has been sent.
@@ -90,14 +89,16 @@ pub async fn serve_sse<S: Sink>(
     subscription: &mut Subscription,
     serve: &mut Serve<'_>,
 ) -> Ended {
-    let mut ear = pin!(serve.drain.ear());
+    let mut ear = pin!(serve.desk.drain.ear());
     let mut last_call = serve.last_call();
     loop {
         // Each in a future of its own: two that never live at the same time share their room.
         let next = wait(sink, subscription, serve, ear.as_mut(), &mut last_call).await;
         match next {
             Next::Frame(frame) => {
-                if let Err(ended) = deliver(sink, subscription, serve.metrics, frame).await {
+                if let Err(ended) =
+                    deliver(sink, subscription, &serve.desk.metrics, serve.style, frame).await
+                {
                     return ended;
                 }
             }
@@ -105,7 +106,7 @@ pub async fn serve_sse<S: Sink>(
                 Some(next) => *subscription = next,
                 None => return farewell(sink, "filter-changed", Ended::FilterChanged).await,
             },
-            Next::Draining => last_call = LastCall::at_turn(serve.drain),
+            Next::Draining => last_call = LastCall::at_turn(&serve.desk.drain),
             Next::Unauthorized => {
                 return farewell(sink, "unauthorized", Ended::Unauthorized).await;
             }
@@ -135,7 +136,7 @@ async fn wait<S: Sink>(
         biased;
         // First: a stream that always has something to send must end all the same.
         () = has_ended(&mut serve.right_ended) => Next::Unauthorized,
-        () = serve.drain.begun_since(ear), if last_call.is_not_for_drain() => Next::Draining,
+        () = serve.desk.drain.begun_since(ear), if last_call.is_not_for_drain() => Next::Draining,
         ended = last_call.wait() => Next::Ended(ended),
         frame = subscription.next() => frame.map_or(Next::Retired, Next::Frame),
         () = sink.closed() => Next::Ended(Ended::ClientGone),
@@ -146,9 +147,10 @@ async fn deliver<S: Sink>(
     sink: &mut S,
     subscription: &mut Subscription,
     metrics: &Metrics,
+    style: Style,
     frame: Frame,
 ) -> Result<(), Ended> {
-    let (pieces, large, sent) = gather(subscription, frame);
+    let (pieces, large, sent) = gather(subscription, frame, style);
     if !pieces.is_empty() {
         send(sink, &pieces).await?;
     }
@@ -218,10 +220,10 @@ impl LastCall {
 impl Serve<'_> {
     /// `clients.max_duration`, spread, so that clients that came together do not come back together.
     fn last_call(&self) -> LastCall {
-        if self.max_duration.is_zero() {
+        if self.desk.max_duration.is_zero() {
             return LastCall(None);
         }
-        let time = self.max_duration.mul_f64(1.0 - fastrand::f64() / 10.0);
+        let time = self.desk.max_duration.mul_f64(1.0 - fastrand::f64() / 10.0);
         LastCall(Some((Ended::Expired, Box::pin(tokio::time::sleep(time)))))
     }
 }
@@ -238,12 +240,12 @@ async fn has_ended(right: &mut RightEnded<'_>) {
 type Gathered = (Vec<Bytes>, Option<Bytes>, Vec<Arc<Delivery>>);
 
 /// Takes everything that is ready, as much as goes together.
-fn gather(subscription: &mut Subscription, first: Frame) -> Gathered {
+fn gather(subscription: &mut Subscription, first: Frame, style: Style) -> Gathered {
     let (mut pieces, mut large, mut sent) = (Vec::new(), None, Vec::new());
     let mut size = 0;
     let mut next = Some(first);
     while let Some(frame) = next {
-        let piece = sse::encode(&frame);
+        let piece = sse::encode(&frame, style);
         size += piece.len();
         match piece.len() > MAX_WRITE {
             true => large = Some(piece),

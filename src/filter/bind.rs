@@ -113,8 +113,7 @@ impl BindError {
 impl Filter {
     /// Decides whether a client may open the stream, and puts its values in: those of a query,
     /// names and values already percent-decoded, and those of its claims; `None`: not signed in.
-    /// The query names with a meaning of their own (`lastEventId`, `wait`, `stream`) are passed
-    /// over.
+    /// The query names with a meaning of their own ([`RESERVED`]) are passed over.
     ///
     /// # Errors
     /// The first mistake: no caller where one is needed; a parameter that is required and missing,

@@ -32,6 +32,7 @@ use super::plain::{answer_plain, close, head_of};
 use super::side::{Request, Side};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Desk, Opened, Plain};
+use crate::api::sse;
 use crate::api::transport::{Ended, Sink};
 use crate::drain::Drain;
 
@@ -112,9 +113,10 @@ impl Door {
                     // Boxed: finding out who asks may take a moment, and idle connections wait here.
                     let answer = Box::pin(self.ask(&head, &bytes, &rest, peer)).await;
                     match answer {
-                        Answer::Stream(opened) => {
+                        Answer::Stream(opened, fields) => {
                             // A task of its own, so that the memory of this one is given back.
-                            let stream = stream(client.socket, opened, head.minor, head.is_head);
+                            let stream =
+                                stream(client.socket, opened, &fields, head.minor, head.is_head);
                             tokio::spawn(stream);
                             return;
                         }
@@ -257,15 +259,15 @@ impl Clock {
 fn stream(
     socket: Socket,
     mut opened: Box<Opened>,
+    more: &[(&'static str, String)],
     minor: u8,
     is_head: bool,
-) -> impl Future<Output = ()> + Send {
+) -> impl Future<Output = ()> + Send + use<> {
     let is_chunked = minor > 0 && !is_head;
     let mut sink = SocketSink { socket, is_chunked };
     let head = {
-        let cors = opened.take_cors();
-        let mut fields = Opened::headers().to_vec();
-        fields.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut fields: Vec<(&str, &str)> = sse::HEADERS.to_vec();
+        fields.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
         fields.push(("Connection", "close"));
         if is_chunked {
             fields.push(("Transfer-Encoding", "chunked"));
@@ -357,8 +359,8 @@ impl Sink for SocketSink {
 mod tests {
     use super::*;
 
-    /// How large the future is that a function of four arguments makes.
-    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+    /// How large the future is that a function of five arguments makes.
+    fn size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

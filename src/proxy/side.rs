@@ -104,12 +104,18 @@ impl Side {
             last_event_id: first("last-event-id"),
             origin,
             address: self.client_address(request.peer, &values("x-forwarded-for")),
-            is_upgrade: request.is_upgrade,
+            is_websocket: request.is_upgrade && asks_for_websocket(&values("upgrade")),
             is_preflight: first("access-control-request-method").is_some(),
             has_cookies: first("cookie").is_some(),
             credentials,
         }
     }
+}
+
+/// Whether `websocket` is among what a request would rather speak.
+fn asks_for_websocket(upgrade: &[&[u8]]) -> bool {
+    let mut protocols = upgrade.iter().flat_map(|value| value.split(|b| *b == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 #[cfg(test)]

@@ -24,8 +24,6 @@ use crate::upstream::connect::Server;
 pub enum OpenError {
     #[error("there is no stream `{0}`")]
     NoSuchStream(String),
-    #[error("the stream's change stream has not been read up to now yet")]
-    Starting,
 }
 
 /// A stream in force.
@@ -33,6 +31,13 @@ pub enum OpenError {
 pub struct Found {
     pub filter: Arc<Filter>,
     feed: Arc<Feed>,
+}
+
+impl Found {
+    /// Whether its feed was ever read up to now: before, nobody can say where "now" is.
+    pub fn was_read(&self) -> bool {
+        self.feed.was_live()
+    }
 }
 
 /// What feeds are made with.
@@ -168,13 +173,12 @@ impl Catalog {
     /// [`OpenError`]
     pub fn find(&self, name: &str) -> Result<Found, OpenError> {
         let state = self.state.read();
-        let filter = state
-            .filters
-            .get(name)
-            .cloned()
-            .ok_or_else(|| OpenError::NoSuchStream(name.to_string()))?;
-        let feed = state.feeds.get(&FeedKey::of(&filter)).cloned();
-        Ok(Found { filter, feed: feed.ok_or(OpenError::Starting)? })
+        let found = state.filters.get(name).and_then(|filter| {
+            // Every filter in force has one.
+            let feed = state.feeds.get(&FeedKey::of(filter))?.clone();
+            Some(Found { filter: filter.clone(), feed })
+        });
+        found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
     }
 
     /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.

@@ -45,6 +45,9 @@ pub enum Frame {
     Keepalive,
     /// Fetch anew, then go on from this position.
     Reset(ResetReason, Option<Position>),
+    /// Everything that the client had missed has been sent: the moment to load its data. Comes once
+    /// for each stream that a client opens.
+    Ready(Position),
 }
 
 /// What a client came with.
@@ -54,8 +57,11 @@ pub enum From {
     Position(Position),
     /// An id that is none.
     Invalid,
-    /// Goes on from now, after the filter file of its stream was edited.
-    FilterChanged,
+    /// Goes on from now, after the filter file of its stream was edited; and whether the client was
+    /// told before that its stream is ready.
+    FilterChanged {
+        was_ready: bool,
+    },
 }
 
 /// What all subscriptions share.
@@ -68,8 +74,9 @@ pub struct Shared {
 
 #[derive(Debug)]
 enum Phase {
-    /// The feed has not said yet where "now" is.
-    Waiting(watch::Receiver<bool>),
+    /// The feed was not read yet, so nobody can say where "now" is. A stream that came without a
+    /// position begins with this reset: what its page has loaded meanwhile may be older than "now".
+    Waiting(watch::Receiver<bool>, Option<ResetReason>),
     /// Reading routes and journal from this number on.
     Following(u64),
     /// Reading what the journal does not have.
@@ -93,6 +100,8 @@ pub struct Subscription {
     phase: Phase,
     position: Option<Position>,
     ready: VecDeque<Frame>,
+    /// Whether [`Frame::Ready`] is out, or in `ready`.
+    was_ready: bool,
     /// When there has to be a sign of life.
     beat: Instant,
     /// Never later than `beat`, and set anew only when it has run out: setting a timer takes a lock
@@ -120,19 +129,20 @@ impl Subscription {
             beat,
             timer: Box::pin(sleep_until(beat)),
             events_sent,
-            phase: Phase::Waiting(feed.watch_was_live()),
+            phase: Phase::Waiting(feed.watch_was_live(), None),
             shared,
             feed,
             route: joined.route,
             epoch: joined.epoch,
             position: None,
             ready: VecDeque::new(),
+            was_ready: matches!(from, From::FilterChanged { was_ready: true }),
         };
         match from {
             From::Now => subscription.go_to_now(),
             From::Position(position) => subscription.go_to(position),
             From::Invalid => subscription.reset(ResetReason::InvalidToken),
-            From::FilterChanged => subscription.reset(ResetReason::FilterChanged),
+            From::FilterChanged { .. } => subscription.reset(ResetReason::FilterChanged),
         }
         subscription
     }
@@ -144,6 +154,11 @@ impl Subscription {
 
     pub fn filter(&self) -> &Arc<Filter> {
         self.route.filter()
+    }
+
+    /// Whether the client was told that its stream is ready.
+    pub fn was_ready(&self) -> bool {
+        self.was_ready
     }
 
     /// Tells everybody on this route that its filter is no longer the one in force.
@@ -173,7 +188,10 @@ impl Subscription {
             }
             if self.feed.epoch() != self.epoch {
                 self.epoch = self.feed.epoch();
-                self.reset(ResetReason::HistoryLost);
+                // One that waits to be reset for another reason misses nothing more by this.
+                if !matches!(self.phase, Phase::Waiting(_, Some(_))) {
+                    self.reset(ResetReason::HistoryLost);
+                }
                 continue;
             }
             let route = self.route.clone();
@@ -199,7 +217,7 @@ impl Subscription {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
                 },
-                Phase::Waiting(was_live) => tokio::select! {
+                Phase::Waiting(was_live, _) => tokio::select! {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
                     // Boxed, as below: almost all clients wait elsewhere.
@@ -223,14 +241,14 @@ impl Subscription {
     /// Takes what is there without waiting; says whether there was anything to do.
     fn collect(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Waiting(_) => false,
+            Phase::Waiting(..) => false,
             Phase::Following(cursor) => {
                 let read = self.route.read(cursor, BATCH);
                 if self.is_broken() {
                     return false;
                 }
                 match read {
-                    Read::UpToDate => return false,
+                    Read::UpToDate => return self.say_ready(),
                     Read::Deliveries(found) => self.queue(found),
                     Read::Behind => return self.catch_up(),
                 }
@@ -325,16 +343,23 @@ impl Subscription {
             }
             Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
             // The journal still reads what was before the start, and may get there.
-            _ if !self.feed.was_live() => self.phase = Phase::Waiting(self.feed.watch_was_live()),
+            _ if !self.feed.was_live() => {
+                self.phase = Phase::Waiting(self.feed.watch_was_live(), None);
+            }
             _ => self.replay(position),
         }
     }
 
     /// The journal has caught up: to where the client wanted to go.
     fn go_live(&mut self) {
-        match self.position.clone() {
-            Some(position) => self.go_to(position),
-            None => self.go_to_now(),
+        let reason = match &mut self.phase {
+            Phase::Waiting(_, reason) => reason.take(),
+            Phase::Following(_) | Phase::Replaying(_) => None,
+        };
+        match (reason, self.position.clone()) {
+            (Some(reason), _) => self.reset(reason),
+            (None, Some(position)) => self.go_to(position),
+            (None, None) => self.go_to_now(),
         }
     }
 
@@ -351,26 +376,57 @@ impl Subscription {
     }
 
     fn go_to_now(&mut self) {
-        if let Some(first) = self.find_now() {
-            self.ready.push_back(Frame::Position(first));
+        match self.find_now() {
+            Some(first) => self.begin_at(first),
+            None => self.wait_for(ResetReason::Started),
         }
     }
 
     fn reset(&mut self, reason: ResetReason) {
+        let Some(first) = self.find_now() else { return self.wait_for(reason) };
         self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
-        let position = self.find_now();
-        self.ready.push_back(Frame::Reset(reason, position));
+        self.ready.push_back(Frame::Reset(reason, Some(first.clone())));
+        self.begin_at(first);
     }
 
-    /// Moves to where nothing has been missed because nothing was asked for yet. Returns the
-    /// position to give the client, so that being cut off before its first event costs nothing.
+    /// A reset before the feed was read would be answered with data that is older than "now".
+    fn wait_for(&mut self, reason: ResetReason) {
+        self.phase = Phase::Waiting(self.feed.watch_was_live(), Some(reason));
+    }
+
+    /// Nothing has been missed at this place, since nothing was asked for before.
+    fn begin_at(&mut self, first: Position) {
+        if !std::mem::replace(&mut self.was_ready, true) {
+            self.ready.push_back(Frame::Ready(first));
+        }
+    }
+
+    /// Up to date for the first time; says whether there was anything to do.
+    fn say_ready(&mut self) -> bool {
+        let Phase::Following(cursor) = self.phase else { return false };
+        if self.was_ready {
+            return false;
+        }
+        // None: something has come just now, and is sent first.
+        let found = self.feed.position_without_document(&self.route, cursor);
+        let Some((position, next)) = found.filter(|_| !self.is_broken()) else { return false };
+        self.phase = Phase::Following(next);
+        // What the client has may be further: its own id, of a replica that had read more.
+        let position = self.position.take().map_or(position.clone(), |had| had.max(position));
+        self.position = Some(position.clone());
+        self.begin_at(position);
+        true
+    }
+
+    /// Moves to where nothing has been missed because nothing was asked for yet; `None` before the
+    /// feed was read for the first time. Returns the position to give the client, so that being cut
+    /// off before its first event costs nothing.
     ///
     /// Where the newest thing read is an event, the position lies before its time: a client that
     /// comes back with it may be given that event, which it never had.
     fn find_now(&mut self) -> Option<Position> {
         self.position = None;
         if !self.feed.was_live() {
-            self.phase = Phase::Waiting(self.feed.watch_was_live());
             return None;
         }
         let (head, end) = self.feed.now()?;
@@ -392,7 +448,7 @@ impl Subscription {
                     position
                 })
             }
-            Phase::Waiting(_) | Phase::Replaying(_) => None,
+            Phase::Waiting(..) | Phase::Replaying(_) => None,
         };
         match found {
             _ if self.is_broken() => {}
@@ -460,7 +516,7 @@ mod tests {
         let shared = Arc::new(Shared { replayer, metrics, heartbeat: Duration::from_secs(60) });
         let bound = filter.bind(&[], None).unwrap();
         let mut subscription = Subscription::new(shared, feed.clone(), &filter, bound, From::Now);
-        assert!(matches!(subscription.next().await, Some(Frame::Position(_))));
+        assert!(matches!(subscription.next().await, Some(Frame::Ready(_))));
 
         feed.restart_at(&before(20));
         subscription.heartbeat();

@@ -14,6 +14,7 @@ mod mongodb;
 mod process;
 mod proxy;
 mod reload;
+mod restart;
 mod rows;
 mod streams;
 mod support;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::support::http::Connection;
 use crate::support::mongo::{Own, ROOT, Setup};
-use crate::support::sidecar::{Filters, Program};
+use crate::support::sidecar::{Filters, Program, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
@@ -173,6 +173,19 @@ async fn says_goodbye(signal: Signal) {
     let late = http::get(listen, "/_events/orders").await;
     assert_eq!(late.head.status, 503);
     assert!(late.head.field("retry-after").is_some());
+    let accept = "Accept: text/event-stream\r\n";
+    let late = http::request(listen, "GET", "/_events/orders", accept).await;
+    assert_eq!(late.head.status, 200);
+    assert_eq!(late.head.field("content-type"), Some("text/event-stream"));
+    assert_eq!(late.head.field("cache-control"), Some("no-store, no-transform"));
+    assert!(late.head.field("retry-after").is_some());
+    let text = late.text();
+    let (retry, why) = text.split_once('\n').expect("two lines");
+    let millis: u32 = retry.strip_prefix("retry: ").expect("a retry").parse().expect("a number");
+    assert!((2000..=10_000).contains(&millis), "{millis}");
+    assert_eq!(why, ": this sidecar is shutting down\n");
+    let refused = "sidestream_connections_total{outcome=\"503\",transport=\"sse\"}";
+    assert_eq!(metric(admin, refused).await, 2.0);
     for stream in &mut streams {
         ends_with_the_last_chunk(stream).await;
     }

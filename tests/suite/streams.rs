@@ -40,7 +40,9 @@ async fn a_change_reaches_a_client_as_the_contract_says() {
     stream.settled().await;
 
     let orders = collection(&database, "orders").await;
-    orders.insert_one(doc! { "_id": 1, "total": 5, "note": "two\nlines" }).await.unwrap();
+    // What some readers take for the end of a line is escaped.
+    let note = "two\nlines\u{85}\u{2028}\u{2029}";
+    orders.insert_one(doc! { "_id": 1, "total": 5, "note": note }).await.unwrap();
     orders.update_one(doc! { "_id": 1 }, doc! { "$set": { "total": 6 } }).await.unwrap();
     orders.replace_one(doc! { "_id": 1 }, doc! { "total": 7 }).await.unwrap();
     orders.delete_one(doc! { "_id": 1 }).await.unwrap();
@@ -48,7 +50,9 @@ async fn a_change_reaches_a_client_as_the_contract_says() {
     let names: Vec<&str> = events.iter().map(Block::name).collect();
     assert_eq!(names, ["insert", "update", "replace", "delete"]);
     let insert = events[0].json();
-    assert_eq!(insert["fullDocument"], json!({ "_id": 1, "total": 5, "note": "two\nlines" }));
+    assert_eq!(insert["fullDocument"], json!({ "_id": 1, "total": 5, "note": note }));
+    let text = events[0].data.as_deref().expect("data");
+    assert!(text.contains(r"two\nlines\u0085\u2028\u2029"), "{text}");
     assert_eq!(insert["ns"], json!({ "db": database, "coll": "orders" }));
     assert_eq!(insert["operationType"], "insert");
     assert!(insert["clusterTime"]["$timestamp"]["t"].is_u64());
@@ -257,6 +261,85 @@ async fn a_client_holds_an_id_from_the_start_also_in_the_middle_of_writes() {
     sidecar.finish().await;
 }
 
+/// The moment for a page to load its data, and an id also for one that hears nothing else.
+#[tokio::test]
+async fn ready_comes_once_after_what_was_missed() {
+    let database = unique("ready");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let a = collection(&database, "a").await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+    assert!(stream.until_ready().await.is_empty());
+    let first = stream.last_event_id.clone().expect("an id with it");
+    assert!(!sidestream::event::Position::parse(&first).expect("a position").names_document());
+    for number in 0..5 {
+        a.insert_one(doc! { "_id": number }).await.unwrap();
+    }
+    assert_eq!(keys(&stream.events(5).await), [0, 1, 2, 3, 4]);
+
+    let mut resumed = Stream::resume(sidecar.listen, "/_events/a", &first).await;
+    assert_eq!(keys(&resumed.until_ready().await), [0, 1, 2, 3, 4]);
+    let last = resumed.last_event_id.clone().expect("an id with it");
+    let mut again = Stream::resume(sidecar.listen, "/_events/a", &last).await;
+    assert!(again.until_ready().await.is_empty());
+    let mut invalid = Stream::resume(sidecar.listen, "/_events/a", "nonsense").await;
+    let before: Vec<_> = invalid.until_ready().await.iter().map(Block::json).collect();
+    assert_eq!(before, [json!({ "reason": "invalid-token" })]);
+    // From the oplog it comes behind everything, too.
+    let little = [("SIDESTREAM_REPLAY__MAX_BYTES", "1KiB"), ("SIDESTREAM_REPLAY__WINDOW", "1s")];
+    let other = sidecar::start(&mongo::uri(), &filters, &little).await;
+    let mut resumed = Stream::resume(other.listen, "/_events/a", &first).await;
+    assert_eq!(keys(&resumed.until_ready().await), [0, 1, 2, 3, 4]);
+
+    // An edit of the file resets the stream, which is open all the time.
+    filters.write("a", &filter(&format!("{database}.a"), "operations: [insert, delete]\n"));
+    let mut told = Vec::new();
+    while told.last().is_none_or(|name| name != "insert") {
+        let block = stream.block().await.expect("the stream goes on");
+        if block.name() == "reset" {
+            a.insert_one(doc! { "_id": 9 }).await.unwrap();
+        }
+        told.extend(block.event);
+    }
+    assert_eq!(told, ["reset", "insert"]);
+    sidecar.finish().await;
+    other.finish().await;
+}
+
+#[tokio::test]
+async fn positions_come_as_events_to_who_asks_for_them() {
+    let database = unique("positions");
+    let filters = Filters::new(&[
+        ("quiet", &filter(&format!("{database}.quiet"), "")),
+        ("busy", &filter(&format!("{database}.busy"), "")),
+    ]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/quiet?heartbeat=event").await;
+    stream.until_ready().await;
+    let first = stream.last_event_id.clone().expect("an id");
+    collection(&database, "busy").await.insert_one(doc! { "_id": 1 }).await.unwrap();
+    let position = stream.event().await;
+    assert_eq!((position.name(), position.json()), ("position", json!({})));
+    assert!(position.id.expect("an id") > first);
+    let refused = http::get(sidecar.listen, "/_events/quiet?heartbeat=loud").await;
+    assert_eq!(refused.head.status, 400);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("`heartbeat`"));
+    sidecar.finish().await;
+}
+
+/// As Java's HttpClient asks by default, and `curl --http2`.
+#[tokio::test]
+async fn an_upgrade_to_anything_but_a_websocket_is_passed_over() {
+    let database = unique("h2c");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                  HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
+    let mut stream = Stream::open_with(sidecar.listen, "/_events/a", fields).await;
+    assert!(stream.until_ready().await.is_empty());
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn filters_choose_documents_fields_and_operations() {
     let database = unique("filters");
@@ -439,6 +522,19 @@ async fn open_streams_are_limited_in_all_and_by_address() {
         assert_eq!(refused.head.status, 429);
         assert!(refused.head.field("retry-after").is_some());
         assert!(refused.json()["detail"].as_str().unwrap().contains(names));
+        // A browser would take that for the last answer.
+        let sse = "Accept: text/event-stream\r\n";
+        let told = http::request(sidecar.listen, "GET", "/_events/a", sse).await;
+        assert_eq!(told.head.status, 200);
+        let after = told.head.field("retry-after").and_then(|after| after.parse().ok());
+        assert!((30..=120).contains(&after.expect("seconds")), "{after:?}");
+        let text = told.text();
+        assert!(text.starts_with("retry: ") && text.contains(names), "{text}");
+        let limit = setting.rsplit("__").next().expect("a name").to_ascii_lowercase();
+        let limit = limit.trim_start_matches("max_connections").trim_start_matches("_per_");
+        let limit = if limit.is_empty() { "connections" } else { limit };
+        let counted = format!("sidestream_refused_total{{limit=\"{limit}\"}}");
+        assert_eq!(metric(sidecar.admin, &counted).await, 2.0);
         open.pop();
         until("the place is free again", || async {
             http::request(sidecar.listen, "HEAD", "/_events/a", "").await.head.status == 200

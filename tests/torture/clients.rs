@@ -1,6 +1,9 @@
 //! Clients as browsers are: they listen, lose the connection, and come back to any sidecar with the
 //! last id that they saw.
 //!
+//! In the mood of an `EventSource` they do exactly what the standard says: they never leave, come
+//! back when `retry:` says so, and take any answer but 200 for the last.
+//!
 //! What they saw goes into a log, in order; nobody judges here. A sabotaged client lies to its own
 //! log, or to the sidecar, so that the check can be checked.
 
@@ -24,6 +27,12 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// As long as the network takes to notice that the other side is gone.
 const LONG_SILENCE: Duration = Duration::from_secs(25);
 
+/// Until a stream says otherwise, as in Chromium.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// Why a connection ended, for an answer that is no stream.
+const REFUSED: &str = "refused";
+
 /// How a client is made to lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sabotage {
@@ -44,6 +53,8 @@ pub struct Mood {
     pub is_slow: bool,
     /// Nobody leaves of their own will.
     pub is_calm: bool,
+    /// Everybody does exactly as the standard says.
+    pub is_event_source: bool,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -88,7 +99,14 @@ impl Client {
         let name = format!("client {} {}", setup.index, setup.target);
         let (stream, owner) = (setup.stream, setup.owner);
         let rng = fastrand::Rng::with_seed(setup.seed.wrapping_mul(1_000_003) + setup.index as u64);
-        let run = Run { setup, log: log.clone(), rng, is_after_reconnect: false, held: None };
+        let run = Run {
+            setup,
+            log: log.clone(),
+            rng,
+            retry: RETRY,
+            is_after_reconnect: false,
+            held: None,
+        };
         Client { name, stream, owner, log, task: tokio::spawn(run.forever()) }
     }
 }
@@ -108,6 +126,8 @@ struct Run {
     setup: Setup,
     log: Arc<Mutex<Log>>,
     rng: fastrand::Rng,
+    /// When to come back after a cut.
+    retry: Duration,
     is_after_reconnect: bool,
     /// Held back by a sabotage.
     held: Option<Record>,
@@ -116,6 +136,7 @@ struct Run {
 impl Run {
     fn temper(&self) -> Temper {
         match self.setup.index % 4 {
+            _ if self.mood().is_event_source => Temper::Steady,
             0 => Temper::Steady,
             3 => Temper::Sleeper,
             _ => Temper::Restless,
@@ -134,7 +155,15 @@ impl Run {
         loop {
             let sidecar = self.rng.usize(..self.setup.sidecars.len());
             let why = self.listen(sidecar).await;
+            let is_refused = why == REFUSED;
             self.note(Record::Closed(why));
+            if self.mood().is_event_source {
+                if is_refused {
+                    return;
+                }
+                tokio::time::sleep(self.retry).await;
+                continue;
+            }
             let away = match (self.mood().is_calm, self.temper()) {
                 (true, _) => self.rng.u64(20..200),
                 (_, Temper::Sleeper) => self.rng.u64(1_000..6_000),
@@ -166,7 +195,7 @@ impl Run {
             Ok(Ok(opened)) => opened,
             Ok(Err(Opening::Refused(status))) => {
                 self.note(Record::Refused(status));
-                return "refused".to_string();
+                return REFUSED.to_string();
             }
             Ok(Err(Opening::Failed(error))) => return error,
             Err(_) => return "no answer".to_string(),
@@ -204,7 +233,8 @@ impl Run {
         };
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        if status != 200 {
+        let is_stream = head.lines().any(|line| line == "Content-Type: text/event-stream");
+        if status != 200 || !is_stream {
             return Err(Opening::Refused(status));
         }
         Ok((socket, bytes.split_off(end + 4)))
@@ -261,6 +291,9 @@ impl Run {
                 ("id", value) => id = Some(value.to_string()),
                 ("event", value) => name = value,
                 ("data", value) => data = Some(value),
+                ("retry", value) => {
+                    self.retry = value.parse().map_or(RETRY, Duration::from_millis);
+                }
                 _ => {}
             }
         }
@@ -271,7 +304,7 @@ impl Run {
                 *newest = Some(id.clone());
             }
         }
-        let Some(data) = data else {
+        let Some(data) = data.filter(|_| name != "ready") else {
             if let Some(id) = id {
                 self.sabotaged(Record::Position(id));
             }

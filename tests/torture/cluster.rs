@@ -104,6 +104,7 @@ impl Cluster {
         let env = [
             ("SIDESTREAM_CLIENTS__HEARTBEAT", "300ms"),
             ("SIDESTREAM_CLIENTS__MAX_BUFFERED", "4"),
+            ("SIDESTREAM_DRAIN", "2s"),
             ("SIDESTREAM_REPLAY__WINDOW", window),
             ("SIDESTREAM_REPLAY__MAX_BYTES", &bytes),
         ];
@@ -120,6 +121,17 @@ impl Cluster {
             self.logs.push(program.log());
             program.signal(Signal::KILL);
         }
+    }
+
+    /// Lets it say goodbye, starts it again, and waits until it is ready.
+    pub async fn restart_sidecar(&mut self, index: usize) {
+        if let Some(mut program) = self.sidecars[index].take() {
+            program.signal(Signal::TERM);
+            program.ended().await;
+            self.logs.push(program.log());
+        }
+        self.start_sidecar(index).await;
+        self.await_sidecars().await;
     }
 
     pub fn signal_sidecar(&self, index: usize, signal: Signal) {

@@ -57,6 +57,10 @@ struct Arguments {
     /// the check has to find.
     #[arg(long)]
     short: bool,
+    /// Every client does exactly as an `EventSource` does: any answer but 200 is the last one. In
+    /// `rolling-restart` they always do.
+    #[arg(long)]
+    event_source: bool,
     /// Makes the clients lie in every phase: the run has to fail.
     #[arg(long, value_name = "HOW")]
     sabotage: Option<Sabotage>,
@@ -73,6 +77,7 @@ fn parse_fault(name: &str) -> Result<Fault, String> {
 struct Phase {
     fault: Fault,
     time: Duration,
+    is_event_source: bool,
     sabotage: Option<Sabotage>,
     /// The check has to find something.
     must_fail: bool,
@@ -80,8 +85,9 @@ struct Phase {
 
 impl Arguments {
     fn plan(&self) -> Vec<Phase> {
-        const SHORT: [Fault; 7] = [
+        const SHORT: [Fault; 8] = [
             Fault::KillSidestream,
+            Fault::RollingRestart,
             Fault::StepDown,
             Fault::CutMongodb,
             Fault::DropCollection,
@@ -98,11 +104,23 @@ impl Arguments {
         let time = Duration::from_secs(seconds);
         let mut plan: Vec<Phase> = std::iter::repeat_n(faults, self.rounds)
             .flatten()
-            .map(|fault| Phase { fault: *fault, time, sabotage: self.sabotage, must_fail: false })
+            .map(|fault| Phase {
+                fault: *fault,
+                time,
+                is_event_source: self.event_source,
+                sabotage: self.sabotage,
+                must_fail: false,
+            })
             .collect();
         if self.short {
             let sabotage = Some(self.sabotage.unwrap_or(Sabotage::LaterId));
-            plan.push(Phase { fault: Fault::CutClients, time, sabotage, must_fail: true });
+            plan.push(Phase {
+                fault: Fault::CutClients,
+                time,
+                is_event_source: false,
+                sabotage,
+                must_fail: true,
+            });
         }
         plan
     }

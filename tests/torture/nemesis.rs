@@ -52,6 +52,7 @@ macro_rules! faults {
 faults! {
     None "none" "nothing breaks; clients come and go"
     KillSidestream "kill9-sidestream" "kill -9 a sidecar, start it again"
+    RollingRestart "rolling-restart" "SIGTERM one sidecar after the other, start it again"
     StopSidestream "stop-sidestream" "SIGSTOP a sidecar for longer than the driver waits"
     StepDown "stepdown" "the primary steps down"
     KillPrimary "kill9-primary" "kill -9 the primary, start it again"
@@ -90,8 +91,6 @@ impl Fault {
     /// Whether a new stream may be refused with this status.
     pub fn may_refuse(self, stream: &str, status: u16) -> bool {
         match self {
-            // A sidecar that has just started.
-            Fault::KillSidestream | Fault::Mixed => status == 503,
             Fault::EditFilters => stream == "victims" && status == 404,
             _ => false,
         }
@@ -113,6 +112,7 @@ impl Fault {
         match self {
             Fault::None | Fault::Mixed => world.rest().await,
             Fault::KillSidestream => world.kill_sidestream().await,
+            Fault::RollingRestart => world.rolling_restart().await,
             Fault::StopSidestream => world.stop_sidestream().await,
             Fault::StepDown => world.step_down().await,
             Fault::KillPrimary => world.kill_primary().await,
@@ -168,6 +168,16 @@ impl World<'_> {
             self.pause(0.0, 0.7).await;
             self.cluster.start_sidecar(index).await;
             self.pause(0.3, 3.0).await;
+        }
+    }
+
+    /// As a deployment does it: the next one only when the last one is ready again.
+    async fn rolling_restart(&mut self) {
+        while !self.is_over() {
+            for index in 0..self.cluster.sidecars.len() {
+                self.cluster.restart_sidecar(index).await;
+                self.pause(0.3, 1.5).await;
+            }
         }
     }
 
@@ -411,8 +421,9 @@ impl World<'_> {
     }
 
     async fn mixed(&mut self) {
-        const PARTS: [Fault; 10] = [
+        const PARTS: [Fault; 11] = [
             Fault::KillSidestream,
+            Fault::RollingRestart,
             Fault::StopSidestream,
             Fault::StepDown,
             Fault::KillPrimary,

@@ -12,7 +12,7 @@ use crate::clients::{self, Client, Mood};
 use crate::cluster::Cluster;
 use crate::history::{self, Cursor, Excuses, Op, Record, Violation};
 use crate::memory::Figures;
-use crate::nemesis::World;
+use crate::nemesis::{Fault, World};
 use crate::report::Report;
 use crate::streams::{Later, STREAMS};
 use crate::witness::Witness;
@@ -97,7 +97,12 @@ impl Run {
         let cluster = Cluster::start(arguments.sidecars, arguments.clients).await;
         let witness = Witness::new(cluster.client.clone(), cluster.now().await);
         let pace = Pace { pause: Duration::from_millis(60), payload: 64 };
-        let (mood, _) = watch::channel(Mood { is_slow: false, is_calm: false, sabotage: None });
+        let (mood, _) = watch::channel(Mood {
+            is_slow: false,
+            is_calm: false,
+            is_event_source: false,
+            sabotage: None,
+        });
         let newest = Arc::new(Mutex::new(None));
         let began = Instant::now();
         let clients: Vec<Client> = (0..arguments.clients)
@@ -133,7 +138,8 @@ impl Run {
         let replays = self.replays().await;
         self.cluster.memory.forget();
         let sabotage = phase.sabotage;
-        self.mood.send_replace(Mood { is_slow: false, is_calm: false, sabotage });
+        let is_event_source = phase.is_event_source || phase.fault == Fault::RollingRestart;
+        self.mood.send_replace(Mood { is_slow: false, is_calm: false, is_event_source, sabotage });
         let mut world = World {
             cluster: &mut self.cluster,
             witness: &mut self.witness,

@@ -27,16 +27,18 @@ function follow(stream, params, change) {
     if (lastId) query.set("lastEventId", lastId);
     source = new EventSource(`${STREAMS}/${stream}?${query}`);
 
-    source.onopen = () => {
+    // From here on, the stream tells everything. What changed between loading the page and this
+    // moment it does not: so the page is loaded once more, unless the stream went on where it was.
+    source.addEventListener("ready", (message) => {
       indicate(stream, "live");
-      // Before the first event there is nothing to resume from, and something may have happened
-      // between loading the page and this moment. From here on, the stream tells everything.
       if (!lastId) reload();
-    };
+      lastId = message.lastEventId;
+    });
 
     source.onerror = () => {
       indicate(stream, "reconnecting");
-      // CLOSED: the browser has given up, as it does on any status but 200.
+      // CLOSED: the browser has given up, as it does on any status but 200. Sidestream gives none for
+      // trouble that will pass, but what stands in front of it may.
       if (source.readyState === EventSource.CLOSED) {
         timer = setTimeout(connect, RETRY_MS * (1 + Math.random()));
       }

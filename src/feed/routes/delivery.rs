@@ -40,6 +40,8 @@ pub enum ResetReason {
     Invalidated,
     /// The filter file was edited.
     FilterChanged,
+    /// The stream was opened before its feed was read for the first time.
+    Started,
 }
 
 impl ResetReason {
@@ -49,6 +51,7 @@ impl ResetReason {
             ResetReason::InvalidToken => "invalid-token",
             ResetReason::Invalidated => "invalidated",
             ResetReason::FilterChanged => "filter-changed",
+            ResetReason::Started => "started",
         }
     }
 }

@@ -15,6 +15,7 @@ use super::sink::{Gone, StreamSink, poll_send};
 use super::{Shared, forward, gate, head};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened, Plain};
+use crate::api::sse;
 use crate::proxy::path::{self, Target};
 use crate::proxy::side::Request;
 
@@ -52,8 +53,8 @@ pub async fn answer(
             let decided = Box::pin(ask(&shared, &parts, target, &rest)).await;
             match decided {
                 Answer::Plain(plain) => send_plain(&mut respond, plain, is_head).await,
-                Answer::Stream(opened) => {
-                    if let Some(stream) = stream(respond, opened, is_head) {
+                Answer::Stream(opened, fields) => {
+                    if let Some(stream) = stream(respond, opened, &fields, is_head) {
                         // A task of its own, so that the memory of this one is given back.
                         tokio::spawn(stream);
                     }
@@ -135,12 +136,12 @@ fn head_of(status: u16, fields: &[(&str, &str)]) -> http::Response<()> {
 fn stream(
     mut respond: SendResponse<Bytes>,
     mut opened: Box<Opened>,
+    more: &[(&'static str, String)],
     is_head: bool,
-) -> Option<impl Future<Output = ()> + Send> {
+) -> Option<impl Future<Output = ()> + Send + use<>> {
     let head = {
-        let cors = opened.take_cors();
-        let mut fields = Opened::headers().to_vec();
-        fields.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut fields: Vec<(&str, &str)> = sse::HEADERS.to_vec();
+        fields.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
         head_of(200, &fields)
     };
     let stream = respond.send_response(head, is_head).ok().filter(|_| !is_head)?;
@@ -155,7 +156,7 @@ fn stream(
 mod tests {
     use super::*;
 
-    fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> Option<F>) -> usize {
+    fn size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> Option<F>) -> usize {
         size_of::<F>()
     }
 

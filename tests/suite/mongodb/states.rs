@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 
 use mongodb::Client;
-use mongodb::bson::doc;
+use mongodb::bson::{Timestamp, doc};
+use serde_json::json;
 
 use super::{collection, expect, filter, insert};
 use crate::support::http::{self, Answer};
 use crate::support::mongo::{Own, ROOT, Setup};
 use crate::support::sidecar::{self, Filters};
-use crate::support::sse::Stream;
+use crate::support::sse::{Block, Stream};
 use crate::support::until;
 
 async fn readyz(admin: SocketAddr) -> Answer {
@@ -30,7 +31,8 @@ async fn says(admin: SocketAddr, parts: &[&str]) -> String {
     said.into_inner().unwrap()
 }
 
-/// The app is served, and streams say that they will come.
+/// The app is served, and streams say that they will come: to who takes a refusal for final, by an
+/// open stream with signs of life.
 async fn is_only_a_proxy(listen: SocketAddr) {
     // Nobody listens behind this sidecar, and that is what a working proxy says.
     assert_eq!(http::get(listen, "/page").await.head.status, 502);
@@ -39,6 +41,12 @@ async fn is_only_a_proxy(listen: SocketAddr) {
     assert_eq!(answer.head.field("content-type"), Some("application/problem+json"));
     assert!(answer.head.field("retry-after").is_some());
     assert_eq!(answer.json()["status"], 503);
+    let mut waiting = Stream::open(listen, "/_events/orders").await;
+    assert!(waiting.block().await.expect("a line").retry.is_some());
+    for _ in 0..2 {
+        let block = waiting.block().await.expect("the stream goes on");
+        assert!(block.is_comment, "nobody can say where now is: {block:?}");
+    }
 }
 
 async fn becomes_ready_and_delivers(sidecar: &sidestream::Sidecar, client: &Client) {
@@ -97,8 +105,21 @@ async fn a_server_that_comes_later() {
     let sidecar = sidecar::start_before(sidecar::nowhere(), &own.uri(), &filters, &[]).await;
     says(sidecar.admin, &["nothing listens at", &own.host(0)]).await;
     is_only_a_proxy(sidecar.listen).await;
+    let mut early = Stream::open(sidecar.listen, "/_events/orders").await;
+    let mut invalid = Stream::resume(sidecar.listen, "/_events/orders", "nonsense").await;
+    let before = sidestream::event::Position::before(Timestamp { time: 1, increment: 1 });
+    let mut resumed = Stream::resume(sidecar.listen, "/_events/orders", before.as_str()).await;
     own.restart(0);
+    // What the page has loaded meanwhile may be older than the stream's beginning.
+    for (stream, reason) in
+        [(&mut early, Some("started")), (&mut invalid, Some("invalid-token")), (&mut resumed, None)]
+    {
+        let told: Vec<_> = stream.until_ready().await.iter().map(Block::json).collect();
+        let due: Vec<_> = reason.iter().map(|reason| json!({ "reason": reason })).collect();
+        assert_eq!(told, due);
+    }
     becomes_ready_and_delivers(&sidecar, &own.client().await).await;
+    expect(&mut early, 0..2).await;
     sidecar.finish().await;
 }
 

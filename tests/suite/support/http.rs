@@ -48,9 +48,13 @@ impl Answer {
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Connection {
-        let socket = TcpStream::connect(address).await.expect("a connection");
-        socket.set_nodelay(true).expect("TCP_NODELAY");
-        Connection { socket, buffer: Vec::new() }
+        Connection::try_open(address).await.expect("a connection")
+    }
+
+    pub async fn try_open(address: SocketAddr) -> std::io::Result<Connection> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        Ok(Connection { socket, buffer: Vec::new() })
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -1,7 +1,12 @@
 //! An `EventSource` as the standard describes it, reading strictly.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::PATIENCE;
 use super::http::Connection;
@@ -15,6 +20,9 @@ pub struct Block {
     pub retry: Option<u64>,
     pub is_comment: bool,
 }
+
+/// Lines that say something by themselves, without a blank line behind them.
+const LONE: [&str; 2] = [":", "retry:"];
 
 impl Block {
     pub fn json(&self) -> serde_json::Value {
@@ -30,6 +38,7 @@ impl Block {
         for line in text.lines() {
             let (name, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value).to_string();
+            assert!(block.id.is_none(), "a line behind the id: {text:?}");
             match name {
                 "id" => block.id = Some(value),
                 "event" => block.event = Some(value),
@@ -46,9 +55,20 @@ impl Block {
     }
 }
 
+/// Why a stream did not open.
+#[derive(Debug)]
+pub enum Refused {
+    /// No connection, or cut before an answer: a browser tries again.
+    Connection,
+    /// A browser gives up.
+    Status(u16, #[allow(dead_code, reason = "shown when a test fails")] String),
+}
+
 /// An open stream.
 pub struct Stream {
     connection: Connection,
+    /// Else it is an answer that is known whole, and its connection ends with it.
+    is_chunked: bool,
     text: String,
     /// What a browser would send when it comes back.
     pub last_event_id: Option<String>,
@@ -65,41 +85,60 @@ impl Stream {
     }
 
     pub async fn open_with(address: SocketAddr, target: &str, fields: &str) -> Stream {
-        let mut connection = Connection::open(address).await;
+        match Stream::try_open(address, target, fields).await {
+            Ok(stream) => stream,
+            Err(refused) => panic!("{target}: {refused:?}"),
+        }
+    }
+
+    async fn try_open(address: SocketAddr, target: &str, fields: &str) -> Result<Stream, Refused> {
+        let connection = Connection::try_open(address).await;
+        let mut connection = connection.map_err(|_| Refused::Connection)?;
         let accept = "Accept: text/event-stream\r\nCache-Control: no-cache\r\n";
         connection
             .send(format!("GET {target} HTTP/1.1\r\nHost: {address}\r\n{accept}{fields}\r\n"))
             .await;
-        let head = connection.head().await.expect("a head");
-        assert_eq!(head.status, 200, "{target}: {:?}", connection.rest().await.escape_ascii());
+        let head = connection.head().await.ok_or(Refused::Connection)?;
+        if head.status != 200 {
+            let body = connection.rest().await.escape_ascii().to_string();
+            return Err(Refused::Status(head.status, body));
+        }
         assert_eq!(head.field("content-type"), Some("text/event-stream"));
-        assert_eq!(head.field("cache-control"), Some("no-store"));
+        assert_eq!(head.field("cache-control"), Some("no-store, no-transform"));
         assert_eq!(head.field("x-accel-buffering"), Some("no"));
-        Stream { connection, text: String::new(), last_event_id: None }
+        let is_chunked = head.field("transfer-encoding").is_some();
+        Ok(Stream { connection, is_chunked, text: String::new(), last_event_id: None })
     }
 
-    /// The next block; `None` at the clean end of the stream.
+    /// The next block, or the next line that stands for itself; `None` at the clean end of the
+    /// stream.
     pub async fn block(&mut self) -> Option<Block> {
         loop {
-            if let Some(end) = self.text.find("\n\n") {
-                let block = Block::parse(&self.text[..end]);
-                self.text.drain(..end + 2);
+            let is_lone = LONE.iter().any(|name| self.text.starts_with(name));
+            let end = if is_lone { "\n" } else { "\n\n" };
+            if let Some(at) = self.text.find(end) {
+                assert!(at > 0, "a blank line that ends nothing");
+                let block = Block::parse(&self.text[..at]);
+                self.text.drain(..at + end.len());
                 if let Some(id) = &block.id {
                     self.last_event_id = Some(id.clone());
                 }
                 return Some(block);
             }
-            let chunk = self.connection.chunk().await?;
+            let chunk = match self.is_chunked {
+                true => self.connection.chunk().await?,
+                false => Some(self.connection.rest().await).filter(|rest| !rest.is_empty())?,
+            };
             self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
 
-    /// The next block that fires an event in a browser.
+    /// The next block that fires an event in a browser, but for `ready`.
     pub async fn event(&mut self) -> Block {
         let found = async {
             loop {
                 let block = self.block().await.expect("the stream goes on");
-                if block.data.is_some() {
+                if block.data.is_some() && block.name() != "ready" {
                     return block;
                 }
             }
@@ -123,15 +162,89 @@ impl Stream {
         self.last_event_id.clone().expect("an id")
     }
 
+    /// Reads up to `ready`, and gives what came before it that fires an event.
+    pub async fn until_ready(&mut self) -> Vec<Block> {
+        let mut before = Vec::new();
+        loop {
+            let block = self.block().await.expect("the stream goes on");
+            if block.name() == "ready" {
+                return before;
+            }
+            if block.data.is_some() {
+                before.push(block);
+            }
+        }
+    }
+
     /// Whether no event comes for a while. For what must not happen, time is the only witness.
     pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
         let noise = async {
             loop {
-                if self.block().await.is_none_or(|block| block.data.is_some()) {
+                let block = self.block().await;
+                if block.is_none_or(|block| block.data.is_some() && block.name() != "ready") {
                     return;
                 }
             }
         };
         tokio::time::timeout(time, noise).await.is_err()
+    }
+}
+
+/// What a page with an `EventSource` does: comes back after every cut, when `retry:` says so, and
+/// gives up for good on any answer but 200.
+pub struct EventSource {
+    pub seen: Arc<Mutex<Vec<Block>>>,
+    task: JoinHandle<u16>,
+}
+
+impl EventSource {
+    /// Opens the stream wherever `address` points at the time.
+    pub fn open(address: watch::Receiver<SocketAddr>, target: &str) -> EventSource {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(follow(address, target.to_string(), seen.clone()));
+        EventSource { seen, task }
+    }
+
+    /// Whether it would still come back.
+    pub fn is_alive(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    pub fn has_seen(&self, name: &str, count: usize) -> bool {
+        self.seen.lock().iter().filter(|block| block.name() == name).count() >= count
+    }
+}
+
+impl Drop for EventSource {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Returns the status that ended it.
+async fn follow(
+    address: watch::Receiver<SocketAddr>,
+    target: String,
+    seen: Arc<Mutex<Vec<Block>>>,
+) -> u16 {
+    let mut retry = Duration::from_secs(3);
+    let mut id: Option<String> = None;
+    loop {
+        let fields = id.as_ref().map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let to = *address.borrow();
+        match Stream::try_open(to, &target, &fields).await {
+            Ok(mut stream) => {
+                while let Some(block) = stream.block().await {
+                    retry = block.retry.map_or(retry, Duration::from_millis);
+                    id = block.id.clone().or(id);
+                    if block.data.is_some() {
+                        seen.lock().push(block);
+                    }
+                }
+            }
+            Err(Refused::Connection) => {}
+            Err(Refused::Status(status, _)) => return status,
+        }
+        tokio::time::sleep(retry).await;
     }
 }
