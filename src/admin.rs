@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::Response;
+use parking_lot::Mutex;
 use pingora::apps::ServerApp;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
@@ -15,19 +16,26 @@ use tokio::sync::watch;
 use crate::drain::Drain;
 use crate::feed::Status;
 use crate::metrics::Metrics;
-use crate::session::catalog::Catalog;
+use crate::session::catalog::{Catalog, StreamState};
 
 /// Answers the admin port.
 pub struct Admin {
-    pub catalog: Arc<Catalog>,
-    pub metrics: Arc<Metrics>,
-    pub drain: Drain,
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+    /// What is told of streams and feeds is put into the metrics when it is asked for, by one at a
+    /// time: those that are gone must not come back.
+    telling: Mutex<()>,
 }
 
 impl Admin {
+    pub fn new(catalog: Arc<Catalog>, metrics: Arc<Metrics>, drain: Drain) -> Admin {
+        Admin { catalog, metrics, drain, telling: Mutex::default() }
+    }
+
     /// Serves until the returned future is dropped: health is asked for to the very end.
-    pub async fn serve(self, listener: TcpListener) {
-        let app = Arc::new(self);
+    pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>) {
+        let app = self;
         let (_never, shutdown) = watch::channel(false);
         loop {
             match listener.accept().await {
@@ -46,26 +54,35 @@ impl Admin {
         }
     }
 
+    /// With what waits, ready or not: ready means that the app may be sent requests.
     fn ready(&self) -> Response<Vec<u8>> {
         if self.drain.has_begun() {
             return text(503, "shutting down\n");
         }
-        if self.catalog.is_ready() {
-            return text(200, "ready\n");
+        let troubles: String =
+            self.catalog.troubles().iter().map(|trouble| format!("{trouble}\n")).collect();
+        match self.catalog.is_ready() {
+            true => text(200, &format!("ready\n{troubles}")),
+            false if troubles.is_empty() => text(503, "MongoDB has not been read yet\n"),
+            false => text(503, &troubles),
         }
-        let troubles = self.catalog.troubles();
-        let why = match troubles.is_empty() {
-            true => "MongoDB has not been read yet\n".to_string(),
-            false => format!("{}\n", troubles.join("\n")),
-        };
-        text(503, &why)
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
+        let _alone = self.telling.lock();
+        self.metrics.upstream_lag_seconds.reset();
         for feed in self.catalog.feeds() {
             if let Some(lag) = feed.lag_seconds() {
                 let upstream = feed.key().to_string();
                 self.metrics.upstream_lag_seconds.with_label_values(&[&upstream]).set(lag);
+            }
+        }
+        self.metrics.filter_state.reset();
+        for stream in self.catalog.streams() {
+            for state in StreamState::ALL {
+                let labels = [stream.name.as_str(), state.name()];
+                let is_so = i64::from(stream.state == state);
+                self.metrics.filter_state.with_label_values(&labels).set(is_so);
             }
         }
         answer(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text().into_bytes())
@@ -75,11 +92,26 @@ impl Admin {
     fn streams(&self) -> Response<Vec<u8>> {
         let streams: Vec<Value> = self
             .catalog
-            .filters()
+            .streams()
             .iter()
-            .map(|filter| {
-                let open = self.metrics.subscriptions.with_label_values(&[&filter.name]).get();
-                json!({ "name": filter.name, "connections": open, "subscriptions": open })
+            .map(|stream| {
+                let name = &stream.name;
+                // Asked for, a label is there: not for streams that never were in force.
+                let (open, sent) = match stream.is_in_force {
+                    true => (
+                        self.metrics.subscriptions.with_label_values(&[name]).get(),
+                        self.metrics.events_sent_total.with_label_values(&[name]).get(),
+                    ),
+                    false => (0, 0),
+                };
+                json!({
+                    "name": name,
+                    "state": stream.state.name(),
+                    "reason": stream.reason,
+                    "connections": open,
+                    "subscriptions": open,
+                    "events_sent": sent,
+                })
             })
             .collect();
         let upstreams: Vec<Value> = self

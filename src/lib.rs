@@ -3,7 +3,7 @@
 //! This file is the map of the house. Data flows one way, and a room uses the rooms above it in
 //! this list and none below it:
 //!
-//! - [`redact`], [`metrics`], [`drain`]: small things that every room may use
+//! - [`redact`], [`metrics`], [`drain`], [`tasks`]: small things that every room may use
 //! - [`yaml`]: text to a tree that knows the place of every key; pure
 //! - [`diagnostic`]: one mistake of what people wrote: place, source line, caret, hint
 //! - [`config`]: layers of settings to one validated `Config`
@@ -38,6 +38,7 @@ pub mod metrics;
 pub mod proxy;
 pub mod redact;
 pub mod session;
+pub mod tasks;
 pub mod upstream;
 pub mod yaml;
 
@@ -46,21 +47,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tracing::error;
 
 use access::Guard;
 use admin::Admin;
 use api::reserved::Desk;
-use config::Config;
+use config::{Config, MongodbUri};
 use drain::Drain;
 use feed::journal::Limits;
 use metrics::Metrics;
 use proxy::PublicPort;
 use session::catalog::{Catalog, FeedSettings};
-use session::reload;
+use session::reload::{Reload, Seen};
 use session::subscription::Shared;
+use tasks::Tasks;
 use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
 
@@ -89,9 +89,7 @@ pub struct Sidecar {
     drain: Drain,
     catalog: Arc<Catalog>,
     server: Server,
-    stop: watch::Sender<bool>,
-    public: JoinHandle<()>,
-    background: Vec<JoinHandle<()>>,
+    tasks: Tasks,
 }
 
 impl Sidecar {
@@ -116,7 +114,7 @@ impl Sidecar {
 
         let metrics = Arc::new(Metrics::default());
         let drain = Drain::new(config.drain);
-        let (stop, stopped) = watch::channel(false);
+        let tasks = Tasks::new(metrics.clone());
         let server = Server::default();
         let limits = Limits { window: config.replay.window, max_bytes: config.replay.max_bytes };
         let catalog = Arc::new(Catalog::new(
@@ -127,55 +125,72 @@ impl Sidecar {
                 window: config.replay.window,
             },
             Shared {
-                replayer: Replayer::new(
+                replayer: Replayer::supervised(
                     server.clone(),
                     limits,
                     config.replay.max_concurrent,
                     metrics.clone(),
+                    tasks.clone(),
                 ),
                 metrics: metrics.clone(),
                 heartbeat: config.clients.heartbeat,
             },
-            stopped,
+            tasks.clone(),
         ));
-        let has_source = config.auth.has_source();
-        let broken_filters = reload::load(&config.filters, has_source, &catalog, &metrics);
+        let reload = Reload {
+            dir: config.filters.clone(),
+            has_source: config.auth.has_source(),
+            catalog: catalog.clone(),
+            metrics: metrics.clone(),
+        };
+        let (seen, broken_filters) = reload.load();
 
         let guard = Guard::new(config.auth.clone());
         let desk =
             Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config.clients);
         let desk = Arc::new(desk);
         let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
-        let admin_app =
-            Admin { catalog: catalog.clone(), metrics: metrics.clone(), drain: drain.clone() };
-        let connecting = server.clone();
-        let uri = config.mongodb.uri.clone();
-        let background = vec![
-            tokio::spawn(async move {
-                if let Err(reason) = connecting.connect(&uri).await {
-                    error!("mongodb.uri cannot be used: {reason}; streams stay away");
+        let admin_app = Arc::new(Admin::new(catalog.clone(), metrics.clone(), drain.clone()));
+        let sidecar = Sidecar { listen, admin, broken_filters, drain, catalog, server, tasks };
+        sidecar.start_tasks(config.mongodb.uri, (reload, seen), (admin_app, admin_listener), desk);
+        sidecar.tasks.require("public-port", public.serve(public_listener));
+        Ok(sidecar)
+    }
+
+    /// What goes on beside the public port.
+    fn start_tasks(
+        &self,
+        uri: MongodbUri,
+        (reload, seen): (Reload, Seen),
+        (admin, admin_listener): (Arc<Admin>, TcpListener),
+        desk: Arc<Desk>,
+    ) {
+        let server = self.server.clone();
+        self.tasks.keep(
+            "connect",
+            |_| {},
+            move || {
+                let (server, uri) = (server.clone(), uri.clone());
+                async move {
+                    if let Err(reason) = server.connect(&uri).await {
+                        error!("mongodb.uri cannot be used: {reason}; streams stay away");
+                    }
                 }
-            }),
-            tokio::spawn(admin_app.serve(admin_listener)),
-            tokio::spawn(reload::watch(
-                config.filters.clone(),
-                has_source,
-                catalog.clone(),
-                metrics,
-            )),
-            tokio::spawn(async move { desk.guard.warm_up().await }),
-        ];
-        Ok(Sidecar {
-            listen,
-            admin,
-            broken_filters,
-            drain,
-            catalog,
-            server,
-            stop,
-            public: tokio::spawn(public.serve(public_listener)),
-            background,
-        })
+            },
+        );
+        let admin_listener = Arc::new(admin_listener);
+        self.tasks.keep("admin-port", |_| {}, move || admin.clone().serve(admin_listener.clone()));
+        // After a panic, what is in force is looked at again.
+        let mut seen = Some(seen);
+        self.tasks.keep("reload", |_| {}, move || reload.clone().watch(seen.take()));
+        self.tasks.keep(
+            "keys",
+            |_| {},
+            move || {
+                let desk = desk.clone();
+                async move { desk.guard.warm_up().await }
+            },
+        );
     }
 
     /// Asks MongoDB once what it is; the proxy works meanwhile.
@@ -186,7 +201,7 @@ impl Sidecar {
         self.server.probe().await.map(|_| ())
     }
 
-    /// Whether every stream can be opened.
+    /// What `/readyz` says, but for draining: see [`Catalog::is_ready`].
     pub fn is_ready(&self) -> bool {
         self.catalog.is_ready()
     }
@@ -196,20 +211,20 @@ impl Sidecar {
         self.drain.begin();
     }
 
+    /// The tasks that the process stands on.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// Says goodbye, waits until every connection is closed or `drain` is over, and ends
     /// everything.
     pub async fn finish(self) {
         self.drain.begin();
-        if let Err(error) = self.public.await {
-            error!(%error, "the public port ended badly");
-        }
+        self.drain.finished().await;
         // Cursors go before the client, and the client before the runtime: the driver's workers
         // panic otherwise.
-        self.stop.send_replace(true);
-        self.catalog.closed().await;
-        for task in self.background {
-            task.abort();
-        }
+        self.tasks.stop();
+        self.tasks.finished().await;
         self.server.close().await;
     }
 }

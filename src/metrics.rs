@@ -39,6 +39,8 @@ pub struct Metrics {
     pub slow_clients_total: IntCounter,
     pub delivery_seconds: Histogram,
     pub filter_reloads_total: IntCounterVec,
+    pub filter_state: IntGaugeVec,
+    pub task_panics_total: IntCounterVec,
     pub auth_total: IntCounterVec,
     pub refused_total: IntCounterVec,
     pub proxy_requests_total: IntCounterVec,
@@ -176,6 +178,18 @@ impl Metrics {
                 "Times that the filter files were read again, by result.",
                 &["result"],
             ),
+            filter_state: gauges(
+                r,
+                "filter_state",
+                "1 for the state that a stream is in: ready, waiting or broken.",
+                &["stream", "state"],
+            ),
+            task_panics_total: counters(
+                r,
+                "task_panics_total",
+                "Times that a task of the sidecar's own panicked: a bug, to be reported.",
+                &["task"],
+            ),
             auth_total: counters(
                 r,
                 "auth_total",
@@ -202,6 +216,24 @@ impl Metrics {
             ),
             proxied: (0..MAX_STATUS).map(|_| OnceLock::new()).collect(),
             registry,
+        }
+    }
+
+    /// Lets go of what is told of an upstream that is no more.
+    pub fn forget_upstream(&self, upstream: &str) {
+        // Not there: it was never told.
+        let _ = self.events_read_total.remove_label_values(&[upstream]);
+        let _ = self.upstream_lag_seconds.remove_label_values(&[upstream]);
+        for family in self.upstream_restarts_total.collect() {
+            for metric in family.get_metric() {
+                let labels = metric.get_label();
+                let of = |name| labels.iter().find(|it| it.name() == name).map(|it| it.value());
+                if let (Some(of_upstream), Some(reason)) = (of("upstream"), of("reason"))
+                    && of_upstream == upstream
+                {
+                    let _ = self.upstream_restarts_total.remove_label_values(&[upstream, reason]);
+                }
+            }
         }
     }
 

@@ -19,6 +19,8 @@ const BAD_INPUT: u8 = 1;
 const BAD_USAGE: u8 = 2;
 /// MongoDB or a port is unavailable at the start.
 const UNAVAILABLE: u8 = 3;
+/// What Rust programs end with that panicked.
+const BUG: u8 = 101;
 
 /// Live updates for an existing web app, without a change in its code.
 ///

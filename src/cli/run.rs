@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE, environment, log};
+use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE, environment, log};
 use crate::api::capacity;
 use crate::config::{Config, Flags, Sources};
 use crate::diagnostic::Origin;
@@ -111,36 +111,41 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
         }
     };
     info!(listen = %sidecar.listen, admin = %sidecar.admin, "sidestream is listening");
+    let tasks = sidecar.tasks().clone();
     let stopped = async {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            failed = tasks.failed() => Err(failed),
         }
     };
     tokio::pin!(stopped);
     let probed = tokio::select! {
-        probed = sidecar.probe() => Some(probed),
-        () = &mut stopped => None,
+        probed = sidecar.probe() => Ok(probed),
+        stopped = &mut stopped => Err(stopped),
     };
-    match probed {
-        Some(Err(ProbeError::Unavailable(reason))) if !wait => {
+    let ended = match probed {
+        Ok(Err(ProbeError::Unavailable(reason))) if !wait => {
             error!("MongoDB is unavailable: {reason}. With --wait, sidestream waits for it");
             sidecar.finish().await;
             return ExitCode::from(UNAVAILABLE);
         }
-        Some(Err(ProbeError::Invalid(reason))) => {
+        Ok(Err(ProbeError::Invalid(reason))) => {
             error!("mongodb.uri cannot be used: {reason}");
             sidecar.finish().await;
             return ExitCode::from(BAD_INPUT);
         }
-        Some(Err(reason)) => {
+        Ok(Err(reason)) => {
             warn!("MongoDB cannot be used yet: {reason}. The app is served meanwhile");
-            stopped.await;
+            stopped.await
         }
-        Some(Ok(())) => stopped.await,
-        None => {}
+        Ok(Ok(())) => stopped.await,
+        Err(ended) => ended,
+    };
+    match &ended {
+        Ok(()) => info!("shutting down"),
+        Err(reason) => error!("a bug, please report it: {reason}; shutting down"),
     }
-    info!("shutting down");
     sidecar.finish().await;
-    ExitCode::SUCCESS
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(BUG) }
 }

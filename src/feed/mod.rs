@@ -79,8 +79,17 @@ pub enum Status {
     Starting,
     /// Everything that MongoDB has is read, or about to be.
     Live,
-    /// The cursor is away; the reason is for people.
-    Away(String),
+    /// It is not read at present.
+    Away(Absence),
+}
+
+/// Why an upstream is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absence {
+    /// For people.
+    pub reason: String,
+    /// Whether waiting does not mend it.
+    pub needs_a_person: bool,
 }
 
 #[derive(Debug)]

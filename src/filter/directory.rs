@@ -14,12 +14,12 @@ use super::{FilterSet, parse_filter};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::yaml;
 
-const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+pub(super) const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// The deepest directory below the filter directory.
-const MAX_DEPTH: usize = 8;
+pub(super) const MAX_DEPTH: usize = 8;
 /// The most filter files.
-const MAX_FILES: usize = 10_000;
+pub(super) const MAX_FILES: usize = 10_000;
 /// The longest stream name, in bytes.
 const MAX_NAME_BYTES: usize = 200;
 
@@ -32,6 +32,11 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// The streams whose file is there but bad. Whoever has an older filter of that name keeps it.
     pub broken: BTreeSet<String>,
+    /// The streams whose file can be read, and which may not be served: they are not in force, and
+    /// neither is an older filter of that name.
+    pub refused: BTreeSet<String>,
+    /// Of the broken and the refused: the first thing that is wrong.
+    pub reasons: BTreeMap<String, String>,
     /// False where a directory could not be read: then a stream that is in neither `filters` nor
     /// `broken` may still be there, and is not to be taken for removed.
     pub is_complete: bool,
@@ -62,6 +67,7 @@ pub fn load_directory(dir: &Path) -> Loaded {
                 loaded.filters.0.insert(name, Arc::new(filter));
             }
             Err(diagnostics) => {
+                loaded.give_reason(&name, &diagnostics);
                 loaded.diagnostics.extend(diagnostics);
                 loaded.broken.insert(name);
             }
@@ -71,16 +77,17 @@ pub fn load_directory(dir: &Path) -> Loaded {
 }
 
 impl Loaded {
-    /// Turns away the protected streams: for a sidecar whose settings name nobody who could vouch
-    /// for a caller.
+    /// Refuses the protected streams: for a sidecar whose settings name nobody who could vouch for
+    /// a caller. Where the file was public before, that is taken away: it was read, and says so.
     #[must_use]
     pub fn without_source(mut self) -> Loaded {
         let filters = std::mem::take(&mut self.filters.0);
         for (name, filter) in filters {
             match &filter.needs_source {
                 Some(diagnostic) => {
+                    self.give_reason(&name, std::slice::from_ref(diagnostic));
                     self.diagnostics.push(diagnostic.clone());
-                    self.broken.insert(name);
+                    self.refused.insert(name);
                 }
                 None => {
                     self.filters.0.insert(name, filter);
@@ -88,6 +95,14 @@ impl Loaded {
             }
         }
         self
+    }
+
+    fn give_reason(&mut self, name: &str, diagnostics: &[Diagnostic]) {
+        let Some(first) = diagnostics.iter().find(|diagnostic| diagnostic.is_error()) else {
+            return;
+        };
+        let reason = format!("{}: {}", first.origin, first.message);
+        self.reasons.insert(name.to_owned(), reason);
     }
 }
 

@@ -16,9 +16,11 @@ mod declaration;
 mod directory;
 mod limits;
 mod literal;
+mod meaning;
 mod namespace;
 mod params;
 mod resolve;
+mod stamp;
 mod tree;
 mod value;
 
@@ -40,6 +42,7 @@ pub use directory::{Loaded, load_directory};
 pub use namespace::Namespace;
 pub use params::{Param, Params};
 pub use resolve::parse_filter;
+pub use stamp::{Stamp, stamp};
 pub use value::ParamType;
 
 /// A stream's filter, resolved: everything in it has been checked.
@@ -62,11 +65,17 @@ pub struct Filter {
     needs_source: Option<Diagnostic>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Diagnostic>,
-    /// Equal for equal texts, to see whether a file changed. Of this process only: not for storing.
-    pub source_digest: u64,
+    /// Equal for texts that mean the same, to see whether a file changed. Of this process only: not
+    /// for storing.
+    pub meaning: u64,
 }
 
 impl Filter {
+    /// Whether both are the same stream with the same meaning, perhaps read from two texts.
+    pub fn is_same(&self, other: &Filter) -> bool {
+        self.name == other.name && self.meaning == other.meaning
+    }
+
     /// Whether an event that comes without an image cannot be told to this filter's clients.
     pub fn requires_image(&self) -> bool {
         self.full_document == FullDocument::Required

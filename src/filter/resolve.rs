@@ -1,12 +1,12 @@
 //! From what is written to a filter. The only step that can fail; it goes through everything
 //! before it does.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use bson::Document;
 
 use super::declaration::Declaration;
+use super::meaning::{self, Understood};
 use super::tree::Tree;
 use super::value::ParamType;
 use super::{
@@ -110,10 +110,13 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         .zip(declaration.access)
         .and_then(|(access, entry)| access::without_source(access, entry, reporter));
     advice::unused_params(&template, access.as_ref(), declaration.params, reporter);
+    let namespace = namespace?;
+    let understood = Understood { namespace: &namespace, operations, full_document, before_image };
+    let meaning = meaning::digest(&root, &understood);
     let filter = Filter {
         name: name.to_owned(),
         description,
-        namespace: namespace?,
+        namespace,
         operations,
         template,
         params,
@@ -123,7 +126,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         access: access?,
         needs_source,
         warnings: Vec::new(),
-        source_digest: digest(text),
+        meaning,
     };
     advice::advise(&filter, &document, &declaration, reporter);
     Some(filter)
@@ -147,12 +150,6 @@ fn check_regexes(templates: &[Option<&Template>], params: &Params, reporter: &mu
             "join some of them with `|`, or use `$in`",
         );
     }
-}
-
-fn digest(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// A filter without `match`: every document.

@@ -1,23 +1,32 @@
 //! The streams in force: filters by name, and the feeds that supply them.
 //!
-//! Reloading the filter files comes through here: what did not change is not touched.
+//! Reloading the filter files comes through here: what did not change is not touched. A feed lives
+//! as long as a filter uses it, and a grace: see [`Catalog::close_unused`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::info;
 
 use crate::feed::journal::Limits;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Bound, Filter, FilterSet};
 use crate::metrics::Metrics;
 use crate::session::subscription::{From, Shared, Subscription};
+use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::connect::Server;
+
+/// How long after the start the process is not ready because of a feed that has not been read.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a feed stays that no filter uses, for an edit that is taken back, at most; not longer
+/// than its journal would reach back.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// Why a stream cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +60,20 @@ pub struct FeedSettings {
 
 #[derive(Debug, Default)]
 struct State {
+    /// In force.
     filters: BTreeMap<String, Arc<Filter>>,
-    feeds: BTreeMap<FeedKey, Arc<Feed>>,
+    /// The files that are not in force as they are, and why.
+    troubles: BTreeMap<String, String>,
+    feeds: BTreeMap<FeedKey, Supplied>,
+}
+
+/// A feed, and its upstream's task.
+#[derive(Debug)]
+struct Supplied {
+    feed: Arc<Feed>,
+    /// Said when the task has to end; closed when it has.
+    stop: watch::Sender<bool>,
+    unused_since: Option<Instant>,
 }
 
 /// See the file's head.
@@ -62,10 +83,44 @@ pub struct Catalog {
     server: Server,
     pub shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    tasks: Tasks,
+    started_at: Instant,
     was_ready: AtomicBool,
-    shutdown: watch::Receiver<bool>,
-    /// One task per feed. Held here so that closing can wait for them.
-    upstreams: Mutex<JoinSet<()>>,
+}
+
+/// How a stream is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamState {
+    /// Its feed is read.
+    Ready,
+    /// Its feed is not read at present.
+    Waiting,
+    /// Its file is not in force as it is.
+    Broken,
+}
+
+impl StreamState {
+    pub const ALL: [StreamState; 3] =
+        [StreamState::Ready, StreamState::Waiting, StreamState::Broken];
+
+    /// For `/streams` and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            StreamState::Ready => "ready",
+            StreamState::Waiting => "waiting",
+            StreamState::Broken => "broken",
+        }
+    }
+}
+
+/// A stream as platform teams see it.
+#[derive(Debug)]
+pub struct StreamReport {
+    pub name: String,
+    pub state: StreamState,
+    pub is_in_force: bool,
+    /// Why it is not ready, or what else there is to know.
+    pub reason: Option<String>,
 }
 
 /// What a reload did.
@@ -77,54 +132,47 @@ pub struct Reloaded {
 }
 
 impl Catalog {
-    pub fn new(
-        server: Server,
-        settings: FeedSettings,
-        shared: Shared,
-        shutdown: watch::Receiver<bool>,
-    ) -> Catalog {
+    pub fn new(server: Server, settings: FeedSettings, shared: Shared, tasks: Tasks) -> Catalog {
         Catalog {
             state: RwLock::new(State::default()),
             settings,
             server,
             metrics: shared.metrics.clone(),
             shared: Arc::new(shared),
+            tasks,
+            started_at: Instant::now(),
             was_ready: AtomicBool::new(false),
-            shutdown,
-            upstreams: Mutex::new(JoinSet::new()),
         }
     }
 
-    /// Puts a set of filters in force. Filters whose file did not change keep their routes and
-    /// their clients; those of a changed or removed one are told.
-    pub fn put(&self, set: FilterSet) -> Reloaded {
+    /// Puts a set of filters in force. Filters whose meaning did not change keep their routes and
+    /// their clients; those of a changed or removed one are told. `troubles` are the files that are
+    /// not in force as they are, with what is wrong.
+    pub fn put(&self, set: FilterSet, troubles: BTreeMap<String, String>) -> Reloaded {
         let mut state = self.state.write();
         let mut reloaded = Reloaded::default();
-        let mut filters = BTreeMap::new();
         let mut retired = Vec::new();
-        for (name, filter) in set.0 {
-            match state.filters.remove(&name) {
-                Some(old) if old.source_digest == filter.source_digest => {
-                    filters.insert(name, old);
-                    continue;
-                }
+        let mut before = std::mem::take(&mut state.filters);
+        for (name, filter) in &set.0 {
+            match before.remove(name) {
+                Some(old) if old.is_same(filter) => {}
                 Some(old) => {
                     reloaded.changed.push(name.clone());
                     retired.push(old);
                 }
                 None => reloaded.added.push(name.clone()),
             }
-            filters.insert(name, filter);
         }
-        for (name, old) in std::mem::take(&mut state.filters) {
+        for (name, old) in before {
             reloaded.removed.push(name);
             retired.push(old);
         }
-        state.filters = filters;
+        state.filters = set.0;
+        state.troubles = troubles;
         self.supply(&mut state);
         for filter in retired {
-            if let Some(feed) = state.feeds.get(&FeedKey::of(&filter)) {
-                feed.retire(&filter);
+            if let Some(supplied) = state.feeds.get(&FeedKey::of(&filter)) {
+                supplied.feed.retire(&filter);
             }
         }
         reloaded
@@ -132,39 +180,60 @@ impl Catalog {
 
     /// Makes sure that every filter has a feed that reads its collection.
     fn supply(&self, state: &mut State) {
-        let mut wanted: HashMap<FeedKey, Vec<Arc<Filter>>> = HashMap::new();
+        let mut wanted: BTreeMap<FeedKey, Vec<Arc<Filter>>> = BTreeMap::new();
         for filter in state.filters.values() {
             wanted.entry(FeedKey::of(filter)).or_default().push(filter.clone());
         }
+        for (key, supplied) in &mut state.feeds {
+            match wanted.contains_key(key) {
+                true => supplied.unused_since = None,
+                false => drop(supplied.unused_since.get_or_insert_with(Instant::now)),
+            }
+        }
         for (key, filters) in wanted {
-            let known = state.feeds.get(&key).cloned();
-            let feed = known.unwrap_or_else(|| {
-                let feed =
-                    Arc::new(Feed::new(key.clone(), self.settings.limits, self.settings.keep));
-                state.feeds.insert(key, feed.clone());
-                self.start(feed.clone(), &filters);
-                feed
-            });
-            feed.read_also(&filters);
+            match state.feeds.get(&key) {
+                Some(supplied) => supplied.feed.read_also(&filters),
+                None => {
+                    let supplied = self.start(key.clone(), &filters);
+                    state.feeds.insert(key, supplied);
+                }
+            }
         }
     }
 
-    fn start(&self, feed: Arc<Feed>, filters: &[Arc<Filter>]) {
+    fn start(&self, key: FeedKey, filters: &[Arc<Filter>]) -> Supplied {
+        let feed = Arc::new(Feed::new(key, self.settings.limits, self.settings.keep));
         feed.read_also(filters);
+        let (stop, stopped) = watch::channel(false);
         let upstream = Upstream {
             server: self.server.clone(),
-            feed,
+            feed: feed.clone(),
             window: self.settings.window,
             metrics: self.metrics.clone(),
-            shutdown: self.shutdown.clone(),
+            shutdown: stopped,
         };
-        self.upstreams.lock().spawn(upstream.run());
+        upstream.start(&self.tasks);
+        Supplied { feed, stop, unused_since: None }
     }
 
-    /// Waits until every cursor is closed, after shutdown was said.
-    pub async fn closed(&self) {
-        let mut upstreams = std::mem::take(&mut *self.upstreams.lock());
-        while upstreams.join_next().await.is_some() {}
+    /// Closes the feeds that no filter has used for a while: their cursors, their journals and what
+    /// metrics tell of them. Waits until they are gone.
+    pub async fn close_unused(&self) {
+        let grace = GRACE.min(self.settings.window);
+        let is_due = |supplied: &Supplied| {
+            supplied.unused_since.is_some_and(|since| since.elapsed() >= grace)
+        };
+        if !self.state.read().feeds.values().any(is_due) {
+            return;
+        }
+        let closed: Vec<_> =
+            self.state.write().feeds.extract_if(.., |_, supplied| is_due(supplied)).collect();
+        for (key, supplied) in closed {
+            supplied.stop.send_replace(true);
+            supplied.stop.closed().await;
+            self.metrics.forget_upstream(&key.to_string());
+            info!(upstream = %key, "no filter uses this change stream any more: closed");
+        }
     }
 
     /// Finds a stream by name.
@@ -175,7 +244,7 @@ impl Catalog {
         let state = self.state.read();
         let found = state.filters.get(name).and_then(|filter| {
             // Every filter in force has one.
-            let feed = state.feeds.get(&FeedKey::of(filter))?.clone();
+            let feed = state.feeds.get(&FeedKey::of(filter))?.feed.clone();
             Some(Found { filter: filter.clone(), feed })
         });
         found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
@@ -188,7 +257,7 @@ impl Catalog {
         // Between finding a filter and joining its route somebody had to be asked who this is. Of a
         // file that was changed meanwhile everybody was told but this client, who was not there.
         let current = self.state.read().filters.get(&found.filter.name).cloned();
-        if !current.is_some_and(|current| Arc::ptr_eq(&current, subscription.filter())) {
+        if !current.is_some_and(|current| current.is_same(subscription.filter())) {
             subscription.retire();
         }
         subscription
@@ -200,16 +269,35 @@ impl Catalog {
     }
 
     pub fn feeds(&self) -> Vec<Arc<Feed>> {
-        self.state.read().feeds.values().cloned().collect()
+        self.state.read().feeds.values().map(|supplied| supplied.feed.clone()).collect()
     }
 
-    /// Whether every feed has been read up to now, once. It stays true through an outage, and when
-    /// a new filter file brings another feed: streams wait, and the app is served all the while.
+    /// Every stream that there is a file for, by name.
+    pub fn streams(&self) -> Vec<StreamReport> {
+        let state = self.state.read();
+        let names: BTreeSet<&String> = state.filters.keys().chain(state.troubles.keys()).collect();
+        let report = |name: &String| {
+            let (stream_state, reason) = state.report(name);
+            let is_in_force = state.filters.contains_key(name);
+            StreamReport { name: name.clone(), state: stream_state, is_in_force, reason }
+        };
+        names.into_iter().map(report).collect()
+    }
+
+    /// Whether every feed in use was read up to now, or was refused for a reason that waiting does
+    /// not mend; or enough time has passed since the start. Once so, it stays so: streams wait by
+    /// themselves, and the app is served all the while.
     pub fn is_ready(&self) -> bool {
         if self.was_ready.load(Ordering::Acquire) {
             return true;
         }
-        let is_ready = self.state.read().feeds.values().all(|feed| feed.was_live());
+        let is_ready = self.started_at.elapsed() >= READY_WITHIN
+            || self.state.read().feeds.values().all(|supplied| {
+                let Supplied { feed, unused_since, .. } = supplied;
+                let is_refused =
+                    matches!(feed.status(), Status::Away(absence) if absence.needs_a_person);
+                unused_since.is_some() || feed.was_live() || is_refused
+            });
         self.was_ready.fetch_or(is_ready, Ordering::AcqRel);
         is_ready
     }
@@ -220,9 +308,31 @@ impl Catalog {
         feeds
             .iter()
             .filter_map(|feed| match feed.status() {
-                Status::Away(reason) => Some(format!("{}: {reason}", feed.key())),
+                Status::Away(absence) => Some(format!("{}: {}", feed.key(), absence.reason)),
                 Status::Starting | Status::Live => None,
             })
             .collect()
+    }
+}
+
+impl State {
+    fn report(&self, name: &str) -> (StreamState, Option<String>) {
+        let filter = self.filters.get(name);
+        if let Some(trouble) = self.troubles.get(name) {
+            let reason = match filter {
+                Some(_) => format!("{trouble}; what the file said before stays in force"),
+                None => trouble.clone(),
+            };
+            return (StreamState::Broken, Some(reason));
+        }
+        let feed = filter.and_then(|filter| self.feeds.get(&FeedKey::of(filter)));
+        match feed.map(|supplied| supplied.feed.status()) {
+            Some(Status::Live) => (StreamState::Ready, None),
+            Some(Status::Away(absence)) => (StreamState::Waiting, Some(absence.reason)),
+            Some(Status::Starting) | None => {
+                let reason = "MongoDB has not been read up to now yet";
+                (StreamState::Waiting, Some(reason.to_owned()))
+            }
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! Watches the filter directory and puts what it finds in force.
 //!
 //! Editors write in several steps, and a ConfigMap changes by a symlink swap: a moment of quiet is
-//! waited for, then everything is read, and only what differs has an effect.
+//! waited for, then everything is read, and only what differs has an effect. The files are read
+//! where their names, sizes and times say that they may have changed; each reading remembers the
+//! stamp that was taken before it, so that no edit falls between two readings.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::filter::{self, Loaded};
+use crate::filter::{self, Loaded, Stamp};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
 
@@ -22,68 +25,118 @@ const QUIET: Duration = Duration::from_millis(100);
 /// the files are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Reads the directory and puts its filters in force. Says how many files were broken.
-pub fn load(dir: &Path, has_source: bool, catalog: &Catalog, metrics: &Metrics) -> usize {
-    put(read(dir, has_source), catalog, metrics)
+/// The filter files, and where they go.
+#[derive(Clone)]
+pub struct Reload {
+    pub dir: PathBuf,
+    /// Whether anybody vouches for callers; else protected streams are not served.
+    pub has_source: bool,
+    pub catalog: Arc<Catalog>,
+    pub metrics: Arc<Metrics>,
 }
 
-/// Without anybody who vouches for callers, protected streams are not served.
-fn read(dir: &Path, has_source: bool) -> Loaded {
-    let loaded = filter::load_directory(dir);
-    if has_source { loaded } else { loaded.without_source() }
+/// What was read last.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    stamp: Stamp,
+    content: u64,
 }
 
-/// Puts filters in force; a broken file changes nothing.
-fn put(loaded: Loaded, catalog: &Catalog, metrics: &Metrics) -> usize {
-    let Loaded { mut filters, diagnostics, broken, is_complete } = loaded;
-    for diagnostic in &diagnostics {
-        if diagnostic.is_error() {
-            error!("{diagnostic}");
-        } else {
-            warn!("{diagnostic}");
-        }
+impl Reload {
+    /// Reads the directory and puts its filters in force. Says how many files were broken.
+    pub fn load(&self) -> (Seen, usize) {
+        let (loaded, seen) = read(&self.dir, self.has_source);
+        (seen, self.put(loaded))
     }
-    for old in catalog.filters() {
-        if broken.contains(&old.name) || (!is_complete && !filters.0.contains_key(&old.name)) {
-            filters.0.insert(old.name.clone(), old);
-        }
-    }
-    let reloaded = catalog.put(filters);
-    let result = if broken.is_empty() { "ok" } else { "broken" };
-    metrics.filter_reloads_total.with_label_values(&[result]).inc();
-    for (what, names) in
-        [("added", reloaded.added), ("changed", reloaded.changed), ("removed", reloaded.removed)]
-    {
-        if !names.is_empty() {
-            info!(streams = names.join(", "), "filters {what}");
-        }
-    }
-    broken.len()
-}
 
-/// Follows the directory for as long as the process runs.
-pub async fn watch(dir: PathBuf, has_source: bool, catalog: Arc<Catalog>, metrics: Arc<Metrics>) {
-    // One waiting notice is enough: what it announces is a look at everything.
-    let (changed, mut changes) = mpsc::channel(1);
-    let mut watcher = None;
-    let mut seen = look(&dir, has_source).await.map(|(_, fingerprint)| fingerprint);
-    loop {
-        if watcher.is_none() {
-            watcher = start(&dir, changed.clone());
+    /// Puts filters in force; a broken file changes nothing.
+    fn put(&self, loaded: Loaded) -> usize {
+        let Loaded { mut filters, diagnostics, broken, refused, mut reasons, is_complete } = loaded;
+        for diagnostic in &diagnostics {
+            if diagnostic.is_error() {
+                error!("{diagnostic}");
+            } else {
+                warn!("{diagnostic}");
+            }
         }
-        // The slow look runs also beside a watcher: a directory can be replaced under it.
-        let _ = tokio::time::timeout(LOOK_EVERY, changes.recv()).await;
-        while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
-        let Some((loaded, fingerprint)) = look(&dir, has_source).await else {
-            continue;
+        for old in self.catalog.filters() {
+            let name = &old.name;
+            let is_unread =
+                !is_complete && !filters.0.contains_key(name) && !refused.contains(name);
+            if broken.contains(name) || is_unread {
+                filters.0.insert(name.clone(), old);
+            }
+        }
+        let troubles: BTreeMap<String, String> = broken
+            .iter()
+            .chain(&refused)
+            .map(|name| {
+                let reason = reasons.remove(name);
+                (name.clone(), reason.unwrap_or_else(|| "see the log".to_owned()))
+            })
+            .collect();
+        let (trouble_count, result) =
+            (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
+        let reloaded = self.catalog.put(filters, troubles);
+        self.metrics.filter_reloads_total.with_label_values(&[result]).inc();
+        for (what, names) in [
+            ("added", reloaded.added),
+            ("changed", reloaded.changed),
+            ("removed", reloaded.removed),
+        ] {
+            if !names.is_empty() {
+                info!(streams = names.join(", "), "filters {what}");
+            }
+        }
+        trouble_count
+    }
+
+    /// Follows the directory for as long as the process runs. `seen` is what is in force.
+    pub async fn watch(self, mut seen: Option<Seen>) {
+        // One waiting notice is enough: what it announces is a look at everything.
+        let (changed, mut changes) = mpsc::channel(1);
+        let mut watcher = None;
+        loop {
+            // Before the look: what changes after it is announced.
+            if watcher.is_none() {
+                watcher = start(&self.dir, changed.clone());
+            }
+            if self.look(&mut seen).await {
+                // What was watched may be another directory by now.
+                watcher = None;
+                continue;
+            }
+            self.catalog.close_unused().await;
+            // The slow look runs also beside a watcher: a directory can be replaced under it.
+            let _ = tokio::time::timeout(LOOK_EVERY, changes.recv()).await;
+            while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
+        }
+    }
+
+    /// Reads the files if they may have changed. Says whether they had.
+    async fn look(&self, seen: &mut Option<Seen>) -> bool {
+        let (dir, has_source, before) = (self.dir.clone(), self.has_source, *seen);
+        let looking = tokio::task::spawn_blocking(move || {
+            let is_unchanged = |before: Seen| filter::stamp(&dir).is_unchanged_since(&before.stamp);
+            match before.is_some_and(is_unchanged) {
+                true => None,
+                false => Some(read(&dir, has_source)),
+            }
+        });
+        let read = match looking.await {
+            Ok(read) => read,
+            // A bug in reading is one of this task.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The process ends.
+            Err(_) => None,
         };
-        if seen == Some(fingerprint) {
-            continue;
+        let Some((loaded, now)) = read else { return false };
+        let is_new = before.is_none_or(|before| before.content != now.content);
+        *seen = Some(now);
+        if is_new {
+            self.put(loaded);
         }
-        seen = Some(fingerprint);
-        put(loaded, &catalog, &metrics);
-        // What was watched may be another directory by now.
-        watcher = None;
+        is_new
     }
 }
 
@@ -99,20 +152,17 @@ fn start(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWat
     Some(watcher)
 }
 
-/// Reads the files, and says as one number what they are.
-async fn look(dir: &Path, has_source: bool) -> Option<(Loaded, u64)> {
-    let dir = dir.to_path_buf();
-    let looking = tokio::task::spawn_blocking(move || {
-        let loaded = read(&dir, has_source);
-        let mut hasher = DefaultHasher::new();
-        for (name, filter) in &loaded.filters.0 {
-            (name, filter.source_digest).hash(&mut hasher);
-        }
-        for diagnostic in &loaded.diagnostics {
-            diagnostic.to_string().hash(&mut hasher);
-        }
-        (loaded, hasher.finish())
-    });
-    // It fails only when the process ends.
-    looking.await.ok()
+/// Reads the files, and says what they are.
+fn read(dir: &Path, has_source: bool) -> (Loaded, Seen) {
+    let stamp = filter::stamp(dir);
+    let loaded = filter::load_directory(dir);
+    let loaded = if has_source { loaded } else { loaded.without_source() };
+    let mut hasher = DefaultHasher::new();
+    for (name, filter) in &loaded.filters.0 {
+        (name, filter.meaning, &filter.description).hash(&mut hasher);
+    }
+    for diagnostic in &loaded.diagnostics {
+        diagnostic.to_string().hash(&mut hasher);
+    }
+    (loaded, Seen { stamp, content: hasher.finish() })
 }

@@ -11,16 +11,19 @@ pub mod replay;
 pub mod trouble;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 use mongodb::error::Error;
+use prometheus::IntGauge;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::event::{ChangeEvent, OperationType, Position};
-use crate::feed::{Collections, Feed, Status};
+use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
+use crate::tasks::Tasks;
 use connect::Server;
 use cursor::{Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
@@ -50,7 +53,24 @@ pub struct Upstream {
     /// How far back the first cursor begins, so that reconnecting clients find the last minutes.
     pub window: Duration,
     pub metrics: Arc<Metrics>,
+    /// Turns true when the feed is not wanted any more.
     pub shutdown: watch::Receiver<bool>,
+}
+
+/// A cursor that is counted as open.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Why following a cursor ended.
@@ -72,18 +92,45 @@ enum Resume {
 }
 
 impl Upstream {
-    /// Runs until shutdown.
-    pub async fn run(self) {
+    /// Runs until shutdown, in a task that outlives panics.
+    ///
+    /// What a panic has left half done, nobody knows: an event may be in the journal and not have
+    /// reached every route. So the feed does not look live from then on, and reading begins anew,
+    /// from now, with a reset for everybody.
+    pub fn start(self, tasks: &Tasks) {
+        let me = Arc::new(self);
+        let has_panicked = Arc::new(AtomicBool::new(false));
+        let on_panic = {
+            let (me, has_panicked) = (me.clone(), has_panicked.clone());
+            move |_: &str| {
+                has_panicked.store(true, Ordering::Release);
+                me.count_restart("panic");
+                let reason = "a bug stopped the reading (see the log): it begins anew, and \
+                              clients are told to refetch";
+                let absence = Absence { reason: reason.to_owned(), needs_a_person: false };
+                me.feed.set_status(Status::Away(absence));
+            }
+        };
+        tasks.keep("upstream", on_panic, move || {
+            let resume = match has_panicked.load(Ordering::Acquire) {
+                true => Resume::FromNow,
+                false => Resume::First,
+            };
+            let me = me.clone();
+            async move { me.run(resume).await }
+        });
+    }
+
+    async fn run(&self, resume: Resume) {
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
-            () = self.supply() => {}
+            () = self.supply(resume) => {}
             // An error means that whoever could say it is gone: the same.
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
     }
 
-    async fn supply(&self) {
-        let mut resume = Resume::First;
+    async fn supply(&self, mut resume: Resume) {
         let mut failures = 0u32;
         // Answers that did not come, in a row.
         let mut stalls = 0u32;
@@ -98,10 +145,10 @@ impl Upstream {
             let error = match opened {
                 Ok(Ok((events, start, deployment))) => {
                     self.note_opened(&resume, &start, &deployment);
-                    self.metrics.upstream_cursors.inc();
+                    let counted = Counted::new(&self.metrics.upstream_cursors);
                     let (ended, has_read) =
                         self.follow(events, generation, deployment, patience).await;
-                    self.metrics.upstream_cursors.dec();
+                    drop(counted);
                     resume = Resume::FromHead;
                     if has_read {
                         (failures, stalls, is_doubted) = (0, 0, false);
@@ -378,7 +425,8 @@ impl Upstream {
             retry_in = ?pause,
             "change stream is away: {message}"
         );
-        self.feed.set_status(Status::Away(message));
+        let needs_a_person = trouble.needs_a_person();
+        self.feed.set_status(Status::Away(Absence { reason: message, needs_a_person }));
         if matches!(error, DeploymentError::InVain { .. }) && trouble.needs_a_person() {
             self.server.renew();
         }

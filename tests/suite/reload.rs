@@ -171,3 +171,74 @@ async fn a_new_database_does_not_refuse_the_streams_of_the_others() {
     assert_eq!(b.event().await.name(), "insert");
     sidecar.finish().await;
 }
+
+// Between the reading at the start and the first look of the one who watches.
+#[tokio::test]
+async fn an_edit_right_after_the_start_is_seen() {
+    let database = unique("reload");
+    let filters = Filters::new(&[("a", &filter(&database, "a", ""))]);
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &mongo::uri(), &filters, &[]).await;
+    // No task of the sidecar has run yet: this runtime has one thread, and it is here.
+    filters.write("b", &filter(&database, "b", ""));
+    until("the new stream is there", || async {
+        http::get(sidecar.listen, "/_events").await.text().contains("\"b\"")
+    })
+    .await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn an_edit_that_changes_no_meaning_resets_nobody() {
+    let database = unique("reload");
+    let rest = "match: { n: { $gte: 1, $lt: 9 }, kind: a }\n";
+    let filters = Filters::new(&[("a", &filter(&database, "a", rest))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+    stream.settled().await;
+    let same = format!(
+        "# Orders\ndescription: said anew\nmatch:\n  kind: a\n  n:\n    $lt: 9\n    $gte: 1\n\
+         access: public\ncollection: '{database}.a'\nfullDocument: updateLookup\n"
+    );
+    filters.write("a", &same);
+    until("the new text is in force", || async {
+        http::get(sidecar.listen, "/_events").await.text().contains("said anew")
+    })
+    .await;
+    // Whoever comes now shares with those who were there.
+    let mut newcomer = Stream::open(sidecar.listen, "/_events/a").await;
+    newcomer.settled().await;
+    insert(&database, "a", doc! { "_id": 1, "n": 1, "kind": "a" }).await;
+    assert_eq!(stream.event().await.name(), "insert");
+    assert_eq!(newcomer.event().await.name(), "insert");
+    assert_eq!(http::get(sidecar.admin, "/streams").await.json()["upstreams"][0]["routes"], 1);
+
+    // And one that does is told to both.
+    filters.write("a", &same.replace("$lt: 9", "$lt: 5"));
+    for stream in [&mut stream, &mut newcomer] {
+        assert_eq!(stream.event().await.json(), json!({ "reason": "filter-changed" }));
+    }
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_takes_a_right_away_ends_its_streams() {
+    let database = unique("reload");
+    let filters =
+        Filters::new(&[("a", &filter(&database, "a", "")), ("b", &filter(&database, "b", ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut a = Stream::open(sidecar.listen, "/_events/a").await;
+    let mut b = Stream::open(sidecar.listen, "/_events/b").await;
+    a.settled().await;
+    b.settled().await;
+    // Nobody can vouch for a caller here.
+    filters.write("a", &format!("collection: {database}.a\naccess: authenticated\n"));
+    assert_eq!(a.event().await.name(), "end");
+    assert_eq!(a.block().await, None);
+    assert_ne!(http::get(sidecar.listen, "/_events/a").await.head.status, 200);
+    let told = http::get(sidecar.admin, "/streams").await.json();
+    assert_eq!(told["streams"][0]["state"], "broken");
+    assert!(told["streams"][0]["reason"].as_str().unwrap().contains("nobody can be signed in"));
+    insert(&database, "b", doc! { "_id": 1 }).await;
+    assert_eq!(b.event().await.name(), "insert");
+    sidecar.finish().await;
+}

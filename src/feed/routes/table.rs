@@ -26,7 +26,7 @@ pub(super) struct Key {
 
 impl Key {
     fn parts(&self) -> (&str, u64, &BoundValues) {
-        (&self.filter.name, self.filter.source_digest, &self.values)
+        (&self.filter.name, self.filter.meaning, &self.values)
     }
 }
 
@@ -217,7 +217,8 @@ impl RouteTable {
     /// Tells the subscriptions of a filter that it is no longer the one in force.
     pub fn retire(&self, filter: &Arc<Filter>) {
         for route in self.finder.routes() {
-            if Arc::ptr_eq(route.filter(), filter) {
+            // The file may have been read anew since, and said the same.
+            if route.filter().is_same(filter) {
                 route.retire();
             }
         }

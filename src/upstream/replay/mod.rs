@@ -28,6 +28,8 @@ use crate::feed::journal::{Limits, Located};
 use crate::feed::routes::{ResetReason, Route};
 use crate::feed::{Feed, FeedKey};
 use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use crate::upstream::Counted;
 use member::Member;
 pub use member::{Look, Replay};
 use pass::Pass;
@@ -54,6 +56,7 @@ struct Shared {
     limits: Limits,
     turns: Semaphore,
     metrics: Arc<Metrics>,
+    tasks: Tasks,
     desks: Mutex<HashMap<FeedKey, Desk>>,
     /// Passes that have ended and still hold what their clients have not taken, the oldest first.
     /// Apart from the desks, which go when nobody waits. Locked alone.
@@ -113,11 +116,24 @@ impl Replayer {
         max_concurrent: usize,
         metrics: Arc<Metrics>,
     ) -> Replayer {
+        let tasks = Tasks::new(metrics.clone());
+        Replayer::supervised(server, limits, max_concurrent, metrics, tasks)
+    }
+
+    /// As [`Replayer::new`], with the passes in a set of tasks.
+    pub fn supervised(
+        server: Server,
+        limits: Limits,
+        max_concurrent: usize,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    ) -> Replayer {
         Replayer(Arc::new(Shared {
             server,
             limits,
             turns: Semaphore::new(max_concurrent),
             metrics,
+            tasks,
             desks: Mutex::default(),
             lingering: Mutex::default(),
         }))
@@ -174,7 +190,7 @@ impl Replayer {
                 gathers: purpose == Purpose::Everybody,
                 pass: None,
             };
-            tokio::spawn(turn.take());
+            self.0.tasks.spawn("replay", turn.take());
         }
     }
 }
@@ -255,12 +271,13 @@ impl Turn {
             return;
         };
         let pass = Arc::new(pass);
+        let _ends = Ends(pass.clone());
         if self.purpose == Purpose::Everybody {
             self.publish(&pass);
         }
-        shared.metrics.replay_cursors.inc();
+        let counted = Counted::new(&shared.metrics.replay_cursors);
         pass.run(&shared, events).await;
-        shared.metrics.replay_cursors.dec();
+        drop(counted);
         self.replayer.let_linger(self.feed.key(), &pass);
         drop(turn);
         drop(self);
@@ -298,6 +315,16 @@ impl Turn {
                 desk.put(request, Purpose::Everybody);
             }
         }
+    }
+}
+
+/// Dropped in a panic, sends those away who read what the pass read: they would wait for ever. Not
+/// to ask again at once, since what made it panic would be read again.
+struct Ends(Arc<Pass>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.break_off();
     }
 }
 

@@ -302,6 +302,13 @@ impl Pass {
         self.let_go();
     }
 
+    /// Tells the members that what they wait for is lost, unless they were told how it ended.
+    pub fn break_off(&self) {
+        if self.end.set(Ended::Lost(ResetReason::HistoryLost)).is_ok() {
+            self.read.retire_all();
+        }
+    }
+
     /// Keeps nothing any more: otherwise whoever reads slowest would. Clients that had not taken
     /// all of it ask again.
     pub fn let_go(&self) {
@@ -381,6 +388,30 @@ mod tests {
         pass.linger().await;
         let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
         assert!(matches!(look.unwrap().unwrap(), Look::Again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_follows_a_pass_that_panics_is_told() {
+        let orders = filter("orders");
+        let (limits, live) = live(&orders);
+        let pass = Arc::new(pass(limits, &live));
+        let (request, mut replied) = request(&live, &orders);
+        assert!(pass.admission.admit(request).is_ok());
+        let Ok(Reply::Joined(mut member)) = replied.try_recv() else { panic!("not let in") };
+        let waiting = tokio::spawn(async move {
+            while matches!(member.look(), Look::Nothing) {
+                member.changed().await;
+            }
+            member.look()
+        });
+        let ends = super::super::Ends(pass);
+        let bug = tokio::spawn(async move {
+            let _ends = ends;
+            panic!("a bug");
+        });
+        assert!(bug.await.is_err());
+        let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+        assert!(matches!(look.unwrap().unwrap(), Look::Lost(ResetReason::HistoryLost)));
     }
 
     #[tokio::test(start_paused = true)]
