@@ -30,6 +30,8 @@ const EXTRA_EVERY: Duration = Duration::from_secs(10);
 /// The keys in force.
 #[derive(Debug)]
 pub enum KeySource {
+    /// No key was read, so no token is good.
+    None,
     Fixed(Arc<Keys>),
     Set(Arc<KeySet>),
 }
@@ -38,6 +40,7 @@ impl KeySource {
     pub fn new(key: JwtKey, http: Http) -> KeySource {
         match key {
             JwtKey::Fixed(key) => KeySource::Fixed(Arc::new(Keys::Fixed(key))),
+            JwtKey::Unread => KeySource::None,
             JwtKey::Jwks(url) => KeySource::Set(Arc::new(KeySet::new(url, http))),
         }
     }
@@ -45,6 +48,7 @@ impl KeySource {
     /// The keys, or nothing where the issuer has not been heard for too long.
     pub async fn current(&self) -> Option<Arc<Keys>> {
         match self {
+            KeySource::None => None,
             KeySource::Fixed(keys) => Some(keys.clone()),
             KeySource::Set(set) => set.current().await,
         }
@@ -53,7 +57,7 @@ impl KeySource {
     /// The keys after another look at the issuer, where one is due and allowed.
     pub async fn another_look(&self) -> Option<Arc<Keys>> {
         match self {
-            KeySource::Fixed(_) => None,
+            KeySource::None | KeySource::Fixed(_) => None,
             KeySource::Set(set) => set.another_look().await,
         }
     }

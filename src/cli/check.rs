@@ -1,35 +1,47 @@
-//! `sidestream check`: validates filter files.
+//! `sidestream check`: validates filter files, and the settings on the way.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{BAD_INPUT, environment};
-use crate::config::{Config, Flags, Sources};
+use super::BAD_INPUT;
+use super::settings::SettingsFile;
+use crate::config::Config;
 use crate::diagnostic::Format;
 use crate::filter;
 
 #[derive(Args)]
 pub struct CheckArgs {
-    /// The directory of filter files.
-    #[arg(default_value = "./filters")]
-    pub dir: PathBuf,
+    /// The directory of filter files [default: `filters` of the settings]
+    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: SettingsFile,
     /// For people, for programs, or as annotations of a pull request on GitHub
     #[arg(long, value_enum, default_value = "human")]
     pub output: Format,
 }
 
-/// The settings are looked at for one thing only: whether anybody could be signed in.
+/// Of the settings it matters whether anybody could be signed in, and where the files are. What is
+/// wrong in them is told with the rest.
 pub fn check(args: &CheckArgs) -> ExitCode {
-    let sources = std::env::current_dir().map(|working_dir| Sources {
-        config_file: None,
-        working_dir,
-        env: environment(),
-        flags: Flags::default(),
-    });
-    let config = sources.ok().and_then(|sources| Config::load(sources).ok());
-    let report = filter::check(&args.dir, config.is_some_and(|config| config.auth.has_source()));
+    let sources = match args.file.to_look_at() {
+        Ok(sources) => sources,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let working_dir = sources.working_dir.clone();
+    let (dir, has_source, mistakes) = match Config::load(sources) {
+        Ok(config) => (config.filters, config.auth.has_source(), Vec::new()),
+        // Whether they name a source is not known, so nothing is said about that.
+        Err(errors) => (PathBuf::from("./filters"), true, errors.diagnostics),
+    };
+    // As short as it was written.
+    let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
+    let mut report = filter::check(args.dir.as_deref().unwrap_or(&dir), has_source);
+    report.diagnostics.splice(0..0, mistakes);
     print!("{}", report.render(args.output));
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
 }

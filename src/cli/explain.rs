@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::settings::SettingsFile;
 use super::{BAD_INPUT, Output};
 use crate::access::claims::Claims;
+use crate::config::Config;
 use crate::filter::{self, BindError};
 use crate::session::explain::Explanation;
 
@@ -20,9 +22,11 @@ pub struct ExplainArgs {
     /// A claim's value: JSON, or else text. Dots lead into nested claims; may be repeated.
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_pair)]
     claims: Vec<(String, String)>,
-    /// The directory of filter files.
-    #[arg(long, value_name = "DIR", default_value = "./filters")]
-    filters: PathBuf,
+    /// The directory of filter files [default: `filters` of the settings]
+    #[arg(long, value_name = "DIR")]
+    filters: Option<PathBuf>,
+    #[command(flatten)]
+    file: SettingsFile,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -32,10 +36,28 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_string(), value.to_string()))
 }
 
+/// The directory that was given, or that of the settings.
+fn directory(given: Option<&PathBuf>, file: &SettingsFile) -> Result<PathBuf, String> {
+    match given {
+        Some(dir) => Ok(dir.clone()),
+        None => {
+            let config = Config::load(file.to_look_at()?).map_err(|errors| errors.to_string())?;
+            Ok(config.filters)
+        }
+    }
+}
+
 pub fn explain(args: &ExplainArgs) -> ExitCode {
-    let ExplainArgs { stream, params, claims, filters: dir, output } = args;
+    let ExplainArgs { stream, params, claims, filters, file, output } = args;
+    let dir = match directory(filters.as_ref(), file) {
+        Ok(dir) => dir,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
     let claims = Claims::of_pairs(claims);
-    let loaded = filter::load_directory(dir);
+    let loaded = filter::load_directory(&dir);
     let Some(found) = loaded.filters.0.get(stream) else {
         let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
         errors.for_each(|diagnostic| eprintln!("{diagnostic}"));

@@ -5,6 +5,8 @@ mod check;
 mod explain;
 mod log;
 mod run;
+mod schema;
+mod settings;
 
 use std::process::ExitCode;
 
@@ -50,6 +52,7 @@ enum Command {
     Run(run::RunArgs),
     /// Validate filter files.
     #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
+        Settings are read as `run` reads them, but no file with a secret is opened.\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),
     /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
@@ -57,6 +60,11 @@ enum Command {
         after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada"
     )]
     Explain(explain::ExplainArgs),
+    /// Print a JSON Schema, for editors and CI.
+    #[command(after_help = "Example:\n  sidestream schema config > sidestream.schema.json\n\n\
+        In VS Code with the YAML extension, as the first line of sidestream.yaml:\n  \
+        # yaml-language-server: $schema=sidestream.schema.json")]
+    Schema(schema::SchemaArgs),
 }
 
 /// For people, or for machines.
@@ -83,12 +91,6 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::Schema(args) => schema::schema(&args),
     }
-}
-
-/// Variables that are no text cannot be settings.
-fn environment() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
 }

@@ -1,42 +1,25 @@
 //! `sidestream run`: the sidecar, from its settings to its exit code.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE, environment, log};
+use super::settings::{SettingFlags, SettingsFile};
+use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE, log};
 use crate::api::capacity;
-use crate::config::{Config, Flags, Sources};
+use crate::config::Config;
 use crate::diagnostic::Origin;
 use crate::upstream::connect::ProbeError;
 use crate::{Sidecar, StartError};
 
 #[derive(Args)]
 pub struct RunArgs {
-    /// A settings file [default: sidestream.yaml in the working directory, where there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The public port [default: 0.0.0.0:8080]
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Health and metrics; not for the public [default: 127.0.0.1:9180]
-    #[arg(long, value_name = "ADDRESS")]
-    admin: Option<String>,
-    /// The app behind the sidecar: http://, https:// or unix:/path [default: http://127.0.0.1:3000]
-    #[arg(long, value_name = "URL")]
-    app: Option<String>,
-    /// The reserved path [default: /_events]
-    #[arg(long, value_name = "PATH")]
-    prefix: Option<String>,
-    /// The directory of filter files, watched for changes [default: ./filters]
-    #[arg(long, value_name = "DIR")]
-    filters: Option<String>,
-    /// The MongoDB connection string [default: mongodb://127.0.0.1:27017/?replicaSet=rs0]
-    #[arg(long, value_name = "URI")]
-    mongodb: Option<String>,
+    #[command(flatten)]
+    file: SettingsFile,
+    #[command(flatten)]
+    flags: SettingFlags,
     /// Wait for MongoDB instead of giving up when nothing answers at the start
     ///
     /// Without it, sidestream ends with exit code 3: after three seconds when every host of the
@@ -49,25 +32,12 @@ pub struct RunArgs {
 }
 
 pub fn run(args: RunArgs) -> ExitCode {
-    let working_dir = match std::env::current_dir() {
-        Ok(dir) => dir,
+    let sources = match args.file.sources(args.flags) {
+        Ok(sources) => sources,
         Err(error) => {
-            eprintln!("error: the working directory cannot be read: {error}");
+            eprintln!("{error}");
             return ExitCode::from(BAD_INPUT);
         }
-    };
-    let sources = Sources {
-        config_file: args.config,
-        working_dir,
-        env: environment(),
-        flags: Flags {
-            listen: args.listen,
-            admin: args.admin,
-            app: args.app,
-            prefix: args.prefix,
-            filters: args.filters,
-            mongodb: args.mongodb,
-        },
     };
     let config = match Config::load(sources) {
         Ok(config) => config,

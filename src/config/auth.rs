@@ -8,10 +8,10 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
-use super::layers::Raw;
 use super::resolve::{Resolver, read_text};
+use super::setting::{DAY, Declaration, HOUR, Kind, Setting, declared, duration, unset};
 use super::units::{Invalid, invalid, show};
-use crate::diagnostic::Origin;
+use super::value::{Group, Value};
 
 /// Who vouches for clients. Without any source nobody can be signed in.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +46,8 @@ pub enum JwtKey {
     /// A secret or a public key; its `Debug` shows neither.
     Fixed(DecodingKey),
     Jwks(Uri),
+    /// The key is in a file that was left alone ([`Sources::leaves_secrets`](super::Sources)).
+    Unread,
 }
 
 /// Where a request carries a token.
@@ -106,19 +108,97 @@ const NO_CREDENTIALS: &[&str] = &[
     "x-real-ip",
 ];
 
-impl Resolver<'_> {
-    /// `None` only with a problem on the list.
-    pub(super) fn auth(&mut self) -> Option<Auth> {
-        let jwt = self.jwt();
-        let forward = self.forward();
-        let allowed_origins = self.list("auth.allowed_origins", parse_origin);
+impl Group for Auth {
+    fn declare(into: &mut Vec<Setting>) {
+        use Kind::{Path, Secret, Text, Texts, Url, Words};
+        let texts = |example, default| declared(Texts { example }, default);
+        let mut add = |key, declaration: Declaration, about| {
+            into.push(declaration.named(key, &[about]));
+        };
+        add(
+            KEY_SECRET,
+            unset(Secret),
+            "The shared secret of HS256, HS384 or HS512: at least as many bytes as the hash, 32, 48 or 64.",
+        );
+        add(
+            "auth.jwt.public_key_file",
+            unset(Path),
+            "The public key of RS, PS, ES or EdDSA tokens, PEM.",
+        );
+        add("auth.jwt.jwks_url", unset(Url), "Where the issuer publishes its public keys.");
+        add(
+            "auth.jwt.algorithms",
+            unset(Words(ALGORITHMS)),
+            "The algorithms that are taken; required with a key, never taken from the token.",
+        );
+        add("auth.jwt.issuer", unset(Text), "What `iss` must be; not checked when unset.");
+        add(
+            "auth.jwt.audience",
+            unset(Text),
+            "What `aud` must be or hold; not checked when unset.",
+        );
+        add(
+            "auth.jwt.from",
+            texts("[authorization, cookie:token]", "authorization"),
+            "Where a token is looked for: `authorization`, `cookie:NAME`, `query:NAME`.",
+        );
+        add(
+            "auth.forward.url",
+            unset(Url),
+            "What is asked, with the client's own credentials, who somebody is.",
+        );
+        add(
+            "auth.forward.headers",
+            texts("[cookie, authorization]", "cookie, authorization"),
+            "The header fields that are credentials.",
+        );
+        add(
+            "auth.forward.claims",
+            declared(Text, "body"),
+            "Where the claims are in the answer: `body`, a JSON object; `header:NAME`, text, which becomes the claim `sub`; `header-json:NAME`, a JSON object.",
+        );
+        add(
+            "auth.forward.cache",
+            duration("10s", Duration::ZERO, HOUR),
+            "How long an answer holds for new streams.",
+        );
+        add(
+            "auth.forward.recheck",
+            duration("60s", Duration::from_millis(100), DAY),
+            "Open streams are asked about again this often; a refusal closes them.",
+        );
+        add(
+            "auth.forward.timeout",
+            duration("5s", Duration::from_millis(100), Duration::from_secs(60)),
+            "How long a new stream waits for the answer before it is refused with 503.",
+        );
+        add(
+            "auth.forward.max_outage",
+            duration("5m", Duration::ZERO, DAY),
+            "How long open streams outlive rechecks that get no answer.",
+        );
+        add(
+            "auth.allowed_origins",
+            texts("['https://shop.example']", ""),
+            "Pages elsewhere that may open streams; empty: same origin only.",
+        );
+    }
+
+    fn read(resolver: &mut Resolver<'_>) -> Option<Auth> {
+        let jwt = resolver.jwt();
+        let forward = resolver.forward();
+        let allowed_origins = resolver.list("auth.allowed_origins", parse_origin);
         Some(Auth { jwt: jwt?, forward: forward?, allowed_origins: allowed_origins? })
     }
+}
 
-    fn is_written(&self, key: &str) -> bool {
-        self.declared.get(key).is_some_and(|written| written.rank > 0)
-    }
+/// Of the registry of RFC 7518 and RFC 8037, without `none`.
+const ALGORITHMS: &[&str] = &[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
+    "ES384", "EdDSA",
+];
 
+impl Resolver<'_> {
     /// The outer `None` is a problem, the inner one no tokens.
     fn jwt(&mut self) -> Option<Option<Jwt>> {
         const OTHERS: [&str; 4] =
@@ -136,8 +216,8 @@ impl Resolver<'_> {
             return None;
         };
         let from = self.list("auth.jwt.from", parse_source);
-        let issuer = self.optional("auth.jwt.issuer");
-        let audience = self.optional("auth.jwt.audience");
+        let issuer = Value::read(self, "auth.jwt.issuer");
+        let audience = Value::read(self, "auth.jwt.audience");
         // A file and its secret in different layers: the higher layer wins.
         let given: Vec<&str> = match given.as_slice() {
             [KEY_SECRET, KEY_SECRET_FILE] => {
@@ -210,6 +290,9 @@ impl Resolver<'_> {
     fn jwt_key(&mut self, key: &str, algorithms: &[Algorithm]) -> Option<JwtKey> {
         let working_dir = self.working_dir;
         let of_secret = |secret: &str| JwtKey::Fixed(DecodingKey::from_secret(secret.as_bytes()));
+        if self.leaves_secrets && key.ends_with("_file") {
+            return Some(JwtKey::Unread);
+        }
         match key {
             KEY_SECRET => self.read(key, |text| match text {
                 "" => Err(invalid("is empty", "give it a value")),
@@ -246,10 +329,10 @@ impl Resolver<'_> {
         let url = self.read("auth.forward.url", parse_url);
         let headers = self.list("auth.forward.headers", parse_header);
         let claims = self.read("auth.forward.claims", parse_claims);
-        let cache = self.duration("auth.forward.cache");
-        let recheck = self.duration("auth.forward.recheck");
-        let timeout = self.duration("auth.forward.timeout");
-        let max_outage = self.duration("auth.forward.max_outage");
+        let cache = Value::read(self, "auth.forward.cache");
+        let recheck = Value::read(self, "auth.forward.recheck");
+        let timeout = Value::read(self, "auth.forward.timeout");
+        let max_outage = Value::read(self, "auth.forward.max_outage");
         let headers = headers?;
         if headers.is_empty() {
             let hint = "name what carries the credentials: [cookie, authorization]";
@@ -265,37 +348,6 @@ impl Resolver<'_> {
             timeout: timeout?,
             max_outage: max_outage?,
         }))
-    }
-
-    /// Text that need not be there.
-    fn optional(&mut self, key: &str) -> Option<Option<String>> {
-        if !self.is_written(key) {
-            return Some(None);
-        }
-        self.read(key, |text| match text {
-            "" => Err(invalid("is empty", "give it a value, or remove the key")),
-            text => Ok(Some(text.to_owned())),
-        })
-    }
-
-    /// Every item of a list, read with a parser.
-    fn list<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Option<Vec<T>> {
-        let Some(written) = self.declared.get(key) else { return Some(Vec::new()) };
-        let Raw::List(items) = &written.raw else { return Some(Vec::new()) };
-        let mut values = Vec::new();
-        let mut is_good = true;
-        for (index, item) in items.iter().enumerate() {
-            match parse(item) {
-                Ok(value) => values.push(value),
-                Err(invalid) => {
-                    let origin: &Origin =
-                        written.item_origins.get(index).unwrap_or(&written.origin);
-                    self.problem(key, origin.clone(), invalid);
-                    is_good = false;
-                }
-            }
-        }
-        is_good.then_some(values)
     }
 }
 

@@ -11,15 +11,13 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::settings::{self, SETTINGS, Setting};
-use super::units::{mistake, show};
+use super::setting::{self, ENV_PREFIX, SETTINGS, Setting};
+use super::units::mistake;
 use crate::diagnostic::{Diagnostic, Lines, Origin, nearest};
 use crate::yaml::{self, Entry, Node};
 
 /// The settings file that is read from the working directory where no other is named.
 pub(super) const DEFAULT_FILE: &str = "sidestream.yaml";
-
-const ENV_PREFIX: &str = "SIDESTREAM_";
 
 /// Where the layers come from. Nothing else is read: not the process's own environment, nor its
 /// working directory.
@@ -33,17 +31,19 @@ pub struct Sources {
     /// All environment variables; those that do not start with `SIDESTREAM_` are ignored.
     pub env: Vec<(String, String)>,
     pub flags: Flags,
+    /// Files that hold secrets or keys are not opened, nor need they exist: for commands that only
+    /// look at the settings. Such a `Config` verifies no token and reaches no MongoDB.
+    pub leaves_secrets: bool,
 }
 
-/// The flags that set something, as given.
+/// The flags that set something, as given: the key of the setting, and the value.
 #[derive(Debug, Clone, Default)]
-pub struct Flags {
-    pub listen: Option<String>,
-    pub admin: Option<String>,
-    pub app: Option<String>,
-    pub prefix: Option<String>,
-    pub filters: Option<String>,
-    pub mongodb: Option<String>,
+pub struct Flags(pub Vec<(&'static str, String)>);
+
+impl<const N: usize> From<[(&'static str, &str); N]> for Flags {
+    fn from(given: [(&'static str, &str); N]) -> Flags {
+        Flags(given.map(|(key, value)| (key, value.to_owned())).into())
+    }
 }
 
 /// What the layers say: for each key that is set, the value of the highest layer. May hold
@@ -115,7 +115,7 @@ pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Diagnostic>) {
     // Our own providers do not fail, so neither does merging them.
     let merged = figment.data().unwrap_or_default().remove(&Profile::Default).unwrap_or_default();
     let merged = Value::Dict(Tag::Default, merged);
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let Some(value) = merged.find_ref(setting.key) else { continue };
         let name = figment.get_metadata(value.tag()).map(|metadata| metadata.name.as_ref());
         let Some(rank) = layers.iter().position(|layer| Some(layer.name) == name) else { continue };
@@ -183,7 +183,7 @@ fn insert(dict: &mut Dict, key: &str, value: Value) {
 
 fn default_layer() -> Layer {
     let mut layer = Layer::new("defaults");
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let Some(default) = setting.default else { continue };
         layer.set(setting.key, raw_text(setting, default), Origin::Default);
     }
@@ -192,38 +192,19 @@ fn default_layer() -> Layer {
 
 fn flag_layer(flags: &Flags) -> Layer {
     let mut layer = Layer::new("flags");
-    let Flags { listen, admin, app, prefix, filters, mongodb } = flags;
-    for setting in SETTINGS {
-        let (Some(name), value) = (
-            setting.flag,
-            match setting.key {
-                "listen" => listen,
-                "admin" => admin,
-                "app" => app,
-                "prefix" => prefix,
-                "filters" => filters,
-                "mongodb.uri" => mongodb,
-                _ => continue,
-            },
-        ) else {
-            continue;
-        };
-        if let Some(value) = value {
-            layer.set(setting.key, raw_text(setting, value), Origin::Flag(name.into()));
-        }
+    for (key, value) in &flags.0 {
+        // Without a flag in the declaration, no command line can set it; tests may.
+        let Some(setting) = setting::find(key) else { continue };
+        let flag = setting.flag.unwrap_or(setting.key);
+        layer.set(setting.key, raw_text(setting, value), Origin::Flag(flag.into()));
     }
     layer
-}
-
-/// The environment variable of a key: `clients.heartbeat` is `SIDESTREAM_CLIENTS__HEARTBEAT`.
-pub(super) fn variable(key: &str) -> String {
-    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
 fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer {
     let mut layer = Layer::new("environment");
     let names: Vec<(String, &Setting)> =
-        SETTINGS.iter().map(|setting| (variable(setting.key), setting)).collect();
+        SETTINGS.iter().map(|setting| (setting.variable(), setting)).collect();
     for (name, value) in env {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
         let key = rest.to_lowercase().replace("__", ".");
@@ -232,8 +213,8 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer 
         };
         if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
             if value.trim().is_empty() {
-                let hint = match setting.kind {
-                    kind if kind.list_example().is_some() => {
+                let hint = match () {
+                    () if setting.list_example().is_some() => {
                         "unset the variable, or write [] for none"
                     }
                     _ => "unset the variable, or give it a value",
@@ -244,9 +225,9 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer 
             layer.set(setting.key, raw_text(setting, value), Origin::Environment(name.clone()));
         } else if is_injected_by_kubernetes(name, value) {
             // Nobody wrote it: every pod gets these when a Service is named `sidestream`.
-        } else if settings::is_group(&key) {
-            let example = settings::members(&key).remove(0);
-            let example = variable(&format!("{key}.{example}"));
+        } else if setting::is_group(&key) {
+            let example = setting::members(&key).remove(0);
+            let example = setting::variable(&format!("{key}.{example}"));
             problem(&key, "is a group of settings", format!("set its members: {example}=…"));
         } else {
             let known = names.iter().filter_map(|(known, _)| known.strip_prefix(ENV_PREFIX));
@@ -335,7 +316,7 @@ fn visible_by_line(text: &str) -> Vec<yaml::Place> {
         if known.peek().is_none() {
             continue;
         }
-        let is_harmless = known.all(|setting| last(setting.key) == name && !setting.is_secret())
+        let is_harmless = known.all(|setting| setting.name() == name && !setting.is_secret())
             && !rest.contains([':', '@', ',']);
         // A known name is ASCII, so bytes are characters up to here.
         let width = if is_harmless { usize::MAX } else { name.len() };
@@ -385,7 +366,7 @@ impl FileReader<'_> {
 
     fn group(&mut self, group: &str, node: &Node) {
         let Some(entries) = node.entries() else {
-            let hint = format!("it holds the keys {}", settings::members(group).join(", "));
+            let hint = format!("it holds the keys {}", setting::members(group).join(", "));
             let message = format!("expected a mapping, found {}", node.noun());
             return self.problem(group, node.place, message, hint);
         };
@@ -401,9 +382,9 @@ impl FileReader<'_> {
             if entry.key.contains('.') {
                 let hint = "write levels as nested keys, as in `clients: { heartbeat: 15s }`";
                 self.problem(&key, entry.key_place, "unknown key".into(), hint.into());
-            } else if let Some(setting) = settings::find(&key) {
+            } else if let Some(setting) = setting::find(&key) {
                 self.value(setting, entry);
-            } else if settings::is_group(&key) {
+            } else if setting::is_group(&key) {
                 // A group whose keys are all commented out is as good as none.
                 if !entry.value.is_null() {
                     self.group(&key, &entry.value);
@@ -416,7 +397,7 @@ impl FileReader<'_> {
 
     fn unknown(&mut self, group: &str, entry: &Entry, key: &str) {
         let name = entry.key.as_str();
-        let members = settings::members(group);
+        let members = setting::members(group);
         let in_group = |name: &str| match group {
             "" => name.to_owned(),
             group => format!("{group}.{name}"),
@@ -424,13 +405,13 @@ impl FileReader<'_> {
         // First among its siblings, then anywhere: `heartbeat` at the top level.
         let sibling = nearest(name, members.iter().map(String::as_str)).map(in_group);
         let anywhere =
-            || SETTINGS.iter().map(|setting| setting.key).find(|known| last(known) == name);
+            || SETTINGS.iter().find(|setting| setting.name() == name).map(|setting| setting.key);
         let meant = sibling.or_else(|| anywhere().map(str::to_owned));
         let hint = match &meant {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("known keys here: {}", members.join(", ")),
         };
-        if let Some(setting) = meant.as_deref().and_then(settings::find) {
+        if let Some(setting) = meant.as_deref().and_then(setting::find) {
             self.show_value(setting, &entry.value);
         }
         self.problem(key, entry.key_place, "unknown key".into(), hint);
@@ -447,7 +428,7 @@ impl FileReader<'_> {
         if let Some(scalar) = node.scalar() {
             return self.layer.set(key, raw_text(setting, &scalar.text), origin);
         }
-        let items = match (setting.kind.list_example(), node.items()) {
+        let items = match (setting.list_example(), node.items()) {
             (Some(_), Some(items)) => items,
             (Some(example), None) => {
                 let message = format!("expected a list, found {}", node.noun());
@@ -456,7 +437,7 @@ impl FileReader<'_> {
             _ => {
                 let message = format!("expected one value, found {}", node.noun());
                 let hint = match setting.default {
-                    Some(default) => format!("for example {key}: {default}", key = last(key)),
+                    Some(default) => format!("for example {key}: {default}", key = setting.name()),
                     None => "write one value".to_owned(),
                 };
                 return self.problem(key, node.place, message, hint);
@@ -466,7 +447,7 @@ impl FileReader<'_> {
         for (index, item) in items.iter().enumerate() {
             let Some(scalar) = item.scalar() else {
                 let message = format!("expected text, found {}", item.noun());
-                let example = setting.kind.list_example().unwrap_or_default();
+                let example = setting.list_example().unwrap_or_default();
                 self.problem(key, item.place, message, format!("write {example}"));
                 continue;
             };
@@ -478,13 +459,9 @@ impl FileReader<'_> {
     }
 }
 
-fn last(key: &str) -> &str {
-    key.rsplit('.').next().unwrap_or(key)
-}
-
 /// A value that came as one text. Lists are written with commas, or as `[a, b]`.
 fn raw_text(setting: &Setting, text: &str) -> Raw {
-    if setting.kind.list_example().is_none() {
+    if setting.list_example().is_none() {
         return Raw::Text(text.to_owned());
     }
     let inner = text.trim();
@@ -492,9 +469,4 @@ fn raw_text(setting: &Setting, text: &str) -> Raw {
     let items = inner.split(',').map(|item| item.trim().trim_matches(['"', '\'']).to_owned());
     // `[]` and a trailing comma leave an empty item, which says nothing.
     Raw::List(items.filter(|item| !item.is_empty()).collect())
-}
-
-/// A written value as it may be shown.
-pub(super) fn show_written(setting: &Setting, text: &str) -> String {
-    if setting.is_secret() { "the value".to_owned() } else { show(text) }
 }

@@ -90,6 +90,11 @@ impl MongodbUri {
         Ok(MongodbUri(Secret::new(text)))
     }
 
+    /// Stands for a connection string in a file that was left alone; it leads nowhere.
+    pub(super) fn unread() -> MongodbUri {
+        MongodbUri(Secret::new("mongodb://unread.invalid"))
+    }
+
     /// The connection string with its secrets, for the driver alone.
     pub fn expose(&self) -> &str {
         self.0.expose()

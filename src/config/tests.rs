@@ -2,6 +2,8 @@
 
 mod auth;
 
+use std::time::Duration;
+
 use super::*;
 
 /// A working directory with these files.
@@ -16,6 +18,7 @@ fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
 fn sources(dir: &tempfile::TempDir, env: &[(&str, &str)], flags: Flags) -> Sources {
     Sources {
         config_file: None,
+        leaves_secrets: false,
         working_dir: dir.path().to_owned(),
         env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         flags,
@@ -56,11 +59,13 @@ fn defaults_are_those_of_the_documentation() {
             max_values_per_subject: Some(1000),
             max_buffered: 256,
             max_duration: None,
-            send_timeout: Duration::from_secs(60),
+            max_streams_per_connection: 32,
             max_requests_per_address: None,
+            send_timeout: Duration::from_secs(60),
         }
     );
     assert_eq!(config.app_read_timeout, None);
+    assert_eq!(config.probes, None);
     assert_eq!(config.trusted_proxies, ["127.0.0.0/8".parse().unwrap()]);
     assert_eq!(config.drain, Duration::from_secs(10));
     assert_eq!(config.tls, None);
@@ -129,7 +134,7 @@ fn higher_layers_win_key_by_key() {
         ("SIDESTREAM_APP", "http://127.0.0.1:8080"),
         ("HOME", "/root"),
     ];
-    let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
+    let flags = Flags::from([("listen", "127.0.0.1:3")]);
     let config = Config::load(sources(&dir, &env, flags)).unwrap();
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.admin.port(), 11);
@@ -245,7 +250,7 @@ fn environment_and_flag_errors() {
         let errors = from_env(&[(*name, *value)]).expect_err(name);
         assert_eq!(errors.to_string(), *expected, "{name}");
     }
-    let flags = Flags { prefix: Some("events".into()), ..Flags::default() };
+    let flags = Flags::from([("prefix", "events")]);
     let errors = Config::load(sources(&dir, &[], flags)).unwrap_err();
     assert_eq!(
         errors.to_string(),
@@ -258,7 +263,7 @@ fn environment_and_flag_errors() {
 fn all_mistakes_at_once() {
     let text = "listne: 1\ndrain: 10\nclients: { retry: 1, max_buffered: many }\n";
     let dir = directory(&[("sidestream.yaml", text)]);
-    let flags = Flags { app: Some("app".into()), ..Flags::default() };
+    let flags = Flags::from([("app", "app")]);
     let env = [("SIDESTREAM_PREFIX", "/"), ("SIDESTREAM_LOG__LEVEL", "loud")];
     let errors = Config::load(sources(&dir, &env, flags)).unwrap_err();
     let keys: Vec<_> = errors.diagnostics.iter().map(|p| p.key.as_str()).collect();
@@ -287,7 +292,7 @@ fn the_higher_layer_decides_between_a_secret_and_its_file() {
     let by_env = [("SIDESTREAM_MONGODB__URI_FILE", "uri")];
     let config = Config::load(sources(&dir, &by_env, Flags::default())).unwrap();
     assert_eq!(config.mongodb.uri.expose(), "mongodb://secret");
-    let flags = Flags { mongodb: Some("mongodb://flag".into()), ..Flags::default() };
+    let flags = Flags::from([("mongodb.uri", "mongodb://flag")]);
     let config = Config::load(sources(&dir, &by_env, flags)).unwrap();
     assert_eq!(config.mongodb.uri.expose(), "mongodb://flag");
     for (file, expected) in [("nowhere", "cannot read "), ("empty", "is empty")] {
@@ -318,11 +323,11 @@ fn secrets_never_show() {
 
 #[test]
 fn the_table_is_sound() {
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let same = SETTINGS.iter().filter(|other| other.key == setting.key).count();
         assert_eq!(same, 1, "{}", setting.key);
-        assert!(!settings::is_group(setting.key), "{}", setting.key);
-        assert!(!setting.about.is_empty() && !setting.about.ends_with('.'));
+        assert!(!setting::is_group(setting.key), "{}", setting.key);
+        assert!(setting.about.ends_with('.'));
     }
 }
 
@@ -339,7 +344,7 @@ proptest::proptest! {
         index in 0..SETTINGS.len(),
     ) {
         let dir = directory(&[("sidestream.yaml", &lines.join("\n"))]);
-        let variable = layers::variable(SETTINGS[index].key);
+        let variable = SETTINGS[index].variable();
         let env = [(variable.as_str(), value.as_str())];
         if let Err(errors) = Config::load(sources(&dir, &env, Flags::default())) {
             proptest::prop_assert!(!errors.diagnostics.is_empty());

@@ -14,6 +14,7 @@ fn the_settings_shown_are_the_defaults() {
     let load = |config_file| {
         let sources = Sources {
             config_file,
+            leaves_secrets: false,
             working_dir: dir.path().to_path_buf(),
             env: Vec::new(),
             flags: Flags::default(),

@@ -51,6 +51,54 @@ fn every_command_explains_itself_with_an_example() {
     assert!(text(&run(&["run", "--help"]).stdout).contains("exit code 3"));
 }
 
+/// Runs the program in a directory with these files.
+fn run_with_files(arguments: &[&str], files: &[(&str, &str)]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let program = env!("CARGO_BIN_EXE_sidestream");
+    Command::new(program).args(arguments).current_dir(dir.path()).output().unwrap()
+}
+
+#[test]
+fn check_and_explain_read_the_settings_as_run_does() {
+    const MINE: &str = "collection: a.b\naccess: authenticated\n";
+    // A secret's file is not opened: there is none.
+    const GOOD: &str = "filters: mine\nauth: { jwt: { secret_file: no, algorithms: [HS256] } }\n";
+    let files = [("mine/orders.yaml", MINE), ("s.yaml", GOOD), ("bad.yaml", "drain: 10\n")];
+    let output = run_with_files(&["check", "--config", "s.yaml"], &files);
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), "1 filter: all good\n"));
+    let output = run_with_files(&["explain", "orders", "--config", "s.yaml"], &files);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let output = run_with_files(&["check", "mine"], &files);
+    assert!(text(&output.stdout).contains("nobody can be signed in"));
+
+    let bad = ["check", "mine", "--config", "bad.yaml", "--output"];
+    let said = |format| {
+        let output = run_with_files(&[&bad[..], &[format]].concat(), &files);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stdout)
+    };
+    assert!(said("human").contains("bad.yaml:1:8: error: drain: `10` has no unit\n    drain: 10"));
+    let github = said("github");
+    assert!(github.starts_with("::error file=bad.yaml,line=1,col=8,endColumn=10::drain: "));
+    let json: serde_json::Value = serde_json::from_str(&said("json")).unwrap();
+    assert_eq!(json["diagnostics"][0]["file"], "bad.yaml");
+    assert_eq!((&json["errors"], &json["warnings"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn the_schema_of_the_settings_is_printed() {
+    let output = run(&["schema", "config"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(schema["properties"]["listen"]["$comment"], "SIDESTREAM_LISTEN --listen");
+}
+
 #[test]
 fn exit_codes_tell_whose_turn_it_is() {
     assert_eq!(run(&["run", "--no-such-flag"]).status.code(), Some(2));

@@ -18,16 +18,16 @@ const GET: &str = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A sidecar before an app whose address is written as in the settings.
 async fn start_before(app: &str, filters: &Filters) -> Sidecar {
-    let flags = Flags {
-        listen: Some("127.0.0.1:0".to_string()),
-        admin: Some("127.0.0.1:0".to_string()),
-        app: Some(app.to_string()),
-        filters: Some(filters.path().display().to_string()),
-        mongodb: Some(NO_MONGODB.to_string()),
-        ..Flags::default()
-    };
+    let flags = Flags::from([
+        ("listen", "127.0.0.1:0"),
+        ("admin", "127.0.0.1:0"),
+        ("app", app),
+        ("filters", &filters.path().display().to_string()),
+        ("mongodb.uri", NO_MONGODB),
+    ]);
     let config = Config::load(Sources {
         config_file: None,
+        leaves_secrets: false,
         working_dir: filters.path().to_path_buf(),
         env: [("SIDESTREAM_DRAIN".to_string(), "2s".to_string())].into(),
         flags,

@@ -52,16 +52,15 @@ pub fn settings(mongodb: &str, filters: &Path, app: SocketAddr, more: &[(&str, &
     env.extend(more.iter().map(|(name, value)| (*name, value.to_string())));
     Config::load(Sources {
         config_file: None,
+        leaves_secrets: false,
         working_dir: filters.to_path_buf(),
         env: env.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
-        flags: Flags {
-            listen: Some("127.0.0.1:0".to_string()),
-            admin: None,
-            app: Some(format!("http://{app}")),
-            prefix: None,
-            filters: Some(filters.display().to_string()),
-            mongodb: Some(mongodb.to_string()),
-        },
+        flags: Flags::from([
+            ("listen", "127.0.0.1:0"),
+            ("app", &format!("http://{app}")),
+            ("filters", &filters.display().to_string()),
+            ("mongodb.uri", mongodb),
+        ]),
     })
     .unwrap_or_else(|errors| panic!("{errors}"))
 }

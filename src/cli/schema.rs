@@ -1,0 +1,28 @@
+//! `sidestream schema`: JSON Schemas, for editors and CI.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use crate::config;
+
+#[derive(Args)]
+pub struct SchemaArgs {
+    /// Of which files
+    #[arg(value_enum)]
+    of: Of,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Of {
+    /// The settings file
+    Config,
+}
+
+pub fn schema(args: &SchemaArgs) -> ExitCode {
+    let schema = match args.of {
+        Of::Config => config::schema(),
+    };
+    println!("{schema:#}");
+    ExitCode::SUCCESS
+}

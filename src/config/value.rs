@@ -1,0 +1,209 @@
+//! How the types of settings are read: each type once, for all settings that have it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::address::{self, AppAddress};
+use super::resolve::{Resolver, read_text};
+use super::secret::MongodbUri;
+use super::setting::{Kind, Setting, find};
+use super::units::{
+    Invalid, invalid, parse_count, parse_duration, parse_network, parse_size, show,
+};
+use crate::diagnostic::nearest;
+
+/// Several settings that are declared and read together.
+pub(super) trait Group: Sized {
+    /// Adds the declarations of its members.
+    fn declare(into: &mut Vec<Setting>);
+
+    /// `None` only with a problem on the list.
+    fn read(resolver: &mut Resolver<'_>) -> Option<Self>;
+}
+
+/// What one setting may be read as. `None` only with a problem on the list.
+pub(super) trait Value: Sized {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Self>;
+}
+
+/// A choice, whose words are those of its declaration.
+pub(super) trait Words: Copy + 'static {
+    const NAMES: &[&str];
+    /// One for each name.
+    const VALUES: &[Self];
+}
+
+impl<T: Words> Value for T {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<T> {
+        resolver.read(key, |text| {
+            let found = T::NAMES.iter().zip(T::VALUES).find(|(name, _)| **name == text);
+            found.map(|(_, value)| *value).ok_or_else(|| {
+                invalid(
+                    format!("{} is not one of {}", show(text), T::NAMES.join(", ")),
+                    match nearest(text, T::NAMES.iter().copied()) {
+                        Some(name) => format!("did you mean {name}?"),
+                        None => format!("write {}", T::NAMES.join(" or ")),
+                    },
+                )
+            })
+        })
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<SocketAddr> {
+        resolver.read(key, address::parse_listen)
+    }
+}
+
+/// Empty: none.
+impl Value for Option<SocketAddr> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Option<SocketAddr>> {
+        resolver.read(key, |text| match text {
+            "" => Ok(None),
+            text => address::parse_listen(text).map(Some),
+        })
+    }
+}
+
+impl Value for AppAddress {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<AppAddress> {
+        let working_dir = resolver.working_dir;
+        resolver.read(key, |text| AppAddress::parse(text, working_dir))
+    }
+}
+
+impl Value for String {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<String> {
+        let is_prefix = find(key).is_some_and(|setting| setting.kind == Kind::Prefix);
+        resolver.read(key, |text| match text {
+            text if is_prefix => address::parse_prefix(text),
+            "" => Err(invalid("is empty", "give it a value, or remove the key")),
+            text => Ok(text.to_owned()),
+        })
+    }
+}
+
+/// Text that need not be there.
+impl Value for Option<String> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Option<String>> {
+        if !resolver.is_written(key) {
+            return Some(None);
+        }
+        String::read(resolver, key).map(Some)
+    }
+}
+
+impl Value for PathBuf {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<PathBuf> {
+        let working_dir = resolver.working_dir;
+        resolver.read(key, |text| match text {
+            "" => Err(invalid("is empty", "write a path")),
+            text => Ok(working_dir.join(text)),
+        })
+    }
+}
+
+impl Value for Duration {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Duration> {
+        let setting = find(key)?;
+        resolver.read(key, |text| {
+            let duration = parse_duration(text)?;
+            let Kind::Duration { least, most, zero_means_none } = setting.kind else {
+                return Ok(duration);
+            };
+            let is_good =
+                (least..=most).contains(&duration) || (zero_means_none && duration.is_zero());
+            if is_good { Ok(duration) } else { Err(out_of_range(setting, text)) }
+        })
+    }
+}
+
+/// Zero: no limit.
+impl Value for Option<Duration> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Option<Duration>> {
+        Duration::read(resolver, key).map(|limit| Some(limit).filter(|limit| !limit.is_zero()))
+    }
+}
+
+/// A number, or a size in bytes.
+impl Value for usize {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<usize> {
+        let setting = find(key)?;
+        resolver.read(key, |text| {
+            let (number, least, most) = match setting.kind {
+                Kind::Size { least, most } => (parse_size(text)?, least, most),
+                Kind::Count { least, most } => (parse_count(text)?, least, most),
+                _ => (parse_count(text)?, 0, u64::MAX),
+            };
+            match usize::try_from(number) {
+                Ok(value) if (least..=most).contains(&number) => Ok(value),
+                _ => Err(out_of_range(setting, text)),
+            }
+        })
+    }
+}
+
+/// Zero: no limit.
+impl Value for Option<usize> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Option<usize>> {
+        usize::read(resolver, key).map(|limit| Some(limit).filter(|limit| *limit > 0))
+    }
+}
+
+impl Value for bool {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<bool> {
+        resolver.read(key, |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(invalid(
+                format!("{} is neither true nor false", show(other)),
+                "write true or false",
+            )),
+        })
+    }
+}
+
+impl Value for Vec<IpNet> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Vec<IpNet>> {
+        resolver.list(key, parse_network)
+    }
+}
+
+impl Value for Vec<String> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Vec<String>> {
+        resolver.list(key, |text| Ok(text.to_owned()))
+    }
+}
+
+/// The connection string, or the file that holds it.
+impl Value for MongodbUri {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<MongodbUri> {
+        const FILE: &str = "mongodb.uri_file";
+        let has_both = [key, FILE].iter().all(|key| resolver.declared.get(key).is_some());
+        let is_direct = match has_both {
+            true => resolver.winner(key, FILE)? == key,
+            false => resolver.declared.get(FILE).is_none(),
+        };
+        if is_direct {
+            return resolver.read(key, MongodbUri::parse);
+        }
+        if resolver.leaves_secrets {
+            return Some(MongodbUri::unread());
+        }
+        let working_dir = resolver.working_dir;
+        resolver.read(FILE, |text| {
+            let secret = read_text(&working_dir.join(text))?;
+            MongodbUri::parse(&secret)
+                .map_err(|error| invalid(format!("in the file: {}", error.message), error.hint))
+        })
+    }
+}
+
+fn out_of_range(setting: &Setting, text: &str) -> Invalid {
+    let range = setting.range().unwrap_or_default();
+    invalid(format!("{} is out of range", show(text)), format!("the range is {range}"))
+}
