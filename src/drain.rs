@@ -1,13 +1,12 @@
 //! The end of the process: streams are closed spread over `drain`, so that their clients do not
 //! all reconnect to the other replicas at once.
 
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 /// The share of the drain time over which streams are closed; the rest is for their last bytes.
@@ -25,7 +24,7 @@ struct Shared {
     began: OnceLock<Instant>,
     /// Said once, right after that. Every idle stream waits for it: this is the smallest thing to
     /// wait for.
-    beginning: Notify,
+    beginning: Arc<Notify>,
     over: Duration,
     open: AtomicUsize,
     emptied: Notify,
@@ -41,7 +40,7 @@ impl Drain {
     pub fn new(over: Duration) -> Drain {
         let shared = Shared {
             began: OnceLock::new(),
-            beginning: Notify::new(),
+            beginning: Arc::new(Notify::new()),
             over,
             open: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -61,27 +60,20 @@ impl Drain {
 
     /// Resolves when draining begins.
     pub async fn begun(&self) {
-        self.begun_since(pin!(self.ear())).await;
-    }
-
-    /// Hears of a beginning from now on: for [`Drain::begun_since`].
-    pub fn ear(&self) -> Notified<'_> {
-        self.shared.beginning.notified()
-    }
-
-    /// As [`Drain::begun`], for who waits again and again and has room for one ear only.
-    pub async fn begun_since(&self, ear: Pin<&mut Notified<'_>>) {
+        let beginning = self.beginning();
         if !self.has_begun() {
-            ear.await;
+            beginning.await;
         }
     }
 
-    /// Resolves at this stream's own time to end, somewhere within the drain time.
-    pub async fn my_turn(&self) {
-        self.begun().await;
-        let turn = self.shared.over.mul_f64(fastrand::f64() * SPREAD);
-        // Boxed: until then it is in nobody's way.
-        Box::pin(tokio::time::sleep(turn)).await;
+    /// Resolves when draining begins after this call: [`Drain::has_begun`] is to be asked, too.
+    pub fn beginning(&self) -> OwnedNotified {
+        self.shared.beginning.clone().notified_owned()
+    }
+
+    /// How long after the beginning a stream ends: somewhere within the drain time.
+    pub fn turn(&self) -> Duration {
+        self.shared.over.mul_f64(fastrand::f64() * SPREAD)
     }
 
     /// Counts a connection as open until the result is dropped.
@@ -129,7 +121,7 @@ mod tests {
         drain.begin();
         let began = Instant::now();
         let closing = async {
-            drain.my_turn().await;
+            tokio::time::sleep(drain.turn()).await;
             drop(held);
         };
         tokio::join!(drain.finished(), closing);

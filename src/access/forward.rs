@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -219,11 +220,13 @@ impl Forward {
     }
 
     /// Asks again and again; returns when the right to listen has ended. `fits` says whether an
-    /// open stream may go on with what is known of its caller now.
+    /// open stream may go on with what is known of its caller now; `is_due` is true while a question
+    /// is due or under way, and has not been answered or given up yet.
     pub async fn watch(
         self: &Arc<Forward>,
         mut vouched: Vouched,
         mut at: Instant,
+        is_due: &AtomicBool,
         mut fits: impl FnMut(&Arc<Caller>) -> bool,
     ) {
         let ForwardAuth { recheck, max_outage, .. } = self.settings;
@@ -232,7 +235,10 @@ impl Forward {
             // not all ask together.
             tokio::time::sleep_until(at + recheck.mul_f64(1.0 - fastrand::f64() / 5.0)).await;
             let said = loop {
-                match self.ask_since(&vouched.credentials, at).await {
+                is_due.store(true, Ordering::Relaxed);
+                let said = self.ask_since(&vouched.credentials, at).await;
+                is_due.store(false, Ordering::Relaxed);
+                match said {
                     Some(said) => break said,
                     None if at.elapsed() >= recheck + max_outage => return,
                     None => {

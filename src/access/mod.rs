@@ -20,6 +20,7 @@ pub mod token;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -104,6 +105,8 @@ impl Refusal {
 pub struct Right {
     // A look or a swap; who it is may change a little at a recheck.
     caller: Mutex<Arc<Caller>>,
+    /// Whether it is to be asked now whether the right still holds, and nobody has said yet.
+    is_recheck_due: AtomicBool,
     until: Until,
 }
 
@@ -123,24 +126,30 @@ impl Right {
         self.caller.lock().clone()
     }
 
-    /// Resolves when the right has ended. `fits` says whether the stream may go on where more or
-    /// less is known of the caller than before.
-    pub async fn ended(&self, fits: impl Fn(&Caller, &Caller) -> bool) {
+    /// Whether a recheck is due that has not been tried yet: what is written now may be written after
+    /// the caller has signed out. True only while [`Right::ended`] waits for the answer.
+    pub fn is_recheck_due(&self) -> bool {
+        self.is_recheck_due.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the right has ended. Where other claims are known of the caller than before,
+    /// [`Right::caller`] is another one from then on; whether its streams may go on with that is for
+    /// them to say.
+    pub async fn ended(&self) {
         match &self.until {
             Until::Expiry(expires_at) => {
                 tokio::time::sleep(token::remaining(*expires_at, now(), fastrand::f64())).await;
             }
             Until::Refused { forward, vouched, at } => {
-                let fits = |again: &Arc<Caller>| {
-                    let before = self.caller();
-                    let is_fitting = before.subject == again.subject
-                        && (before.claims == again.claims || fits(&before, again));
-                    if is_fitting {
-                        *self.caller.lock() = again.clone();
+                let is_same = |again: &Arc<Caller>| {
+                    let mut caller = self.caller.lock();
+                    let is_same = caller.subject == again.subject;
+                    if is_same && caller.claims != again.claims {
+                        *caller = again.clone();
                     }
-                    is_fitting
+                    is_same
                 };
-                forward.watch(vouched.clone(), *at, fits).await;
+                forward.watch(vouched.clone(), *at, &self.is_recheck_due, is_same).await;
             }
         }
     }
@@ -238,7 +247,8 @@ impl Guard {
                 Some(Said { verdict: Verdict::Vouched(vouched), at }) => {
                     let caller = Mutex::new(vouched.caller.clone());
                     let forward = forward.clone();
-                    return Ok(Right { caller, until: Until::Refused { forward, vouched, at } });
+                    let until = Until::Refused { forward, vouched, at };
+                    return Ok(Right { caller, is_recheck_due: AtomicBool::new(false), until });
                 }
                 Some(Said { verdict: Verdict::Unknown, .. }) => refuse(Refusal::Unknown),
                 Some(Said { verdict: Verdict::Forbidden, .. }) => refuse(Refusal::Forbidden),
@@ -268,7 +278,8 @@ impl Tokens {
 fn right_of(token: &str, verified: Verified) -> Right {
     let Verified { claims, expires_at } = verified;
     let caller = Caller::new(claims, Sha256::digest(token).into());
-    Right { caller: Mutex::new(Arc::new(caller)), until: Until::Expiry(expires_at) }
+    let caller = Mutex::new(Arc::new(caller));
+    Right { caller, is_recheck_due: AtomicBool::new(false), until: Until::Expiry(expires_at) }
 }
 
 /// Seconds since 1970.

@@ -5,6 +5,7 @@
 pub mod capacity;
 mod listing;
 pub mod negotiation;
+mod opening;
 pub mod problem;
 mod refusal;
 pub mod reserved;

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::transport::Encoder;
 use crate::event::Position;
 use crate::feed::routes::Delivery;
-use crate::session::subscription::Frame;
+use crate::session::connection::Frame;
+use crate::session::subscription::FrameKind;
 
 /// The head's fields of every event stream.
 pub const HEADERS: [(&str, &str); 3] = [
@@ -22,41 +24,48 @@ pub const HEADERS: [(&str, &str); 3] = [
     ("X-Accel-Buffering", "no"),
 ];
 
-/// What a client asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Style {
+/// The encoder.
+#[derive(Debug)]
+pub struct Sse {
     /// Positions fire an event, for clients that pass over an id alone.
-    pub has_position_events: bool,
+    has_position_events: bool,
 }
 
-/// The first line of every stream: when to come back after a cut. Spread by a quarter, so that
-/// the clients of a lost replica do not come back all at once.
-pub fn retry(retry: Duration) -> Bytes {
-    let millis = retry.mul_f64(1.0 + fastrand::f64() / 4.0).as_millis();
-    Bytes::from(format!("retry: {millis}\n"))
-}
+pub static SSE: &dyn Encoder = &Sse { has_position_events: false };
+/// For `?heartbeat=event`.
+pub static SSE_WITH_POSITION_EVENTS: &dyn Encoder = &Sse { has_position_events: true };
 
-/// One block. That of a delivery is made once and shared by all clients of its route.
-pub fn encode(frame: &Frame, style: Style) -> Bytes {
-    match frame {
-        Frame::Delivery(delivery) => delivery.sse(encode_delivery),
-        Frame::Position(position) if style.has_position_events => {
-            block("position", b"{}", Some(position))
+impl Encoder for Sse {
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &HEADERS
+    }
+
+    /// Spread by a quarter, so that the clients of a lost replica do not come back all at once.
+    fn first(&self, retry: Duration) -> Bytes {
+        let millis = retry.mul_f64(1.0 + fastrand::f64() / 4.0).as_millis();
+        Bytes::from(format!("retry: {millis}\n"))
+    }
+
+    fn encode(&self, frame: &Frame) -> Bytes {
+        match &frame.kind {
+            FrameKind::Delivery(delivery) => delivery.sse(encode_delivery),
+            FrameKind::Position(position) if self.has_position_events => {
+                block("position", b"{}", Some(position))
+            }
+            // By the standard, an id without data fires no event and is remembered all the same.
+            FrameKind::Position(position) => Bytes::from(format!("id: {position}\n\n")),
+            FrameKind::Keepalive => Bytes::from_static(b":\n"),
+            FrameKind::Reset(reason, position) => {
+                block("reset", &reason_of(reason.name()), position.as_ref())
+            }
+            FrameKind::Ready(position) => block("ready", b"{}", Some(position)),
+            FrameKind::End(reason) => block("end", &reason_of(reason), None),
         }
-        // By the standard, an id without data fires no event and is remembered all the same.
-        Frame::Position(position) => Bytes::from(format!("id: {position}\n\n")),
-        Frame::Keepalive => Bytes::from_static(b":\n"),
-        Frame::Reset(reason, position) => {
-            let data = format!("{{\"reason\":\"{}\"}}", reason.name());
-            block("reset", data.as_bytes(), position.as_ref())
-        }
-        Frame::Ready(position) => block("ready", b"{}", Some(position)),
     }
 }
 
-/// The last block of a stream that has to end for a reason that the client should know.
-pub fn end(reason: &str) -> Bytes {
-    block("end", format!("{{\"reason\":\"{reason}\"}}").as_bytes(), None)
+fn reason_of(reason: &str) -> Vec<u8> {
+    format!("{{\"reason\":\"{reason}\"}}").into_bytes()
 }
 
 fn encode_delivery(delivery: &Delivery) -> Bytes {
@@ -85,40 +94,43 @@ mod tests {
 
     #[test]
     fn blocks_are_as_the_contract_says() {
-        let position = Position::parse("8266F3AAAA00000001").unwrap();
-        let plain = Style::default();
-        let loud = Style { has_position_events: true };
-        for (frame, style, expected) in [
-            (Frame::Keepalive, plain, ":\n"),
-            (Frame::Keepalive, loud, ":\n"),
-            (Frame::Position(position.clone()), plain, "id: 8266F3AAAA00000001\n\n"),
+        let position = || Position::parse("8266F3AAAA00000001").unwrap();
+        let loud = SSE_WITH_POSITION_EVENTS;
+        for (kind, sse, expected) in [
+            (FrameKind::Keepalive, SSE, ":\n"),
+            (FrameKind::Keepalive, loud, ":\n"),
+            (FrameKind::Position(position()), SSE, "id: 8266F3AAAA00000001\n\n"),
             (
-                Frame::Position(position.clone()),
+                FrameKind::Position(position()),
                 loud,
                 "event: position\ndata: {}\nid: 8266F3AAAA00000001\n\n",
             ),
             (
-                Frame::Ready(position.clone()),
-                plain,
+                FrameKind::Ready(position()),
+                SSE,
                 "event: ready\ndata: {}\nid: 8266F3AAAA00000001\n\n",
             ),
             (
-                Frame::Reset(ResetReason::Started, Some(position.clone())),
-                plain,
+                FrameKind::Reset(ResetReason::Started, Some(position())),
+                SSE,
                 "event: reset\ndata: {\"reason\":\"started\"}\nid: 8266F3AAAA00000001\n\n",
             ),
             (
-                Frame::Reset(ResetReason::HistoryLost, None),
-                plain,
+                FrameKind::Reset(ResetReason::HistoryLost, None),
+                SSE,
                 "event: reset\ndata: {\"reason\":\"history-lost\"}\n\n",
             ),
+            (
+                FrameKind::End("unauthorized"),
+                SSE,
+                "event: end\ndata: {\"reason\":\"unauthorized\"}\n\n",
+            ),
         ] {
-            assert_eq!(encode(&frame, style), expected, "{frame:?}");
+            let frame = Frame { stream: 0, kind };
+            assert_eq!(sse.encode(&frame), expected, "{frame:?}");
         }
-        let first = String::from_utf8(retry(Duration::from_secs(2)).to_vec()).unwrap();
-        assert!(
-            first.starts_with("retry: 2") && first.ends_with("\n") && first.lines().count() == 1
-        );
-        assert_eq!(end("unauthorized"), "event: end\ndata: {\"reason\":\"unauthorized\"}\n\n");
+        let first = String::from_utf8(SSE.first(Duration::from_secs(2)).to_vec()).unwrap();
+        assert!(first.starts_with("retry: 2") && first.ends_with('\n'), "{first:?}");
+        assert_eq!(first.lines().count(), 1);
     }
 }

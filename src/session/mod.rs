@@ -1,8 +1,11 @@
-//! The streams in force, and what one client has of them: a cursor into a feed.
+//! The streams in force, and what one client has of them: a connection, with a cursor into a feed
+//! for each of its streams.
 //!
 //! Knows neither HTTP nor bytes on a wire.
 
 pub mod catalog;
+pub mod connection;
+pub mod control;
 pub mod explain;
 pub mod reload;
 pub mod subscription;

@@ -7,7 +7,7 @@
 //! - `position` is what the client has: the last event that it was given, or further. Nothing at
 //!   or before it is ever given again.
 //! - Between a break of the history and its reset nothing is given, no position either.
-//! - A [`Frame::Position`] names no document, and is past everything that was given.
+//! - A [`FrameKind::Position`] names no document, and is past everything that was given.
 //! - [`Subscription::next`] may be dropped at any await: what it took out of a channel or a route
 //!   is in `ready` before it awaits again.
 
@@ -35,9 +35,9 @@ const BATCH: usize = 64;
 /// deployment. Replicas differ by what one of them has not read yet.
 const FUTURE_SLACK_SECONDS: u32 = 300;
 
-/// What a transport has to send.
+/// What a client is to be given.
 #[derive(Debug)]
-pub enum Frame {
+pub enum FrameKind {
     Delivery(Arc<Delivery>),
     /// Everything up to here has been read, and nothing was for this client.
     Position(Position),
@@ -48,6 +48,8 @@ pub enum Frame {
     /// Everything that the client had missed has been sent: the moment to load its data. Comes once
     /// for each stream that a client opens.
     Ready(Position),
+    /// The stream is over, and the client should know why.
+    End(&'static str),
 }
 
 /// What a client came with.
@@ -99,8 +101,8 @@ pub struct Subscription {
     epoch: u64,
     phase: Phase,
     position: Option<Position>,
-    ready: VecDeque<Frame>,
-    /// Whether [`Frame::Ready`] is out, or in `ready`.
+    ready: VecDeque<FrameKind>,
+    /// Whether [`FrameKind::Ready`] is out, or in `ready`.
     was_ready: bool,
     /// When there has to be a sign of life.
     beat: Instant,
@@ -147,9 +149,9 @@ impl Subscription {
         subscription
     }
 
-    /// Counts what was written to this client.
-    pub fn count_sent(&self, events: u64) {
-        self.events_sent.inc_by(events);
+    /// Counts an event that was written to this client.
+    pub fn count_sent(&self) {
+        self.events_sent.inc();
     }
 
     pub fn filter(&self) -> &Arc<Filter> {
@@ -167,7 +169,7 @@ impl Subscription {
     }
 
     /// What can be sent without waiting, to go into the same write.
-    pub fn next_ready(&mut self) -> Option<Frame> {
+    pub fn next_ready(&mut self) -> Option<FrameKind> {
         if self.ready.is_empty() && !self.route.is_retired() {
             self.collect();
         }
@@ -177,7 +179,7 @@ impl Subscription {
     }
 
     /// The next thing to send. Returns `None` when the filter is no longer the one in force.
-    pub async fn next(&mut self) -> Option<Frame> {
+    pub async fn next(&mut self) -> Option<FrameKind> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 self.note(&frame);
@@ -323,7 +325,7 @@ impl Subscription {
             let is_new = self.position.as_ref().is_none_or(|had| delivery.token > *had);
             if is_new {
                 self.position = Some(delivery.token.clone());
-                self.ready.push_back(Frame::Delivery(delivery));
+                self.ready.push_back(FrameKind::Delivery(delivery));
             }
         }
     }
@@ -385,7 +387,7 @@ impl Subscription {
     fn reset(&mut self, reason: ResetReason) {
         let Some(first) = self.find_now() else { return self.wait_for(reason) };
         self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
-        self.ready.push_back(Frame::Reset(reason, Some(first.clone())));
+        self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));
         self.begin_at(first);
     }
 
@@ -397,7 +399,7 @@ impl Subscription {
     /// Nothing has been missed at this place, since nothing was asked for before.
     fn begin_at(&mut self, first: Position) {
         if !std::mem::replace(&mut self.was_ready, true) {
-            self.ready.push_back(Frame::Ready(first));
+            self.ready.push_back(FrameKind::Ready(first));
         }
     }
 
@@ -454,14 +456,14 @@ impl Subscription {
             _ if self.is_broken() => {}
             Some(position) if self.position.as_ref().is_none_or(|had| position > *had) => {
                 self.position = Some(position.clone());
-                self.ready.push_back(Frame::Position(position));
+                self.ready.push_back(FrameKind::Position(position));
             }
-            _ => self.ready.push_back(Frame::Keepalive),
+            _ => self.ready.push_back(FrameKind::Keepalive),
         }
     }
 
-    fn note(&mut self, frame: &Frame) {
-        if let Frame::Delivery(delivery) = frame
+    fn note(&mut self, frame: &FrameKind) {
+        if let FrameKind::Delivery(delivery) = frame
             && let Kind::Reset(reason) = delivery.kind
         {
             self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
@@ -516,7 +518,7 @@ mod tests {
         let shared = Arc::new(Shared { replayer, metrics, heartbeat: Duration::from_secs(60) });
         let bound = filter.bind(&[], None).unwrap();
         let mut subscription = Subscription::new(shared, feed.clone(), &filter, bound, From::Now);
-        assert!(matches!(subscription.next().await, Some(Frame::Ready(_))));
+        assert!(matches!(subscription.next().await, Some(FrameKind::Ready(_))));
 
         feed.restart_at(&before(20));
         subscription.heartbeat();
@@ -531,6 +533,9 @@ mod tests {
         assert!(feed.append(generation, ChangeEvent::parse(raw).unwrap()));
         assert!(subscription.next_ready().is_none());
         let next = subscription.next().await;
-        assert!(matches!(next, Some(Frame::Reset(ResetReason::HistoryLost, Some(_)))), "{next:?}");
+        assert!(
+            matches!(next, Some(FrameKind::Reset(ResetReason::HistoryLost, Some(_)))),
+            "{next:?}"
+        );
     }
 }

@@ -15,7 +15,6 @@ use super::sink::{Gone, StreamSink, poll_send};
 use super::{Shared, forward, gate, head};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened, Plain};
-use crate::api::sse;
 use crate::proxy::path::{self, Target};
 use crate::proxy::side::Request;
 
@@ -136,19 +135,21 @@ fn head_of(status: u16, fields: &[(&str, &str)]) -> http::Response<()> {
 fn stream(
     mut respond: SendResponse<Bytes>,
     mut opened: Box<Opened>,
-    more: &[(&'static str, String)],
+    fields: &[(&'static str, String)],
     is_head: bool,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
     let head = {
-        let mut fields: Vec<(&str, &str)> = sse::HEADERS.to_vec();
-        fields.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
+        let fields: Vec<(&str, &str)> =
+            fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         head_of(200, &fields)
     };
     let stream = respond.send_response(head, is_head).ok().filter(|_| !is_head)?;
     let mut sink = StreamSink { stream };
     Some(async move {
-        opened.serve(&mut sink).await;
-        sink.finish();
+        match opened.serve(&mut sink).await.is_cut {
+            true => sink.cut(),
+            false => sink.finish(),
+        }
     })
 }
 

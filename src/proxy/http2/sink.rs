@@ -62,6 +62,13 @@ impl StreamSink {
     }
 }
 
+impl StreamSink {
+    /// Ends it within what it was sending.
+    pub fn cut(&mut self) {
+        self.stream.send_reset(h2::Reason::CANCEL);
+    }
+}
+
 impl Sink for StreamSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let mut rest = pieces;

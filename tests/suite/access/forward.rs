@@ -242,3 +242,42 @@ async fn a_file_that_changes_while_the_app_is_asked_counts() {
     assert_eq!((end.name(), end.json()), ("end", json!({ "reason": "filter-changed" })));
     sidecar.finish().await;
 }
+
+/// A full window must not keep a stream from hearing that its caller has signed out.
+#[tokio::test]
+async fn what_is_written_after_signing_out_is_not_given_to_a_stalled_stream() {
+    const AFTER: i64 = 1000;
+    let app = Server::start(me).await;
+    let database = unique("forward");
+    let settings =
+        [("SIDESTREAM_AUTH__FORWARD__RECHECK", "300ms"), ("SIDESTREAM_AUTH__FORWARD__CACHE", "0s")];
+    let sidecar = start(&app, &files(&database), &settings).await;
+    let mut ada = Stream::open_with(sidecar.listen, "/_events/mine", &cookie("ada")).await;
+    ada.settled().await;
+    // Far more than the sockets' buffers hold, and nobody reads.
+    let filler = "x".repeat(64 * 1024);
+    for number in 0..300_i64 {
+        let order = doc! { "_id": number, "customer": "ada", "filler": &filler };
+        insert(&database, "orders", order).await;
+    }
+    app.answer_with(|_| Reply::status(401));
+    let before = app.count();
+    until("the app is asked again", || async { app.count() > before }).await;
+    for number in AFTER..AFTER + 20 {
+        insert(&database, "orders", doc! { "_id": number, "customer": "ada" }).await;
+    }
+    let mut given = 0;
+    let end = loop {
+        let event = ada.event().await;
+        if event.name() == "end" {
+            break event;
+        }
+        let id = event.json()["documentKey"]["_id"].as_i64().expect("an id");
+        assert!(id < AFTER, "{id} was written after the caller had signed out");
+        given += 1;
+    };
+    assert_eq!(end.json(), json!({ "reason": "unauthorized" }));
+    assert!(given < 300, "the stream was not stalled");
+    assert_eq!(ada.block().await, None);
+    sidecar.finish().await;
+}

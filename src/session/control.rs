@@ -1,0 +1,168 @@
+//! What ends a connection, whatever its streams do: its caller's right, draining, its lifetime.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Sleep, sleep};
+
+use crate::access::{Caller, Right};
+use crate::drain::Drain;
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    ClientGone,
+    /// The client took nothing for `clients.send_timeout`.
+    Stalled,
+    Draining,
+    /// `clients.max_duration`
+    Expired,
+    /// The filter changed, and the client's parameters no longer fit, or it is gone.
+    FilterChanged,
+    /// The caller's right has ended.
+    Unauthorized,
+}
+
+impl Ended {
+    /// For the metric `streams_ended_total{reason}`, and for `end` events.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Ended::ClientGone => "client-closed",
+            Ended::Stalled => "stalled",
+            Ended::Draining => "drained",
+            Ended::Expired => "expired",
+            Ended::FilterChanged => "filter-changed",
+            Ended::Unauthorized => "unauthorized",
+        }
+    }
+}
+
+/// Watches over one connection. Once it is over, it stays so.
+pub struct Control {
+    drain: Drain,
+    /// Of the drain.
+    beginning: Pin<Box<OwnedNotified>>,
+    /// This connection's own time within the drain, or its lifetime.
+    last_call: Option<Box<LastCall>>,
+    /// Of a connection with a protected stream.
+    right: Option<Box<Watched>>,
+    over: Option<Ended>,
+    /// Whether the client was told why.
+    pub(super) has_said_why: bool,
+}
+
+struct LastCall {
+    why: Ended,
+    time: Pin<Box<Sleep>>,
+}
+
+/// A caller's right, and its end.
+struct Watched {
+    right: Arc<Right>,
+    /// Who it was when the streams were last held against it.
+    caller: Arc<Caller>,
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Control {
+    /// `lifetime` is `clients.max_duration`; zero: no limit. `right` is that of the caller of
+    /// protected streams.
+    pub fn new(drain: &Drain, lifetime: Duration, right: Option<Right>) -> Control {
+        Control {
+            drain: drain.clone(),
+            beginning: Box::pin(drain.beginning()),
+            last_call: (!lifetime.is_zero()).then(|| Box::new(LastCall::at_end_of(lifetime))),
+            right: right.map(|right| Box::new(Watched::new(right))),
+            over: None,
+            has_said_why: false,
+        }
+    }
+
+    /// Resolves when the connection has to end, at once if it had to before.
+    pub async fn ended(&mut self) -> Ended {
+        poll_fn(|cx| self.poll_ended(cx)).await
+    }
+
+    /// Why it is over, once [`Control::ended`] has said so.
+    pub fn over(&self) -> Option<Ended> {
+        self.over
+    }
+
+    /// Ends the connection; what ended it first, stays.
+    pub(super) fn end(&mut self, why: Ended) {
+        self.over.get_or_insert(why);
+    }
+
+    pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if self.over.is_none()
+            && let Poll::Ready(why) = self.poll_over(cx)
+        {
+            self.over = Some(why);
+        }
+        self.over.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(watched) = &mut self.right
+            && watched.ended.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ended::Unauthorized);
+        }
+        let is_for_drain =
+            self.last_call.as_ref().is_some_and(|last_call| last_call.why == Ended::Draining);
+        if !is_for_drain && (self.drain.has_begun() || self.beginning.as_mut().poll(cx).is_ready())
+        {
+            let time = Box::pin(sleep(self.drain.turn()));
+            self.last_call = Some(Box::new(LastCall { why: Ended::Draining, time }));
+        }
+        match &mut self.last_call {
+            Some(last_call) => last_call.time.as_mut().poll(cx).map(|()| last_call.why),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Whether a recheck of the right is due and has not been tried; see
+    /// [`Right::is_recheck_due`].
+    pub(super) fn is_recheck_due(&self) -> bool {
+        self.right.as_ref().is_some_and(|watched| watched.right.is_recheck_due())
+    }
+
+    pub(super) fn caller(&self) -> Option<Arc<Caller>> {
+        self.right.as_ref().map(|watched| watched.right.caller())
+    }
+
+    pub(super) fn has_caller_changed(&self) -> bool {
+        let has_changed =
+            |watched: &Watched| !Arc::ptr_eq(&watched.caller, &watched.right.caller());
+        self.right.as_deref().is_some_and(has_changed)
+    }
+
+    /// Who the caller was when this was last asked, and who it is now.
+    pub(super) fn take_change(&mut self) -> Option<(Arc<Caller>, Arc<Caller>)> {
+        let watched = self.right.as_mut()?;
+        let now = watched.right.caller();
+        Some((std::mem::replace(&mut watched.caller, now.clone()), now))
+    }
+}
+
+impl LastCall {
+    /// Spread, so that clients that came together do not come back together.
+    fn at_end_of(lifetime: Duration) -> LastCall {
+        let time = lifetime.mul_f64(1.0 - fastrand::f64() / 10.0);
+        LastCall { why: Ended::Expired, time: Box::pin(sleep(time)) }
+    }
+}
+
+impl Watched {
+    fn new(right: Right) -> Watched {
+        let right = Arc::new(right);
+        let caller = right.caller();
+        let watched = right.clone();
+        let ended = Box::pin(async move { watched.ended().await });
+        Watched { right, caller, ended }
+    }
+}
