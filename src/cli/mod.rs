@@ -6,11 +6,13 @@ mod explain;
 mod log;
 mod run;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::{Flags, Outline, Sources};
 use crate::diagnostic::Format;
 
 /// The input is bad.
@@ -47,7 +49,8 @@ enum Command {
         3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(run::RunArgs),
     /// Validate filter files.
-    #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
+    #[command(after_help = "Examples:\n  sidestream check ./filters\n  \
+        sidestream check --strict --output github\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),
     /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
@@ -82,6 +85,20 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Explain(args) => explain::explain(&args),
     }
+}
+
+/// The settings as `run` would read them, as far as filter files are concerned; no secret's file is
+/// opened.
+fn outline(config_file: Option<PathBuf>) -> Outline {
+    // Without a working directory, relative paths are left as they are, and fail where they are
+    // opened.
+    let working_dir = std::env::current_dir().unwrap_or_default();
+    Outline::read(&Sources {
+        config_file,
+        working_dir,
+        env: environment(),
+        flags: Flags::default(),
+    })
 }
 
 /// Variables that are no text cannot be settings.

@@ -12,6 +12,7 @@
 mod address;
 mod auth;
 mod layers;
+mod outline;
 mod resolve;
 mod secret;
 mod settings;
@@ -30,6 +31,7 @@ use crate::diagnostic::Diagnostic;
 pub use address::AppAddress;
 pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
 pub use layers::{Declared, Flags, Raw, Sources, Written};
+pub use outline::Outline;
 pub use secret::{MongodbUri, Secret};
 pub use settings::{Kind, SETTINGS, Setting};
 pub use units::{Invalid, parse_duration, parse_size};

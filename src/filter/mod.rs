@@ -12,13 +12,17 @@ mod advice;
 mod bind;
 mod check;
 mod claims;
+mod contradiction;
 mod declaration;
 mod directory;
+mod json;
 mod limits;
 mod literal;
+mod mistakes;
 mod namespace;
 mod params;
 mod resolve;
+mod suspect;
 mod tree;
 mod value;
 
