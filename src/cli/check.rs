@@ -17,6 +17,9 @@ pub struct CheckArgs {
     pub dir: Option<PathBuf>,
     #[command(flatten)]
     pub file: SettingsFile,
+    /// Count warnings as errors
+    #[arg(long)]
+    pub strict: bool,
     /// For people, for programs, or as annotations of a pull request on GitHub
     #[arg(long, value_enum, default_value = "human")]
     pub output: Format,
@@ -42,6 +45,9 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
     let mut report = filter::check(args.dir.as_deref().unwrap_or(&dir), has_source);
     report.diagnostics.splice(0..0, mistakes);
+    if args.strict {
+        report = report.strict();
+    }
     print!("{}", report.render(args.output));
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
 }

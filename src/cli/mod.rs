@@ -51,7 +51,8 @@ enum Command {
         3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(run::RunArgs),
     /// Validate filter files.
-    #[command(after_help = "Example:\n  sidestream check ./filters\n\n\
+    #[command(after_help = "Examples:\n  sidestream check ./filters\n  \
+        sidestream check --strict --output github\n\n\
         Settings are read as `run` reads them, but no file with a secret is opened.\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),

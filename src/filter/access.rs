@@ -6,9 +6,9 @@ use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 use super::params::Param;
 use super::tree::Tree;
 use super::value::ParamType;
-use super::{Params, claims};
+use super::{Params, claims, contradiction, mistakes};
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
-use crate::matcher::{Placeholder, Template};
+use crate::matcher::{Placeholder, Step, Template};
 use crate::yaml::Entry;
 
 /// Who may open a stream. There is no default: a file says it.
@@ -127,17 +127,33 @@ pub(super) fn read(entry: &Entry, params: &Params, reporter: &mut Reporter<'_>) 
             "public" => Some(Access::Public),
             "authenticated" => Some(Access::Authenticated),
             other => {
-                let hint = match nearest(other, ["public", "authenticated"]) {
-                    Some(known) => format!("did you mean `{known}`?"),
-                    None => FORMS.to_owned(),
+                let hint = match (other, nearest(other, ["public", "authenticated"])) {
+                    ("true" | "all" | "everyone" | "anyone" | "none" | "open" | "false", _) => {
+                        "write `public` to admit everyone, signed in or not".to_owned()
+                    }
+                    ("private" | "protected" | "user" | "users" | "login", _) => {
+                        "write `authenticated` to admit everyone who is signed in, or \
+                         `{ match: { role: admin } }` for some of them"
+                            .to_owned()
+                    }
+                    (_, Some(known)) => format!("did you mean `{known}`?"),
+                    (_, None) => FORMS.to_owned(),
                 };
-                reporter.error(node.place, format!("`{other}` is no kind of access"), hint);
+                reporter.error(node.place, format!("`{other}` is not a kind of access"), hint);
                 None
             }
         };
     }
     let inner = match node.entries() {
         Some([inner]) if inner.key == "match" => inner,
+        Some([inner])
+            if !inner.key.starts_with('$') && nearest(&inner.key, ["match"]).is_none() =>
+        {
+            let key = &inner.key;
+            let hint = format!("write `{{ match: {{ {key}: … }} }}` for a condition on a claim");
+            reporter.error(inner.key_place, format!("`{key}` is not a kind of access"), hint);
+            return None;
+        }
         _ => {
             reporter.error(node.place, "not a kind of access", FORMS);
             return None;
@@ -160,13 +176,69 @@ pub(super) fn without_source(
     Some(reporter.make(
         Severity::Error,
         entry.value.place,
-        "nobody can be signed in: the settings have neither `auth.jwt` nor `auth.forward`".into(),
+        "nobody can sign in: the settings have neither `auth.jwt` nor `auth.forward`".into(),
         Some(
             "set `auth.forward.url` to what your app answers only to those who are signed in, or \
              a key under `auth.jwt`; or write `access: public`"
                 .into(),
         ),
     ))
+}
+
+/// Rules that nobody fulfils, or that say nothing.
+pub(super) fn advise(access: &Access, entry: &Entry, params: &Params, reporter: &mut Reporter<'_>) {
+    let Access::Match(rule) = access else { return };
+    let Some(inner) = entry.value.get("match") else { return };
+    let declared = rule.template.declared();
+    if declared.is_empty() {
+        reporter.warning(
+            inner.value.place,
+            "there are no conditions: everyone who is signed in may listen",
+            "write `access: authenticated` if that is meant",
+        );
+    }
+    mistakes::look_for(declared, inner, reporter);
+    contradiction::look_for(declared, inner, params, reporter);
+    if let Some((kind, path)) = not_in_claims(declared, &mut Vec::new()) {
+        reporter.warning(
+            Tree::new(inner).locate(&path),
+            format!("no claim is {kind}, so nobody may listen"),
+            "claims are JSON: compare with text, a number, true or false",
+        );
+    }
+}
+
+/// A value of a type that no claim has, and where it stands.
+fn not_in_claims(document: &Document, path: &mut Vec<Step>) -> Option<(&'static str, Vec<Step>)> {
+    let find = |value: &Bson, path: &mut Vec<Step>| match value {
+        Bson::Document(inner) => not_in_claims(inner, path),
+        Bson::Timestamp(_) => Some(("a timestamp", path.clone())),
+        Bson::Binary(binary) if binary.subtype != BinarySubtype::Uuid => {
+            Some(("binary data", path.clone()))
+        }
+        _ => None,
+    };
+    for (key, value) in document {
+        // It computes values of other types.
+        if key == "$expr" {
+            continue;
+        }
+        path.push(Step::Key(key.as_str().into()));
+        let found = match value {
+            Bson::Array(values) => values.iter().enumerate().find_map(|(index, value)| {
+                path.push(Step::Index(index));
+                let found = find(value, path);
+                path.pop();
+                found
+            }),
+            value => find(value, path),
+        };
+        if found.is_some() {
+            return found;
+        }
+        path.pop();
+    }
+    None
 }
 
 /// The claims' conditions are on claims; parameters may stand in them, if they are always there.

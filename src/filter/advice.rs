@@ -62,10 +62,8 @@ pub(super) fn advise(
     {
         reporter.warning(
             operations,
-            format!(
-                "deletes are sent only where the key alone decides, and `match` asks for {fields}"
-            ),
-            "write `fullDocumentBeforeChange: whenAvailable` and turn pre-images on for the \
+            format!("deletes are not sent: they carry only the key, and `match` needs {fields}"),
+            "write `fullDocumentBeforeChange: whenAvailable` and enable pre-images on the \
              collection, or leave `delete` out of `operations`",
         );
     }
@@ -75,8 +73,8 @@ pub(super) fn advise(
         reporter.warning(
             place_of(declaration.full_document),
             format!(
-                "updates carry no document under `fullDocument: default`, so they are not sent: \
-                 `match` asks for {fields}"
+                "updates are not sent: under `fullDocument: default` they carry no document, and \
+                 `match` needs {fields}"
             ),
             "write `fullDocument: updateLookup`, or leave `update` out of `operations`",
         );

@@ -41,6 +41,15 @@ pub fn check(dir: &Path, has_source: bool) -> CheckReport {
 }
 
 impl CheckReport {
+    /// Warnings become errors: for CI.
+    #[must_use]
+    pub fn strict(mut self) -> CheckReport {
+        for diagnostic in &mut self.diagnostics {
+            diagnostic.severity = Severity::Error;
+        }
+        self
+    }
+
     /// Whether there is no error; warnings are allowed.
     pub fn is_good(&self) -> bool {
         !self.diagnostics.iter().any(Diagnostic::is_error)

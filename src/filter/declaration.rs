@@ -16,6 +16,33 @@ const KEYS: [&str; 9] = [
     "access",
 ];
 
+/// Keys that other tools have, in lower case; what to write here; the key that is meant.
+const ELSEWHERE: [(&[&str], &str, &str); 11] = [
+    (
+        &["filter", "query", "where", "selector", "conditions", "pipeline"],
+        "did you mean `match`?",
+        "match",
+    ),
+    (&["fields", "select", "projection", "attributes"], "did you mean `project`?", "project"),
+    (&["database", "db"], "write both into `collection: database.collection`", "collection"),
+    (&["ns", "namespace", "table", "model"], "did you mean `collection`?", "collection"),
+    (&["events", "ops", "on", "operationtypes"], "did you mean `operations`?", "operations"),
+    (&["parameters", "args", "arguments", "variables", "vars"], "did you mean `params`?", "params"),
+    (
+        &["auth", "permissions", "allow", "roles", "role", "public"],
+        "did you mean `access`?",
+        "access",
+    ),
+    (&["name", "stream", "id"], "a stream has the name of its file: rename the file", "collection"),
+    (
+        &["sort", "limit", "skip"],
+        "events come one by one, in the order in which they happened",
+        "match",
+    ),
+    (&["optional", "nullable"], "write `required: false`", "required"),
+    (&["values", "oneof", "choices", "allowed"], "did you mean `enum`?", "enum"),
+];
+
 /// What is written; nothing of it is judged yet but the names of the keys.
 #[derive(Default)]
 pub(super) struct Declaration<'t> {
@@ -86,9 +113,13 @@ pub(super) fn unknown_key(key: &str, entry: &Entry, known: &[&str], reporter: &m
     if reporter.is_full() {
         return reporter.error(entry.key_place, "unknown key", "");
     }
-    let hint = match nearest(key, known.iter().copied()) {
-        Some(known) => format!("did you mean `{known}`?"),
-        None => format!("known keys here: {}", known.join(", ")),
+    let elsewhere = ELSEWHERE.iter().find(|(words, _, meant)| {
+        (meant.is_empty() || known.contains(meant)) && words.contains(&key.to_lowercase().as_str())
+    });
+    let hint = match (elsewhere, nearest(key, known.iter().copied())) {
+        (_, Some(known)) => format!("did you mean `{known}`?"),
+        (Some((_, hint, _)), None) => (*hint).to_owned(),
+        (None, None) => format!("known keys here: {}", known.join(", ")),
     };
     reporter.error(entry.key_place, format!("unknown key `{key}`"), hint);
 }

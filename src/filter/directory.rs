@@ -2,7 +2,8 @@
 //!
 //! Made for a mounted ConfigMap too: there, `orders.yaml` is a link into `..data`, which is a link
 //! to a directory named by time. Links are followed, and names that start with a dot are passed
-//! over, so that each file is seen once.
+//! over, so that each file is seen once. A ConfigMap's keys have no `/`: `__` in a file's name
+//! stands for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{FilterSet, parse_filter};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Severity, nearest};
 use crate::yaml;
 
 pub(super) const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -118,6 +119,32 @@ fn twice(name: &str, files: &[PathBuf]) -> Vec<Diagnostic> {
         .collect()
 }
 
+/// Extensions that look like ours and are other formats.
+const OTHER_FORMATS: [&str; 2] = ["xml", "toml"];
+
+/// A file whose name is nearly that of a filter file: its writer surely thinks that it is one.
+fn near_miss(path: &Path, file_name: &str) -> Option<Diagnostic> {
+    let (stem, extension) = file_name.rsplit_once('.')?;
+    // Editors keep a copy beside.
+    if extension.ends_with('~') {
+        return None;
+    }
+    // `a.yaml.txt`, as editors on Windows save it.
+    let inner = stem.rsplit_once('.').filter(|_| matches!(extension, "txt" | "TXT"));
+    let (stem, extension) = inner.unwrap_or((stem, extension));
+    let lower = extension.to_ascii_lowercase();
+    let known = match EXTENSIONS.into_iter().find(|known| *known == lower) {
+        Some(known) => known,
+        None if inner.is_some() || OTHER_FORMATS.contains(&lower.as_str()) || lower.len() < 3 => {
+            return None;
+        }
+        None => nearest(&lower, EXTENSIONS)?,
+    };
+    let message = format!("`{file_name}` is not read: filter files end with .yaml, .yml or .json");
+    let warning = Diagnostic::of_file(Severity::Warning, path, message);
+    Some(warning.hint(format!("rename it to `{stem}.{known}`")))
+}
+
 fn error(file: &Path, message: String) -> Diagnostic {
     Diagnostic::of_file(Severity::Error, file, message)
 }
@@ -194,6 +221,7 @@ impl Walk {
             return self.directory(path, &format!("{prefix}/"), depth + 1);
         }
         if !is_filter {
+            self.diagnostics.extend(near_miss(path, &file_name));
             return;
         }
         let Some(name) = self.segment(path, prefix, stem) else { return };
@@ -212,14 +240,19 @@ impl Walk {
         }
     }
 
-    /// The name so far with one more segment, where that is a good one.
+    /// The name so far with one more segment, where that is a good one; several of them, where `__`
+    /// stands for a `/`.
     fn segment(&mut self, path: &Path, prefix: &str, segment: &str) -> Option<String> {
         let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-';
+        let segment = segment.replace("__", "/");
+        let mut parts = segment.split('/');
         let name = format!("{prefix}{segment}");
-        if segment.is_empty() || !segment.chars().all(is_good) || name.len() > MAX_NAME_BYTES {
+        if !parts.all(|part| !part.is_empty() && part.chars().all(is_good))
+            || name.len() > MAX_NAME_BYTES
+        {
             let hint = format!(
-                "streams are called by their path: use letters, digits and _ . -, \
-                 at most {MAX_NAME_BYTES} of them"
+                "streams are named by their path: use letters, digits and _ . -, \
+                 at most {MAX_NAME_BYTES} of them; __ stands for / between two names"
             );
             let message = format!("`{}` cannot be a stream's name", name.escape_debug());
             self.diagnostics.push(error(path, message).hint(hint));

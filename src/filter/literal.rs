@@ -11,7 +11,7 @@ use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timestamp, Uuid};
 
-use super::value;
+use super::{suspect, value};
 use crate::diagnostic::Reporter;
 use crate::yaml::{Entry, Kind, Node, Place, Scalar, Typed};
 
@@ -29,18 +29,21 @@ pub(super) fn document(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Rea
         reporter.error(
             entry.value.place,
             format!("`{}` is a mapping, not {}", entry.key, entry.value.noun()),
-            format!("write `{}: {{ field: value }}`", entry.key),
+            match entry.key.as_str() {
+                "project" => "write `project: { status: 1, total: 1 }`".to_owned(),
+                key => format!("write `{key}: {{ field: value }}`"),
+            },
         );
         return None;
     };
-    let mut reader = Reader { reporter, broken: HashSet::new() };
+    let mut reader = Reader { reporter, broken: HashSet::new(), expressions: 0 };
     let document = reader.fields(entries);
     Some(Read { document, broken: reader.broken })
 }
 
 /// Any value. `None` after an error, which is reported.
 pub(super) fn any(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
-    let mut reader = Reader { reporter, broken: HashSet::new() };
+    let mut reader = Reader { reporter, broken: HashSet::new(), expressions: 0 };
     let value = reader.any(node);
     reader.broken.is_empty().then_some(value)
 }
@@ -48,6 +51,8 @@ pub(super) fn any(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
 struct Reader<'r, 'a> {
     reporter: &'r mut Reporter<'a>,
     broken: HashSet<Place>,
+    /// How many `$expr` are around.
+    expressions: usize,
 }
 
 impl Reader<'_, '_> {
@@ -59,7 +64,20 @@ impl Reader<'_, '_> {
                 self.broken.insert(entry.value.place);
                 continue;
             }
+            if let Some((key, value)) = glued(entry) {
+                self.reporter.error(
+                    entry.key_place,
+                    format!("`{}` is one word: a space is missing after the colon", entry.key),
+                    format!("write `{key}: {value}`"),
+                );
+                self.broken.insert(entry.value.place);
+                document.insert(entry.key.clone(), Bson::Null);
+                continue;
+            }
+            let is_expression = usize::from(entry.key == "$expr");
+            self.expressions += is_expression;
             document.insert(entry.key.clone(), self.any(&entry.value));
+            self.expressions -= is_expression;
         }
         document
     }
@@ -67,7 +85,7 @@ impl Reader<'_, '_> {
     /// Null after an error.
     fn any(&mut self, node: &Node) -> Bson {
         let value = match &node.kind {
-            Kind::Scalar(scalar) => scalar_value(node, scalar, self.reporter),
+            Kind::Scalar(scalar) => scalar_value(node, scalar, self.expressions > 0, self.reporter),
             Kind::Sequence(items) => {
                 Some(Bson::Array(items.iter().map(|item| self.any(item)).collect()))
             }
@@ -81,6 +99,14 @@ impl Reader<'_, '_> {
             Bson::Null
         })
     }
+}
+
+/// `{ status:new }`: a key with a colon in it, and no value.
+fn glued(entry: &Entry) -> Option<(&str, &str)> {
+    let scalar = entry.value.scalar()?;
+    let is_missing = scalar.is_plain && scalar.text.is_empty();
+    let (key, value) = entry.key.split_once(':').filter(|_| is_missing)?;
+    (!key.is_empty() && !value.is_empty()).then_some((key, value))
 }
 
 fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -> Option<Bson> {
@@ -100,9 +126,26 @@ fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -
         .ok()
 }
 
-fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Option<Bson> {
+fn scalar_value(
+    node: &Node,
+    scalar: &Scalar,
+    is_expression: bool,
+    reporter: &mut Reporter<'_>,
+) -> Option<Bson> {
     if scalar.is_plain && scalar.text.is_empty() {
         reporter.error(node.place, "a value is missing", "write null where null is meant");
+        return None;
+    }
+    // An id with one `e` among digits would be a number, and not even nearly the right one.
+    if scalar.is_plain
+        && suspect::is_object_id(&scalar.text)
+        && !matches!(scalar.typed(), Ok(Typed::String(_)))
+    {
+        reporter.error(
+            node.place,
+            format!("`{}` is a number here, not an ObjectId", scalar.text),
+            format!("write {{ $oid: \"{0}\" }}, or \"{0}\" for text", scalar.text),
+        );
         return None;
     }
     match scalar.typed() {
@@ -114,15 +157,8 @@ fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Op
         }),
         Ok(Typed::Double(value)) => Some(Bson::Double(value)),
         Ok(Typed::String(text)) => {
-            if scalar.is_plain && looks_like_date(text) {
-                reporter.warning(
-                    node.place,
-                    format!("`{text}` is compared as text, not as a date"),
-                    format!(
-                        "write {{ $date: \"{}\" }} for a date, or \"{text}\" for text",
-                        full_date(text)
-                    ),
-                );
+            if let Some(found) = suspect::look_at(scalar, is_expression) {
+                reporter.warning(node.place, found.message, found.hint);
             }
             Some(Bson::String(text.to_owned()))
         }
@@ -130,25 +166,6 @@ fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Op
             reporter.error(node.place, ambiguous.message, ambiguous.hint);
             None
         }
-    }
-}
-
-/// `2026-01-31`, with or without a time behind it.
-fn looks_like_date(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let is_digit = |index: usize| bytes.get(index).is_some_and(u8::is_ascii_digit);
-    [0, 1, 2, 3, 5, 6, 8, 9].into_iter().all(is_digit)
-        && bytes[4] == b'-'
-        && bytes[7] == b'-'
-        && matches!(bytes.get(10), None | Some(b'T' | b't' | b' '))
-}
-
-/// The date with a time and a zone, as `$date` wants it.
-fn full_date(text: &str) -> String {
-    match DateTime::parse_rfc3339_str(text) {
-        Ok(_) => text.to_owned(),
-        // Everything that looks like a date has its first ten characters in ASCII.
-        Err(_) => format!("{}T00:00:00Z", text.get(..10).unwrap_or(text)),
     }
 }
 

@@ -21,10 +21,10 @@ impl Namespace {
         const EXAMPLE: &str = "write database.collection, or database.* for the whole database";
         let error = |message: String, hint| Err((message, hint));
         let Some((database, collection)) = text.split_once('.') else {
-            return error(format!("`{text}` names no database and collection"), EXAMPLE);
+            return error(format!("`{text}` does not name a database and a collection"), EXAMPLE);
         };
         if database.is_empty() || collection.is_empty() {
-            return error(format!("`{text}` names no database and collection"), EXAMPLE);
+            return error(format!("`{text}` does not name a database and a collection"), EXAMPLE);
         }
         if database.len() > MAX_DATABASE_BYTES {
             return error(
@@ -34,7 +34,10 @@ impl Namespace {
         }
         let forbidden = |c: char| c.is_control() || "/\\ \"$*<>:|?".contains(c);
         if let Some(c) = database.chars().find(|c| forbidden(*c)) {
-            return error(format!("a database name cannot hold `{}`", c.escape_debug()), EXAMPLE);
+            return error(
+                format!("a database name cannot contain `{}`", c.escape_debug()),
+                EXAMPLE,
+            );
         }
         if ["admin", "local", "config"].contains(&database) {
             return error(
@@ -59,7 +62,10 @@ impl Namespace {
         }
         let forbidden = |c: char| c == '$' || c.is_control();
         if let Some(c) = collection.chars().find(|c| forbidden(*c)) {
-            return error(format!("a collection name cannot hold `{}`", c.escape_debug()), EXAMPLE);
+            return error(
+                format!("a collection name cannot contain `{}`", c.escape_debug()),
+                EXAMPLE,
+            );
         }
         if collection.starts_with('.') || collection.ends_with('.') {
             return error("a collection name cannot start or end with `.`".to_owned(), EXAMPLE);

@@ -197,7 +197,7 @@ fn check_name(name: &str, place: Place, reporter: &mut Reporter<'_>) {
     if RESERVED.contains(&name) {
         reporter.error(
             place,
-            format!("`{name}` has a meaning of its own in a query"),
+            format!("`{name}` is reserved: it means something else in the query string"),
             "give the parameter another name",
         );
     }
@@ -234,7 +234,7 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
         return Some((kind, is_array));
     }
     let hint = type_hint(written);
-    reporter.error(inner.place, format!("`{written}` is no type"), hint);
+    reporter.error(inner.place, format!("`{written}` is not a type"), hint);
     None
 }
 

@@ -11,7 +11,7 @@ use super::tree::Tree;
 use super::value::ParamType;
 use super::{
     Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
-    advice, literal, params,
+    advice, contradiction, json, literal, mistakes, params,
 };
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::pattern::TOTAL_BYTES;
@@ -28,6 +28,10 @@ const MAX_DESCRIPTION_CHARS: usize = 1000;
 /// Everything that was found, warnings too, in the order of the text; at least one is an error.
 pub fn parse_filter(name: &str, path: &Path, text: &str) -> Result<Filter, Vec<Diagnostic>> {
     let mut reporter = Reporter::new(path, text);
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    if is_json && !text.trim().is_empty() && !json::check(text, &mut reporter) {
+        return Err(reporter.finish());
+    }
     let filter = resolve(name, text, &mut reporter);
     match filter {
         Some(mut filter) if !reporter.has_errors() => {
@@ -85,13 +89,14 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         Some(entry) => access::read(entry, &params, reporter).inspect(|access| {
             let declared = (&params, declaration.params);
             access::check_placeholders(access, entry, declared, reporter);
+            access::advise(access, entry, &params, reporter);
         }),
         None if declaration.is_misspelt("access") => None,
         None => {
             reporter.error(
                 Place::START,
                 "`access` is missing: a filter says who may open its stream",
-                "write `access: public` if everybody may",
+                "write `access: public` to admit everyone, or `access: authenticated`",
             );
             None
         }
@@ -103,6 +108,8 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         let declared = (&params, declaration.params);
         check_placeholders(&uses, entry, declared, access.as_ref(), reporter);
         check_claims_stay(&template, entry, &params, reporter);
+        mistakes::look_for(&document, entry, reporter);
+        contradiction::look_for(&document, entry, &params, reporter);
     }
     check_regexes(&[Some(&template), access_template(access.as_ref())], &params, reporter);
     let needs_source = access
@@ -209,13 +216,20 @@ fn operations(entry: &Entry, reporter: &mut Reporter<'_>) -> Operations {
             Some(with) => operations = with,
             None => {
                 let hint = match (name, nearest(name, known)) {
+                    ("create" | "created" | "add" | "upsert", _) => {
+                        "did you mean `insert`?".to_owned()
+                    }
+                    ("remove" | "removed", _) => "did you mean `delete`?".to_owned(),
+                    ("save" | "modify" | "change" | "changed", _) => {
+                        "write `update`, and `replace` for whole documents".to_owned()
+                    }
                     ("drop" | "rename" | "dropDatabase" | "invalidate", _) => {
                         "clients learn of it as `event: reset` without asking".to_owned()
                     }
                     (_, Some(known)) => format!("did you mean `{known}`?"),
                     (_, None) => format!("the operations are {}", known.join(", ")),
                 };
-                reporter.error(item.place, format!("`{name}` is no operation"), hint);
+                reporter.error(item.place, format!("`{name}` is not an operation"), hint);
             }
         }
     }
@@ -238,7 +252,7 @@ fn word<T: Copy>(entry: &Entry, known: &[(T, &str)], reporter: &mut Reporter<'_>
             Some(name) => format!("did you mean `{name}`?"),
             None => format!("write one of {}", names().collect::<Vec<_>>().join(", ")),
         };
-        let message = format!("`{text}` is no value of `{}`", entry.key);
+        let message = format!("`{text}` is not a value of `{}`", entry.key);
         reporter.error(entry.value.place, message, hint);
     }
     found
@@ -311,7 +325,7 @@ fn check_claim_type(claim: &Claim, node: &Node, reporter: &mut Reporter<'_>) {
     let place = node.get("type").map_or(node.place, |entry| entry.value.place);
     match ParamType::named(name) {
         None => {
-            reporter.error(place, format!("`{name}` is no type"), params::type_hint(name));
+            reporter.error(place, format!("`{name}` is not a type"), params::type_hint(name));
         }
         Some(ParamType::Date) if TIME_CLAIMS.contains(&claim.path.as_str()) => reporter.warning(
             place,
@@ -379,7 +393,7 @@ pub(super) fn check_params(
                 Some(known) => format!("did you mean `{known}`?"),
                 None => format!("declare it: `params: {{ {name}: {{ type: string }} }}`"),
             };
-            reporter.error(place, format!("`{name}` is no declared parameter"), hint);
+            reporter.error(place, format!("`{name}` is not a declared parameter"), hint);
             continue;
         };
         let kind = param.kind.name();

@@ -51,6 +51,36 @@ const REFUSED: [(&str, &str); 12] = [
     ("collation", "texts are compared byte by byte"),
 ];
 
+/// Words of other languages, of drivers and of aggregations, in lower case, and what is meant here.
+const ELSEWHERE: [(&[&str], &str); 14] = [
+    (&["$between", "$range"], "write `{ $gte: 1, $lte: 9 }`"),
+    (
+        &["$like", "$ilike", "$startswith", "$endswith", "$match_regex"],
+        "use `$regex`: `{ $regex: '^new' }`",
+    ),
+    (
+        &["$contains", "$includes", "$has", "$any"],
+        "a list matches by any of its values, `tags: new`; for a part of a text use `$regex`",
+    ),
+    (&["$notin", "$not_in"], "did you mean `$nin`?"),
+    (
+        &["$isnull", "$null", "$is"],
+        "write `field: null`, which also matches where the field is missing",
+    ),
+    (&["$notnull", "$isnotnull", "$notexists"], "use `$ne: null`, or `$exists`"),
+    (&["$equals", "$equal", "$==", "$="], "did you mean `$eq`?"),
+    (&["$notequal", "$notequals", "$neq", "$!="], "did you mean `$ne`?"),
+    (&["$greaterthan", "$more", "$above", "$>"], "did you mean `$gt`?"),
+    (&["$lessthan", "$less", "$below", "$<"], "did you mean `$lt`?"),
+    (&["$atleast", "$min", "$ge"], "did you mean `$gte`?"),
+    (&["$atmost", "$max", "$le"], "did you mean `$lte`?"),
+    (&["$match", "$query", "$filter"], "write the conditions directly under `match`"),
+    (
+        &["$orderby", "$sort", "$limit", "$skip", "$project", "$lookup", "$group", "$hint"],
+        "`match` takes conditions only: events come one by one, in the order in which they happened",
+    ),
+];
+
 /// Whether it is an operator of a field that works here.
 pub(crate) fn is_known(name: &str) -> bool {
     FIELD.contains(&name)
@@ -69,7 +99,7 @@ pub(crate) fn complaint(name: &str, place: Where) -> String {
             format!("`{name}` does not stand behind a field")
         }
         Where::Field if !name.starts_with('$') => {
-            format!("`{name}` is no operator, and stands among operators")
+            format!("`{name}` is not an operator; operators and field names cannot be mixed here")
         }
         _ => format!("unknown operator `{name}`"),
     }
@@ -86,6 +116,10 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
     }
     if REFUSED.iter().any(|(refused, _)| *refused == name) {
         return None;
+    }
+    let lower = name.to_ascii_lowercase();
+    if let Some((_, hint)) = ELSEWHERE.iter().find(|(words, _)| words.contains(&lower.as_str())) {
+        return Some((*hint).to_owned());
     }
     match place {
         Where::TopLevel if FIELD.contains(&name) => {

@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> Result<Option<Node>, Vec<Problem>> {
                 Err(Problem {
                     place: builder.inside(place),
                     message: format!("not valid YAML: {}", error.info()),
-                    hint: Some(builder.syntax_hint(place).to_owned()),
+                    hint: Some(builder.syntax_hint(place, &error.info())),
                 })
             }
         };
@@ -102,7 +102,7 @@ impl Builder<'_> {
                 // The parser calls an absent value `~`; only its width tells the two apart.
                 let is_absent = is_plain && span.is_empty();
                 let text = if is_absent { String::new() } else { text.into_owned() };
-                let scalar = Scalar { text, is_plain };
+                let scalar = Scalar { text, is_plain, is_tagged: is_forced_text };
                 self.close(Node { place, kind: Kind::Scalar(scalar) }, anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -185,7 +185,8 @@ impl Builder<'_> {
                 }
                 None => {
                     let Kind::Scalar(scalar) = node.kind else {
-                        return Err(problem(node.place, "a key must be text"));
+                        return Err(problem(node.place, "a key must be text")
+                            .hint("text that starts with `{` or `[` needs quotes around it"));
                     };
                     if scalar.is_plain && scalar.text == "<<" {
                         return Err(problem(node.place, "merge keys (`<<`) are not supported")
@@ -224,15 +225,30 @@ impl Builder<'_> {
     }
 
     /// What to look at where the parser gave up.
-    fn syntax_hint(&self, place: Place) -> &'static str {
+    fn syntax_hint(&self, place: Place, said: &str) -> String {
         let has_tab =
             |line: &&str| line.trim_start_matches(' ').starts_with('\t') && !line.trim().is_empty();
         let near = self.lines.iter().take(place.line).rev().take(2);
         if near.into_iter().any(has_tab) {
-            return "indent with spaces: YAML takes no tabs";
+            return "indent with spaces: YAML takes no tabs".to_owned();
         }
-        "look at the brackets, quotes and indentation here and on the lines above; \
-         text with `: `, ` #` or a special first character needs quotes"
+        let line = self.lines.get(place.line - 1).copied().unwrap_or_default();
+        let at = line.chars().nth(place.column - 1);
+        if said.contains("mapping values are not allowed") {
+            return "text that contains `: ` needs quotes around it".to_owned();
+        }
+        match at {
+            Some(first @ ('@' | '`' | '%' | '*' | '&' | '!' | '|' | '>')) => {
+                format!("text that starts with `{first}` needs quotes around it")
+            }
+            Some('[' | '{') if said.contains("expected ',' or") => {
+                "between brackets, text that contains `[`, `]`, `{`, `}` or `,` needs quotes"
+                    .to_owned()
+            }
+            _ => "look at the brackets, quotes and indentation here and on the lines above; text \
+                  with `: `, ` #` or a special first character needs quotes"
+                .to_owned(),
+        }
     }
 
     /// A collection's place: to its end where that is on the same line, else its first character.

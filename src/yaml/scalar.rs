@@ -8,6 +8,8 @@
 pub struct Scalar {
     pub text: String,
     pub is_plain: bool,
+    /// Whether it was said to be text, by the tag `!!str`.
+    pub is_tagged: bool,
 }
 
 /// A scalar with its type.
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     fn plain(text: &str) -> Scalar {
-        Scalar { text: text.into(), is_plain: true }
+        Scalar { text: text.into(), is_plain: true, is_tagged: false }
     }
 
     #[test]
@@ -169,7 +171,7 @@ mod tests {
     fn what_readers_disagree_about_is_refused() {
         for text in ["yes", "No", "ON", "off", "007", "-08", "9223372036854775808", "1e999"] {
             assert!(plain(text).typed().is_err(), "{text}");
-            let quoted = Scalar { text: text.into(), is_plain: false };
+            let quoted = Scalar { text: text.into(), is_plain: false, is_tagged: false };
             assert_eq!(quoted.typed(), Ok(Typed::String(text)));
         }
     }

@@ -163,3 +163,83 @@ fn the_report() {
     assert!(report.to_string().contains("error: no filter files here"));
     assert!(report.to_string().ends_with("0 filters: 1 error\n"));
 }
+
+#[test]
+fn nearly_a_filter_file() {
+    let near = [
+        ("Chat.YML", "Chat.yml"),
+        ("orders.yaml.txt", "orders.yaml"),
+        ("users.jsonc", "users.json"),
+        ("users.json5", "users.json"),
+        ("rooms.ymal", "rooms.yaml"),
+        ("rooms.YAML", "rooms.yaml"),
+        ("team.yml.TXT", "team.yml"),
+    ];
+    let others = [
+        "README.md",
+        "notes.txt",
+        "old.yaml.bak",
+        "a.yaml~",
+        ".b.YML",
+        "style.xml",
+        "x.toml",
+        "Makefile",
+    ];
+    let mut files = vec![("good.yaml", GOOD)];
+    files.extend(near.iter().map(|(name, _)| (*name, GOOD)));
+    files.extend(others.iter().map(|name| (*name, GOOD)));
+    let dir = directory(&files);
+    let loaded = load_directory(dir.path());
+    assert_eq!(loaded.filters.0.keys().collect::<Vec<_>>(), ["good"]);
+    let mut expected: Vec<String> = near
+        .iter()
+        .map(|(name, meant)| {
+            format!(
+                "{}:1:1: warning: `{name}` is not read: filter files end with .yaml, .yml or .json\n  \
+                 hint: rename it to `{meant}`",
+                dir.path().join(name).display()
+            )
+        })
+        .collect();
+    expected.sort();
+    assert_eq!(loaded.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn two_underscores_are_a_slash() {
+    let dir = directory(&[
+        ("shop__orders.yaml", GOOD),
+        ("team__a__b.json", "{\"collection\":\"a.b\",\"access\":\"public\"}"),
+    ]);
+    let loaded = load_directory(dir.path());
+    assert_eq!(loaded.filters.0.keys().collect::<Vec<_>>(), ["shop/orders", "team/a/b"]);
+    assert!(loaded.diagnostics.is_empty());
+
+    fs::create_dir(dir.path().join("shop")).unwrap();
+    fs::write(dir.path().join("shop/orders.yml"), GOOD).unwrap();
+    for bad in ["__a.yaml", "a__.yaml", "a____b.yaml"] {
+        fs::write(dir.path().join(bad), GOOD).unwrap();
+    }
+    let loaded = load_directory(dir.path());
+    assert_eq!(loaded.filters.0.keys().collect::<Vec<_>>(), ["team/a/b"]);
+    assert!(loaded.broken.contains("shop/orders"));
+    let said = loaded.diagnostics.iter().map(|one| one.message.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        said.iter().filter(|said| said.contains("cannot be a stream's name")).count(),
+        3,
+        "{said:?}"
+    );
+    assert!(said.iter().any(|said| said.starts_with("the stream `shop/orders` is also declared")));
+}
+
+#[test]
+fn strict_makes_errors_of_warnings() {
+    let dir = directory(&[(
+        "a.yaml",
+        &format!("{GOOD}match: {{ total: {{ $in: [] }} }}\noperations: [insert]\n"),
+    )]);
+    let report = check(dir.path(), true);
+    assert!(report.is_good() && report.warning_count() == 1);
+    let report = report.strict();
+    assert!(!report.is_good() && report.error_count() == 1);
+}
