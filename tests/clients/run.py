@@ -4,6 +4,7 @@
     clients     each client of docs/clients.md, with the lines that are shown there: a thousand
                 events over connections that are cut at random bytes, none lost, none twice
     id-gap      the one byte at which fetch-event-source loses an event
+    quiet       positions of a stream on which nothing happens
     js          clients/js: its size, its types, its package, its own tests
     python      clients/python: its own tests
     fronts      the proxies of docs/in-front.md, each in front of two sidecars
@@ -127,6 +128,10 @@ def clients_of_docs():
     return write_blocks("test")
 
 
+# Those that pass over an id alone, and are given it as an event.
+NEED_POSITIONS = ("eventsource", "eventsource-client", "reconnecting-eventsource", "sseclient-py")
+
+
 def others(files):
     """Name, command and environment of each client that is not ours."""
     for name in ("eventsource", "eventsource-client", "reconnecting-eventsource", "fetch-event-source"):
@@ -150,6 +155,11 @@ def ours():
             yield f"clients/js, {transport}, behind {front}", ["node", HERE / "ours.mjs", transport], {}, front
 
 
+def url(relay, name):
+    query = "?heartbeat=event" if name in NEED_POSITIONS else ""
+    return f"http://127.0.0.1:{relay.port}/_events/things{query}"
+
+
 def part_clients(stand, cleanup, args):
     files = clients_of_docs()
     followers = []
@@ -162,8 +172,7 @@ def part_clients(stand, cleanup, args):
         # The one byte at which this client loses an event has a test of its own, below.
         relay = stand.relays.open(plain[front[0]].address() if front and front[0] in plain else stand.sidecars[0].address(),
                                   mode="cutting", seed=seed, spare_id_gap=name == "fetch-event-source")
-        url = f"http://127.0.0.1:{relay.port}/_events/things"
-        followers.append(Follower(name, [*command, url], relay, env))
+        followers.append(Follower(name, [*command, url(relay, name)], relay, env))
         cleanup.callback(followers[-1].stop)
 
     # Events that come before a client's stream is open are not for it: each has to hear something first.
@@ -206,8 +215,7 @@ def part_id_gap(stand, cleanup, _args):
     followers = []
     for name in ("fetch-event-source", "eventsource"):
         relay = stand.relay(mode="id-gap", mean=2500)
-        url = f"http://127.0.0.1:{relay.port}/_events/things"
-        followers.append(Follower(name, ["node", HERE / "follow.mjs", files[name], url], relay))
+        followers.append(Follower(name, ["node", HERE / "follow.mjs", files[name], url(relay, name)], relay))
         cleanup.callback(followers[-1].stop)
     hello = iter(range(10 * EVENTS, 100 * EVENTS))
     wait_for_all(followers, lambda each: each.told, "hearing the first event",
@@ -231,6 +239,29 @@ def part_id_gap(stand, cleanup, _args):
             raise Failure(f"{each.name}: too few cuts to show anything {each.late or ''}")
         if len(lost) != expected or len(set(each.things())) != len(each.things()):
             raise Failure(f"{each.name}: lost {lost}, expected {expected}: {each.late or each.things()}")
+
+
+def part_quiet(stand, cleanup, args):
+    """A stream on which nothing happens: each client comes back with a later id than `ready` brought."""
+    followers = []
+    for name, command, env, *_ in [*others(clients_of_docs()), *ours()]:
+        if args.only not in name or "poll" in name:
+            continue
+        relay = stand.relay()
+        followers.append(Follower(name, [*command, url(relay, name)], relay, env))
+        cleanup.callback(followers[-1].stop)
+    wait_for_all(followers, lambda each: each.relay.ready, "the stream being ready")
+    # Time goes on in the database, elsewhere.
+    wait_for_all(followers, lambda each: each.relay.ids[-1] > each.relay.ready[0], "a position",
+                 meanwhile=lambda: stand.things.database.others.insert_one({}))
+    for each in followers:
+        stand.relays.change(each.relay.port, cut=True)
+    wait_for_all(followers, lambda each: each.relay.asked, "coming back")
+    for each in followers:
+        if each.late or each.relay.asked[0] <= each.relay.ready[0]:
+            raise Failure(f"{each.name}: came back with {each.relay.asked}, "
+                          f"and not with more than {each.relay.ready[0]}: {each.late}")
+    say(f"  {len(followers)} clients came back with a later position")
 
 
 def environment(stand, **more):
@@ -304,7 +335,7 @@ STANDS = {
     "fronts": lambda args: {"hosts": fronts.HOSTS, "heartbeat": "15s" if args.silence else "500ms"},
     "alongside": lambda _: {"app": ["node", HERE / "alongside-app.mjs"]},
 }
-PARTS = {"alongside": part_alongside, "fronts": part_fronts, "browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "js": part_js, "python": part_python}
+PARTS = {"alongside": part_alongside, "fronts": part_fronts, "browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "quiet": part_quiet, "js": part_js, "python": part_python}
 
 
 def main():
