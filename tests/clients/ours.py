@@ -7,6 +7,8 @@ import sys
 import sidestream_client
 
 how, transport, url = sys.argv[1:]
+# A long poll says nothing of when to come back.
+options = {"transport": transport, "retry": 0.05, "max_retry": 0.5}
 
 
 def tell(event):
@@ -15,12 +17,12 @@ def tell(event):
 
 
 async def asynchronous():
-    async for event in sidestream_client.afollow(url, transport=transport):
+    async for event in sidestream_client.afollow(url, **options):
         tell(event)
 
 
 if how == "afollow":
     asyncio.run(asynchronous())
 else:
-    for each in sidestream_client.follow(url, transport=transport):
+    for each in sidestream_client.follow(url, **options):
         tell(each)

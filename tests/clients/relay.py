@@ -23,6 +23,9 @@ import threading
 
 # A block with data whose id line has just ended: some clients have taken the id, and not the event.
 ID_GAP = re.compile(rb"\ndata: [^\n]*\nid: [^\n]+\n(?=\n)")
+ASKED = re.compile(rb"\r\nlast-event-id: (\S+)\r\n", re.IGNORECASE)
+READY = re.compile(rb"event: ready\ndata: [^\n]*\nid: (\S+)\n")
+ID = re.compile(rb"\nid: (\S+)\n")
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -68,6 +71,8 @@ class Relay:
         self.clients = set()
         self.connections = 0
         self.cuts = 0
+        # What went by, in mode `plain`: ids with which clients came, ids of `ready`, and of anything.
+        self.asked, self.ready, self.ids = [], [], []
         self.port = None
 
     async def listen(self):
@@ -87,7 +92,7 @@ class Relay:
                 near.write(REFUSAL)
                 return await near.drain()
             far_reader, far = await asyncio.open_connection(*self.target)
-            ahead = asyncio.create_task(pass_on(near_reader, far))
+            ahead = asyncio.create_task(pass_on(near_reader, far, lambda seen: self.asked.extend(ASKED.findall(seen))))
             back = asyncio.create_task(self.answer(far_reader, near))
             # Either end gone is the end of both.
             await asyncio.wait([ahead, back], return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +118,11 @@ class Relay:
                     pass
                 return
             near.write(first)
-        await pass_on(reader, near)
+        await pass_on(reader, near, self.note)
+
+    def note(self, portion):
+        self.ready.extend(READY.findall(portion))
+        self.ids.extend(ID.findall(portion))
 
     async def answer_and_cut(self, reader, near):
         """Lets so many bytes pass, and cuts."""
@@ -153,7 +162,8 @@ class Relay:
         return end + 1 if self.spare_id_gap and end in gaps else end
 
 
-async def pass_on(reader, writer):
+async def pass_on(reader, writer, note=lambda portion: None):
     while portion := await reader.read(65536):
+        note(portion)
         writer.write(portion)
         await writer.drain()

@@ -4,11 +4,13 @@
     clients     each client of docs/clients.md, with the lines that are shown there: a thousand
                 events over connections that are cut at random bytes, none lost, none twice
     id-gap      the one byte at which fetch-event-source loses an event
-    js          clients/js: its size, its types, its package, its own tests
+    quiet       positions of a stream on which nothing happens
+    js          clients/js: its size, its types, its package, its own tests; the recipes of
+                docs/clients.md
     python      clients/python: its own tests
+    browser     a plain page and clients/js in Chromium: six tabs, one connection
     fronts      the proxies of docs/in-front.md, each in front of two sidecars
     alongside   Socket.IO, GraphQL subscriptions, Faye and server-sent events of the app behind
-    browser     clients/js in Chromium: six tabs with one connection, the React hook
 """
 
 import argparse
@@ -16,221 +18,17 @@ import contextlib
 import gzip
 import json
 import os
-import pathlib
 import subprocess
 import sys
-import threading
 import time
 
+import followers
 import fronts
-from stand import ROOT, TEXT, Stand, blocks, devtools
+from followers import HERE, RECIPES, answers_polls, write_blocks
+from stand import ROOT, Stand, devtools
 from devtools import Failure, say
 
-HERE = pathlib.Path(__file__).resolve().parent
-# The documented lines as modules, where Node.js finds the packages that they import.
-RECIPES = HERE / "node_modules" / ".docs"
-EVENTS = 1000
-BATCH = 50
 MODULE_BYTES = 5000
-# For each step; an idle machine takes seconds.
-DEADLINE_SECONDS = 30
-
-
-class Follower:
-    """A client in a process of its own, and what it has told."""
-
-    def __init__(self, name, command, relay, env=None):
-        self.name, self.relay = name, relay
-        self.told = []
-        self.late = None
-        self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
-        self.errors = []
-        self.readers = [threading.Thread(target=self.read, daemon=True),
-                        threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True)]
-        for reader in self.readers:
-            reader.start()
-
-    def read(self):
-        for line in self.process.stdout:
-            self.told.append(json.loads(line))
-
-    def has_ended(self):
-        """It must not: whatever it threw is told at the end."""
-        return self.process.poll() is not None
-
-    def things(self):
-        return [(kind, key) for kind, key, _ in list(self.told) if isinstance(key, int) and 0 < key <= EVENTS]
-
-    def has(self, thing):
-        return thing in self.things()[-2 * BATCH:]
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def operations():
-    """A thousand changes, each of which can be told from all others by its type and key."""
-    listed = []
-    for key in range(1, EVENTS + 1):
-        listed.append(("insert", key))
-        if key % 4 == 0:
-            listed.append(("update", key - 1))
-        if key % 5 == 0:
-            listed.append(("delete", key - 2))
-        if len(listed) >= EVENTS:
-            return listed[:EVENTS]
-
-
-def difference(wanted, told):
-    """None, or what is wrong with what was told."""
-    if told == wanted:
-        return None
-    lost = [thing for thing in wanted if thing not in set(told)]
-    seen, twice = set(), []
-    for thing in told:
-        (twice.append if thing in seen else seen.add)(thing)
-    order = "" if lost or twice else "; out of order"
-    return f"lost {lost[:5]} ({len(lost)}), twice {twice[:5]} ({len(twice)}){order}"
-
-
-def wait_for_all(followers, condition, what, meanwhile=lambda: None):
-    """Waits for those that still run and are not given up; who is late is given up."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while True:
-        waiting = [each for each in followers
-                   if not each.late and not each.has_ended() and not condition(each)]
-        if not waiting:
-            return
-        if time.monotonic() > deadline:
-            for each in waiting:
-                each.late = (f"{what}: not within {DEADLINE_SECONDS} s; last {each.told[-1:]}, "
-                             f"{each.relay.connections} connections {''.join(each.errors[-5:])}")
-            return
-        meanwhile()
-        time.sleep(0.05)
-
-
-def write_blocks(mark):
-    """The blocks of docs/clients.md as files: a module each."""
-    RECIPES.mkdir(exist_ok=True)
-    files = {}
-    for name, text in blocks("clients.md", mark).items():
-        files[name] = RECIPES / f"{name}{'.py' if 'def follow' in text else '.mjs'}"
-        files[name].write_text(text)
-    return files
-
-
-def clients_of_docs():
-    return write_blocks("test")
-
-
-def others(files):
-    """Name, command and environment of each client that is not ours."""
-    for name in ("eventsource", "eventsource-client", "reconnecting-eventsource", "fetch-event-source"):
-        yield name, ["node", HERE / "follow.mjs", files[name]], {}
-    common = devtools.python_packages("clients", HERE / "requirements.txt")
-    sseclient = devtools.python_packages("sseclient", HERE / "requirements-sseclient.txt")
-    for name, path in (("httpx-sse", common), ("sseclient-py", common), ("sseclient", sseclient)):
-        yield name, [sys.executable, HERE / "follow.py", files[name]], {"PYTHONPATH": str(path)}
-
-
-def ours():
-    """The same for our own, and the proxy in front: both transports behind both."""
-    path = os.pathsep.join([str(ROOT / "clients" / "python" / "src"),
-                            str(devtools.python_packages("clients", HERE / "requirements.txt"))])
-    for how, transport, front in (("follow", "sse", "nginx"), ("afollow", "poll", "nginx"),
-                                  ("afollow", "sse", "haproxy"), ("follow", "poll", "haproxy")):
-        yield (f"clients/python, {how}, {transport}, behind {front}",
-               [sys.executable, HERE / "ours.py", how, transport], {"PYTHONPATH": path}, front)
-    for transport in ("sse", "poll"):
-        for front in ("nginx", "haproxy"):
-            yield f"clients/js, {transport}, behind {front}", ["node", HERE / "ours.mjs", transport], {}, front
-
-
-def part_clients(stand, cleanup, args):
-    files = clients_of_docs()
-    followers = []
-    with devtools.picking_ports():
-        plain = fronts.start_plain(stand)
-        stand.fronts = list(plain.values())
-    for seed, (name, command, env, *front) in enumerate([*others(files), *ours()]):
-        if args.only not in name or "poll" in name: # XXX
-            continue
-        # The one byte at which this client loses an event has a test of its own, below.
-        relay = stand.relays.open(plain[front[0]].address() if front and front[0] in plain else stand.sidecars[0].address(),
-                                  mode="cutting", seed=seed, spare_id_gap=name == "fetch-event-source")
-        url = f"http://127.0.0.1:{relay.port}/_events/things"
-        followers.append(Follower(name, [*command, url], relay, env))
-        cleanup.callback(followers[-1].stop)
-
-    # Events that come before a client's stream is open are not for it: each has to hear something first.
-    hello = iter(range(10 * EVENTS, 100 * EVENTS))
-    wait_for_all(followers, lambda each: each.told, "hearing the first event",
-                 meanwhile=lambda: stand.write([("insert", next(hello))]))
-
-    wanted = operations()
-    for start in range(0, EVENTS, BATCH):
-        batch = wanted[start:start + BATCH]
-        stand.write(batch)
-        # Every other batch comes while the clients are still behind.
-        if start // BATCH % 2:
-            wait_for_all(followers, lambda each: each.has(batch[-1]), f"event {start + BATCH}")
-    wait_for_all(followers, lambda each: each.has(wanted[-1]), "the last event")
-
-    problems = []
-    for follower in followers:
-        problem = difference(wanted, follower.things())
-        texts = {text for kind, key, text in follower.told if kind == "insert"}
-        if texts != {TEXT}:
-            problem = f"{problem or ''} texts that differ: {texts - {TEXT}}"
-        if follower.relay.cuts < 5:
-            problem = f"{problem or ''} only {follower.relay.cuts} cuts: this shows nothing"
-        if follower.late:
-            problem = f"{problem}; {follower.late}"
-        if follower.has_ended():
-            follower.readers[1].join(5)
-            problem = f"it ended:\n{''.join(follower.errors[-12:])}"
-        say(f"  {follower.name}: {len(wanted)} events, {follower.relay.cuts} cuts: {problem or 'none lost, none twice'}")
-        if problem:
-            problems.append(follower.name)
-    if problems:
-        raise Failure(f"{', '.join(problems)}: see above")
-
-
-def part_id_gap(stand, cleanup, _args):
-    """Cuts between the line of an id and the blank line: fetch-event-source loses that one event."""
-    files = clients_of_docs()
-    followers = []
-    for name in ("fetch-event-source", "eventsource"):
-        relay = stand.relay(mode="id-gap", mean=2500)
-        url = f"http://127.0.0.1:{relay.port}/_events/things"
-        followers.append(Follower(name, ["node", HERE / "follow.mjs", files[name], url], relay))
-        cleanup.callback(followers[-1].stop)
-    hello = iter(range(10 * EVENTS, 100 * EVENTS))
-    wait_for_all(followers, lambda each: each.told, "hearing the first event",
-                 meanwhile=lambda: stand.write([("insert", next(hello))]))
-    wanted = [("insert", key) for key in range(1, 51)]
-    before = {each.name: each.relay.cuts for each in followers}
-    stand.write(wanted)
-    wait_for_all(followers[1:], lambda each: each.has(wanted[-1]), "the last event")
-    # It may have lost the last one, and so can't be waited for.
-    wait_for_all(followers[:1], lambda each: each.relay.cuts > before[each.name] + 2, "three cuts")
-    for each in followers:
-        stand.relays.change(each.relay.port, mode="plain", cut=True)
-    last = ("insert", 999)
-    stand.write([last])
-    wait_for_all(followers, lambda each: each.has(last), "the event behind all cuts")
-    for each in followers:
-        lost = [thing for thing in wanted if thing not in each.things()]
-        expected = each.relay.cuts - before[each.name] if each.name == "fetch-event-source" else 0
-        say(f"  {each.name}: {each.relay.cuts - before[each.name]} cuts, {len(lost)} lost")
-        if each.late or each.relay.cuts - before[each.name] < 3:
-            raise Failure(f"{each.name}: too few cuts to show anything {each.late or ''}")
-        if len(lost) != expected or len(set(each.things())) != len(each.things()):
-            raise Failure(f"{each.name}: lost {lost}, expected {expected}: {each.late or each.things()}")
 
 
 def environment(stand, **more):
@@ -254,16 +52,15 @@ def part_js(stand, _cleanup, _args):
     if size >= MODULE_BYTES:
         raise Failure(f"live.js has {size} bytes compressed, and must have fewer than {MODULE_BYTES}")
     run("tsc", [HERE / "node_modules" / ".bin" / "tsc", "-p", directory])
-    packed = json.loads(run("npm pack", ["npm", "pack", "--dry-run", "--json"], cwd=directory,
-                            ))[0]["files"]
-    listed = {each["path"] for each in packed}
+    packed = json.loads(run("npm pack", ["npm", "pack", "--dry-run", "--json"], cwd=directory))
+    listed = {each["path"] for each in packed[0]["files"]}
     wanted = {"package.json", "README.md"} | {f"{name}.{kind}" for name in ("live", "tabs", "react")
                                               for kind in ("js", "d.ts")}
     if listed != wanted:
         raise Failure(f"the package holds {sorted(listed)} instead of {sorted(wanted)}")
     write_blocks("recipe")
     run("node --test", ["node", "--test", *sorted((directory / "test").glob("*.test.mjs")), HERE / "recipes.mjs"],
-        env=environment(stand))
+        env=environment(stand, POLLS="1" if answers_polls(stand) else ""))
 
 
 def part_python(stand, _cleanup, _args):
@@ -276,7 +73,7 @@ def part_python(stand, _cleanup, _args):
 
 def part_browser(stand, _cleanup, _args):
     """clients/js in Chromium: six tabs and one connection, the React hook."""
-    clients_of_docs()
+    write_blocks("test")
     run("the test in Chromium", ["node", "--test", HERE / "browser.mjs"], env=environment(stand))
 
 
@@ -304,7 +101,16 @@ STANDS = {
     "fronts": lambda args: {"hosts": fronts.HOSTS, "heartbeat": "15s" if args.silence else "500ms"},
     "alongside": lambda _: {"app": ["node", HERE / "alongside-app.mjs"]},
 }
-PARTS = {"alongside": part_alongside, "fronts": part_fronts, "browser": part_browser, "clients": part_clients, "id-gap": part_id_gap, "js": part_js, "python": part_python}
+PARTS = {
+    "clients": followers.lose_nothing,
+    "id-gap": followers.lose_in_the_gap,
+    "quiet": followers.move_while_quiet,
+    "js": part_js,
+    "python": part_python,
+    "browser": part_browser,
+    "fronts": part_fronts,
+    "alongside": part_alongside,
+}
 
 
 def main():

@@ -4,7 +4,7 @@ when it is told to, relays, and the blocks of code that the documentation shows.
 The app is the tests' control too: they post to it what is to happen next.
 
     GET  /documents                       the collection, as an app would give it to its page
-    GET  /page.html, /js/…                an empty page; the files of clients/js and of tests/clients
+    GET  /page.html, /js/…                an empty page; the files of clients/js
     POST /write      {"operations": […]}  [["insert", 7], ["update", 7], ["delete", 7]], in order
     POST /relay      {"mode": …, …}       a new relay in front of the first sidecar: {"port": …}
     POST /relay/set  {"port": …, "mode": …, "cut": true}
@@ -15,7 +15,6 @@ The app is the tests' control too: they post to it what is to happen next.
 
 import http.client
 import json
-import mimetypes
 import os
 import pathlib
 import re
@@ -175,11 +174,10 @@ class App(BaseHTTPRequestHandler):
             self.file(url.path)
 
     def file(self, path):
-        for prefix, directory in (("/js/", ROOT / "clients" / "js"), ("/scratch/", self.stand.directory)):
-            if path.startswith(prefix):
-                file = (directory / path[len(prefix):]).resolve()
-                if file.is_relative_to(directory) and file.is_file():
-                    return self.send(mimetypes.guess_type(file.name)[0] or "text/plain", file.read_bytes())
+        directory = ROOT / "clients" / "js"
+        file = (directory / path.removeprefix("/js/")).resolve()
+        if path.startswith("/js/") and file.is_relative_to(directory) and file.is_file():
+            return self.send("text/javascript", file.read_bytes())
         self.send("text/plain", b"nothing here", 404)
 
     def do_POST(self):
