@@ -25,6 +25,10 @@ pub struct RunArgs {
     /// Health and metrics; not for the public [default: 127.0.0.1:9180]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
+    /// Also /healthz, /readyz and /metrics alone, for kubelet and Prometheus, as 0.0.0.0:9181
+    /// [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    probes: Option<String>,
     /// The app behind the sidecar: http://, https:// or unix:/path [default: http://127.0.0.1:3000]
     #[arg(long, value_name = "URL")]
     app: Option<String>,
@@ -63,6 +67,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         flags: Flags {
             listen: args.listen,
             admin: args.admin,
+            probes: args.probes,
             app: args.app,
             prefix: args.prefix,
             filters: args.filters,

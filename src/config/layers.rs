@@ -40,6 +40,7 @@ pub struct Sources {
 pub struct Flags {
     pub listen: Option<String>,
     pub admin: Option<String>,
+    pub probes: Option<String>,
     pub app: Option<String>,
     pub prefix: Option<String>,
     pub filters: Option<String>,
@@ -192,13 +193,14 @@ fn default_layer() -> Layer {
 
 fn flag_layer(flags: &Flags) -> Layer {
     let mut layer = Layer::new("flags");
-    let Flags { listen, admin, app, prefix, filters, mongodb } = flags;
+    let Flags { listen, admin, probes, app, prefix, filters, mongodb } = flags;
     for setting in SETTINGS {
         let (Some(name), value) = (
             setting.flag,
             match setting.key {
                 "listen" => listen,
                 "admin" => admin,
+                "probes" => probes,
                 "app" => app,
                 "prefix" => prefix,
                 "filters" => filters,

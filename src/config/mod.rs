@@ -28,10 +28,12 @@ use std::time::Duration;
 use crate::diagnostic::Diagnostic;
 
 pub use address::AppAddress;
+pub(crate) use address::parse_prefix;
 pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use secret::{MongodbUri, Secret};
 pub use settings::{Kind, SETTINGS, Setting};
+pub(crate) use units::show_duration;
 pub use units::{Invalid, parse_duration, parse_size};
 
 /// The settings, resolved: every value is in its range and every path is absolute or starts at the
@@ -42,6 +44,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Health, metrics and console. Port 0 takes any free one.
     pub admin: SocketAddr,
+    /// Health and metrics alone, for kubelet and Prometheus; `None`: nowhere but on `admin`.
+    pub probes: Option<SocketAddr>,
     /// The app behind the sidecar.
     pub app: AppAddress,
     /// The reserved path: starts with `/`, does not end with it, is not `/` alone, and holds only

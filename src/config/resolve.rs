@@ -52,6 +52,10 @@ impl Resolver<'_> {
         let working_dir = self.working_dir;
         let listen = self.read("listen", address::parse_listen);
         let admin = self.read("admin", address::parse_listen);
+        let probes = self.read("probes", |text| match text {
+            "" => Ok(None),
+            text => address::parse_listen(text).map(Some),
+        });
         let app = self.read("app", |text| AppAddress::parse(text, working_dir));
         let prefix = self.read("prefix", address::parse_prefix);
         let filters = self.path("filters");
@@ -82,6 +86,7 @@ impl Resolver<'_> {
         Some(Config {
             listen: listen?,
             admin: admin?,
+            probes: probes?,
             app: app?,
             prefix: prefix?,
             filters: filters?,
@@ -120,6 +125,15 @@ impl Resolver<'_> {
                 "is the same address as `listen`",
                 "give the admin port an address of its own: it must never be the public one",
             );
+        }
+        for (other, name) in [(config.listen, "listen"), (config.admin, "admin")] {
+            if config.probes.is_some_and(|probes| is_same_port(other, probes)) {
+                self.problem_at(
+                    "probes",
+                    &format!("is the same address as `{name}`"),
+                    "give the probes a port of their own: kubelet and Prometheus get nothing else",
+                );
+            }
         }
         if let AppAddress::Tcp { host, port, .. } = &config.app {
             let ip = match host.as_str() {

@@ -105,6 +105,13 @@ pub const SETTINGS: &[Setting] = &[
         about: "the address of health, metrics and console",
     },
     Setting {
+        key: "probes",
+        kind: Kind::Address,
+        default: Some(""),
+        flag: Some("--probes"),
+        about: "an address with /healthz, /readyz and /metrics alone, as 0.0.0.0:9181; empty: none",
+    },
+    Setting {
         key: "app",
         kind: Kind::App,
         default: Some("http://127.0.0.1:3000"),

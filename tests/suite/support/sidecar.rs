@@ -57,6 +57,7 @@ pub fn settings(mongodb: &str, filters: &Path, app: SocketAddr, more: &[(&str, &
         flags: Flags {
             listen: Some("127.0.0.1:0".to_string()),
             admin: None,
+            probes: None,
             app: Some(format!("http://{app}")),
             prefix: None,
             filters: Some(filters.display().to_string()),
