@@ -9,7 +9,7 @@
 CARGO := scripts/cargo
 
 # What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test check-docs deny
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test check-docs helm-check deny
 
 .PHONY: help
 help: ## Show this
@@ -95,6 +95,10 @@ deny: ## Licences and sources of the dependencies
 	else \
 		echo "SKIPPED: licences and sources of the dependencies"; \
 	fi
+
+.PHONY: helm-check
+helm-check: build ## The chart and injected manifests, by the schemas of nine versions of Kubernetes
+	scripts/check-helm
 
 .PHONY: screenshot
 screenshot: build ## Make docs/images/demo.png

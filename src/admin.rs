@@ -18,7 +18,15 @@ use crate::feed::Status;
 use crate::metrics::Metrics;
 use crate::session::catalog::{Catalog, StreamState};
 
-/// Answers the admin port.
+/// Which pages a port has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    All,
+    /// `/healthz`, `/readyz` and `/metrics`: for kubelet and Prometheus, who come from outside.
+    Probes,
+}
+
+/// Answers the admin port, and that of the probes.
 pub struct Admin {
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
@@ -33,9 +41,9 @@ impl Admin {
         Admin { catalog, metrics, drain, telling: Mutex::default() }
     }
 
-    /// Serves until the returned future is dropped: health is asked for to the very end.
-    pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>) {
-        let app = self;
+    /// Serves these pages until the returned future is dropped: health is asked for to the very end.
+    pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>, pages: Pages) {
+        let app = Arc::new(Port { admin: self, pages });
         let (_never, shutdown) = watch::channel(false);
         loop {
             match listener.accept().await {
@@ -56,7 +64,7 @@ impl Admin {
 
     /// With what waits, ready or not: ready means that the app may be sent requests.
     fn ready(&self) -> Response<Vec<u8>> {
-        if self.drain.has_begun() {
+        if self.drain.is_leaving() {
             return text(503, "shutting down\n");
         }
         let troubles: String =
@@ -66,6 +74,16 @@ impl Admin {
             false if troubles.is_empty() => text(503, "MongoDB has not been read yet\n"),
             false => text(503, &troubles),
         }
+    }
+
+    /// `sidestream drain`. Browsers say where a POST comes from; what is no browser does not, and
+    /// no page may do this.
+    fn leave(&self, headers: &http::HeaderMap) -> Response<Vec<u8>> {
+        if headers.contains_key(http::header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+            return text(403, "not for pages\n");
+        }
+        self.drain.announce();
+        text(200, "leaving: /readyz says no, streams go on until SIGTERM\n")
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
@@ -140,18 +158,29 @@ impl Admin {
     }
 }
 
+/// One of its ports.
+struct Port {
+    admin: Arc<Admin>,
+    pages: Pages,
+}
+
 #[async_trait]
-impl ServeHttp for Admin {
+impl ServeHttp for Port {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
+        let (admin, has_all) = (&self.admin, self.pages == Pages::All);
+        if has_all && request.method == http::Method::POST && request.uri.path() == "/drain" {
+            return admin.leave(&request.headers);
+        }
         if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
             return text(405, "only GET\n");
         }
         match request.uri.path() {
             "/healthz" => text(200, "alive\n"),
-            "/readyz" => self.ready(),
-            "/metrics" => self.metrics(),
-            "/streams" => self.streams(),
+            "/readyz" => admin.ready(),
+            "/metrics" => admin.metrics(),
+            _ if !has_all => text(404, "not here: /healthz /readyz /metrics\n"),
+            "/streams" => admin.streams(),
             "/" => text(200, "sidestream\n\n/healthz\n/readyz\n/metrics\n/streams\n"),
             _ => text(404, "not here; see /\n"),
         }

@@ -1,7 +1,7 @@
 //! The end of the process: streams are closed spread over `drain`, so that their clients do not
 //! all reconnect to the other replicas at once.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct Drain {
 
 #[derive(Debug)]
 struct Shared {
+    /// Whether it was said that the end is near.
+    announced: AtomicBool,
     /// When draining began, once it has.
     began: OnceLock<Instant>,
     /// Said once, right after that. Every idle stream waits for it: this is the smallest thing to
@@ -39,6 +41,7 @@ pub struct Held {
 impl Drain {
     pub fn new(over: Duration) -> Drain {
         let shared = Shared {
+            announced: AtomicBool::new(false),
             began: OnceLock::new(),
             beginning: Arc::new(Notify::new()),
             over,
@@ -46,6 +49,17 @@ impl Drain {
             emptied: Notify::new(),
         };
         Drain { shared: Arc::new(shared) }
+    }
+
+    /// Says that the end is near: readiness ends, so that load balancers look elsewhere, and
+    /// everything else goes on until [`Drain::begin`].
+    pub fn announce(&self) {
+        self.shared.announced.store(true, Ordering::Release);
+    }
+
+    /// Whether new clients should go elsewhere.
+    pub fn is_leaving(&self) -> bool {
+        self.shared.announced.load(Ordering::Acquire) || self.has_begun()
     }
 
     pub fn begin(&self) {

@@ -17,6 +17,8 @@
 //! - [`api`]: the reserved path: opening, listing, refusals, capacity, transports
 //! - [`proxy`]: the public port: the app, or the reserved path; alone speaks to the app for clients
 //! - [`admin`]: health, metrics, what is open
+//! - [`kubernetes`]: adds the sidecar to pods: files, and the admission webhook; alone touches the
+//!   Kubernetes API
 //! - [`cli`]: the commands, one file each
 //!
 //! [`Sidecar::start`] wires the rooms, so that tests start it in process on port 0.
@@ -33,6 +35,7 @@ pub mod drain;
 pub mod event;
 pub mod feed;
 pub mod filter;
+pub mod kubernetes;
 pub mod matcher;
 pub mod metrics;
 pub mod proxy;
@@ -50,7 +53,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tracing::error;
 
 use access::Guard;
-use admin::Admin;
+use admin::{Admin, Pages};
 use api::reserved::Desk;
 use config::{Config, MongodbUri};
 use drain::Drain;
@@ -84,6 +87,8 @@ pub struct Sidecar {
     pub listen: SocketAddr,
     /// The admin port, as bound.
     pub admin: SocketAddr,
+    /// The port for kubelet and Prometheus, as bound, where there is one.
+    pub probes: Option<SocketAddr>,
     /// Filter files that were broken at the start.
     pub broken_filters: usize,
     drain: Drain,
@@ -111,6 +116,12 @@ impl Sidecar {
         };
         let (listen, admin) =
             (bound("listen", &public_listener)?, bound("admin", &admin_listener)?);
+        let probes_listener =
+            config.probes.map(|address| self::listen("probes", address)).transpose()?;
+        let probes = match &probes_listener {
+            Some(listener) => Some(bound("probes", listener)?),
+            None => None,
+        };
 
         let metrics = Arc::new(Metrics::default());
         let drain = Drain::new(config.drain);
@@ -151,20 +162,25 @@ impl Sidecar {
         let desk = Arc::new(desk);
         let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
         let admin_app = Arc::new(Admin::new(catalog.clone(), metrics.clone(), drain.clone()));
-        let sidecar = Sidecar { listen, admin, broken_filters, drain, catalog, server, tasks };
-        sidecar.start_tasks(config.mongodb.uri, (reload, seen), (admin_app, admin_listener), desk);
+        let sidecar =
+            Sidecar { listen, admin, probes, broken_filters, drain, catalog, server, tasks };
+        let ports = [
+            ("admin-port", Some(admin_listener), Pages::All),
+            ("probes-port", probes_listener, Pages::Probes),
+        ];
+        for (name, listener, pages) in ports {
+            let Some(listener) = listener.map(Arc::new) else { continue };
+            let admin = admin_app.clone();
+            let serve = move || admin.clone().serve(listener.clone(), pages);
+            sidecar.tasks.keep(name, |_| {}, serve);
+        }
+        sidecar.start_tasks(config.mongodb.uri, (reload, seen), desk);
         sidecar.tasks.require("public-port", public.serve(public_listener));
         Ok(sidecar)
     }
 
     /// What goes on beside the public port.
-    fn start_tasks(
-        &self,
-        uri: MongodbUri,
-        (reload, seen): (Reload, Seen),
-        (admin, admin_listener): (Arc<Admin>, TcpListener),
-        desk: Arc<Desk>,
-    ) {
+    fn start_tasks(&self, uri: MongodbUri, (reload, seen): (Reload, Seen), desk: Arc<Desk>) {
         let server = self.server.clone();
         self.tasks.keep(
             "connect",
@@ -178,8 +194,6 @@ impl Sidecar {
                 }
             },
         );
-        let admin_listener = Arc::new(admin_listener);
-        self.tasks.keep("admin-port", |_| {}, move || admin.clone().serve(admin_listener.clone()));
         // After a panic, what is in force is looked at again.
         let mut seen = Some(seen);
         self.tasks.keep("reload", |_| {}, move || reload.clone().watch(seen.take()));

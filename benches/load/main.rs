@@ -29,6 +29,7 @@ mod proxy;
 mod report;
 mod requests;
 mod rivals;
+mod rollout;
 mod secure;
 mod servers;
 mod sidecar;
@@ -45,7 +46,7 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 6] = ["idle", "fanout", "latency", "proxy", "mongodb", "secure"];
+const GROUPS: [&str; 7] = ["idle", "fanout", "latency", "proxy", "mongodb", "secure", "rollout"];
 
 /// What a group of rows needs.
 pub struct Bench {
@@ -174,7 +175,8 @@ fn run(group: &str, bench: &mut Bench) {
         "latency" => latency::run(bench),
         "proxy" => proxy::run(bench),
         "mongodb" => cursors::run(bench),
-        _ => secure::run(bench),
+        "secure" => secure::run(bench),
+        _ => rollout::run(bench),
     }
 }
 

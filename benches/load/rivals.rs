@@ -118,6 +118,20 @@ pub fn haproxy(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     Start { program, config: "haproxy.cfg", words: &words, env: &[], arguments }.start(dir)
 }
 
+/// HAProxy before two replicas, each with its public and its admin address.
+pub fn haproxy_before(dir: &Path, [a, b]: [(SocketAddr, SocketAddr); 2]) -> Result<Rival, String> {
+    let program = installed("haproxy")?;
+    let port = |address: SocketAddr| address.port().to_string();
+    let words = [
+        ("A", a.0.to_string()),
+        ("B", b.0.to_string()),
+        ("A_ADMIN", port(a.1)),
+        ("B_ADMIN", port(b.1)),
+    ];
+    let arguments = &|file| vec!["-db".to_owned(), "-f".to_owned(), file];
+    Start { program, config: "haproxy-rollout.cfg", words: &words, env: &[], arguments }.start(dir)
+}
+
 /// Caddy, with one thread that runs Go's code.
 pub fn caddy(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     let program = installed_in_python("bin/caddy").map_or_else(|| installed("caddy"), Ok)?;

@@ -71,7 +71,7 @@ impl Sidecar {
 }
 
 /// `all`: everything; `one`: what has the key of the client's choice.
-fn filters(dir: &Path) -> PathBuf {
+pub fn filters(dir: &Path) -> PathBuf {
     let filters = dir.join("filters");
     if !filters.exists() {
         std::fs::create_dir(&filters).expect("a directory");

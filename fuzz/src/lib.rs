@@ -19,3 +19,5 @@ pub mod proxy;
 pub use proxy::{chunks, gate, path};
 
 pub mod access;
+pub mod config;
+pub mod kubernetes;

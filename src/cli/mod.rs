@@ -2,11 +2,14 @@
 //! in the other rooms.
 
 mod check;
+mod drain;
 mod explain;
+mod inject;
 mod log;
 mod run;
 mod schema;
 mod settings;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -66,6 +69,27 @@ enum Command {
         In VS Code with the YAML extension, as the first line of sidestream.yaml:\n  \
         # yaml-language-server: $schema=sidestream.schema.json")]
     Schema(schema::SchemaArgs),
+    /// Tell the sidecar of this pod or host that its end is near, and wait: for a preStop hook.
+    #[command(after_help = "Example:\n  sidestream drain --for 5s\n\n\
+        From then on /readyz says no, so that load balancers look elsewhere; everything else goes\n\
+        on until SIGTERM.\n\n\
+        Exit code 0: told. 3: nobody answered on the admin port; it waits all the same.")]
+    Drain(drain::DrainArgs),
+    /// Print Kubernetes manifests with the sidecar added.
+    #[command(
+        after_help = "Example:\n  sidestream inject -f deployment.yaml | kubectl apply -f -\n\n\
+        Labels and annotations of the pod templates decide; see docs/kubernetes/injection.md.\n\
+        Warnings and errors go to standard error.\n\n\
+        Exit code 0: printed. 1: the manifests cannot be used, and nothing is printed."
+    )]
+    Inject(inject::InjectArgs),
+    /// Run the admission webhook that adds the sidecar to pods as they are made.
+    #[command(after_help = "Example, with a certificate from files:\n  \
+        sidestream webhook --certificate-file tls.crt --key-file tls.key --kubernetes-version 1.33\n\n\
+        In a cluster, the Helm chart in helm/sidestream runs it.\n\n\
+        Exit code 0: ended by SIGTERM or SIGINT. 1: the Kubernetes API cannot be reached as told.\n\
+        2: the command line is wrong. 3: a port is taken.")]
+    Webhook(Box<webhook::WebhookArgs>),
 }
 
 /// For people, or for machines.
@@ -93,5 +117,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Schema(args) => schema::schema(&args),
+        Command::Drain(args) => drain::drain(&args),
+        Command::Inject(args) => inject::inject(args),
+        Command::Webhook(args) => webhook::webhook(*args),
     }
 }

@@ -148,7 +148,7 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, Invalid> {
 }
 
 /// The reserved path.
-pub(super) fn parse_prefix(text: &str) -> Result<String, Invalid> {
+pub(crate) fn parse_prefix(text: &str) -> Result<String, Invalid> {
     const EXAMPLE: &str = "write a path such as /_events";
     let error = |message: &str| Err(invalid(format!("{} {message}", show(text)), EXAMPLE));
     if text == "/" {

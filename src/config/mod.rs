@@ -29,6 +29,7 @@ use std::fmt;
 use crate::diagnostic::Diagnostic;
 
 pub use address::AppAddress;
+pub(crate) use address::parse_prefix;
 pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use schema::schema;
@@ -36,6 +37,7 @@ pub use secret::{MongodbUri, Secret};
 pub use setting::{Kind, SETTINGS, Setting};
 pub use settings::{Clients, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay};
 pub use tls::Tls;
+pub(crate) use units::show_duration;
 pub use units::{Invalid, parse_duration, parse_size};
 
 /// Every mistake in the settings; never empty.

@@ -50,6 +50,15 @@ impl Resolver<'_> {
                 "give the admin port an address of its own: it must never be the public one",
             );
         }
+        for (other, name) in [(config.listen, "listen"), (config.admin, "admin")] {
+            if config.probes.is_some_and(|probes| is_same_port(other, probes)) {
+                self.problem_at(
+                    "probes",
+                    &format!("is the same address as `{name}`"),
+                    "give the probes a port of their own: kubelet and Prometheus get nothing else",
+                );
+            }
+        }
         if let AppAddress::Tcp { host, port, .. } = &config.app {
             let ip = match host.as_str() {
                 "localhost" => Some(IpAddr::from([127, 0, 0, 1])),

@@ -133,7 +133,7 @@ pub(super) fn parse_network(text: &str) -> Result<IpNet, Invalid> {
 }
 
 /// A duration as one would write it.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     match milliseconds {
         0 => "0s".to_owned(),

@@ -9,6 +9,7 @@ mod generate_schema;
 mod generate_values;
 mod history;
 mod house;
+mod kubernetes;
 mod matcher;
 mod mongodb;
 mod process;

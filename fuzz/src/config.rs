@@ -1,0 +1,9 @@
+//! Of the settings, what reads one value.
+
+#[path = "../../src/config/address.rs"]
+pub mod address;
+#[path = "../../src/config/units.rs"]
+pub mod units;
+
+pub(crate) use address::parse_prefix;
+pub(crate) use units::show_duration;

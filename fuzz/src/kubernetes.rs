@@ -1,0 +1,4 @@
+//! Of Kubernetes, what changes pods.
+
+#[path = "../../src/kubernetes/injection/mod.rs"]
+pub mod injection;

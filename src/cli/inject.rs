@@ -1,0 +1,130 @@
+//! `sidestream inject`: manifests in, manifests with sidecars out.
+
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::BAD_INPUT;
+use crate::config::parse_duration;
+use crate::kubernetes::{Platform, Version, manifest};
+
+/// A larger text is no set of manifests.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+#[derive(Args)]
+pub struct InjectArgs {
+    /// A file of manifests, YAML or JSON; `-`: standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// The version of the cluster, which decides what kind of container the sidecar becomes
+    #[arg(long, value_name = "VERSION", default_value_t = Version::CURRENT)]
+    kubernetes_version: Version,
+    #[command(flatten)]
+    platform: PlatformArgs,
+}
+
+/// What the platform decides: the same for `inject` and `webhook`.
+#[derive(Args)]
+pub struct PlatformArgs {
+    /// The sidecar's image [default: sidestream and this version]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// When the image is pulled
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pull_policy: Option<String>,
+    /// The address that the sidecar listens on; `::` where pods have IPv6 only
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    bind: IpAddr,
+    /// Whose X-Forwarded-* is believed, in CIDR notation; may be repeated [default: private networks]
+    #[arg(long = "trusted-proxy", value_name = "NETWORK", value_parser = network)]
+    trusted_proxies: Vec<String>,
+    /// Over how long the sidecar's streams are closed after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    drain: Duration,
+    /// How long the sidecar waits before SIGTERM, while the pod leaves its Services
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pre_stop: Duration,
+    /// CPU that the sidecar requests
+    #[arg(long, value_name = "QUANTITY")]
+    cpu: Option<String>,
+    /// Memory that the sidecar requests, and its limit
+    #[arg(long, value_name = "QUANTITY")]
+    memory: Option<String>,
+}
+
+impl PlatformArgs {
+    /// With the defaults of what is not given.
+    pub fn resolve(self) -> Platform {
+        let defaults = Platform::default();
+        Platform {
+            image: self.image.unwrap_or(defaults.image),
+            pull_policy: self.pull_policy,
+            bind: self.bind,
+            trusted_proxies: match self.trusted_proxies {
+                none if none.is_empty() => defaults.trusted_proxies,
+                given => given,
+            },
+            drain: self.drain,
+            pre_stop: self.pre_stop,
+            cpu: self.cpu.unwrap_or(defaults.cpu),
+            memory: self.memory.unwrap_or(defaults.memory),
+        }
+    }
+}
+
+pub fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|invalid| format!("{}; {}", invalid.message, invalid.hint))
+}
+
+fn network(text: &str) -> Result<String, String> {
+    let is_network = text.parse::<ipnet::IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
+    if is_network { Ok(text.to_owned()) } else { Err("write a network as 10.0.0.0/8".to_owned()) }
+}
+
+pub fn inject(args: InjectArgs) -> ExitCode {
+    let is_stdin = args.file == Path::new("-");
+    let shown = if is_stdin { Path::new("stdin") } else { args.file.as_path() };
+    let text = match read(if is_stdin { None } else { Some(&args.file) }) {
+        Ok(text) => text,
+        Err(why) => {
+            eprintln!("{}: error: {why}", shown.display());
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let injected =
+        manifest::inject(shown, &text, &args.platform.resolve(), args.kubernetes_version);
+    for diagnostic in &injected.diagnostics {
+        eprintln!("{diagnostic}");
+    }
+    if injected.has_errors() {
+        // Half of it, applied, would be worse than nothing.
+        return ExitCode::from(BAD_INPUT);
+    }
+    match std::io::stdout().lock().write_all(injected.text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: the output cannot be written: {error}");
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+fn read(file: Option<&Path>) -> Result<String, String> {
+    let mut text = String::new();
+    let found = match file {
+        Some(file) => std::fs::File::open(file)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text)),
+        None => std::io::stdin().lock().take(MAX_BYTES + 1).read_to_string(&mut text),
+    };
+    match found {
+        Ok(bytes) if bytes as u64 > MAX_BYTES => {
+            Err(format!("larger than {} MiB", MAX_BYTES / 1024 / 1024))
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}

@@ -1,0 +1,208 @@
+//! `sidestream webhook`: the admission webhook, from its arguments to its exit code.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use super::inject::{PlatformArgs, duration};
+use super::{BAD_INPUT, UNAVAILABLE, log};
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::kubernetes::Version;
+use crate::kubernetes::webhook::{Access, CertificateSource, Options, Own, StartError, Webhook};
+
+#[derive(Args)]
+pub struct WebhookArgs {
+    /// Where the API server asks, over TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// /healthz, /readyz and /metrics, for kubelet and Prometheus
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9181")]
+    probes: SocketAddr,
+    /// The version of the cluster [default: what the API server says]
+    #[arg(long, value_name = "VERSION")]
+    kubernetes_version: Option<Version>,
+    /// How long requests are still answered after SIGTERM, while the pod leaves its Service
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    leave: Duration,
+    #[command(flatten)]
+    platform: PlatformArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    own: OwnArgs,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: Format,
+    #[arg(long, value_enum, default_value = "info")]
+    log_level: Level,
+}
+
+/// A certificate from files, read again when they change.
+#[derive(Args)]
+struct FileArgs {
+    /// The certificate chain, PEM; without it, the webhook makes its own
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    certificate_file: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "certificate_file")]
+    key_file: Option<PathBuf>,
+}
+
+/// A certificate that the webhook makes: kept in a Secret, by one leader among the replicas.
+#[derive(Args)]
+struct OwnArgs {
+    /// The namespace of everything below
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    namespace: Option<String>,
+    /// This replica, for the election: the pod's name
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    identity: Option<String>,
+    /// The Service by which the API server finds the webhook
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    service: Option<String>,
+    /// The Deployment that owns the Secret and the Lease
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    deployment: Option<String>,
+    /// The Lease of the election
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    lease: Option<String>,
+    /// The Secret with the certificate
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    certificate_secret: Option<String>,
+    /// The MutatingWebhookConfiguration that the authority is written into
+    #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
+    webhook_configuration: Option<String>,
+}
+
+/// The Kubernetes API, outside of a pod.
+#[derive(Args)]
+struct ApiArgs {
+    /// The API server, https:// [default: as a pod finds it]
+    #[arg(long, value_name = "URL", requires_all = ["api_authority", "api_token"])]
+    api_server: Option<String>,
+    /// The authority that vouches for it, PEM
+    #[arg(long, value_name = "FILE", requires = "api_server")]
+    api_authority: Option<PathBuf>,
+    /// A file with the account's token
+    #[arg(long, value_name = "FILE", requires = "api_server")]
+    api_token: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl WebhookArgs {
+    /// `None` where clap let something pass that its rules above forbid.
+    fn options(self) -> Option<Options> {
+        let OwnArgs {
+            namespace,
+            identity,
+            service,
+            deployment,
+            lease,
+            certificate_secret,
+            webhook_configuration,
+        } = self.own;
+        let certificate = match (self.files.certificate_file, self.files.key_file) {
+            (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
+            _ => CertificateSource::Own(Own {
+                namespace: namespace?,
+                service: service?,
+                secret: certificate_secret?,
+                lease: lease?,
+                deployment: deployment?,
+                configuration: webhook_configuration?,
+                identity: identity?,
+            }),
+        };
+        let access = match (self.api.api_server, self.api.api_authority, self.api.api_token) {
+            (Some(server), Some(authority), Some(token)) => {
+                Some(Access { server, authority, token })
+            }
+            _ => None,
+        };
+        Some(Options {
+            listen: self.listen,
+            probes: self.probes,
+            platform: self.platform.resolve(),
+            version: self.kubernetes_version,
+            certificate,
+            access,
+            leave: self.leave,
+        })
+    }
+}
+
+pub fn webhook(args: WebhookArgs) -> ExitCode {
+    let format = match args.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    let level = match args.log_level {
+        Level::Error => LogLevel::Error,
+        Level::Warn => LogLevel::Warn,
+        Level::Info => LogLevel::Info,
+        Level::Debug => LogLevel::Debug,
+        Level::Trace => LogLevel::Trace,
+    };
+    // Writes out what is left when it is dropped.
+    let _log = log::start(Log { format, level });
+    let Some(options) = args.options() else {
+        error!("an argument is missing; see sidestream webhook --help");
+        return ExitCode::from(super::BAD_USAGE);
+    };
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(serve(options)),
+        Err(error) => {
+            error!(%error, "no threads could be started");
+            ExitCode::from(UNAVAILABLE)
+        }
+    }
+}
+
+async fn serve(options: Options) -> ExitCode {
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                error!(%error, "signals cannot be received");
+                return ExitCode::from(UNAVAILABLE);
+            }
+        };
+    let webhook = match Webhook::start(options).await {
+        Ok(webhook) => webhook,
+        Err(error) => {
+            error!("{error}");
+            return ExitCode::from(match error {
+                StartError::Listen { .. } => UNAVAILABLE,
+                StartError::Access(_) => BAD_INPUT,
+            });
+        }
+    };
+    info!(listen = %webhook.listen, probes = %webhook.probes, "the webhook is listening");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("shutting down");
+    webhook.finish().await;
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,188 @@
+//! `sidestream webhook`: the mutating admission webhook.
+//!
+//! The API server asks over TLS, for each pod that is made, and waits for the answer: so an answer
+//! is computed from memory alone ([`super::review`]), everything that is read is bounded, and
+//! nothing here asks the API server while a request waits.
+//!
+//! - [`server`]: TLS, HTTP, limits
+//! - [`certificate`]: the certificate in force, and making one
+//! - [`keeper`]: keeps it in force: from files, or made by one leader among the replicas
+//! - [`lease`]: who that leader is
+//! - [`api`]: the Kubernetes API
+//! - [`metrics`]: what can be measured, and the pages for kubelet and Prometheus
+
+mod api;
+mod certificate;
+mod keeper;
+mod lease;
+mod metrics;
+mod server;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+pub use api::{Access, ApiError};
+
+use super::{Platform, Version};
+use api::Api;
+use certificate::Certificate;
+use keeper::Keeper;
+use metrics::Metrics;
+
+/// Everything that the webhook is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the API server asks.
+    pub listen: SocketAddr,
+    /// `/healthz`, `/readyz` and `/metrics`, for kubelet and Prometheus.
+    pub probes: SocketAddr,
+    pub platform: Platform,
+    /// `None`: the API server is asked.
+    pub version: Option<Version>,
+    pub certificate: CertificateSource,
+    /// How to reach the Kubernetes API; `None`: as a pod does.
+    pub access: Option<Access>,
+    /// How long requests are still taken after the stop, while the pod leaves its Service.
+    pub leave: Duration,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug, Clone)]
+pub enum CertificateSource {
+    /// Files in PEM, read again when they change: a mounted Secret, as cert-manager fills it.
+    Files { certificate: PathBuf, key: PathBuf },
+    /// Made here, and kept where all replicas find it.
+    Own(Own),
+}
+
+/// Names of what the webhook makes and writes to.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Of everything below but the webhook configuration, which has none.
+    pub namespace: String,
+    /// The Service by which the API server finds the webhook.
+    pub service: String,
+    /// The Secret with the certificate.
+    pub secret: String,
+    /// The Lease by which one replica leads.
+    pub lease: String,
+    /// The Deployment that owns both, so that they go with it.
+    pub deployment: String,
+    /// The MutatingWebhookConfiguration whose `caBundle` is written.
+    pub configuration: String,
+    /// The name of this replica: its pod's.
+    pub identity: String,
+}
+
+/// Why the webhook does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}; choose another address, or end what uses it")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the Kubernetes API cannot be used: {0}")]
+    Access(#[from] ApiError),
+}
+
+/// What requests are answered from.
+struct Shared {
+    platform: Platform,
+    version: RwLock<Option<Version>>,
+    certificate: Certificate,
+    metrics: Metrics,
+    is_leaving: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn is_ready(&self) -> bool {
+        !*self.is_leaving.borrow() && self.certificate.is_there() && self.version.read().is_some()
+    }
+}
+
+/// A running webhook.
+pub struct Webhook {
+    /// Where the API server asks, as bound.
+    pub listen: SocketAddr,
+    /// The pages for kubelet, as bound.
+    pub probes: SocketAddr,
+    shared: Arc<Shared>,
+    leave: Duration,
+    closing: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    probing: JoinHandle<()>,
+    keeping: JoinHandle<()>,
+}
+
+impl Webhook {
+    /// Binds the ports and starts everything. A certificate and the cluster's version are waited
+    /// for in the background: until both are there, `/readyz` says no.
+    ///
+    /// # Errors
+    /// A port that is not free, or no way to the Kubernetes API where it is needed.
+    pub async fn start(options: Options) -> Result<Webhook, StartError> {
+        let needs_api =
+            options.version.is_none() || matches!(options.certificate, CertificateSource::Own(_));
+        let api = match (needs_api, options.access) {
+            (false, _) => None,
+            (true, Some(access)) => Some(Api::new(access)?),
+            (true, None) => Some(Api::new(Access::of_pod()?)?),
+        };
+        let (listen, listener) = bind(options.listen).await?;
+        let (probes, probes_listener) = bind(options.probes).await?;
+        let has_election = matches!(options.certificate, CertificateSource::Own(_));
+        let shared = Arc::new(Shared {
+            platform: options.platform,
+            version: RwLock::new(options.version),
+            certificate: Certificate::default(),
+            metrics: Metrics::new(has_election),
+            is_leaving: watch::Sender::new(false),
+        });
+        let closing = watch::Sender::new(false);
+        let keeper = Keeper::new(shared.clone(), options.certificate, api);
+        Ok(Webhook {
+            listen,
+            probes,
+            leave: options.leave,
+            server: tokio::spawn(server::serve(listener, shared.clone(), closing.subscribe())),
+            probing: tokio::spawn(metrics::serve(probes_listener, shared.clone())),
+            keeping: tokio::spawn(keeper.run()),
+            shared,
+            closing,
+        })
+    }
+
+    /// Whether pods can be answered for.
+    pub fn is_ready(&self) -> bool {
+        self.shared.is_ready()
+    }
+
+    /// Says that it leaves, goes on answering for a while, and ends when the last request has its
+    /// answer. The lead is given up, so that another replica need not wait for it to lapse.
+    pub async fn finish(self) {
+        self.shared.is_leaving.send_replace(true);
+        tokio::time::sleep(self.leave).await;
+        self.closing.send_replace(true);
+        if let Err(error) = self.server.await {
+            warn!(%error, "the webhook's server ended badly");
+        }
+        if let Err(error) = self.keeping.await {
+            warn!(%error, "the keeper of the certificate ended badly");
+        }
+        self.probing.abort();
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartError> {
+    let error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    Ok((bound, listener))
+}

@@ -1,0 +1,208 @@
+//! The webhook's port: TLS, HTTP/1.1, and the limits. Whoever can reach the pod can send anything.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::Shared;
+use super::metrics::text;
+use crate::kubernetes::review::{self, Answered, Verdict};
+
+/// The path that the webhook configuration names.
+const PATH: &str = "/inject";
+/// The API server takes no larger object.
+const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Reviews that are read and answered at a time; the others wait. Bounds the memory that hostile
+/// bodies can take: JSON in memory is some ten times its text.
+const MAX_AT_A_TIME: usize = 4;
+const MAX_CONNECTIONS: usize = 512;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until `closing`, and then until the last request has its answer.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
+    let acceptor = TlsAcceptor::from(shared.certificate.server_config());
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let at_a_time = Arc::new(Semaphore::new(MAX_AT_A_TIME));
+    loop {
+        let accepting = async {
+            let permit = room.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let accepted = tokio::select! {
+            accepted = accepting => accepted,
+            () = until_true(&mut closing) => break,
+        };
+        match accepted {
+            (Ok(permit), Ok((socket, _))) => {
+                let connection = Connection {
+                    acceptor: acceptor.clone(),
+                    shared: shared.clone(),
+                    at_a_time: at_a_time.clone(),
+                    closing: closing.clone(),
+                    _permit: permit,
+                };
+                tokio::spawn(connection.serve(socket));
+            }
+            (_, accepted) => {
+                if let Err(error) = accepted {
+                    warn!(%error, "no connection accepted");
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    // All permits are back when all connections are closed.
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = timeout(BODY_TIMEOUT, room.acquire_many(all)).await;
+}
+
+struct Connection {
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    at_a_time: Arc<Semaphore>,
+    closing: watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve(mut self, socket: TcpStream) {
+        let tls = match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return debug!(%error, "no TLS"),
+            Err(_) => return debug!("no TLS in time"),
+        };
+        let (shared, at_a_time) = (self.shared.clone(), self.at_a_time.clone());
+        let service = service_fn(move |request| {
+            let (shared, at_a_time) = (shared.clone(), at_a_time.clone());
+            async move { Ok::<_, Infallible>(respond(request, &shared, &at_a_time).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(tls), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = until_true(&mut self.closing) => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "a connection ended badly");
+        }
+    }
+}
+
+/// Resolves when it is true, or nobody can make it so any more.
+async fn until_true(watched: &mut watch::Receiver<bool>) {
+    let _ = watched.wait_for(|is_true| *is_true).await;
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    shared: &Shared,
+    at_a_time: &Semaphore,
+) -> Response<Full<Bytes>> {
+    if request.uri().path() != PATH {
+        return text(StatusCode::NOT_FOUND, format!("not here: POST {PATH}\n"));
+    }
+    if request.method() != Method::POST {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n".to_owned());
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return answer;
+    }
+    let count = |outcome: &str| shared.metrics.reviews_total.with_label_values(&[outcome]).inc();
+    let malformed = |status, why: String| {
+        count("malformed");
+        info!("a review that cannot be read: {}", why.trim_end());
+        // What is left of the body is not worth reading.
+        let mut answer = text(status, why);
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        answer
+    };
+    if !is_json(&request) {
+        let why = "send application/json\n".to_owned();
+        return malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+    }
+    let body =
+        match timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY_BYTES).collect())
+            .await
+        {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                let why = format!("the body is larger than {MAX_BODY_BYTES} bytes\n");
+                return malformed(StatusCode::PAYLOAD_TOO_LARGE, why);
+            }
+            Ok(Err(error)) => return malformed(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(_) => {
+                let why = "the body did not come in time\n".to_owned();
+                return malformed(StatusCode::REQUEST_TIMEOUT, why);
+            }
+        };
+    let Some(version) = *shared.version.read() else {
+        // The failure policy decides what becomes of the pod.
+        count("unready");
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the version of Kubernetes is not known yet\n".to_owned(),
+        );
+    };
+    // It is never closed.
+    let _turn = at_a_time.acquire().await;
+    let started = Instant::now();
+    match review::answer(&body, &shared.platform, version) {
+        Ok(answered) => {
+            count(answered.verdict.as_str());
+            shared.metrics.review_seconds.observe(started.elapsed().as_secs_f64());
+            tell(&answered);
+            json(&answered)
+        }
+        Err(error) => malformed(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}
+
+fn is_json(request: &Request<Incoming>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("application/json")
+}
+
+fn tell(answered: &Answered) {
+    let pod = &answered.pod;
+    match answered.verdict {
+        Verdict::Injected => info!(pod, "a sidecar was added"),
+        Verdict::Refused => {
+            let why = answered.review.pointer("/response/status/message");
+            info!(pod, "refused: {}", why.and_then(|why| why.as_str()).unwrap_or_default());
+        }
+        Verdict::Warned | Verdict::Unchanged => debug!(pod, "left alone"),
+    }
+}
+
+fn json(answered: &Answered) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answered.review.to_string())));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
