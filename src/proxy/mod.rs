@@ -101,13 +101,16 @@ impl PublicPort {
     /// Accepts connections until draining is finished: a load balancer may send requests until it
     /// has noticed that this sidecar is no longer ready.
     pub async fn serve(self, listener: TcpListener) {
-        let following = self.tls.clone().map(|tls| tokio::spawn(tls.follow()));
+        let following = async {
+            match &self.tls {
+                Some(tls) => tls.follow().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.accept(listener) => {}
+            () = following => {}
             () = self.drain.finished() => {}
-        }
-        if let Some(following) = following {
-            following.abort();
         }
     }
 

@@ -84,7 +84,7 @@ impl Certificates {
 
     /// Reads the files again whenever they have changed; runs until it is dropped. Files that do not
     /// fit each other, as between two writes, change nothing, and are told of once.
-    pub async fn follow(self: Arc<Certificates>) {
+    pub async fn follow(&self) {
         let mut seen = self.digest;
         loop {
             let (files, hasher) = (self.files.clone(), self.hasher.clone());

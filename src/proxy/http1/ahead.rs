@@ -20,8 +20,11 @@ use crate::proxy::io::Socket;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After so many looks without progress, it is read ahead.
 const PATIENT_LOOKS: u8 = 5;
-/// How much of one upload, in bytes: as much as the system lets a sender's kernel hold by default.
-const MOST: usize = 4 * 1024 * 1024;
+/// How much of one upload, in bytes: what the kernels of both sides hold of it is 3 to 6 MB by
+/// default.
+const MOST: usize = 12 * 1024 * 1024;
+/// So much is set aside for it at a time.
+const STEP: usize = 2 * 1024 * 1024;
 /// Room for one read.
 const ROOM: usize = 64 * 1024;
 
@@ -32,7 +35,8 @@ pub struct Ahead {
     looks: u8,
     /// Read, and not passed on.
     read: BytesMut,
-    lease: Option<Lease>,
+    leases: Vec<Lease>,
+    /// All that there was, or may be, was read.
     is_full: bool,
 }
 
@@ -41,7 +45,7 @@ impl Ahead {
     pub fn has_moved(&mut self) {
         self.looks = 0;
         if self.read.is_empty() {
-            self.lease = None;
+            self.leases = Vec::new();
         }
     }
 
@@ -67,7 +71,7 @@ impl Ahead {
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         loop {
-            if self.lease.is_some() && self.poll_read(socket, body, cx).is_ready() {
+            if !self.leases.is_empty() && self.poll_read(socket, body, cx).is_ready() {
                 return Poll::Ready(());
             }
             let look = self.look.get_or_insert_with(|| Box::pin(interval(LOOK_EVERY)));
@@ -76,8 +80,8 @@ impl Ahead {
                 return Poll::Ready(());
             }
             self.looks = self.looks.saturating_add(1);
-            if self.looks > PATIENT_LOOKS && self.lease.is_none() {
-                self.lease = AHEAD.take(MOST);
+            if self.looks > PATIENT_LOOKS && self.leases.is_empty() {
+                self.leases.extend(AHEAD.take(STEP));
             }
         }
     }
@@ -95,7 +99,11 @@ impl Ahead {
                     false => Poll::Ready(()),
                 };
             }
-            self.is_full = self.read.len() >= MOST - ROOM;
+            if self.read.len() + ROOM > self.leases.len() * STEP {
+                let more = (self.leases.len() < MOST / STEP).then(|| AHEAD.take(STEP)).flatten();
+                self.is_full = more.is_none();
+                self.leases.extend(more);
+            }
         }
         Poll::Pending
     }

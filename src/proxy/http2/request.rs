@@ -27,6 +27,7 @@ pub async fn answer(
     let site = &shared.site;
     let is_head = parts.method == http::Method::HEAD;
     let Some(held) = shared.hold_head(head_size(&parts)) else {
+        site.desk.metrics.refused_total.with_label_values(&["heads"]).inc();
         // By the standard, nothing was done and the client may try again.
         return respond.send_reset(h2::Reason::REFUSED_STREAM);
     };
