@@ -104,7 +104,7 @@ impl Sidecar {
     /// # Errors
     /// A port that is not free, a certificate that cannot be read.
     pub async fn start(config: Config) -> Result<Sidecar, StartError> {
-        let tls = proxy::tls::acceptor(config.tls.as_ref())?;
+        let tls = config.tls.as_ref().map(proxy::tls::Certificates::read).transpose()?;
         let public_listener = listen("listen", config.listen)?;
         let admin_listener = listen("admin", config.admin)?;
         let bound = |key, listener: &TcpListener| {

@@ -41,14 +41,22 @@ pub enum Full {
     Descriptors,
     #[error("there is no memory for more streams here")]
     Memory,
+    #[error("too many requests at the same time from this address")]
+    AddressRequests,
+    #[error("too many requests at the same time")]
+    Requests,
 }
 
 impl Full {
     /// 429 where the clients are too many, 503 where this sidecar is too small.
     pub fn status(self) -> u16 {
         match self {
-            Full::Connections | Full::Address | Full::Subject | Full::Values => 429,
-            Full::Descriptors | Full::Memory => 503,
+            Full::Connections
+            | Full::Address
+            | Full::Subject
+            | Full::Values
+            | Full::AddressRequests => 429,
+            Full::Descriptors | Full::Memory | Full::Requests => 503,
         }
     }
 
@@ -61,6 +69,8 @@ impl Full {
             Full::Values => "values",
             Full::Descriptors => "descriptors",
             Full::Memory => "memory",
+            Full::AddressRequests => "address-requests",
+            Full::Requests => "requests",
         }
     }
 }
@@ -73,8 +83,8 @@ pub fn raise_descriptors() {
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
-/// How many streams leave enough descriptors.
-fn most_by_descriptors(limit: Option<u64>) -> usize {
+/// How many connections leave enough descriptors for the rest.
+pub fn most_by_descriptors(limit: Option<u64>) -> usize {
     let Some(limit) = limit else { return usize::MAX };
     let spare = (limit / SPARE_SHARE).clamp(SPARE_LEAST, SPARE_MOST);
     usize::try_from(limit.saturating_sub(spare).max(1)).unwrap_or(usize::MAX)
@@ -163,7 +173,7 @@ impl Limits {
 }
 
 /// Whose an address is: one network of IPv6 is one customer's, who may take any address in it.
-fn network_of(address: IpAddr) -> IpAddr {
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),

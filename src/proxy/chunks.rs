@@ -6,13 +6,15 @@
 
 use std::ops::ControlFlow;
 
+use super::forwarded;
+
 /// Extensions of one chunk, in bytes; nobody uses them, but for attacks.
 const MAX_EXTENSION: usize = 1024;
 /// The trailer section, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;
 /// Fields that say where a message ends or where it comes from, or that concern one connection:
 /// they belong into the head, and a reader that merged them late would read another message.
-const NOT_IN_TRAILERS: [&str; 14] = [
+const NOT_IN_TRAILERS: [&str; 13] = [
     "connection",
     "content-encoding",
     "content-length",
@@ -26,7 +28,6 @@ const NOT_IN_TRAILERS: [&str; 14] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "forwarded",
 ];
 
 /// Not a chunked body.
@@ -227,7 +228,7 @@ impl Chunks {
 
 pub fn is_kept(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
-    !NOT_IN_TRAILERS.contains(&name.as_str()) && !name.starts_with("x-forwarded-")
+    !NOT_IN_TRAILERS.contains(&name.as_str()) && !forwarded::is_claim(name.as_bytes())
 }
 
 #[cfg(test)]
@@ -250,11 +251,7 @@ mod tests {
             ("5\r\n0\r\n\r\n\r\n0\r\n\r\n", "", "0\r\n\r\n"),
             ("a;x=\"y z\"\r\n0123456789\r\n00\r\n\r\n", "", ""),
             ("1 ; x\r\na\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n", "X-Sum: 1\r\nY:\r\n", "x"),
-            (
-                "0\r\nX-Forwarded-For: 1\r\nHost: a\r\nX_Forwarded_For: 1\r\nX: 1\r\n\r\n",
-                "X: 1\r\n",
-                "",
-            ),
+            ("0\r\nX-Forwarded-For: 1\r\nHost: a\r\nX_Real_IP: 1\r\nX: 1\r\n\r\n", "X: 1\r\n", ""),
         ] {
             let all = format!("{bytes}{rest}");
             assert_eq!(whole(all.as_bytes()), Ok((bytes.len(), true, trailers.into())), "{all:?}");

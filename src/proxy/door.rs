@@ -21,6 +21,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use super::connections::Guest;
 use super::gate::{self, Body, Gate, Head, Verdict};
 use super::http1::Lane;
 use super::http1::client::Client;
@@ -65,14 +66,15 @@ enum Read {
 
 impl Door {
     /// Serves one connection to its end.
-    pub async fn serve(self, socket: Socket) {
+    pub async fn serve(self, socket: Socket, guest: Guest) {
         let peer = socket.peer();
         // Nobody else notices clients that are gone without a word while they wait for the app.
         socket.limit_unacknowledged();
         socket.probe();
         if socket.is_h2() {
-            return Box::pin(http2::serve(self.site, socket, BytesMut::new())).await;
+            return Box::pin(http2::serve(self.site, socket, BytesMut::new(), guest)).await;
         }
+        let mut may_be_h2 = socket.may_be_h2();
         let mut client = Client::new(socket);
         let mut is_first = true;
         let mut clock = Clock::new();
@@ -81,12 +83,19 @@ impl Door {
         loop {
             let mut bytes = std::mem::take(&mut client.held);
             let draining = (!is_first).then_some(draining.as_mut());
-            let read = Door::read_head(&mut client.socket, &mut bytes, &mut clock, draining).await;
-            is_first = false;
+            let gate = if may_be_h2 { Gate::default() } else { Gate::late() };
+            guest.rest();
+            let socket = &mut client.socket;
+            let read = Door::read_head(socket, &mut bytes, gate, &mut clock, draining).await;
+            (is_first, may_be_h2) = (false, false);
+            // It was closed to make room for others.
+            if !guest.work() {
+                return;
+            }
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    return Box::pin(http2::serve(self.site, client.socket, bytes)).await;
+                    return Box::pin(http2::serve(self.site, client.socket, bytes, guest)).await;
                 }
                 Read::Over => return,
                 Read::Refused(problem) => return self.refuse(&mut client.socket, problem).await,
@@ -95,7 +104,8 @@ impl Door {
                 Target::App => {
                     let ip = peer.map(|peer| peer.ip());
                     // Boxed: idle connections wait here.
-                    let forwarded = Box::pin(self.lane.forward(&mut client, bytes, head, ip));
+                    let forwarded =
+                        Box::pin(self.lane.forward(&mut client, bytes, head, ip, &guest));
                     if !forwarded.await {
                         return;
                     }
@@ -114,6 +124,7 @@ impl Door {
                     match answer {
                         Answer::Stream(opened, fields) => {
                             // A task of its own, so that the memory of this one is given back.
+                            drop(guest);
                             let stream =
                                 stream(client.socket, opened, &fields, head.minor, head.is_head);
                             tokio::spawn(stream);
@@ -144,17 +155,17 @@ impl Door {
     async fn read_head(
         socket: &mut Socket,
         bytes: &mut BytesMut,
+        mut gate: Gate,
         clock: &mut Clock,
         mut draining: Option<Pin<&mut impl Future<Output = ()>>>,
     ) -> Read {
         clock.set(if bytes.is_empty() { IDLE } else { HEAD_DEADLINE });
-        let mut gate = Gate::default();
         let mut has_skipped = false;
         loop {
             // Old clients send one empty line too many after a body.
             if !has_skipped && bytes.starts_with(b"\r\n") {
                 bytes.advance(2);
-                (gate, has_skipped) = (Gate::default(), true);
+                (gate, has_skipped) = (Gate::late(), true);
             }
             match gate.inspect(bytes) {
                 Verdict::Request(head) => return Read::Request(head),

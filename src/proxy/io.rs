@@ -90,6 +90,14 @@ impl Socket {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
+    /// Whether HTTP/2 may begin without having been agreed on: not where something else was.
+    pub fn may_be_h2(&self) -> bool {
+        match self {
+            Socket::Plain(_) => true,
+            Socket::Tls(tls) => tls.get_ref().1.alpn_protocol().is_none(),
+        }
+    }
+
     /// Whether the handshake agreed on HTTP/2.
     pub fn is_h2(&self) -> bool {
         match self {

@@ -5,9 +5,12 @@
 //! good proxy.
 
 pub mod app;
+mod budget;
 pub mod chunks;
+pub mod connections;
 pub mod date;
 pub mod door;
+mod forwarded;
 pub mod gate;
 pub mod http1;
 pub mod http2;
@@ -16,14 +19,18 @@ pub mod path;
 pub mod pause;
 mod pieces;
 pub mod plain;
+pub mod requests;
 mod side;
 pub mod tls;
 
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Resource;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -31,39 +38,53 @@ use crate::api::reserved::Desk;
 use crate::config::Config;
 use crate::drain::Drain;
 use app::App;
+use connections::{Connections, Guest};
 use door::Door;
 use http1::Lane;
+use http1::exchange::Patience;
 use http2::Site;
 use io::Socket;
 use side::Side;
+use tls::Certificates;
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after accept failed, which means that descriptors are used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Handshakes at the same time: they cost CPU, and a flood of them must not starve the rest.
-const MAX_HANDSHAKES: usize = 1024;
 
 /// The public port, ready to be served.
 pub struct PublicPort {
     door: Door,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     drain: Drain,
+    connections: Arc<Connections>,
 }
 
 impl PublicPort {
-    pub fn new(config: &Config, desk: Arc<Desk>, drain: Drain, tls: Option<TlsAcceptor>) -> Self {
+    pub fn new(
+        config: &Config,
+        desk: Arc<Desk>,
+        drain: Drain,
+        tls: Option<Arc<Certificates>>,
+    ) -> Self {
         let prefix: Arc<str> = config.prefix.as_str().into();
         let side = Arc::new(Side {
             trusted_proxies: config.trusted_proxies.clone(),
             scheme: if tls.is_some() { "https" } else { "http" },
         });
-        let app = App::new(config.app.clone());
+        let connections = Connections::new(
+            rustix::process::getrlimit(Resource::Nofile).current,
+            config.clients.max_requests_per_address,
+        );
+        let patience =
+            Patience { client: config.clients.send_timeout, app: config.app_read_timeout };
+        let app = App::new(config.app.clone(), connections.clone());
         let lane = Lane {
             app: app.clone(),
             side: side.clone(),
             metrics: desk.metrics.clone(),
             drain: drain.clone(),
+            patience,
         };
         let site = Arc::new(Site {
             desk: desk.clone(),
@@ -71,22 +92,37 @@ impl PublicPort {
             prefix: prefix.clone(),
             side: side.clone(),
             drain: drain.clone(),
+            patience,
         });
         let door = Door { lane, desk, prefix, side, drain: drain.clone(), site };
-        PublicPort { door, tls, drain }
+        PublicPort { door, tls, drain, connections }
     }
 
     /// Accepts connections until draining is finished: a load balancer may send requests until it
     /// has noticed that this sidecar is no longer ready.
     pub async fn serve(self, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let following = async {
+            match &self.tls {
+                Some(tls) => tls.follow().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.accept(listener) => {}
+            () = following => {}
+            () = self.drain.finished() => {}
+        }
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        let tls = self.tls.as_ref().map(|tls| tls.acceptor());
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.drain.finished() => return,
-            };
-            match accepted {
-                Ok((tcp, _)) => self.take(tcp, &handshakes),
+            match listener.accept().await {
+                Ok((tcp, peer)) => self.take(tcp, peer.ip(), tls.as_ref()),
+                Err(error) if self.connections.make_room() > 0 => {
+                    debug!(%error, "idle connections make room for new ones");
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => {
                     warn!(%error, "no connection accepted; are the file descriptors used up?");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -95,26 +131,43 @@ impl PublicPort {
         }
     }
 
-    fn take(&self, tcp: TcpStream, handshakes: &Arc<Semaphore>) {
+    fn take(&self, tcp: TcpStream, address: IpAddr, tls: Option<&TlsAcceptor>) {
         if let Err(error) = tcp.set_nodelay(true) {
             debug!(%error, "TCP_NODELAY not set");
         }
-        let door = self.door.clone();
-        let Some(tls) = self.tls.clone() else {
-            tokio::spawn(door.serve(Socket::Plain(tcp)));
-            return;
-        };
-        let Ok(turn) = handshakes.clone().try_acquire_owned() else {
-            return;
-        };
-        tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(tcp)).await;
-            drop(turn);
-            match shaken {
-                Ok(Ok(stream)) => door.serve(Socket::Tls(Box::new(stream))).await,
-                Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
-                Err(_) => debug!("TLS handshake took too long"),
+        let descriptor = usize::try_from(tcp.as_raw_fd()).unwrap_or(0);
+        let entered = self.connections.enter(Some(address), descriptor, tls.is_some());
+        let guest = match entered {
+            Ok(guest) => guest,
+            Err(full) => {
+                let metrics = &self.door.lane.metrics;
+                return metrics.refused_total.with_label_values(&[full.name()]).inc();
             }
-        });
+        };
+        let door = self.door.clone();
+        let handle = guest.handle();
+        let task = match tls.cloned() {
+            None => tokio::spawn(door.serve(Socket::Plain(tcp), guest)),
+            Some(tls) => tokio::spawn(async move {
+                match shake(tls, tcp, &guest).await {
+                    Ok(socket) => door.serve(socket, guest).await,
+                    Err(error) => debug!(%error, "TLS handshake failed"),
+                }
+            }),
+        };
+        handle.is_for(task.abort_handle());
     }
+}
+
+/// The handshake. One that does not begin is a task with a socket, and nothing of TLS.
+async fn shake(tls: TlsAcceptor, tcp: TcpStream, guest: &Guest) -> std::io::Result<Socket> {
+    let shaking = async {
+        tcp.readable().await?;
+        guest.stir();
+        // Boxed: most connections are past this.
+        Box::pin(tls.accept(tcp)).await
+    };
+    let stream = timeout(HANDSHAKE_DEADLINE, shaking).await.map_err(std::io::Error::from)??;
+    guest.has_shaken();
+    Ok(Socket::Tls(Box::new(stream)))
 }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::forwarded;
 use super::gate;
 use super::path;
 use crate::access::{Guard, Origin};
@@ -31,14 +32,26 @@ impl Side {
             if !self.is_trusted(Some(client)) {
                 break;
             }
-            let text = std::str::from_utf8(hop).unwrap_or_default().trim();
-            match text.parse() {
-                Ok(address) => client = address,
+            match forwarded::address_of(hop) {
+                Some(address) => client = address,
                 // What is written there is no address: as far as it can be believed, we are here.
-                Err(_) => break,
+                None => break,
             }
         }
         Some(client.to_canonical())
+    }
+
+    /// The client that a trusted proxy names, where one does; `chain` is `X-Forwarded-For`.
+    pub fn forwarded_for<'a>(
+        &self,
+        peer: Option<IpAddr>,
+        chain: impl FnOnce() -> Vec<&'a [u8]>,
+    ) -> Option<IpAddr> {
+        if !self.is_trusted(peer) {
+            return None;
+        }
+        let chain = chain();
+        if chain.is_empty() { None } else { self.client_address(peer, &chain) }
     }
 
     /// The `X-Forwarded-*` fields that the app gets; what was there is believed only from trusted
@@ -134,6 +147,8 @@ mod tests {
             ("10.0.0.1", vec!["203.0.113.7, 10.0.0.2"], "203.0.113.7"),
             ("10.0.0.1", vec!["203.0.113.7", "10.0.0.2"], "203.0.113.7"),
             ("10.0.0.1", vec!["203.0.113.7, nonsense"], "10.0.0.1"),
+            ("10.0.0.1", vec!["203.0.113.7:567, 10.0.0.2:80"], "203.0.113.7"),
+            ("10.0.0.1", vec!["[2001:db8::1]:80"], "2001:db8::1"),
             ("::ffff:10.0.0.1", vec!["203.0.113.7"], "203.0.113.7"),
         ] {
             let values: Vec<&[u8]> = chain.iter().map(|value| value.as_bytes()).collect();

@@ -1,19 +1,32 @@
 //! TLS on the public port, and to the app.
+//!
+//! The certificate of the public port is read again when its files have other contents, however they
+//! came there: written over, renamed, or behind a link that was changed, as Kubernetes does it.
+//! Connections that are open keep the one that they were shown.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_rustls::ConfigBuilderExt;
+use parking_lot::RwLock;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tracing::{info, warn};
 
 use crate::config::Tls;
+
+/// How often it is looked whether the files have changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why TLS cannot be served on the public port.
 #[derive(Debug, thiserror::Error)]
@@ -23,29 +36,106 @@ pub struct TlsError {
     reason: String,
 }
 
-/// Reads certificate and key, where TLS is wanted.
-///
-/// # Errors
-/// A file that cannot be read, holds no certificate or key, or does not fit the other.
-pub fn acceptor(tls: Option<&Tls>) -> Result<Option<TlsAcceptor>, TlsError> {
-    let Some(tls) = tls else {
-        return Ok(None);
-    };
-    let error = |path: &Path, reason: String| TlsError { path: path.to_path_buf(), reason };
-    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
-        .and_then(Iterator::collect)
-        .map_err(|reason| error(&tls.cert_file, reason.to_string()))?;
-    if certificates.is_empty() {
-        return Err(error(&tls.cert_file, "the file holds no certificate".to_string()));
+/// The certificate of the public port, as it was read last.
+#[derive(Debug)]
+pub struct Certificates {
+    files: Tls,
+    config: Arc<ServerConfig>,
+    current: Arc<Current>,
+    hasher: RandomState,
+    /// Of the files when they were read first.
+    digest: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Current {
+    key: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.key.read().clone())
     }
-    let key = PrivateKeyDer::from_pem_file(&tls.key_file)
-        .map_err(|reason| error(&tls.key_file, reason.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|config| config.with_no_client_auth().with_single_cert(certificates, key))
-        .map_err(|reason| error(&tls.cert_file, reason.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+impl Certificates {
+    /// Reads certificate and key.
+    ///
+    /// # Errors
+    /// A file that cannot be read, holds no certificate or key, or does not fit the other.
+    pub fn read(files: &Tls) -> Result<Arc<Certificates>, TlsError> {
+        let hasher = RandomState::new();
+        // Before they are read: what changes meanwhile is seen as a change.
+        let digest = digest(files, &hasher);
+        let current = Arc::new(Current { key: RwLock::new(read_key(files)?) });
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|reason| error(&files.cert_file, reason.to_string()))?
+            .with_no_client_auth()
+            .with_cert_resolver(current.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let config = Arc::new(config);
+        Ok(Arc::new(Certificates { files: files.clone(), config, current, hasher, digest }))
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.config.clone())
+    }
+
+    /// Reads the files again whenever they have changed; runs until it is dropped. Files that do not
+    /// fit each other, as between two writes, change nothing, and are told of once.
+    pub async fn follow(&self) {
+        let mut seen = self.digest;
+        loop {
+            let (files, hasher) = (self.files.clone(), self.hasher.clone());
+            // Files may be on a disk that stalls.
+            let looking = tokio::task::spawn_blocking(move || digest(&files, &hasher));
+            if let Some(digest) = looking.await.ok().flatten()
+                && seen.replace(digest) != Some(digest)
+            {
+                self.renew().await;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn renew(&self) {
+        let files = self.files.clone();
+        match tokio::task::spawn_blocking(move || read_key(&files)).await {
+            Ok(Ok(key)) => {
+                *self.current.key.write() = key;
+                info!(cert_file = %self.files.cert_file.display(), "the certificate was read again");
+            }
+            Ok(Err(error)) => warn!(%error, "the certificate stays the old one"),
+            // The process ends.
+            Err(_) => {}
+        }
+    }
+}
+
+/// One number for what the files hold; `None` while one of them cannot be read.
+fn digest(files: &Tls, hasher: &RandomState) -> Option<u64> {
+    let (cert, key) = (std::fs::read(&files.cert_file), std::fs::read(&files.key_file));
+    Some(hasher.hash_one((cert.ok()?, key.ok()?)))
+}
+
+fn error(path: &Path, reason: String) -> TlsError {
+    TlsError { path: path.to_path_buf(), reason }
+}
+
+fn read_key(files: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
+    let certificates: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(&files.cert_file)
+            .and_then(Iterator::collect)
+            .map_err(|reason| error(&files.cert_file, reason.to_string()))?;
+    if certificates.is_empty() {
+        return Err(error(&files.cert_file, "the file holds no certificate".to_string()));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key_file)
+        .map_err(|reason| error(&files.key_file, reason.to_string()))?;
+    CertifiedKey::from_der(certificates, key, &ring::default_provider())
+        .map(Arc::new)
+        .map_err(|reason| error(&files.cert_file, reason.to_string()))
 }
 
 /// TLS to the app. Trusts the system's roots, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.

@@ -8,6 +8,7 @@ mod generate;
 mod generate_schema;
 mod generate_values;
 mod history;
+mod hostile;
 mod house;
 mod kubernetes;
 mod matcher;

@@ -58,7 +58,7 @@ impl Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
     pub is_head: bool,
-    /// The app may switch protocols.
+    /// The app may switch to WebSocket.
     pub is_upgrade: bool,
 }
 
@@ -126,6 +126,9 @@ fn parse(bytes: &[u8], asked: Asked) -> Result<Head, &'static str> {
     }
     let body = match (status, framing.length) {
         (101, _) if !asked.is_upgrade => return Err("it switches protocols unasked"),
+        (101, _) if !framing.is_web_socket => {
+            return Err("it switches to another protocol than the WebSocket that it was asked for");
+        }
         (100..200 | 204 | 304, _) => Body::None,
         _ if asked.is_head => Body::None,
         _ if framing.is_chunked => Body::Chunked,
@@ -147,6 +150,9 @@ struct Framing {
     length: Option<u64>,
     is_chunked: bool,
     is_close: bool,
+    /// The one protocol that `Upgrade` names is WebSocket's.
+    is_web_socket: bool,
+    has_upgrade: bool,
 }
 
 impl Framing {
@@ -163,6 +169,9 @@ impl Framing {
                 return Err("it has a Transfer-Encoding other than one `chunked`");
             }
             self.is_chunked = true;
+        } else if name.eq_ignore_ascii_case("upgrade") {
+            let is_only = !std::mem::replace(&mut self.has_upgrade, true);
+            self.is_web_socket = is_only && value.trim_ascii().eq_ignore_ascii_case(b"websocket");
         } else if name.eq_ignore_ascii_case("connection") {
             let mut tokens = value.split(|byte| *byte == b',');
             self.is_close |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
@@ -265,6 +274,14 @@ mod tests {
 
     const GET: Asked = Asked { is_head: false, is_upgrade: false };
     const HEAD: Asked = Asked { is_head: true, is_upgrade: false };
+    #[test]
+    fn only_web_sockets_are_switched_to() {
+        for fields in ["", "Upgrade: h2c\r\n", "Upgrade: websocket\r\nUpgrade: h2c\r\n"] {
+            let said = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
+            assert!(matches!(whole(&said, UPGRADE), Verdict::Malformed(_)), "{said:?}");
+        }
+    }
+
     const UPGRADE: Asked = Asked { is_head: false, is_upgrade: true };
 
     fn whole(text: &str, asked: Asked) -> Verdict {
@@ -296,7 +313,7 @@ mod tests {
             (HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", Body::None, true),
             (HEAD, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Body::None, true),
             (GET, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", Body::None, true),
-            (UPGRADE, "HTTP/1.1 101 Switching Protocols\r\n\r\n", Body::None, false),
+            (UPGRADE, "HTTP/1.1 101 Go\r\nUpgrade: WebSocket\r\n\r\n", Body::None, false),
             (GET, "HTTP/1.1 999 caf\u{e9}\r\nContent-Length: 1\r\n\r\n", Body::Length(1), true),
         ] {
             let Verdict::Head(head) = whole(said, asked) else { panic!("{said:?}") };

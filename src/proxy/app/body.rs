@@ -47,6 +47,19 @@ impl Body {
         }
     }
 
+    /// Whether the body would end within these bytes.
+    pub fn would_be_done(&self, bytes: &[u8]) -> bool {
+        match self {
+            Body::Done => true,
+            Body::Length(left) => u64::try_from(bytes.len()).is_ok_and(|here| here >= *left),
+            Body::Chunks(chunks) | Body::Bare(chunks) => {
+                let mut chunks = chunks.clone();
+                chunks.follow(bytes).is_ok() && chunks.is_done()
+            }
+            Body::IntoChunks | Body::UntilClose => false,
+        }
+    }
+
     /// Makes of what was read what is to be written; returned is what lies behind the body.
     ///
     /// # Errors

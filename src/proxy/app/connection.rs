@@ -15,21 +15,24 @@
 //! whether the request may be sent again, on a fresh one.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::answer::{self, Asked, Head, Verdict};
 use super::body::Body;
 use super::socket::Socket;
+use crate::proxy::budget::{BODIES, Lease};
 use crate::proxy::chunks::Malformed;
 
 /// Room for what is read: a page or a small file with its head comes in one piece.
 pub const ROOM: usize = 32 * 1024;
 /// Room for bodies that fill that: the more goes in one piece, the less often the app and the client
-/// have to be woken. With 128 KiB, a large upload took a tenth longer.
+/// have to be woken. With 128 KiB, a large upload took a tenth longer. Only so many have it at the
+/// same time ([`BODIES`]), and nobody whose client is slow.
 pub const MUCH_ROOM: usize = 512 * 1024;
 
 /// Why there is no answer, or no more of it.
@@ -41,6 +44,22 @@ pub enum Broken {
     Closed,
     #[error("the app's answer is refused: {0}")]
     Malformed(&'static str),
+    #[error("the app was silent for longer than app_read_timeout")]
+    Silent,
+}
+
+impl Broken {
+    /// What clients are told where none of an answer is out: a status, and why.
+    pub fn told(&self) -> (u16, &'static str) {
+        match self {
+            Broken::Io(_) | Broken::Closed => (502, "the app behind this address does not answer"),
+            Broken::Malformed(_) => (
+                502,
+                "what the app behind this address answers is not HTTP/1.1, or has two readings",
+            ),
+            Broken::Silent => (504, "the app behind this address did not answer in time"),
+        }
+    }
 }
 
 impl From<Malformed> for Broken {
@@ -87,14 +106,24 @@ impl Connection {
         }
     }
 
+    /// The number of its descriptor.
+    pub(super) fn descriptor(&self) -> usize {
+        self.socket.descriptor()
+    }
+
     /// Begins an exchange; what is asked says how the answer is to be read.
     pub fn begin(&mut self, asked: Asked) {
         self.asked = asked;
     }
 
-    /// Whether others were answered on this connection before.
+    /// Whether others were answered on this connection before, so that it may turn out to be stale.
     pub fn is_reused(&self) -> bool {
         self.is_reused
+    }
+
+    /// The client is slow: no more large buffers for it.
+    pub fn has_slow_client(&mut self) {
+        self.room.is_slow = true;
     }
 
     /// After an error: whether this connection was closed while it was idle, as far as one can
@@ -150,14 +179,20 @@ impl Connection {
                     return Poll::Ready(Ok(taken));
                 }
             }
-            let room = if self.unread.is_empty() { ROOM } else { ROOM / 2 };
-            self.unread.reserve(room);
-            let read = ready!(pin!(self.socket.read_buf(&mut self.unread)).poll(cx))?;
-            if read == 0 {
+            if ready!(self.poll_read_head(cx))? == 0 {
                 return Poll::Ready(Err(Broken::Closed));
             }
             self.is_answering = true;
         }
+    }
+
+    /// Reads by way of the stack: while an app thinks, its connection has no buffer.
+    fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [const { MaybeUninit::uninit() }; ROOM];
+        let mut read = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+        self.unread.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     /// What comes behind the final head.
@@ -166,7 +201,7 @@ impl Connection {
     }
 
     /// The next piece of the body, as [`Body`] makes it, put into this empty buffer; `false` at the
-    /// end of the body, perhaps with a last piece.
+    /// end of the body, perhaps with a last piece. While none is there, the buffer has no memory.
     ///
     /// # Errors
     /// The body is cut short, or malformed.
@@ -175,12 +210,29 @@ impl Connection {
         cx: &mut Context<'_>,
         piece: &mut BytesMut,
     ) -> Poll<Result<bool, Broken>> {
+        self.poll_body_up_to(cx, piece, usize::MAX)
+    }
+
+    /// As [`Connection::poll_body`], and no more than so many bytes at once.
+    ///
+    /// # Errors
+    /// The body is cut short, or malformed.
+    pub fn poll_body_up_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut BytesMut,
+        most: usize,
+    ) -> Poll<Result<bool, Broken>> {
         loop {
             if self.body.is_done() {
                 return Poll::Ready(Ok(false));
             }
-            if self.unread.is_empty() {
-                let read = ready!(self.poll_fill(cx, piece))?;
+            let mut behind = BytesMut::new();
+            if self.unread.len() > most {
+                *piece = self.unread.split_to(most);
+                behind = std::mem::take(&mut self.unread);
+            } else if self.unread.is_empty() {
+                let read = ready!(self.poll_fill(cx, piece, most))?;
                 if read == 0 {
                     return Poll::Ready(match self.body.close(piece) {
                         true => Ok(false),
@@ -192,6 +244,9 @@ impl Connection {
                 self.unread = BytesMut::new();
             }
             self.unread = self.body.pass(piece)?;
+            if !behind.is_empty() {
+                self.unread.unsplit(behind);
+            }
             if !piece.is_empty() {
                 return Poll::Ready(Ok(!self.body.is_done()));
             }
@@ -199,11 +254,30 @@ impl Connection {
     }
 
     /// Reads into an empty buffer, that grows with what comes.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
-        self.room.make(to);
-        let read = ready!(pin!(self.socket.read_buf(to)).poll(cx));
-        self.room.learn(to);
-        Poll::Ready(read)
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut BytesMut,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        if most < ROOM {
+            self.room.leave(to);
+            to.reserve(most);
+        } else {
+            self.room.make(to);
+        }
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        let read = pin!((&mut self.socket).take(most).read_buf(to)).poll(cx);
+        match read {
+            Poll::Ready(read) => {
+                self.room.learn(to);
+                Poll::Ready(read)
+            }
+            Poll::Pending => {
+                self.room.leave(to);
+                Poll::Pending
+            }
+        }
     }
 
     /// The trailer lines behind a body in chunks, each with its CR LF.
@@ -222,20 +296,46 @@ impl Connection {
     }
 }
 
-/// How much room a direction needs for what is read: more, once it was all used.
+/// How much room a direction needs for what is read: more, once it was all used, and as long as it is
+/// used quickly.
 #[derive(Debug, Default)]
 pub struct Room {
     is_much: bool,
+    /// Of a client that is slow to take or to send.
+    pub is_slow: bool,
+    /// For what is more than [`ROOM`].
+    lease: Option<Lease>,
 }
 
 impl Room {
     /// Gives an empty buffer room to be read into.
-    pub fn make(&self, buffer: &mut BytesMut) {
-        let room = if self.is_much { MUCH_ROOM } else { ROOM };
+    pub fn make(&mut self, buffer: &mut BytesMut) {
+        let room = match self.has_much() {
+            true => MUCH_ROOM,
+            false => ROOM,
+        };
         buffer.clear();
+        if buffer.capacity() > 2 * room {
+            *buffer = BytesMut::new();
+        }
         if buffer.capacity() < room {
             buffer.reserve(room);
         }
+    }
+
+    fn has_much(&mut self) -> bool {
+        if !self.is_much || self.is_slow {
+            self.lease = None;
+        } else if self.lease.is_none() {
+            self.lease = BODIES.take(MUCH_ROOM - ROOM);
+        }
+        self.lease.is_some()
+    }
+
+    /// Nothing is there to be read: until then, the buffer's memory is for others.
+    pub fn leave(&mut self, buffer: &mut BytesMut) {
+        *buffer = BytesMut::new();
+        self.lease = None;
     }
 
     /// The buffer was read into.

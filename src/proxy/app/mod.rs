@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::connections::Connections;
 use super::tls::Secure;
 use crate::config::AppAddress;
 pub use connection::{Broken, Connection};
@@ -32,12 +33,16 @@ pub const APP_IDLE: Duration = Duration::from_secs(4);
 const MAX_IDLE: usize = 128;
 /// How long a resolved name of the app is used.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
+/// How long it counts that it could not be resolved: nobody asks for each request.
+const UNRESOLVED_FOR: Duration = Duration::from_secs(1);
+/// How long connections that were closed may take to give their descriptors back.
+const ROOM_TAKES: Duration = Duration::from_millis(20);
 
 /// Why there is no connection to the app.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
     #[error("the app's host name cannot be resolved: {0}")]
-    Unresolved(io::Error),
+    Unresolved(Arc<io::Error>),
     #[error("the app's host name has no address")]
     NoAddress,
     #[error("connecting to the app: {0}")]
@@ -68,6 +73,10 @@ struct Shared {
     /// For an app that speaks TLS.
     secure: Option<Secure>,
     resolved: Mutex<Option<Resolved>>,
+    /// Of those who want to know, one asks and the others wait.
+    resolving: tokio::sync::Mutex<()>,
+    /// What makes room when descriptors run out.
+    connections: Arc<Connections>,
     /// The one that was given back last is taken first. Never locked over an await.
     idle: Mutex<Idle>,
 }
@@ -82,12 +91,27 @@ struct Idle {
 /// The app's addresses, and when they were looked up.
 #[derive(Debug)]
 struct Resolved {
-    addresses: Vec<SocketAddr>,
+    addresses: Result<Vec<SocketAddr>, NotResolved>,
     at: Instant,
 }
 
+#[derive(Debug, Clone)]
+enum NotResolved {
+    Failed(Arc<io::Error>),
+    TimedOut,
+}
+
+impl From<NotResolved> for Unreachable {
+    fn from(not: NotResolved) -> Unreachable {
+        match not {
+            NotResolved::Failed(error) => Unreachable::Unresolved(error),
+            NotResolved::TimedOut => Unreachable::TimedOut,
+        }
+    }
+}
+
 impl App {
-    pub fn new(address: AppAddress) -> App {
+    pub fn new(address: AppAddress, connections: Arc<Connections>) -> App {
         let secure = match &address {
             AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),
             _ => None,
@@ -96,6 +120,8 @@ impl App {
             address,
             secure,
             resolved: Mutex::new(None),
+            resolving: tokio::sync::Mutex::new(()),
+            connections,
             idle: Mutex::new(Idle::default()),
         };
         App { shared: Arc::new(shared) }
@@ -139,11 +165,29 @@ impl App {
         }
     }
 
-    /// A new connection: to the first of the app's addresses that accepts it.
+    /// A new connection: to the first of the app's addresses that accepts it. Where descriptors run
+    /// out, clients that have nothing to ask make room.
     ///
     /// # Errors
     /// None does; told is what became of the last one.
     pub async fn connect(&self) -> Result<Connection, Unreachable> {
+        let connections = &self.shared.connections;
+        match self.try_connect().await {
+            Err(Unreachable::Refused(error))
+                if is_out_of_descriptors(&error) && connections.make_room() > 0 =>
+            {
+                tokio::time::sleep(ROOM_TAKES).await;
+                self.try_connect().await
+            }
+            Ok(connection) if connections.is_crowded(connection.descriptor()) => {
+                connections.make_room();
+                Ok(connection)
+            }
+            other => other,
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Connection, Unreachable> {
         let (host, port) = match &self.shared.address {
             AppAddress::Unix { path } => {
                 let socket = in_time(UnixStream::connect(path)).await?;
@@ -178,18 +222,38 @@ impl App {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        if let Some(resolved) = &*self.shared.resolved.lock()
-            && resolved.at.elapsed() < RESOLVED_FOR
-        {
-            return Ok(resolved.addresses.clone());
+        if let Some(known) = self.known_addresses() {
+            return known;
+        }
+        let _asking = self.shared.resolving.lock().await;
+        if let Some(known) = self.known_addresses() {
+            return known;
         }
         let found = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, port))).await;
-        let found = found.map_err(|_| Unreachable::TimedOut)?;
-        let addresses: Vec<_> = found.map_err(Unreachable::Unresolved)?.collect();
+        let addresses = match found {
+            Ok(Ok(found)) => Ok(found.collect()),
+            Ok(Err(error)) => Err(NotResolved::Failed(Arc::new(error))),
+            Err(_) => Err(NotResolved::TimedOut),
+        };
         let resolved = Resolved { addresses: addresses.clone(), at: Instant::now() };
         *self.shared.resolved.lock() = Some(resolved);
-        Ok(addresses)
+        Ok(addresses?)
     }
+
+    fn known_addresses(&self) -> Option<Result<Vec<SocketAddr>, Unreachable>> {
+        let resolved = self.shared.resolved.lock();
+        let known = resolved.as_ref()?;
+        let holds = if known.addresses.is_ok() { RESOLVED_FOR } else { UNRESOLVED_FOR };
+        let is_fresh = known.at.elapsed() < holds;
+        is_fresh.then(|| known.addresses.clone().map_err(Unreachable::from))
+    }
+}
+
+/// Of the process, or of the whole system.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
 }
 
 async fn in_time<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T, Unreachable> {

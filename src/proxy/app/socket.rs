@@ -1,6 +1,7 @@
 //! A socket to the app: TCP, a Unix socket, or TLS over TCP.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -27,6 +28,16 @@ macro_rules! either {
 }
 
 impl Socket {
+    /// The number of its descriptor; they are given out from the lowest.
+    pub fn descriptor(&self) -> usize {
+        let raw = match self {
+            Socket::Tcp(tcp) => tcp.as_raw_fd(),
+            Socket::Unix(unix) => unix.as_raw_fd(),
+            Socket::Tls(tls) => tls.get_ref().0.as_raw_fd(),
+        };
+        usize::try_from(raw).unwrap_or(0)
+    }
+
     /// Whether nothing is there to be read, not even the end: what an idle connection that can be
     /// used looks like.
     pub fn is_quiet(&mut self) -> bool {

@@ -50,7 +50,8 @@ pub fn write(head: &Head, bytes: &[u8], to: To, out: &mut BytesMut) -> Result<Be
         (Framing::Chunked, _) => Body::chunks(),
         (Framing::UntilClose, _) => Body::IntoChunks,
     };
-    let is_unchunked = to.minor == 0 || head.status == 204 || head.is_informational();
+    let is_bare = head.status == 204 || head.is_informational();
+    let is_unchunked = to.minor == 0 || is_bare;
     let (mut has_date, mut has_length) = (false, false);
     for line in lines(bytes) {
         let is_dropped = match line.name.len() {
@@ -59,7 +60,7 @@ pub fn write(head: &Head, bytes: &[u8], to: To, out: &mut BytesMut) -> Result<Be
                 false
             }
             10 => line.is("connection") || line.is("keep-alive"),
-            14 if line.is("content-length") => std::mem::replace(&mut has_length, true),
+            14 if line.is("content-length") => is_bare || std::mem::replace(&mut has_length, true),
             16 => line.is("proxy-connection"),
             17 if line.is("transfer-encoding") => is_unchunked,
             _ => false,
@@ -158,6 +159,13 @@ mod tests {
                 true,
             ),
             (
+                "HTTP/1.1 204 No\nDate: x\nContent-Length: 5\n\n",
+                STAYS,
+                "HTTP/1.1 204 No\nDate: x\nConnection: keep-alive\n\n",
+                "Done",
+                false,
+            ),
+            (
                 "HTTP/1.1 204 No\nDate: x\nTransfer-Encoding: chunked\n\n",
                 STAYS,
                 "HTTP/1.1 204 No\nDate: x\nConnection: keep-alive\n\n",
@@ -172,9 +180,9 @@ mod tests {
                 false,
             ),
             (
-                "HTTP/1.1 101 Go\nConnection: Upgrade\nUpgrade: x\n\n",
+                "HTTP/1.1 101 Go\nConnection: Upgrade\nUpgrade: WebSocket\n\n",
                 STAYS,
-                "HTTP/1.1 101 Go\nConnection: Upgrade\nUpgrade: x\n\n",
+                "HTTP/1.1 101 Go\nConnection: Upgrade\nUpgrade: WebSocket\n\n",
                 "Done",
                 true,
             ),

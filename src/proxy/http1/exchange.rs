@@ -3,17 +3,22 @@
 //! Law of this file:
 //!
 //! - A direction has one buffer that is read into when it is empty and written from until it is:
-//!   who is slow is waited for, and nothing is collected.
+//!   who is slow is waited for, and nothing is collected. While there is nothing to be read, it has
+//!   none.
+//! - A client that makes no progress, either way, is let go after `clients.send_timeout`. For the app
+//!   there is no such limit unless `app_read_timeout` sets one.
 //! - The request's first bytes, head and what came with it, are kept until more of it is read, so
 //!   that they can be sent again where the app closed the connection before.
 //! - What the app says counts, also if it does not want to hear the rest of the request.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use super::ahead::Ahead;
 use super::answer::{self, To};
 use super::client::{Client, Watch};
 use crate::drain::Drain;
@@ -35,6 +40,8 @@ pub enum Stop {
     Malformed,
     /// The request's body does not come.
     Late,
+    /// The client does not take the answer.
+    Stalled,
     App(Broken),
 }
 
@@ -45,6 +52,15 @@ pub struct Request {
     pub minor: u8,
     pub is_keep_alive: bool,
     pub is_idempotent: bool,
+}
+
+/// How long one may wait for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a client to take or to send something.
+    pub client: Duration,
+    /// For the app to answer, or to go on with an answer; `None`: as long as it likes.
+    pub app: Option<Duration>,
 }
 
 /// The request's way.
@@ -63,6 +79,8 @@ struct Up {
     is_deaf: bool,
     body: Body,
     pause: Pause,
+    /// While the app does not take what there is.
+    ahead: Ahead,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -86,6 +104,9 @@ struct Down {
     is_last: bool,
     /// Only the end of the connection tells the client that the answer is whole.
     ends_with_connection: bool,
+    pause: Pause,
+    /// Of the app, where that is limited.
+    silence: Option<Pause>,
 }
 
 /// See the file's head.
@@ -107,6 +128,7 @@ impl<'a> Exchange<'a> {
         mut app: Connection,
         request: Request,
         drain: &'a Drain,
+        patience: Patience,
         first: BytesMut,
         body: Body,
     ) -> Exchange<'a> {
@@ -120,7 +142,8 @@ impl<'a> Exchange<'a> {
             is_written: false,
             is_deaf: false,
             body,
-            pause: Pause::default(),
+            pause: Pause::new(patience.client),
+            ahead: Ahead::default(),
         };
         let down = Down {
             buffer: BytesMut::new(),
@@ -131,6 +154,8 @@ impl<'a> Exchange<'a> {
             is_out: false,
             is_last: false,
             ends_with_connection: false,
+            pause: Pause::new(patience.client),
+            silence: patience.app.map(Pause::new),
         };
         Exchange { client, app, request, drain, up, down, watch: Watch::default() }
     }
@@ -176,8 +201,22 @@ impl<'a> Exchange<'a> {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         match self.poll_up(cx) {
             Poll::Ready(stop) => Poll::Ready(Err(stop)),
-            Poll::Pending => self.poll_down(cx),
+            Poll::Pending => match self.poll_down(cx) {
+                Poll::Pending => self.poll_silence(cx).map(|()| Err(Stop::App(Broken::Silent))),
+                ready => ready,
+            },
         }
+    }
+
+    /// Ready when the app has the whole request and has been silent for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(silence) = &mut self.down.silence else { return Poll::Pending };
+        let is_its_turn = self.up.is_written && self.up.body.is_done();
+        if is_its_turn && self.down.buffer.is_empty() && !self.down.needs_flush {
+            return silence.poll_too_long(cx);
+        }
+        silence.has_moved();
+        Poll::Pending
     }
 
     /// Passes the request on, and then watches the client.
@@ -195,23 +234,13 @@ impl<'a> Exchange<'a> {
                 return self.watch.poll_gone(self.client, cx).map(|_| Stop::Gone);
             }
             if is_waiting {
-                return Poll::Pending;
+                return self.poll_unread(cx);
             }
-            self.up.room.make(&mut self.up.spare);
-            let Poll::Ready(read) = pin!(self.client.socket.read_buf(&mut self.up.spare)).poll(cx)
-            else {
-                // Who is answered already may have nothing more to say.
-                if self.down.stage != Stage::Head {
-                    return Poll::Pending;
-                }
-                return self.up.pause.poll_too_long(cx).map(|()| Stop::Late);
-            };
-            if !matches!(read, Ok(1..)) {
-                // A body that is cut short.
-                return Poll::Ready(Stop::Gone);
+            if !self.up.ahead.take(&mut self.up.spare)
+                && let Err(stop) = ready!(self.poll_read_up(cx))
+            {
+                return Poll::Ready(stop);
             }
-            self.up.pause.has_read();
-            self.up.room.learn(&self.up.spare);
             let Ok(behind) = self.up.body.pass(&mut self.up.spare) else {
                 return Poll::Ready(Stop::Malformed);
             };
@@ -224,11 +253,49 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Reads more of the request's body; an error is what ends the exchange.
+    fn poll_read_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Up { spare, buffer, room, pause, is_first, .. } = &mut self.up;
+        room.make(spare);
+        let read = pin!(self.client.socket.read_buf(spare)).poll(cx);
+        let Poll::Ready(read) = read else {
+            room.leave(spare);
+            if !*is_first {
+                *buffer = BytesMut::new();
+            }
+            // Who is answered already may have nothing more to say.
+            if self.down.stage != Stage::Head {
+                return Poll::Pending;
+            }
+            return pause.poll_too_long(cx).map(|()| Err(Stop::Late));
+        };
+        room.is_slow |= pause.has_moved();
+        room.learn(spare);
+        Poll::Ready(match read {
+            Ok(1..) => Ok(()),
+            // A body that is cut short.
+            _ => Err(Stop::Gone),
+        })
+    }
+
+    /// The app does not take what there is of the body: is the client still there?
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        if !self.up.ahead.has_read() {
+            self.up.spare = BytesMut::new();
+        }
+        let Up { ahead, body, .. } = &mut self.up;
+        ahead.poll_gone(&mut self.client.socket, body, cx).map(|()| Stop::Gone)
+    }
+
     /// Ready when nothing is left to be written.
     fn poll_write_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         let mut rest = &self.up.buffer[self.up.at..];
         let written = self.app.poll_write(cx, &mut rest);
-        self.up.at = self.up.buffer.len() - rest.len();
+        let at = self.up.buffer.len() - rest.len();
+        if at > self.up.at {
+            self.up.at = at;
+            self.up.ahead.has_moved();
+        }
         match ready!(written) {
             Ok(()) => self.up.is_written = true,
             Err(_) if self.up.at == 0 && self.is_stale() => return Poll::Ready(Err(Stop::Stale)),
@@ -250,6 +317,7 @@ impl<'a> Exchange<'a> {
                 Stage::Head => ready!(self.poll_head(cx))?,
                 Stage::Body => {
                     let more = ready!(self.app.poll_body(cx, &mut self.down.buffer));
+                    self.down.has_heard();
                     if !more.map_err(Stop::App)? {
                         self.down.stage = Stage::Done;
                     }
@@ -260,7 +328,14 @@ impl<'a> Exchange<'a> {
     }
 
     fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        let Down { buffer, stage, needs_flush, is_out, is_cut, .. } = &mut self.down;
+        match self.poll_push_down(cx) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => self.down.pause.poll_too_long(cx).map(|()| Err(Stop::Stalled)),
+        }
+    }
+
+    fn poll_push_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Down { buffer, stage, needs_flush, is_out, is_cut, pause, .. } = &mut self.down;
         let mut socket = Pin::new(&mut self.client.socket);
         while !buffer.is_empty() {
             match ready!(socket.as_mut().poll_write(cx, buffer)) {
@@ -269,6 +344,9 @@ impl<'a> Exchange<'a> {
                     *is_cut = !buffer.is_empty();
                 }
                 _ => return Poll::Ready(Err(Stop::Gone)),
+            }
+            if pause.has_moved() {
+                self.app.has_slow_client();
             }
             *needs_flush = true;
             *is_out |= *stage != Stage::Head;
@@ -279,6 +357,7 @@ impl<'a> Exchange<'a> {
                 return Poll::Ready(Err(Stop::Gone));
             }
             *needs_flush = false;
+            pause.has_moved();
         }
         Poll::Ready(Ok(()))
     }
@@ -301,6 +380,7 @@ impl<'a> Exchange<'a> {
             }
             answer::write(&head, bytes, to, out).map(|begun| (head, Some(begun)))
         }));
+        self.down.has_heard();
         let (head, begun) = match taken {
             Ok(Ok(taken)) => taken,
             Ok(Err(reason)) => return Poll::Ready(Err(Stop::App(Broken::Malformed(reason)))),
@@ -327,6 +407,15 @@ impl<'a> Exchange<'a> {
             self.down.buffer.extend_from_slice(&piece);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Down {
+    /// The app has said something.
+    fn has_heard(&mut self) {
+        if let Some(silence) = &mut self.silence {
+            silence.has_moved();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Nothing in this directory depends on MongoDB or on filter files.
 
+mod ahead;
 pub mod answer;
 pub mod client;
 pub mod exchange;
@@ -20,17 +21,20 @@ use tracing::{debug, warn};
 
 use super::app::answer::Asked;
 use super::app::body::Body;
-use super::app::{App, Connection};
+use super::app::{App, Broken, Connection};
 use super::chunks::Malformed;
+use super::connections::Guest;
 use super::gate::{self, Head};
 use super::pause::TOO_LATE;
 use super::plain;
+use super::requests::{self, Turn};
 use super::side::Side;
+use crate::api::capacity::Full;
 use crate::api::problem::Problem;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use client::Client;
-use exchange::{Exchange, Request, Stop};
+use exchange::{Exchange, Patience, Request, Stop};
 
 /// How long a client may take to read that its request failed.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -42,6 +46,7 @@ pub struct Lane {
     pub side: Arc<Side>,
     pub metrics: Arc<Metrics>,
     pub drain: Drain,
+    pub patience: Patience,
 }
 
 /// How an exchange ended for the client.
@@ -67,13 +72,35 @@ impl Lane {
         bytes: BytesMut,
         head: Head,
         peer: Option<IpAddr>,
+        guest: &Guest,
     ) -> bool {
         let began = Instant::now();
         let _held = self.drain.hold();
-        let ended = self.exchange(client, bytes, head, peer).await;
+        let ended = match self.turn(&bytes[..head.length], peer, guest) {
+            Ok(_turn) => self.exchange(client, bytes, head, peer).await,
+            Err(full) => {
+                self.metrics.refused_total.with_label_values(&[full.name()]).inc();
+                tell(client, &head, requests::refusal(full), &full).await
+            }
+        };
         self.metrics.count_proxied(ended.status);
         self.metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
         ended.is_reusable
+    }
+
+    /// Lets a request be one of those that are on their way.
+    fn turn<'a>(
+        &'a self,
+        head: &[u8],
+        peer: Option<IpAddr>,
+        guest: &'a Guest,
+    ) -> Result<Turn<'a>, Full> {
+        let requests = &guest.connections().requests;
+        let chain = || gate::header_values(head, "x-forwarded-for");
+        match self.side.forwarded_for(peer, chain) {
+            None => requests.take(&guest.held),
+            Some(client) => requests.take_for(client),
+        }
     }
 
     async fn exchange(
@@ -112,7 +139,8 @@ impl Lane {
             Ok(app) => app,
             Err(error) => return tell_unreachable(client, &head, &error).await,
         };
-        let mut exchange = Exchange::new(client, app, request, &self.drain, first, body);
+        let mut exchange =
+            Exchange::new(client, app, request, &self.drain, self.patience, first, body);
         let passed = loop {
             match poll_fn(|cx| exchange.poll(cx)).await {
                 Err(Stop::Stale) => match self.app.connect().await {
@@ -160,8 +188,8 @@ async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> Ended {
     }
     // Part of an answer is out: all that is left is to break it off.
     debug!(status, ?stop, "an answer was broken off");
-    if exchange.ends_with_connection() {
-        // Else it would look as if it were whole.
+    if exchange.ends_with_connection() || matches!(stop, Stop::Stalled) {
+        // Else it would look as if it were whole, or the kernel would keep what nobody takes.
         exchange.client.socket.reset_on_close();
     }
     Ended::last(status)
@@ -171,11 +199,14 @@ async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> Ended {
     let problem = match &stop {
         // Nobody is there to read it.
         Stop::Gone => return Ended::last(0),
+        Stop::Stalled => {
+            client.socket.reset_on_close();
+            return Ended::last(0);
+        }
         Stop::Malformed => Problem::new(400, Malformed.to_string()),
         Stop::Late => Problem::new(408, TOO_LATE),
-        Stop::Stale | Stop::App(_) => {
-            Problem::new(502, "the app behind this address does not answer")
-        }
+        Stop::Stale => told(&Broken::Closed),
+        Stop::App(broken) => told(broken),
     };
     match stop {
         Stop::App(broken) => tell(client, head, problem, &broken).await,
@@ -184,6 +215,11 @@ async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> Ended {
             tell(client, head, problem, &detail).await
         }
     }
+}
+
+fn told(broken: &Broken) -> Problem {
+    let (status, detail) = broken.told();
+    Problem::new(status, detail)
 }
 
 async fn tell_unreachable(
@@ -207,7 +243,7 @@ async fn tell(
 ) -> Ended {
     let status = problem.status;
     match status {
-        500.. => warn!(status, %error, "request not forwarded"),
+        502 | 504 => warn!(status, %error, "request not forwarded"),
         // Clients must not fill the log.
         _ => debug!(status, %error, "request not forwarded"),
     }

@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use bytes::{BufMut, BytesMut};
 
 use crate::proxy::app::answer::{Line, Named, lines};
+use crate::proxy::forwarded;
 use crate::proxy::gate::{Body, Head};
 use crate::proxy::side::Side;
 
@@ -32,7 +33,10 @@ enum Fate {
     Te,
     Trailer,
     Upgrade,
+    /// One of those that we write ourselves.
     Forwarded,
+    /// Another that says where the request came from.
+    Claim,
 }
 
 fn fate(line: &Line<'_>) -> Fate {
@@ -51,6 +55,7 @@ fn fate(line: &Line<'_>) -> Fate {
         15 if is("x-forwarded-for") => Fate::Forwarded,
         16 if is("x-forwarded-host") => Fate::Forwarded,
         17 if is("x-forwarded-proto") => Fate::Forwarded,
+        9.. if forwarded::is_claim(line.name) => Fate::Claim,
         _ => Fate::Pass,
     }
 }
@@ -58,7 +63,8 @@ fn fate(line: &Line<'_>) -> Fate {
 /// Appends the head that the app gets for the one at the beginning of these bytes.
 ///
 /// # Errors
-/// Its `Connection` names what no connection may take away; why it is refused.
+/// Its `Connection` names what no connection may take away, or its target another scheme than it
+/// came by; why it is refused.
 pub fn write(
     head: &Head,
     bytes: &[u8],
@@ -75,6 +81,7 @@ pub fn write(
     out.put_slice(head.target(bytes));
     out.put_slice(b" HTTP/1.1\r\n");
     let is_upgrade = is_web_socket(head, bytes);
+    let is_trusted = side.is_trusted(peer);
     let (mut host, mut has_forwarded, mut takes_trailers) = (None, false, false);
     for line in lines(bytes) {
         match fate(&line) {
@@ -91,8 +98,9 @@ pub fn write(
                 has_forwarded = true;
                 continue;
             }
-            Fate::Pass if named.has(line.name) && !is_framing(&line) => continue,
-            Fate::Pass => {}
+            Fate::Claim if !is_trusted => continue,
+            Fate::Pass | Fate::Claim if named.has(line.name) && !is_framing(&line) => continue,
+            Fate::Pass | Fate::Claim => {}
         }
         out.put_slice(line.whole);
     }
@@ -106,7 +114,13 @@ pub fn write(
     } else if takes_trailers && head.minor > 0 {
         out.put_slice(b"TE: trailers\r\nConnection: TE\r\n");
     }
-    let believed = if has_forwarded && side.is_trusted(peer) { bytes } else { &[] };
+    let believed = if has_forwarded && is_trusted { bytes } else { &[] };
+    let proto = proto_of(believed, side);
+    if scheme_of(head.target(bytes)).is_some_and(|scheme| !scheme.eq_ignore_ascii_case(proto)) {
+        return Err(
+            "the request target names another scheme than the one that the request came by",
+        );
+    }
     put_forwarded(believed, side, peer, host.unwrap_or_default(), out);
     out.put_slice(b"\r\n");
     Ok(Sent { is_upgrade })
@@ -115,12 +129,11 @@ pub fn write(
 /// Some fields are the request's own, or ours: a `Connection` that names them wants them to be lost
 /// on the way.
 fn check_named(named: &Named<'_>) -> Result<(), &'static str> {
-    const OURS: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
     let mut count = 0;
     let checked = named.tokens(|token| {
         count += 1;
         let is_name = token.iter().all(|byte| is_token_byte(*byte));
-        let is_ours = OURS.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()));
+        let is_ours = token.eq_ignore_ascii_case(b"host") || forwarded::is_claim(token);
         match is_name && !is_ours && count <= MAX_NAMED {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
@@ -158,12 +171,17 @@ fn is_web_socket(head: &Head, bytes: &[u8]) -> bool {
 }
 
 /// Of a target in absolute form; others have none.
-fn authority_of(target: &[u8]) -> &[u8] {
+fn scheme_of(target: &[u8]) -> Option<&[u8]> {
     if target.starts_with(b"/") {
-        return &[];
+        return None;
     }
-    let Some(at) = target.windows(3).position(|part| part == b"://") else { return &[] };
-    let rest = &target[at + 3..];
+    target.windows(3).position(|part| part == b"://").map(|at| &target[..at])
+}
+
+/// Of a target in absolute form; others have none.
+fn authority_of(target: &[u8]) -> &[u8] {
+    let Some(scheme) = scheme_of(target) else { return &[] };
+    let rest = &target[scheme.len() + 3..];
     &rest[..rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())]
 }
 
@@ -194,10 +212,16 @@ fn put_forwarded(
         None => out.put_slice(b"unknown"),
     }
     out.put_slice(b"\r\n");
-    let first = |name| lines(believed).find(|line| line.is(name)).map(|line| line.value);
-    let proto = first("x-forwarded-proto").unwrap_or(side.scheme.as_bytes());
-    put(out, "X-Forwarded-Proto", proto);
-    put(out, "X-Forwarded-Host", first("x-forwarded-host").unwrap_or(host));
+    put(out, "X-Forwarded-Proto", proto_of(believed, side));
+    put(out, "X-Forwarded-Host", first(believed, "x-forwarded-host").unwrap_or(host));
+}
+
+fn first<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    lines(head).find(|line| line.is(name)).map(|line| line.value)
+}
+
+fn proto_of<'a>(believed: &'a [u8], side: &'a Side) -> &'a [u8] {
+    first(believed, "x-forwarded-proto").unwrap_or(side.scheme.as_bytes())
 }
 
 #[cfg(test)]
@@ -235,8 +259,8 @@ mod tests {
             (
                 "GET /x?y HTTP/1.1\nHost: a:1\nKeep-Alive: 5\nProxy-Connection: x\n\
                  Proxy-Authorization: x\nProxy-Authenticate: x\nHTTP2-Settings: x\nUpgrade: h2c\n\
-                 Trailer: x\nForwarded: for=x\n\n",
-                "Host: a:1\nForwarded: for=x\n",
+                 Trailer: x\nForwarded: for=x\nX_Real-IP: 1\nX-Original-URL: /y\nx-forwarder: 1\n\n",
+                "Host: a:1\nx-forwarder: 1\n",
             ),
             (
                 "GET /x?y HTTP/1.1\nHost: a:1\nConnection: Content-Length\nContent-Length: 0\n\n",
@@ -274,6 +298,29 @@ mod tests {
         ] {
             let (head, is_upgrade) = written(&request, "10.0.0.0/8").unwrap();
             assert!(!is_upgrade && !head.contains("pgrade"), "{head}");
+        }
+    }
+
+    #[test]
+    fn trusted_proxies_may_say_where_a_request_came_from() {
+        let request = "GET /x HTTP/1.1\nHost: a:1\nForwarded: for=x\nX-Real-IP: 1\n\n";
+        let (head, _) = written(request, "192.0.2.0/24").unwrap();
+        assert!(head.contains("\nForwarded: for=x\nX-Real-IP: 1\n"), "{head}");
+    }
+
+    #[test]
+    fn a_target_may_not_name_another_scheme() {
+        for (target, claimed, trusted, is_refused) in [
+            ("https://a:1/x", "http", "10.0.0.0/8", true),
+            ("https://a:1/x", "https", "10.0.0.0/8", true),
+            ("HTTP://a:1/x", "https", "10.0.0.0/8", false),
+            ("https://a:1/x", "https", "192.0.2.0/24", false),
+            ("http://a:1/x", "https", "192.0.2.0/24", true),
+            ("/x?y=https://a", "https", "192.0.2.0/24", false),
+        ] {
+            let request =
+                format!("GET {target} HTTP/1.1\nHost: a:1\nX-Forwarded-Proto: {claimed}\n\n");
+            assert_eq!(written(&request, trusted).is_err(), is_refused, "{request}");
         }
     }
 
@@ -317,7 +364,14 @@ mod tests {
 
     #[test]
     fn a_connection_may_not_take_everything_away() {
-        for names in ["Host", "x-forwarded-FOR", "a, X-Forwarded-Host", "\"Host\"", ":authority"] {
+        for names in [
+            "Host",
+            "x-forwarded-FOR",
+            "a, X-Forwarded-Host",
+            "x-real-ip",
+            "\"Host\"",
+            ":authority",
+        ] {
             let request = format!("GET / HTTP/1.1\nHost: a\nConnection: {names}\n\n");
             assert!(written(&request, "10.0.0.0/8").is_err(), "{names}");
         }

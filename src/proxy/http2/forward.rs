@@ -6,37 +6,49 @@
 
 use std::future::poll_fn;
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::HeaderMap;
 use http::request::Parts;
 use tracing::{debug, warn};
 
 use super::head::{self, Framing};
-use super::request::send_plain;
+use super::plain::{head_of, send_plain};
+use super::shared::{HeldHead, Shared};
 use super::sink::{Gone, poll_send};
-use super::{Shared, Site};
+use super::upload::Upload;
+use crate::api::capacity::Full;
 use crate::api::problem::Problem;
 use crate::proxy::app::answer::{Asked, Body as Framed, Head};
-use crate::proxy::app::body::{Body, put_chunk};
+use crate::proxy::app::body::Body;
+use crate::proxy::app::connection::ROOM;
 use crate::proxy::app::{Broken, Connection, Unreachable};
 use crate::proxy::pause::{Pause, TOO_LATE};
+use crate::proxy::requests::{self, Turn};
 
-/// What of a request's body goes into one write to the app, about.
-const MAX_WRITE: usize = 64 * 1024;
+/// What gRPC's clients are told, as the app's side is HTTP/1.1.
+const NO_GRPC: &str = "gRPC is not supported here: requests reach the app as HTTP/1.1, and gRPC needs \
+                       HTTP/2 all the way. Let gRPC clients reach the app past this proxy";
+/// `UNIMPLEMENTED`, in gRPC's own numbers.
+const GRPC_UNIMPLEMENTED: &str = "12";
 
 /// Why a request is not answered, or not to the end.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum Failure {
     /// Nobody is there to be told.
     #[error("the client left")]
     ClientGone,
     #[error("{TOO_LATE}")]
     Late,
+    #[error("the client does not take the answer")]
+    Stalled,
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     #[error(transparent)]
@@ -49,59 +61,149 @@ impl From<Gone> for Failure {
     }
 }
 
-/// Forwards one request.
+/// Forwards one request. `held` is its head, counted.
 pub async fn forward(
-    shared: &Shared,
-    parts: &Parts,
+    shared: &Arc<Shared>,
+    parts: Parts,
+    held: HeldHead,
     body: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
     let began = Instant::now();
     let site = &shared.site;
-    let has_body = !body.is_end_stream();
-    let (head, framing) = head::request(parts, has_body, &site.side, shared.peer);
-    let asked = Asked { is_head: parts.method == http::Method::HEAD, is_upgrade: false };
-    let upload = Upload::new(head, framing, body);
-    let mut exchange = Exchange { upload, answer: Answer::Awaited(respond), status: 0 };
-    let is_idempotent = parts.method.is_idempotent();
-    let ended = exchange.run(site, asked, is_idempotent).await;
+    let ending = Ending {
+        asked: Asked { is_head: parts.method == http::Method::HEAD, is_upgrade: false },
+        is_idempotent: parts.method.is_idempotent(),
+        is_grpc: is_grpc(&parts),
+    };
+    let (mut exchange, turn) = begin(shared, parts, held, body, respond);
+    let ended = match turn {
+        // Held until the end.
+        Ok(_turn) => exchange.run(&ending).await,
+        Err(full) => {
+            site.desk.metrics.refused_total.with_label_values(&[full.name()]).inc();
+            Err(full.into())
+        }
+    };
     // Of what the client got; 0 for one that left before that.
     let mut status = exchange.status;
-    if let Err(failure) = ended
-        && let Some(problem) = problem_of(&failure)
-    {
-        match exchange.answer {
-            Answer::Awaited(mut respond) => {
-                status = problem.status;
-                match status {
-                    500.. => warn!(status, error = %failure, "request not forwarded"),
-                    // Clients must not fill the log.
-                    _ => debug!(status, error = %failure, "request not forwarded"),
-                }
-                send_plain(&mut respond, problem.into(), asked.is_head).await;
-            }
-            // Part of an answer is out: all that is left is to break it off.
-            Answer::Sending(sending) => {
-                debug!(error = %failure, "an answer is cut short");
-                shared.broken.put(sending.stream);
-            }
-            Answer::Done => {}
-        }
+    if let Err(failure) = ended {
+        status = ending.tell(exchange, failure).await.unwrap_or(status);
     }
     let metrics = &site.desk.metrics;
     metrics.count_proxied(status);
     metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
 }
 
-fn problem_of(failure: &Failure) -> Option<Problem> {
+/// The request's head is gone when this is done, but for its bytes for the app.
+fn begin<'a>(
+    shared: &'a Arc<Shared>,
+    parts: Parts,
+    held: HeldHead,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+) -> (Exchange, Result<Turn<'a>, Full>) {
+    let site = &shared.site;
+    let has_body = !body.is_end_stream();
+    let (head, framing) = head::request(&parts, has_body, &site.side, shared.peer);
+    let chain = || parts.headers.get_all("x-forwarded-for").iter().map(|value| value.as_bytes());
+    let requests = &shared.guest.connections().requests;
+    let turn = match site.side.forwarded_for(shared.peer, || chain().collect()) {
+        None => requests.take(&shared.guest.held),
+        Some(client) => requests.take_for(client),
+    };
+    let upload = Upload::new(head, framing, body, shared.clone());
+    let silence = site.patience.app.map(Pause::new);
+    let exchange = Exchange {
+        upload,
+        answer: Answer::Awaited(respond),
+        status: 0,
+        head: Some(held),
+        shared: shared.clone(),
+        silence,
+    };
+    (exchange, turn)
+}
+
+/// gRPC-Web is another matter: it is made for HTTP/1.1.
+fn is_grpc(parts: &Parts) -> bool {
+    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
+    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// What is known of a request once its head is gone.
+struct Ending {
+    asked: Asked,
+    is_idempotent: bool,
+    is_grpc: bool,
+}
+
+impl Ending {
+    /// Tells the client of a failure, as far as that is possible; the status that it was told.
+    async fn tell(&self, exchange: Exchange, failure: Failure) -> Option<u16> {
+        let shared = exchange.shared.clone();
+        let mut respond = match exchange.answer {
+            Answer::Awaited(respond) => respond,
+            // Part of an answer is out: all that is left is to break it off.
+            Answer::Sending(sending) => {
+                if let Some(reason) = reason_of(&failure) {
+                    debug!(error = %failure, "an answer is cut short");
+                    shared.put_broken((sending.stream, reason));
+                }
+                return None;
+            }
+            Answer::Done => return None,
+        };
+        let Some(problem) = problem_of(&failure) else {
+            shared.give_up();
+            return None;
+        };
+        let status = problem.status;
+        match status {
+            502 | 504 => warn!(status, error = %failure, "request not forwarded"),
+            // Clients must not fill the log.
+            _ => debug!(status, error = %failure, "request not forwarded"),
+        }
+        if self.is_grpc && matches!(failure, Failure::App(_)) {
+            // As gRPC says it: by 200 and a status of its own, without a body.
+            let fields = [
+                ("content-type", "application/grpc"),
+                ("grpc-status", GRPC_UNIMPLEMENTED),
+                ("grpc-message", NO_GRPC),
+            ];
+            // A client that left has nothing to be told.
+            let _ = respond.send_response(head_of(200, &fields), true);
+        } else {
+            send_plain(&mut respond, problem.into(), self.asked.is_head).await;
+        }
+        Some(status)
+    }
+}
+
+/// How an answer is broken off; not at all for a client that did that itself.
+fn reason_of(failure: &Failure) -> Option<Reason> {
     match failure {
         Failure::ClientGone => None,
+        Failure::Stalled | Failure::Late => Some(Reason::CANCEL),
+        _ => Some(Reason::INTERNAL_ERROR),
+    }
+}
+
+fn problem_of(failure: &Failure) -> Option<Problem> {
+    match failure {
+        Failure::ClientGone | Failure::Stalled => None,
         Failure::Late => Some(Problem::new(408, TOO_LATE)),
+        Failure::Full(full) => Some(requests::refusal(*full)),
         Failure::Unreachable(Unreachable::TimedOut) => {
             Some(Problem::new(504, "the app did not accept the connection in time"))
         }
-        Failure::Unreachable(_) | Failure::App(_) => {
+        Failure::Unreachable(_) => {
             Some(Problem::new(502, "the app behind this address does not answer"))
+        }
+        Failure::App(broken) => {
+            let (status, detail) = broken.told();
+            Some(Problem::new(status, detail))
         }
     }
 }
@@ -111,6 +213,11 @@ struct Exchange {
     answer: Answer,
     /// Of the answer, once its head is out.
     status: u16,
+    /// The request's, until it can be forgotten.
+    head: Option<HeldHead>,
+    shared: Arc<Shared>,
+    /// Of the app, where that is limited.
+    silence: Option<Pause>,
 }
 
 enum Answer {
@@ -129,15 +236,23 @@ struct Sending {
     trailers: HeaderMap,
     /// To read into.
     room: BytesMut,
+    /// While the client takes nothing.
+    pause: Pause,
+    /// The app is waited for, and not the client.
+    is_for_app: bool,
 }
 
 impl Exchange {
-    async fn run(&mut self, site: &Site, asked: Asked, is_idempotent: bool) -> Result<(), Failure> {
+    async fn run(&mut self, ending: &Ending) -> Result<(), Failure> {
         // What was read of a body cannot be read again.
-        let is_repeatable = is_idempotent && self.upload.framing == Framing::None;
+        let is_repeatable = ending.is_idempotent && self.upload.framing == Framing::None;
+        let site = self.shared.site.clone();
         let mut app = self.unless_gone(site.app.take()).await?;
         loop {
-            app.begin(asked);
+            app.begin(ending.asked);
+            if !app.is_reused() {
+                self.upload.forget_head();
+            }
             match poll_fn(|cx| self.poll(&mut app, cx)).await {
                 Ok(()) => break,
                 Err(Failure::App(_)) if self.may_repeat() && app.is_stale(is_repeatable) => {
@@ -187,7 +302,28 @@ impl Exchange {
         if let Poll::Ready(Err(failure)) = self.upload.poll(app, is_awaited, cx) {
             return Poll::Ready(Err(failure));
         }
-        self.poll_answer(app, cx)
+        if self.upload.is_whole() && !self.upload.may_begin_again() {
+            self.head = None;
+        }
+        match self.poll_answer(app, cx) {
+            Poll::Pending => self.poll_silence(cx).map(|()| Err(Failure::App(Broken::Silent))),
+            ready => ready,
+        }
+    }
+
+    /// Ready when the app has the whole request and has been silent for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(silence) = &mut self.silence else { return Poll::Pending };
+        let is_its_turn = match &self.answer {
+            Answer::Awaited(_) => true,
+            Answer::Sending(sending) => sending.is_for_app,
+            Answer::Done => false,
+        };
+        if is_its_turn && self.upload.is_whole() {
+            return silence.poll_too_long(cx);
+        }
+        silence.has_moved();
+        Poll::Pending
     }
 
     fn poll_answer(
@@ -195,10 +331,17 @@ impl Exchange {
         app: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
+        let Exchange { shared, silence, .. } = self;
+        let mut has_heard = || {
+            if let Some(silence) = silence {
+                silence.has_moved();
+            }
+        };
         loop {
             match &mut self.answer {
                 Answer::Awaited(respond) => {
                     let (head, answer) = ready!(poll_head(app, cx))?;
+                    has_heard();
                     if head.is_informational() {
                         respond.send_informational(answer).map_err(|_| Gone)?;
                         continue;
@@ -206,6 +349,8 @@ impl Exchange {
                     let is_last = head.body == Framed::None;
                     let stream = respond.send_response(answer, is_last).map_err(|_| Gone)?;
                     self.status = head.status;
+                    self.upload.forget_head();
+                    self.head = None;
                     app.expect(match head.body {
                         Framed::None => Body::Done,
                         Framed::Length(length) => Body::length(length),
@@ -220,11 +365,13 @@ impl Exchange {
                             is_more: true,
                             trailers: HeaderMap::new(),
                             room: BytesMut::new(),
+                            pause: Pause::new(shared.site.patience.client),
+                            is_for_app: false,
                         }),
                     };
                 }
                 Answer::Sending(sending) => {
-                    ready!(sending.poll(app, cx))?;
+                    ready!(sending.poll(app, shared, &mut has_heard, cx))?;
                     self.answer = Answer::Done;
                 }
                 Answer::Done => return Poll::Ready(Ok(())),
@@ -245,23 +392,50 @@ fn poll_head(
 
 impl Sending {
     /// Ready when all of the answer is sent.
-    fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll(
+        &mut self,
+        app: &mut Connection,
+        shared: &Arc<Shared>,
+        has_heard: &mut impl FnMut(),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
+        match self.poll_on(app, shared, has_heard, cx) {
+            Poll::Pending if self.is_for_app => {
+                self.pause.has_moved();
+                Poll::Pending
+            }
+            Poll::Pending => self.pause.poll_too_long(cx).map(|()| Err(Failure::Stalled)),
+            ready => ready,
+        }
+    }
+
+    fn poll_on(
+        &mut self,
+        app: &mut Connection,
+        shared: &Arc<Shared>,
+        has_heard: &mut impl FnMut(),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
+        self.is_for_app = false;
         while self.is_more {
-            ready!(poll_send(&mut self.stream, cx, &mut self.piece, false))?;
-            let Poll::Ready(more) = app.poll_body(cx, &mut self.room) else {
-                // An app may be silent for long.
-                self.room = BytesMut::new();
+            ready!(self.poll_piece(cx, false))?;
+            let room = ready!(self.poll_room(shared, cx))?;
+            let Poll::Ready(more) = app.poll_body_up_to(cx, &mut self.room, room) else {
+                // Others may have what this stream does not need now.
+                self.stream.reserve_capacity(0);
+                self.is_for_app = true;
                 return Poll::Pending;
             };
+            has_heard();
             self.is_more = more?;
-            self.piece = self.room.split().freeze();
+            self.piece = shared.counted(mem::take(&mut self.room).freeze());
             if !self.is_more {
                 self.trailers = head::answer_trailers(&app.take_trailers());
             }
         }
         let is_last = self.trailers.is_empty();
         let is_all_sent = self.piece.is_empty();
-        ready!(poll_send(&mut self.stream, cx, &mut self.piece, is_last))?;
+        ready!(self.poll_piece(cx, is_last))?;
         let ended = match is_last {
             false => self.stream.send_trailers(mem::take(&mut self.trailers)),
             true if is_all_sent => self.stream.send_data(Bytes::new(), true),
@@ -269,129 +443,28 @@ impl Sending {
         };
         Poll::Ready(ended.map_err(|_| Failure::ClientGone))
     }
-}
 
-/// A request on its way to the app.
-struct Upload {
-    head: Bytes,
-    framing: Framing,
-    /// Until all of it is written, or the app takes no more.
-    body: Option<RecvStream>,
-    /// The end of the body was read.
-    is_ended: bool,
-    /// Something of the body was read.
-    has_taken: bool,
-    /// To be written.
-    out: BytesMut,
-    /// What the client may not send again yet: it is in `out`.
-    taken: usize,
-    /// The app does not read any more. It may have answered before that.
-    is_deaf: bool,
-    /// What was written is on its way.
-    is_flushed: bool,
-    pause: Pause,
-}
-
-impl Upload {
-    fn new(head: Bytes, framing: Framing, body: RecvStream) -> Upload {
-        let out = BytesMut::from(&head[..]);
-        let body = Some(body).filter(|_| framing != Framing::None);
-        let is_ended = body.is_none();
-        Upload {
-            head,
-            framing,
-            body,
-            is_ended,
-            has_taken: false,
-            out,
-            taken: 0,
-            is_deaf: false,
-            is_flushed: false,
-            pause: Pause::default(),
+    fn poll_piece(&mut self, cx: &mut Context<'_>, is_last: bool) -> Poll<Result<(), Gone>> {
+        let before = self.piece.len();
+        let sent = poll_send(&mut self.stream, cx, &mut self.piece, is_last);
+        if self.piece.len() < before {
+            self.pause.has_moved();
         }
+        sent
     }
 
-    fn begin_again(&mut self) {
-        self.out = BytesMut::from(&self.head[..]);
-        (self.is_deaf, self.is_flushed) = (false, false);
-    }
-
-    fn is_whole(&self) -> bool {
-        self.is_ended && self.out.is_empty() && self.is_flushed && !self.is_deaf
-    }
-
-    /// Ready when all is written, or nobody takes it.
-    fn poll(
-        &mut self,
-        app: &mut Connection,
-        is_awaited: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
-        while !self.is_deaf && !self.is_whole() {
-            self.fill(cx)?;
-            self.is_flushed &= self.out.is_empty();
-            if self.out.is_empty() && self.is_flushed && !self.is_ended {
-                // Who is answered already may have nothing more to say.
-                if !is_awaited {
-                    return Poll::Pending;
-                }
-                return self.pause.poll_too_long(cx).map(|()| Err(Failure::Late));
-            }
-            let written = app.poll_write(cx, &mut self.out);
-            self.open_window();
-            match written {
-                Poll::Ready(Ok(())) => self.is_flushed = true,
-                Poll::Ready(Err(_)) => {
-                    // What it said counts; the client is told to stop once that has been passed on.
-                    self.is_deaf = true;
-                    (self.body, self.out) = (None, BytesMut::new());
-                }
-                Poll::Pending => return Poll::Pending,
-            }
+    /// How much may be read of the app's answer: no more than the client has made room for, so that
+    /// one that does not read holds nothing here.
+    fn poll_room(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
+        ready!(shared.poll_unsent(cx));
+        self.stream.reserve_capacity(ROOM);
+        let mut room = self.stream.capacity();
+        if room == 0 {
+            room = match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                _ => return Poll::Ready(Err(Gone)),
+            };
         }
-        (self.body, self.out) = (None, BytesMut::new());
-        Poll::Ready(Ok(()))
-    }
-
-    /// Takes what has come of the body, up to a good piece.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
-        let Some(body) = &mut self.body else { return Ok(()) };
-        while !self.is_ended && self.out.len() < MAX_WRITE {
-            match body.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => {
-                    self.has_taken = true;
-                    self.pause.has_read();
-                    self.taken += data.len();
-                    match self.framing {
-                        Framing::Chunked => put_chunk(&mut self.out, &data),
-                        _ => self.out.extend_from_slice(&data),
-                    }
-                }
-                Poll::Ready(Some(Err(_))) => return Err(Gone),
-                Poll::Ready(None) => match body.poll_trailers(cx) {
-                    Poll::Ready(Ok(trailers)) => {
-                        // A body with a length has no place for them in HTTP/1.1.
-                        if self.framing == Framing::Chunked {
-                            head::put_last_chunk(&mut self.out, trailers.as_ref());
-                        }
-                        (self.has_taken, self.is_ended) = (true, true);
-                    }
-                    Poll::Ready(Err(_)) => return Err(Gone),
-                    Poll::Pending => return Ok(()),
-                },
-                Poll::Pending => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the client send as much again as the app has taken.
-    fn open_window(&mut self) {
-        let written = self.taken.saturating_sub(self.out.len());
-        if let Some(body) = &mut self.body {
-            // An error is that it was said before, which it was not.
-            let _ = body.flow_control().release_capacity(written);
-            self.taken -= written;
-        }
+        Poll::Ready(Ok(room.min(ROOM)))
     }
 }

@@ -12,6 +12,7 @@ use http::request::Parts;
 use super::gate;
 use crate::proxy::app::answer::{Body, Head, Named, lines};
 use crate::proxy::chunks;
+use crate::proxy::forwarded;
 use crate::proxy::side::Side;
 
 /// How a request's body goes to the app.
@@ -40,6 +41,7 @@ pub fn request(
     out.put_slice(request.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.put_slice(b" HTTP/1.1\r\n");
     let host = gate::host_of(request);
+    let is_trusted = side.is_trusted(peer);
     put(&mut out, "host", host);
     for name in request.headers.keys() {
         let values = request.headers.get_all(name);
@@ -53,6 +55,7 @@ pub fn request(
             | "x-forwarded-proto"
             | "x-forwarded-host" => {}
             "trailer" if framing != Framing::Chunked => {}
+            claim if !is_trusted && forwarded::is_claim(claim.as_bytes()) => {}
             // HTTP/2 clients send a cookie a field, for the sake of compression; HTTP/1.1 knows one
             // field with all of them (RFC 9113 section 8.2.3).
             "cookie" => {
@@ -104,7 +107,8 @@ pub fn answer(head: &Head, bytes: &[u8]) -> Result<http::Response<()>, &'static 
             10 => line.is("connection") || line.is("keep-alive"),
             // Said twice, it is still one length; in chunks, none.
             14 if line.is("content-length") => {
-                head.body == Body::Chunked || fields.contains_key(header::CONTENT_LENGTH)
+                let is_none = head.status == 204 || head.is_informational();
+                is_none || head.body == Body::Chunked || fields.contains_key(header::CONTENT_LENGTH)
             }
             14 => false,
             16 => line.is("proxy-connection"),
@@ -207,6 +211,8 @@ mod tests {
                     ("cookie", "b=2"),
                     ("te", "trailers"),
                     ("x-forwarded-for", "evil"),
+                    ("x_real_ip", "evil"),
+                    ("forwarded", "for=evil"),
                     ("http2-settings", "x"),
                     ("trailer", "x"),
                     ("content-length", "5"),
@@ -256,6 +262,7 @@ mod tests {
                 &[("date", "x"), ("trailer", "y")],
             ),
             ("HTTP/1.1 103 Early\nLink: </a>\nConnection: x\n\n", 103, &[("link", "</a>")]),
+            ("HTTP/1.1 204 No\nDate: x\nContent-Length: 5\n\n", 204, &[("date", "x")]),
         ] {
             let fields: Vec<_> =
                 fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();

@@ -6,37 +6,45 @@
 //!   of a body than the app does ([`forward`]): what piles up is bounded by the windows below.
 //! - An idle event stream is a small task with a handle to its HTTP/2 stream. Whatever its request
 //!   was, is gone by then.
+//! - A client that makes no progress is let go: on a stream, by resetting that; on the socket, by
+//!   closing the connection. What it can make us hold meanwhile is bounded for the connection and
+//!   for the process ([`shared`]).
 //! - The connection's task does the reading and writing for all of them, and holds up the drain as
 //!   long as it has streams: the last bytes of one that ended are still to be sent.
 
 mod forward;
 pub mod gate;
 pub mod head;
+mod plain;
 mod request;
+mod shared;
 pub mod sink;
+mod upload;
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::poll_fn;
 use h2::server::{Builder, SendResponse};
-use h2::{Reason, RecvStream, SendStream};
-use parking_lot::Mutex;
+use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
 use super::app::App;
+use super::connections::Guest;
 use super::gate::MAX_HEAD;
+use super::http1::exchange::Patience;
 use super::io::Socket;
+use super::pause::Pause;
 use super::side::Side;
 use crate::api::reserved::Desk;
 use crate::drain::{Drain, Held};
+use shared::Shared;
 
 /// The handshake must be complete this long after the connection's first byte.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,7 +57,8 @@ const MAX_STREAMS: u32 = 256;
 /// What a client may send on a stream before somebody has taken it, in bytes: enough for a fast
 /// upload over a long way.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for all streams of a connection; bounds what they can make us hold.
+/// The same for all streams of a connection; bounds what they can make us hold. Uploads that the app
+/// does not take count apart, as far as there is memory for that: they must not stop the others.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What waits for the socket on each stream, in bytes.
 const MAX_UNSENT: usize = 64 * 1024;
@@ -61,14 +70,13 @@ pub struct Site {
     pub prefix: Arc<str>,
     pub side: Arc<Side>,
     pub drain: Drain,
+    pub patience: Patience,
 }
 
-/// What the streams of a connection share.
-struct Shared {
-    site: Arc<Site>,
-    peer: Option<IpAddr>,
-    broken: Broken,
-}
+/// Streams of one connection that a client may give up before it has an answer; more of them end the
+/// connection where they are more than half of all. Whoever wants that many connections to the app
+/// has to open as many to us.
+const MAX_GIVEN_UP: usize = 128;
 
 /// Limits against floods of resets (CVE-2023-44487) and of CONTINUATION frames are the crate's: 20
 /// streams that were reset before we have seen them, 1024 that it had to reset itself, and as many
@@ -85,9 +93,10 @@ fn settings() -> Builder {
 }
 
 /// Serves one connection to its end; `read` is what was read of it before.
-pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut) {
+pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, guest: Guest) {
     let peer = socket.peer().map(|peer| peer.ip());
-    let shaking = settings().handshake::<_, Bytes>(Prefixed { read, socket });
+    let pause = Pause::new(site.patience.client);
+    let shaking = settings().handshake::<_, Bytes>(Prefixed { read, socket, pause });
     // Boxed: done long before the connection is.
     let connection = match Box::pin(timeout(HANDSHAKE_DEADLINE, shaking)).await {
         Ok(Ok(connection)) => connection,
@@ -95,7 +104,8 @@ pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut) {
         Err(_) => return debug!("HTTP/2 handshake took too long"),
     };
     let drain = site.drain.clone();
-    let shared = Arc::new(Shared { site, peer, broken: Broken::default() });
+    guest.rest();
+    let shared = Arc::new(Shared::new(site, peer, guest));
     let mut serving = Serving {
         connection,
         shared: shared.clone(),
@@ -103,6 +113,8 @@ pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut) {
         idle: None,
         is_used: false,
         is_leaving: false,
+        accepted: 0,
+        window: CONNECTION_WINDOW,
     };
     let mut draining = pin!(drain.begun());
     while let Some((request, respond)) =
@@ -123,6 +135,10 @@ struct Serving {
     idle: Option<Pin<Box<Sleep>>>,
     is_used: bool,
     is_leaving: bool,
+    /// Requests so far.
+    accepted: usize,
+    /// What the client may send on all streams, as it was last told.
+    window: u32,
 }
 
 impl Serving {
@@ -139,10 +155,22 @@ impl Serving {
                 self.leave();
             }
             // What these have sent is on its way after the next look at the connection.
-            let broken = self.shared.broken.take(cx.waker());
+            let broken = self.shared.take_broken(cx.waker());
+            self.widen();
+            let given_up = self.shared.given_up();
+            if given_up > MAX_GIVEN_UP && 2 * given_up > self.accepted && !self.is_leaving {
+                debug!(given_up, "a client gives up more requests than it lets be answered");
+                self.is_leaving = true;
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(asked))) => {
-                    broken.into_iter().for_each(|stream| self.shared.broken.put(stream));
+                    broken.into_iter().for_each(|broken| self.shared.put_broken(broken));
+                    // It was closed to make room for others.
+                    if !self.shared.guest.work() {
+                        return Poll::Ready(None);
+                    }
+                    self.accepted += 1;
                     self.is_used = true;
                     self.held.get_or_insert_with(|| self.shared.site.drain.hold());
                     return Poll::Ready(Some(asked));
@@ -155,14 +183,18 @@ impl Serving {
                 Poll::Pending => {}
             }
             if !broken.is_empty() {
-                broken.into_iter().for_each(|mut stream| stream.send_reset(Reason::INTERNAL_ERROR));
+                for (mut stream, reason) in broken {
+                    stream.send_reset(reason);
+                }
                 continue;
             }
             if self.connection.has_streams() {
                 self.idle = None;
                 return Poll::Pending;
             }
-            self.held = None;
+            if self.held.take().is_some() {
+                self.shared.guest.rest();
+            }
             let patience = if self.is_leaving { FAREWELL } else { IDLE };
             let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));
             if idle.as_mut().poll(cx).is_pending() {
@@ -175,6 +207,14 @@ impl Serving {
         }
     }
 
+    /// Gives room for uploads that the app does not take, so that the others go on.
+    fn widen(&mut self) {
+        let window = CONNECTION_WINDOW + STREAM_WINDOW * self.shared.stuck();
+        if std::mem::replace(&mut self.window, window) != window {
+            self.connection.set_target_window_size(window);
+        }
+    }
+
     /// Tells the client to bring no more requests here.
     fn leave(&mut self) {
         if !std::mem::replace(&mut self.is_leaving, true) {
@@ -184,35 +224,26 @@ impl Serving {
     }
 }
 
-/// Streams whose answers are cut short. They are reset by the connection's task, behind what they
-/// have sent so far: h2 drops what is still queued on a stream that is reset.
-#[derive(Default)]
-struct Broken {
-    waiting: Mutex<(Vec<SendStream<Bytes>>, Option<Waker>)>,
-}
-
-impl Broken {
-    fn put(&self, stream: SendStream<Bytes>) {
-        let mut waiting = self.waiting.lock();
-        waiting.0.push(stream);
-        if let Some(waker) = waiting.1.take() {
-            waker.wake();
-        }
-    }
-
-    fn take(&self, waker: &Waker) -> Vec<SendStream<Bytes>> {
-        let mut waiting = self.waiting.lock();
-        if !waiting.1.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            waiting.1 = Some(waker.clone());
-        }
-        std::mem::take(&mut waiting.0)
-    }
-}
-
-/// A socket, and what was read of it before.
+/// A socket, and what was read of it before. Writing fails when the client takes nothing for too
+/// long.
 struct Prefixed {
     read: BytesMut,
     socket: Socket,
+    pause: Pause,
+}
+
+impl Prefixed {
+    fn in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.pause.has_moved();
+            return polled;
+        }
+        self.pause.poll_too_long(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl AsyncRead for Prefixed {
@@ -241,7 +272,9 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        let me = self.get_mut();
+        let polled = Pin::new(&mut me.socket).poll_write(cx, buf);
+        me.in_time(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -249,7 +282,9 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
+        let me = self.get_mut();
+        let polled = Pin::new(&mut me.socket).poll_write_vectored(cx, bufs);
+        me.in_time(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -257,7 +292,9 @@ impl AsyncWrite for Prefixed {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let me = self.get_mut();
+        let polled = Pin::new(&mut me.socket).poll_flush(cx);
+        me.in_time(cx, polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,25 +1,20 @@
 //! One request over HTTP/2: refused, answered by the desk, or forwarded.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use http::request::Parts;
-use tokio::time::timeout;
 
-use super::sink::{Gone, StreamSink, poll_send};
-use super::{Shared, forward, gate, head};
+use super::plain::{head_of, send_plain};
+use super::sink::StreamSink;
+use super::{Shared, forward, gate};
 use crate::api::problem::Problem;
-use crate::api::reserved::{Answer, Opened, Plain};
+use crate::api::reserved::{Answer, Opened};
 use crate::proxy::path::{self, Target};
 use crate::proxy::side::Request;
-
-/// How long a client may take to read an answer of ours.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Answers one request.
 pub async fn answer(
@@ -30,6 +25,11 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let site = &shared.site;
     let is_head = parts.method == http::Method::HEAD;
+    let Some(held) = shared.hold_head(head_size(&parts)) else {
+        site.desk.metrics.refused_total.with_label_values(&["heads"]).inc();
+        // By the standard, nothing was done and the client may try again.
+        return respond.send_reset(h2::Reason::REFUSED_STREAM);
+    };
     if let Err(refusal) = gate::check(&parts) {
         let problem = Problem::new(refusal.status, refusal.reason);
         return refuse(&shared, &mut respond, problem, is_head).await;
@@ -37,7 +37,7 @@ pub async fn answer(
     // As bytes of a request line, without scheme and authority.
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes();
     match path::classify(target, &site.prefix) {
-        Target::App => Box::pin(forward::forward(&shared, &parts, body, respond)).await,
+        Target::App => Box::pin(forward::forward(&shared, parts, held, body, respond)).await,
         Target::Ambiguous => {
             let problem = Problem::new(
                 400,
@@ -61,6 +61,15 @@ pub async fn answer(
             }
         }
     }
+}
+
+/// What a head takes in memory, about.
+fn head_size(parts: &Parts) -> usize {
+    const FIELD: usize = 64;
+    let fields =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    fields.sum::<usize>() + target
 }
 
 async fn ask(shared: &Shared, parts: &Parts, target: &[u8], rest: &str) -> Answer {
@@ -88,46 +97,6 @@ async fn refuse(
 ) {
     shared.site.desk.metrics.count_proxied(problem.status);
     send_plain(respond, problem.into(), is_head).await;
-}
-
-/// Sends an answer that is known whole. A client that does not read it has had its chance.
-pub async fn send_plain(respond: &mut SendResponse<Bytes>, plain: Plain, is_head: bool) {
-    let mut fields: Vec<(&str, &str)> =
-        plain.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let length = plain.body.len().to_string();
-    // By the standard, 204 has no length.
-    if plain.status != 204 {
-        fields.push(("content-length", &length));
-    }
-    let is_whole = is_head || plain.body.is_empty();
-    let Ok(mut stream) = respond.send_response(head_of(plain.status, &fields), is_whole) else {
-        return;
-    };
-    if is_whole {
-        return;
-    }
-    let mut body = plain.body.clone();
-    let sent = poll_fn(|cx| poll_send(&mut stream, cx, &mut body, true));
-    if let Ok(Ok(()) | Err(Gone)) = timeout(ANSWER_DEADLINE, sent).await {
-        return;
-    }
-    stream.send_reset(h2::Reason::CANCEL);
-}
-
-fn head_of(status: u16, fields: &[(&str, &str)]) -> http::Response<()> {
-    let mut answer = http::Response::new(());
-    *answer.status_mut() =
-        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in fields {
-        // Ours are well-formed, but for what may come from a request or from settings.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
-        {
-            answer.headers_mut().append(name, value);
-        }
-    }
-    answer.headers_mut().insert(header::DATE, head::date());
-    answer
 }
 
 /// A stream's own task, once its head is out. A block that owns its parts, since a function would

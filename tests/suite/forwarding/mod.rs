@@ -1,6 +1,5 @@
 //! The proxy: a request through it and the same request directly are the same to both sides.
 
-mod hostile;
 mod large;
 mod protocols;
 
@@ -18,7 +17,7 @@ use crate::support::{mongo, until};
 /// Nobody listens there: forwarding needs no MongoDB.
 const NO_MONGODB: &str = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500";
 
-async fn before(app: &App) -> Sidecar {
+pub async fn before(app: &App) -> Sidecar {
     let filters = Filters::new(&[]);
     sidecar::start_before(app.address, NO_MONGODB, &filters, &[]).await
 }

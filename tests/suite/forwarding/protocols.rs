@@ -155,3 +155,53 @@ async fn tls_on_the_public_port() {
     drop(socket);
     sidecar.finish().await;
 }
+
+/// As by a renewal in place, and as Kubernetes does it, behind a link.
+#[tokio::test]
+async fn a_certificate_that_was_renewed_is_shown() {
+    use crate::support::tls::Authority;
+    let app = App::start().await;
+    let (first, second, third) = (Authority::new(), Authority::new(), Authority::new());
+    let files = |authority: &Authority, dir: &std::path::Path| {
+        std::fs::create_dir(dir).unwrap();
+        std::fs::write(dir.join("cert.pem"), authority.cert_pem()).unwrap();
+        std::fs::write(dir.join("key.pem"), authority.key_pem()).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("data");
+    files(&first, &dir.path().join("one"));
+    files(&third, &dir.path().join("three"));
+    std::os::unix::fs::symlink("one", &link).unwrap();
+    let (cert, key) = (link.join("cert.pem"), link.join("key.pem"));
+    let settings = [
+        ("SIDESTREAM_TLS__CERT_FILE", cert.to_str().unwrap()),
+        ("SIDESTREAM_TLS__KEY_FILE", key.to_str().unwrap()),
+    ];
+    let filters = Filters::new(&[]);
+    let sidecar =
+        sidecar::start_before(app.address, "mongodb://127.0.0.1:9", &filters, &settings).await;
+    let mut open = first.connect(sidecar.listen).await.expect("the first one is shown");
+    // Between two writes, the files do not fit each other.
+    std::fs::write(&key, second.key_pem()).unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(3), async {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(100));
+        while first.connect(sidecar.listen).await.is_ok() {
+            pace.tick().await;
+        }
+    })
+    .await
+    .expect_err("the first one is shown on");
+    std::fs::write(&cert, second.cert_pem()).unwrap();
+    until("the second one is shown", || async { second.connect(sidecar.listen).await.is_ok() })
+        .await;
+    std::os::unix::fs::symlink("three", dir.path().join("new")).unwrap();
+    std::fs::rename(dir.path().join("new"), &link).unwrap();
+    until("the third one is shown", || async { third.connect(sidecar.listen).await.is_ok() }).await;
+    assert!(first.connect(sidecar.listen).await.is_err());
+    // No connection was dropped.
+    open.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut piece = [0; 15];
+    open.read_exact(&mut piece).await.unwrap();
+    assert_eq!(&piece, b"HTTP/1.1 200 OK");
+    sidecar.finish().await;
+}

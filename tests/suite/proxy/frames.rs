@@ -11,7 +11,6 @@ use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request};
 use mongodb::bson::{Document, doc};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -22,35 +21,35 @@ use super::{NO_MONGODB, Pair};
 use crate::support::sidecar::{self, Filters, Program};
 use crate::support::{PATIENCE, mongo, unique, until};
 
-type Sender = SendRequest<Bytes>;
-type Ending = JoinHandle<Result<(), h2::Error>>;
+pub type Sender = SendRequest<Bytes>;
+pub type Ending = JoinHandle<Result<(), h2::Error>>;
 
-async fn open_with(address: SocketAddr, settings: &Builder) -> (Sender, Ending) {
+pub async fn open_with(address: SocketAddr, settings: &Builder) -> (Sender, Ending) {
     let socket = TcpStream::connect(address).await.expect("a connection");
     let (sender, connection) = settings.handshake(socket).await.expect("a handshake");
     (sender, tokio::spawn(connection))
 }
 
-async fn open(address: SocketAddr) -> (Sender, Ending) {
+pub async fn open(address: SocketAddr) -> (Sender, Ending) {
     open_with(address, &Builder::new()).await
 }
 
-fn get(target: &str, case: &str) -> Request<()> {
+pub fn get(target: &str, case: &str) -> Request<()> {
     let uri = format!("http://app.test{target}");
     Request::get(uri).header("x-case", case).body(()).expect("a request")
 }
 
-async fn ask(sender: &Sender, request: Request<()>) -> ResponseFuture {
+pub async fn ask(sender: &Sender, request: Request<()>) -> ResponseFuture {
     let mut ready = sender.clone().ready().await.expect("room for a stream");
     ready.send_request(request, true).expect("it is sent").0
 }
 
-async fn head_of(answer: ResponseFuture) -> http::Response<RecvStream> {
+pub async fn head_of(answer: ResponseFuture) -> http::Response<RecvStream> {
     let head = tokio::time::timeout(PATIENCE, answer).await.expect("a head in time");
     head.expect("a head")
 }
 
-async fn status_of(sender: &Sender, request: Request<()>) -> u16 {
+pub async fn status_of(sender: &Sender, request: Request<()>) -> u16 {
     head_of(ask(sender, request).await).await.status().as_u16()
 }
 
@@ -69,7 +68,7 @@ async fn a_body_that_pauses_for_a_minute_is_not_waited_for() {
 }
 
 /// A piece of a body; the client has room for as much again.
-async fn piece_of(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
+pub async fn piece_of(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     let piece = tokio::time::timeout(PATIENCE, body.data()).await.expect("a piece in time")?;
     if let Ok(piece) = &piece {
         body.flow_control().release_capacity(piece.len()).expect("it was taken");
@@ -196,162 +195,6 @@ async fn what_has_two_readings_is_refused_as_over_http_1() {
     assert_eq!(sidecar::metric(pair.sidecar.admin, metric).await, 5.0);
     assert_eq!(pair.app.take().len(), 1);
     pair.finish().await;
-}
-
-/// A connection without a library.
-struct Frames {
-    socket: TcpStream,
-}
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
-}
-
-/// A header block, nothing of it compressed.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("a short one"));
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
-}
-
-const PSEUDO: [(&str, &str); 4] =
-    [(":method", "GET"), (":scheme", "http"), (":authority", "app.test"), (":path", "/")];
-
-impl Frames {
-    async fn open(address: SocketAddr) -> Frames {
-        let mut socket = TcpStream::connect(address).await.expect("a connection");
-        let settings = frame(4, 0, 0, &[]);
-        let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat();
-        socket.write_all(&preface).await.expect("it is taken");
-        Frames { socket }
-    }
-
-    async fn send(&mut self, frames: &[u8]) {
-        self.socket.write_all(frames).await.expect("it is taken");
-    }
-
-    /// The next frame's kind, stream and payload; `None` at the end.
-    async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
-        let reading = async {
-            let mut head = [0; 9];
-            self.socket.read_exact(&mut head).await.ok()?;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; usize::try_from(length).expect("a short one")];
-            self.socket.read_exact(&mut payload).await.ok()?;
-            Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
-        };
-        tokio::time::timeout(PATIENCE, reading).await.expect("a frame in time")
-    }
-
-    /// What becomes of a stream: the kind of frame that answers, or ends it.
-    async fn fate(&mut self, of: u32) -> u8 {
-        loop {
-            let (kind, stream, _) = self.next().await.expect("an answer");
-            if (stream == of && matches!(kind, HEADERS | RST_STREAM)) || kind == GOAWAY {
-                return kind;
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_is_no_message_is_reset() {
-    let pair = Pair::start().await;
-    let with = |more: &[(&'static str, &'static str)]| [&PSEUDO[..], more].concat();
-    for (row, fields, expected) in [
-        ("right", PSEUDO.to_vec(), HEADERS),
-        ("no method", PSEUDO[1..].to_vec(), RST_STREAM),
-        ("no scheme", vec![PSEUDO[0], PSEUDO[2], PSEUDO[3]], RST_STREAM),
-        ("no path", PSEUDO[..3].to_vec(), RST_STREAM),
-        // A host is missed at the gate.
-        ("no authority", vec![PSEUDO[0], PSEUDO[1], PSEUDO[3]], HEADERS),
-        ("two paths", with(&[(":path", "/")]), RST_STREAM),
-        ("an unknown one", with(&[(":query", "x")]), GOAWAY),
-        ("a status", with(&[(":status", "200")]), RST_STREAM),
-        ("a protocol", with(&[(":protocol", "websocket")]), RST_STREAM),
-        ("misplaced", with(&[("x", "1"), (":authority", "b")]), RST_STREAM),
-        ("connection", with(&[("connection", "close")]), RST_STREAM),
-        ("coding", with(&[("transfer-encoding", "chunked")]), RST_STREAM),
-        ("upgrade", with(&[("upgrade", "websocket")]), RST_STREAM),
-        ("te", with(&[("te", "gzip")]), RST_STREAM),
-        ("upper case", with(&[("X-Y", "1")]), GOAWAY),
-        ("control character", with(&[("x", "a\0b")]), GOAWAY),
-        ("line feed", with(&[("x", "a\nb: c")]), GOAWAY),
-        ("odd path", vec![PSEUDO[0], PSEUDO[1], PSEUDO[2], (":path", "/\n")], RST_STREAM),
-        ("short of its length", with(&[("content-length", "3")]), RST_STREAM),
-    ] {
-        let mut frames = Frames::open(pair.proxy()).await;
-        let flags = END_HEADERS | END_STREAM;
-        frames.send(&frame(HEADERS, flags, 1, &block(&fields))).await;
-        assert_eq!(frames.fate(1).await, expected, "{row}");
-    }
-    let lines: Vec<_> = pair.app.take().iter().map(|reached| reached.line()).collect();
-    assert_eq!(lines, ["GET / HTTP/1.1"]);
-    pair.finish().await;
-}
-
-/// CVE-2023-44487: each stream is reset as soon as it is open, so that no limit of open ones counts.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_resets_is_cut_off_and_costs_the_others_nothing() {
-    let app = App::start().await;
-    let filters = Filters::new(&[]);
-    let path = filters.path().display().to_string();
-    let address = format!("http://{}", app.address);
-    let arguments = ["--app", &address, "--filters", &path, "--mongodb", NO_MONGODB, "--wait"];
-    let program = Program::start(&arguments, &[]).await;
-    let (sender, _ending) = open(program.listen).await;
-    assert_eq!(status_of(&sender, get("/", "")).await, 200);
-    let before = resident_peak(program.id());
-    let listen = program.listen;
-    let flood = move |in_one: u32| async move {
-        let mut frames = Frames::open(listen).await;
-        let block = block(&PSEUDO);
-        for first in (0..20_000).step_by(usize::try_from(in_one).expect("few")) {
-            let mut batch = Vec::new();
-            for stream in (first..first + in_one).map(|number| 2 * number + 1) {
-                batch.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &block));
-                batch.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
-            }
-            if frames.socket.write_all(&batch).await.is_err() {
-                break;
-            }
-        }
-        frames
-    };
-    // Many at once are cut off.
-    let mut frames = flood(500).await;
-    let mut last = None;
-    while let Some((kind, _, payload)) = frames.next().await {
-        last = (kind == GOAWAY).then(|| payload[7]).or(last);
-    }
-    assert_eq!(last, Some(11), "ENHANCE_YOUR_CALM");
-    // Others come one by one, meanwhile.
-    let flooding = tokio::spawn(async move {
-        flood(1).await;
-    });
-    for _ in 0..50 {
-        let began = Instant::now();
-        assert_eq!(status_of(&sender, get("/", "")).await, 200);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    }
-    flooding.await.expect("it ends");
-    until("nothing is left of it", || async { app.open() <= 128 }).await;
-    let grown = resident_peak(program.id()) - before;
-    assert!(grown < 32 * 1024, "{grown} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,9 @@ pub mod mongod;
 pub mod process;
 pub mod sidecar;
 pub mod sse;
+// Nor does every one speak TLS.
+#[allow(dead_code)]
+pub mod tls;
 
 use std::future::Future;
 use std::time::Duration;

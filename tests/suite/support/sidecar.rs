@@ -138,10 +138,19 @@ impl Program {
 
     /// As [`Program::start`], with so many descriptors and no way to get more.
     pub async fn start_with_descriptors(most: u32, arguments: &[&str]) -> Program {
+        Program::start_with_descriptors_and(most, arguments, &[]).await
+    }
+
+    /// The same with variables.
+    pub async fn start_with_descriptors_and(
+        most: u32,
+        arguments: &[&str],
+        env: &[(&str, &str)],
+    ) -> Program {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")]);
         command.arg(env!("CARGO_BIN_EXE_sidestream"));
-        Program::spawn(command, arguments, &[]).await
+        Program::spawn(command, arguments, env).await
     }
 
     pub async fn start_ready(arguments: &[&str], env: &[(&str, &str)]) -> Program {

@@ -5,8 +5,8 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-use super::app::App;
-use super::raw::ask;
+use crate::proxy::app::App;
+use crate::proxy::raw::ask;
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
 use crate::support::{mongo, unique, until};

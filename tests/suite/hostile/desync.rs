@@ -6,8 +6,8 @@ use std::process::Command;
 
 use sidestream::yaml::{self, Node};
 
-use super::Pair;
-use super::raw::Raw;
+use crate::proxy::Pair;
+use crate::proxy::raw::Raw;
 
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
 

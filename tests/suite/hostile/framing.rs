@@ -1,9 +1,9 @@
 //! Requests that two readers could take for different ones: refused at the door, the connection
 //! closed, and nothing of them reaches the app.
 
-use super::Pair;
-use super::app::latin1;
-use super::raw::Raw;
+use crate::proxy::Pair;
+use crate::proxy::app::latin1;
+use crate::proxy::raw::Raw;
 
 /// What an attacker would like to slip past us.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -1,6 +1,6 @@
 //! What strangers send, over raw sockets.
 
-use super::before;
+use crate::forwarding::before;
 use crate::support::app::App;
 use crate::support::http::Connection;
 

@@ -1,0 +1,318 @@
+//! The connections of the public port: which of them wait for their clients, and who has to go when
+//! descriptors or handshakes run out.
+//!
+//! Whoever may open a connection can hold one for nothing: a handshake that does not begin, a
+//! request that does not come. So waiting takes nobody's place: when there is no room, the
+//! connections that have waited longest are closed, first those of the address that holds most of
+//! them. Behind a balancer that hides its clients all have one address; then it is their age that
+//! decides. Nobody is refused for what others hold.
+//!
+//! Law of this file:
+//!
+//! - A connection is closed for others only while it waits; one with a request is left alone. Both
+//!   sides decide by the same word of memory ([`Entry::state`]), so that neither can miss the other.
+//! - The lock is taken when a connection comes, goes, or is looked for; never for a request.
+
+use std::collections::{BinaryHeap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::requests::{Held, Requests};
+use crate::api::capacity::{Full, most_by_descriptors, network_of};
+
+/// Handshakes at the same time, with what they have read and no certificate shown yet; fewer where
+/// there are few descriptors.
+const MAX_HANDSHAKES: usize = 4096;
+/// Of all that may be closed, one in so many is closed at once: the search costs the same for one.
+const SHARE: usize = 32;
+
+/// A connection that answers a request.
+const BUSY: u64 = 0;
+/// A connection that was told to go.
+const CLOSED: u64 = u64::MAX;
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Connections {
+    began: Instant,
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    next: AtomicU64,
+    handshakes: AtomicUsize,
+    most_handshakes: usize,
+    /// From this descriptor on, waiting connections make room.
+    crowded: usize,
+    /// From this descriptor on, nobody new comes in: the rest is for connections to the app, files
+    /// and MongoDB.
+    full: usize,
+    pub requests: Requests,
+}
+
+#[derive(Debug)]
+struct Entry {
+    network: Option<IpAddr>,
+    /// [`BUSY`], [`CLOSED`], or since when it waits: milliseconds after `began`, from 1.
+    state: AtomicU64,
+    is_shaking: AtomicBool,
+    task: OnceLock<AbortHandle>,
+}
+
+/// One connection's entry. Removed when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    connections: Arc<Connections>,
+    number: u64,
+    entry: Arc<Entry>,
+    /// Requests from its address.
+    pub held: Held,
+}
+
+/// How long connections wait, and whose they are: what is looked through for those that go.
+type Waiting = HashMap<Option<IpAddr>, Vec<(u64, Arc<Entry>)>>;
+
+impl Connections {
+    /// `descriptors` is how many this process may have; `None`: no limit.
+    pub fn new(descriptors: Option<u64>, most_requests: Option<usize>) -> Arc<Connections> {
+        let crowded = most_by_descriptors(descriptors);
+        let most = descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
+        let full = crowded + (most - crowded) / 2;
+        Arc::new(Connections {
+            began: Instant::now(),
+            entries: Mutex::default(),
+            next: AtomicU64::new(0),
+            handshakes: AtomicUsize::new(0),
+            most_handshakes: MAX_HANDSHAKES.min(crowded / 2).max(1),
+            crowded,
+            full,
+            requests: Requests::new(crowded, most_requests),
+        })
+    }
+
+    /// Takes in a connection that has this descriptor, or makes room first.
+    ///
+    /// # Errors
+    /// There is no room, and nobody who could make it.
+    pub fn enter(
+        self: &Arc<Connections>,
+        address: Option<IpAddr>,
+        descriptor: usize,
+        is_shaking: bool,
+    ) -> Result<Guest, Full> {
+        // Descriptors are given out from the lowest: this many are in use.
+        if descriptor >= self.crowded && self.make_room() == 0 && descriptor >= self.full {
+            return Err(Full::Descriptors);
+        }
+        let network = address.map(|address| network_of(address.to_canonical()));
+        let entry = Arc::new(Entry {
+            network,
+            state: AtomicU64::new(self.now()),
+            is_shaking: AtomicBool::new(is_shaking),
+            task: OnceLock::new(),
+        });
+        if is_shaking && self.handshakes.fetch_add(1, Ordering::AcqRel) >= self.most_handshakes {
+            self.close(self.most_handshakes / SHARE, |entry| {
+                entry.is_shaking.load(Ordering::Acquire)
+            });
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.entries.lock().insert(number, entry.clone());
+        let held = self.requests.held_by(network);
+        Ok(Guest { connections: self.clone(), number, entry, held })
+    }
+
+    /// Whether so high a descriptor means that they run out.
+    pub fn is_crowded(&self, descriptor: usize) -> bool {
+        descriptor >= self.crowded
+    }
+
+    /// Closes some of the connections that wait; how many. Their descriptors are free as soon as
+    /// their tasks have been dropped.
+    pub fn make_room(&self) -> usize {
+        self.close(self.crowded.min(1 << 20) / SHARE, |_| true)
+    }
+
+    fn close(&self, count: usize, may_go: impl Fn(&Entry) -> bool) -> usize {
+        let mut waiting = Waiting::new();
+        for entry in self.entries.lock().values() {
+            let state = entry.state.load(Ordering::Acquire);
+            if state != BUSY && state != CLOSED && may_go(entry) {
+                waiting.entry(entry.network).or_default().push((state, entry.clone()));
+            }
+        }
+        let mut crowds: BinaryHeap<(usize, Option<IpAddr>)> = BinaryHeap::new();
+        for (network, entries) in &mut waiting {
+            // The last one goes first: the one that has waited longest.
+            entries.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
+            crowds.push((entries.len(), *network));
+        }
+        let mut closed = 0;
+        while closed < count.max(1)
+            && let Some((_, network)) = crowds.pop()
+        {
+            let Some(entries) = waiting.get_mut(&network) else { continue };
+            let Some((since, entry)) = entries.pop() else { continue };
+            closed += usize::from(entry.close(since));
+            crowds.push((entries.len(), network));
+        }
+        closed
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(CLOSED - 2) + 1
+    }
+}
+
+impl Entry {
+    fn close(&self, since: u64) -> bool {
+        let closed =
+            self.state.compare_exchange(since, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if closed && let Some(task) = self.task.get() {
+            task.abort();
+        }
+        closed
+    }
+}
+
+impl Guest {
+    /// What closes this connection; the task is what holds it.
+    pub fn handle(&self) -> Handle {
+        Handle(self.entry.clone())
+    }
+
+    /// The connection waits for its client, from now on.
+    pub fn rest(&self) {
+        let now = self.connections.now();
+        self.entry.state.store(now, Ordering::Release);
+    }
+
+    /// The client has said something while the connection waited.
+    pub fn stir(&self) -> bool {
+        self.change(self.connections.now())
+    }
+
+    /// The connection answers a request, from now on; `false` when it has to go instead.
+    #[must_use]
+    pub fn work(&self) -> bool {
+        self.change(BUSY)
+    }
+
+    fn change(&self, to: u64) -> bool {
+        let keep = |state| (state != CLOSED).then_some(to);
+        self.entry.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, keep).is_ok()
+    }
+
+    /// The handshake is over.
+    pub fn has_shaken(&self) {
+        if self.entry.is_shaking.swap(false, Ordering::AcqRel) {
+            self.connections.handshakes.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.has_shaken();
+        self.connections.entries.lock().remove(&self.number);
+        self.connections.requests.forget(self.entry.network, &mut self.held);
+    }
+}
+
+/// Lets a connection be closed, once its task is known.
+pub struct Handle(Arc<Entry>);
+
+impl Handle {
+    pub fn is_for(self, task: AbortHandle) {
+        // It is set once.
+        let _ = self.0.task.set(task);
+        if self.0.state.load(Ordering::Acquire) == CLOSED
+            && let Some(task) = self.0.task.get()
+        {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections() -> Arc<Connections> {
+        Connections::new(Some(1024), None)
+    }
+
+    fn address(last: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([192, 0, 2, last]))
+    }
+
+    fn is_closed(guest: &Guest) -> bool {
+        guest.entry.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_that_waited_longest_goes_of_the_address_that_holds_most() {
+        let connections = connections();
+        let enter = |last| connections.enter(address(last), 5, false).unwrap();
+        let lone = enter(1);
+        let mut many = Vec::new();
+        for _ in 0..3 {
+            tokio::time::advance(std::time::Duration::from_millis(10)).await;
+            many.push(enter(2));
+        }
+        tokio::time::advance(std::time::Duration::from_millis(10)).await;
+        // It waited longest, but has said something since, and another has a request.
+        many[0].rest();
+        assert!(many[1].work());
+        assert_eq!(connections.close(1, |_| true), 1);
+        let gone: Vec<bool> = many.iter().map(is_closed).collect();
+        assert_eq!(gone, [false, false, true]);
+        assert!(!is_closed(&lone) && !many[2].work() && !many[2].stir());
+        // With one each, age decides.
+        assert_eq!(connections.close(1, |_| true), 1);
+        assert!(is_closed(&lone) != is_closed(&many[0]));
+        assert_eq!(connections.close(9, |_| true), 1);
+        // Nobody who waits is left.
+        assert_eq!(connections.close(9, |_| true), 0);
+        drop((lone, many));
+        assert!(connections.entries.lock().is_empty());
+    }
+
+    #[test]
+    fn handshakes_go_for_handshakes() {
+        let connections = connections();
+        let ready = connections.enter(address(1), 5, false).unwrap();
+        let most = connections.most_handshakes;
+        let mut shaking: Vec<Guest> =
+            (0..most).map(|_| connections.enter(address(1), 5, true).unwrap()).collect();
+        assert_eq!(shaking.iter().filter(|guest| is_closed(guest)).count(), 0);
+        shaking.push(connections.enter(address(1), 5, true).unwrap());
+        assert_eq!(shaking.iter().filter(|guest| is_closed(guest)).count(), most / SHARE);
+        assert!(!is_closed(&ready) && !is_closed(&shaking[most]));
+        shaking.iter().for_each(Guest::has_shaken);
+        drop(shaking);
+        assert_eq!(connections.handshakes.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn the_last_descriptors_are_kept_back() {
+        let connections = connections();
+        let (crowded, full) = (connections.crowded, connections.full);
+        assert!(crowded < full && full < 1024);
+        let waiting = connections.enter(address(1), crowded - 1, false).unwrap();
+        let busy = connections.enter(address(1), crowded, false).unwrap();
+        assert!(is_closed(&waiting) && busy.work());
+        // Nobody waits any more.
+        let last = connections.enter(address(1), full - 1, false).unwrap();
+        assert!(last.work());
+        assert_eq!(connections.enter(address(1), full, false).unwrap_err(), Full::Descriptors);
+        let boundless = Connections::new(None, None);
+        assert!(boundless.enter(None, 1_000_000, false).is_ok());
+    }
+}
