@@ -69,6 +69,8 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Mongodb {
     pub uri: MongodbUri,
+    /// Change streams at a time, replays included. 2 to 10,000.
+    pub max_cursors: usize,
 }
 
 /// The journal in memory, and reading the oplog for what is older.

@@ -56,6 +56,7 @@ impl Resolver<'_> {
         let prefix = self.read("prefix", address::parse_prefix);
         let filters = self.path("filters");
         let uri = self.mongodb_uri();
+        let max_cursors = self.count("mongodb.max_cursors");
         let window = self.duration("replay.window");
         let max_bytes = self.size("replay.max_bytes");
         let max_concurrent = self.count("replay.max_concurrent");
@@ -85,7 +86,7 @@ impl Resolver<'_> {
             app: app?,
             prefix: prefix?,
             filters: filters?,
-            mongodb: Mongodb { uri: uri? },
+            mongodb: Mongodb { uri: uri?, max_cursors: max_cursors? },
             replay: Replay {
                 window: window?,
                 max_bytes: max_bytes?,

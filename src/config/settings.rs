@@ -140,6 +140,13 @@ pub const SETTINGS: &[Setting] = &[
         about: "a file that holds the connection string",
     },
     Setting {
+        key: "mongodb.max_cursors",
+        kind: Kind::Count { least: 2, most: 10_000 },
+        default: Some("256"),
+        flag: None,
+        about: "change streams at a time, replays included",
+    },
+    Setting {
         key: "replay.window",
         kind: duration(Duration::from_secs(1), DAY),
         default: Some("2m"),

@@ -6,3 +6,4 @@ pub mod catalog;
 pub mod explain;
 pub mod reload;
 pub mod subscription;
+pub mod survey;
