@@ -103,6 +103,13 @@ impl Admin {
                 self.metrics.filter_state.with_label_values(&labels).set(is_so);
             }
         }
+        self.metrics.filter_findings.reset();
+        for finding in self.catalog.findings() {
+            if let Some(stream) = &finding.stream {
+                let labels = [stream.as_str(), finding.kind.name()];
+                self.metrics.filter_findings.with_label_values(&labels).set(1);
+            }
+        }
         answer(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text().into_bytes())
     }
 
@@ -132,6 +139,7 @@ impl Admin {
                 })
             })
             .collect();
+        let oplog_hours = self.catalog.oplog().map(|reach| reach.as_secs_f64() / 3600.0);
         let upstreams: Vec<Value> = self
             .catalog
             .feeds()
@@ -148,6 +156,7 @@ impl Admin {
                     "status": status,
                     "lag_seconds": feed.lag_seconds(),
                     "position": feed.now().map(|(head, _)| head.to_string()),
+                    "oplog_hours": oplog_hours,
                     "routes": feed.route_count(),
                     "journal_bytes": feed.journal_bytes(),
                 })

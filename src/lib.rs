@@ -50,12 +50,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
 use tracing::error;
 
 use access::Guard;
 use admin::{Admin, Pages};
 use api::reserved::Desk;
-use config::{Config, MongodbUri};
+use config::{Config, Mongodb};
 use drain::Drain;
 use feed::journal::Limits;
 use metrics::Metrics;
@@ -63,7 +64,9 @@ use proxy::PublicPort;
 use session::catalog::{Catalog, FeedSettings};
 use session::reload::{Reload, Seen};
 use session::subscription::Shared;
+use session::survey::Survey;
 use tasks::Tasks;
+use upstream::budget::{self, Budget};
 use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
 
@@ -127,6 +130,12 @@ impl Sidecar {
         let drain = Drain::new(config.drain);
         let tasks = Tasks::new(metrics.clone());
         let server = Server::default();
+        let budget = Budget::new(
+            config.mongodb.max_cursors,
+            config.replay.max_concurrent,
+            budget::pool_of(config.mongodb.uri.expose()),
+        );
+        let news = Arc::new(Notify::new());
         let limits = Limits { window: config.replay.window, max_bytes: config.replay.max_bytes };
         let catalog = Arc::new(Catalog::new(
             server.clone(),
@@ -134,14 +143,16 @@ impl Sidecar {
                 limits,
                 keep: config.clients.max_buffered,
                 window: config.replay.window,
+                budget: budget.clone(),
+                news: news.clone(),
             },
             Shared {
-                replayer: Replayer::supervised(
+                replayer: Replayer::within(
                     server.clone(),
                     limits,
                     config.replay.max_concurrent,
                     metrics.clone(),
-                    tasks.clone(),
+                    (tasks.clone(), budget),
                 ),
                 metrics: metrics.clone(),
                 heartbeat: config.clients.heartbeat,
@@ -164,6 +175,15 @@ impl Sidecar {
         let admin_app = Arc::new(Admin::new(catalog.clone(), metrics.clone(), drain.clone()));
         let sidecar =
             Sidecar { listen, admin, probes, broken_filters, drain, catalog, server, tasks };
+        let survey = Survey {
+            catalog: sidecar.catalog.clone(),
+            server: sidecar.server.clone(),
+            metrics,
+            window: config.replay.window,
+            news,
+        };
+        sidecar.connect(config.mongodb);
+        sidecar.start_tasks((reload, seen), survey, desk);
         let ports = [
             ("admin-port", Some(admin_listener), Pages::All),
             ("probes-port", probes_listener, Pages::Probes),
@@ -174,37 +194,36 @@ impl Sidecar {
             let serve = move || admin.clone().serve(listener.clone(), pages);
             sidecar.tasks.keep(name, |_| {}, serve);
         }
-        sidecar.start_tasks(config.mongodb.uri, (reload, seen), desk);
         sidecar.tasks.require("public-port", public.serve(public_listener));
         Ok(sidecar)
     }
 
-    /// What goes on beside the public port.
-    fn start_tasks(&self, uri: MongodbUri, (reload, seen): (Reload, Seen), desk: Arc<Desk>) {
+    /// Makes the MongoDB client.
+    fn connect(&self, mongodb: Mongodb) {
         let server = self.server.clone();
-        self.tasks.keep(
-            "connect",
-            |_| {},
-            move || {
-                let (server, uri) = (server.clone(), uri.clone());
-                async move {
-                    if let Err(reason) = server.connect(&uri).await {
-                        error!("mongodb.uri cannot be used: {reason}; streams stay away");
-                    }
+        let connect = move || {
+            let (server, mongodb) = (server.clone(), mongodb.clone());
+            async move {
+                let pool = Budget::pool(mongodb.max_cursors);
+                if let Err(reason) = server.connect(&mongodb.uri, pool).await {
+                    error!("mongodb.uri cannot be used: {reason}; streams stay away");
                 }
-            },
-        );
+            }
+        };
+        self.tasks.keep("connect", |_| {}, connect);
+    }
+
+    /// What goes on beside the ports.
+    fn start_tasks(&self, (reload, seen): (Reload, Seen), survey: Survey, desk: Arc<Desk>) {
         // After a panic, what is in force is looked at again.
         let mut seen = Some(seen);
         self.tasks.keep("reload", |_| {}, move || reload.clone().watch(seen.take()));
-        self.tasks.keep(
-            "keys",
-            |_| {},
-            move || {
-                let desk = desk.clone();
-                async move { desk.guard.warm_up().await }
-            },
-        );
+        self.tasks.keep("survey", |_| {}, move || survey.clone().run());
+        let read_keys = move || {
+            let desk = desk.clone();
+            async move { desk.guard.warm_up().await }
+        };
+        self.tasks.keep("keys", |_| {}, read_keys);
     }
 
     /// Asks MongoDB once what it is; the proxy works meanwhile.

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub delivery_seconds: Histogram,
     pub filter_reloads_total: IntCounterVec,
     pub filter_state: IntGaugeVec,
+    pub filter_findings: IntGaugeVec,
+    pub oplog_window_seconds: GaugeVec,
     pub task_panics_total: IntCounterVec,
     pub auth_total: IntCounterVec,
     pub refused_total: IntCounterVec,
@@ -183,6 +185,20 @@ impl Metrics {
                 "filter_state",
                 "1 for the state that a stream is in: ready, waiting or broken.",
                 &["stream", "state"],
+            ),
+            filter_findings: gauges(
+                r,
+                "filter_findings",
+                "1 for what a look at MongoDB found about a stream, as a view or a missing collection.",
+                &["stream", "finding"],
+            ),
+            // Without labels, and there only once it is known: 0 would be an empty oplog.
+            oplog_window_seconds: register(
+                r,
+                GaugeVec::new(
+                    opts("oplog_window_seconds", "How far back MongoDB's oplog reaches."),
+                    &[],
+                ),
             ),
             task_panics_total: counters(
                 r,

@@ -76,6 +76,8 @@ settings! {
         /// The connection string.
         uri: MongodbUri =
             declared(Kind::Mongodb, "mongodb://127.0.0.1:27017/?replicaSet=rs0").flag("--mongodb"),
+        /// Change streams at a time, replays included.
+        max_cursors: usize = count("256", 2, 10_000),
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use tokio::sync::watch;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::feed::journal::Limits;
 use crate::feed::{Feed, FeedKey, Status};
@@ -20,7 +20,9 @@ use crate::metrics::Metrics;
 use crate::session::subscription::{From, Shared, Subscription};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
+use crate::upstream::budget::Budget;
 use crate::upstream::connect::Server;
+use crate::upstream::inspection::{Finding, Weight};
 
 /// How long after the start the process is not ready because of a feed that has not been read.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -56,14 +58,25 @@ pub struct FeedSettings {
     /// `clients.max_buffered`
     pub keep: usize,
     pub window: Duration,
+    /// Of the change streams that may be open.
+    pub budget: Budget,
+    /// Told when there is something new to look at in the deployment.
+    pub news: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// In force.
+    /// What the files say, as far as they can be read.
+    declared: BTreeMap<String, Arc<Filter>>,
+    /// Of these, in force.
     filters: BTreeMap<String, Arc<Filter>>,
+    /// Of these, can never send anything, and why.
+    refused: BTreeMap<String, (Arc<Filter>, String)>,
     /// The files that are not in force as they are, and why.
     troubles: BTreeMap<String, String>,
+    /// What the last look at the deployment found.
+    findings: Vec<Finding>,
+    oplog: Option<Duration>,
     feeds: BTreeMap<FeedKey, Supplied>,
 }
 
@@ -150,10 +163,50 @@ impl Catalog {
     /// not in force as they are, with what is wrong.
     pub fn put(&self, set: FilterSet, troubles: BTreeMap<String, String>) -> Reloaded {
         let mut state = self.state.write();
+        state.declared = set.0;
+        state.troubles = troubles;
+        let State { declared, refused, .. } = &mut *state;
+        refused.retain(|name, (filter, _)| {
+            declared.get(name).is_some_and(|declared| declared.is_same(filter))
+        });
+        let reloaded = self.enforce(&mut state);
+        self.settings.news.notify_one();
+        reloaded
+    }
+
+    /// Takes in what a look at the deployment found: what can never send anything is not in force.
+    pub fn note(
+        &self,
+        looked_at: &[Arc<Filter>],
+        findings: Vec<Finding>,
+        oplog: Option<Duration>,
+    ) -> Reloaded {
+        let mut state = self.state.write();
+        let State { declared, refused, .. } = &mut *state;
+        refused.clear();
+        for finding in findings.iter().filter(|finding| finding.kind.is_final()) {
+            let name = finding.stream.as_deref().unwrap_or_default();
+            // A file that was changed since is looked at again.
+            let is_current =
+                |filter: &&Arc<Filter>| looked_at.iter().any(|other| other.is_same(filter));
+            if let Some(filter) = declared.get(name).filter(is_current) {
+                refused.insert(name.to_owned(), (filter.clone(), finding.text()));
+            }
+        }
+        state.findings = findings;
+        state.oplog = oplog;
+        self.enforce(&mut state)
+    }
+
+    /// Puts in force what is declared and not refused.
+    fn enforce(&self, state: &mut State) -> Reloaded {
         let mut reloaded = Reloaded::default();
         let mut retired = Vec::new();
         let mut before = std::mem::take(&mut state.filters);
-        for (name, filter) in &set.0 {
+        for (name, filter) in &state.declared {
+            if state.refused.contains_key(name) {
+                continue;
+            }
             match before.remove(name) {
                 Some(old) if old.is_same(filter) => {}
                 Some(old) => {
@@ -162,14 +215,13 @@ impl Catalog {
                 }
                 None => reloaded.added.push(name.clone()),
             }
+            state.filters.insert(name.clone(), filter.clone());
         }
         for (name, old) in before {
             reloaded.removed.push(name);
             retired.push(old);
         }
-        state.filters = set.0;
-        state.troubles = troubles;
-        self.supply(&mut state);
+        self.supply(state);
         for filter in retired {
             if let Some(supplied) = state.feeds.get(&FeedKey::of(&filter)) {
                 supplied.feed.retire(&filter);
@@ -190,30 +242,47 @@ impl Catalog {
                 false => drop(supplied.unused_since.get_or_insert_with(Instant::now)),
             }
         }
+        let mut waiting = Vec::new();
         for (key, filters) in wanted {
             match state.feeds.get(&key) {
                 Some(supplied) => supplied.feed.read_also(&filters),
                 None => {
-                    let supplied = self.start(key.clone(), &filters);
+                    let (supplied, has_place) = self.start(key.clone(), &filters);
                     state.feeds.insert(key, supplied);
+                    if !has_place {
+                        waiting.extend(filters.iter().map(|filter| filter.name.clone()));
+                    }
                 }
             }
         }
+        if !waiting.is_empty() {
+            warn!(
+                streams = waiting.join(", "),
+                "these streams wait for a change stream: {}",
+                self.settings.budget.explain()
+            );
+        }
     }
 
-    fn start(&self, key: FeedKey, filters: &[Arc<Filter>]) -> Supplied {
+    /// Also says whether the feed has a change stream, or waits for one.
+    fn start(&self, key: FeedKey, filters: &[Arc<Filter>]) -> (Supplied, bool) {
         let feed = Arc::new(Feed::new(key, self.settings.limits, self.settings.keep));
         feed.read_also(filters);
         let (stop, stopped) = watch::channel(false);
+        let place = self.settings.budget.try_feed();
+        let has_place = place.is_some();
         let upstream = Upstream {
             server: self.server.clone(),
             feed: feed.clone(),
             window: self.settings.window,
             metrics: self.metrics.clone(),
+            budget: self.settings.budget.clone(),
+            place: Mutex::new(place),
+            news: self.settings.news.clone(),
             shutdown: stopped,
         };
         upstream.start(&self.tasks);
-        Supplied { feed, stop, unused_since: None }
+        (Supplied { feed, stop, unused_since: None }, has_place)
     }
 
     /// Closes the feeds that no filter has used for a while: their cursors, their journals and what
@@ -268,6 +337,21 @@ impl Catalog {
         self.state.read().filters.values().cloned().collect()
     }
 
+    /// Every filter that can be read, in force or not.
+    pub fn declared(&self) -> Vec<Arc<Filter>> {
+        self.state.read().declared.values().cloned().collect()
+    }
+
+    /// What the last look at the deployment found.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.state.read().findings.clone()
+    }
+
+    /// How far back the oplog reaches, where that is known.
+    pub fn oplog(&self) -> Option<Duration> {
+        self.state.read().oplog
+    }
+
     pub fn feeds(&self) -> Vec<Arc<Feed>> {
         self.state.read().feeds.values().map(|supplied| supplied.feed.clone()).collect()
     }
@@ -275,7 +359,7 @@ impl Catalog {
     /// Every stream that there is a file for, by name.
     pub fn streams(&self) -> Vec<StreamReport> {
         let state = self.state.read();
-        let names: BTreeSet<&String> = state.filters.keys().chain(state.troubles.keys()).collect();
+        let names: BTreeSet<&String> = state.declared.keys().chain(state.troubles.keys()).collect();
         let report = |name: &String| {
             let (stream_state, reason) = state.report(name);
             let is_in_force = state.filters.contains_key(name);
@@ -325,14 +409,26 @@ impl State {
             };
             return (StreamState::Broken, Some(reason));
         }
+        if let Some((_, reason)) = self.refused.get(name) {
+            return (StreamState::Broken, Some(reason.clone()));
+        }
         let feed = filter.and_then(|filter| self.feeds.get(&FeedKey::of(filter)));
         match feed.map(|supplied| supplied.feed.status()) {
-            Some(Status::Live) => (StreamState::Ready, None),
+            Some(Status::Live) => (StreamState::Ready, self.remarks(name)),
             Some(Status::Away(absence)) => (StreamState::Waiting, Some(absence.reason)),
             Some(Status::Starting) | None => {
                 let reason = "MongoDB has not been read up to now yet";
                 (StreamState::Waiting, Some(reason.to_owned()))
             }
         }
+    }
+    /// What there is to know about a stream that works.
+    fn remarks(&self, name: &str) -> Option<String> {
+        let is_told = |finding: &&Finding| {
+            finding.stream.as_deref() == Some(name) && finding.kind.weight() != Weight::Unknown
+        };
+        let remarks: Vec<String> =
+            self.findings.iter().filter(is_told).map(Finding::text).collect();
+        (!remarks.is_empty()).then(|| remarks.join("; "))
     }
 }

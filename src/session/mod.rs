@@ -9,3 +9,4 @@ pub mod control;
 pub mod explain;
 pub mod reload;
 pub mod subscription;
+pub mod survey;

@@ -59,7 +59,7 @@ impl Reload {
                 warn!("{diagnostic}");
             }
         }
-        for old in self.catalog.filters() {
+        for old in self.catalog.declared() {
             let name = &old.name;
             let is_unread =
                 !is_complete && !filters.0.contains_key(name) && !refused.contains(name);

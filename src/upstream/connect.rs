@@ -77,16 +77,20 @@ impl Default for Server {
 }
 
 impl Server {
-    /// Makes the client as soon as the URI's name can be resolved.
+    /// Makes the client as soon as the URI's name can be resolved, with so many connections to each
+    /// server at most, unless the URI says `maxPoolSize`.
     ///
     /// # Errors
     /// A URI that is none, in words; retrying does not help.
-    pub async fn connect(&self, uri: &MongodbUri) -> Result<(), String> {
+    pub async fn connect(&self, uri: &MongodbUri, pool: u32) -> Result<(), String> {
         let error = loop {
             match ClientOptions::parse(uri.expose()).await {
                 Ok(mut options) => {
                     options.app_name.get_or_insert_with(|| "sidestream".to_string());
                     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
+                    // Each change stream that waits for news holds a connection, and the driver
+                    // has ten where it is not told otherwise.
+                    options.max_pool_size.get_or_insert(pool);
                     // Whatever the URI says: when a change stream is resumed by the driver (3.9)
                     // and that attempt is tried again, the second one goes without the token, from
                     // where the stream once began. Every read here is repeated by us.

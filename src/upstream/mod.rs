@@ -3,9 +3,11 @@
 //! The only room that touches the MongoDB client. Few cursors whatever the number of clients:
 //! each one scans the oplog and costs the server CPU for every write.
 
+pub mod budget;
 pub mod connect;
 pub mod cursor;
 pub mod deployment;
+pub mod inspection;
 mod large;
 pub mod replay;
 pub mod trouble;
@@ -16,14 +18,16 @@ use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 use mongodb::error::Error;
+use parking_lot::Mutex;
 use prometheus::IntGauge;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
+use budget::{Budget, Place};
 use connect::Server;
 use cursor::{Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
@@ -53,6 +57,11 @@ pub struct Upstream {
     /// How far back the first cursor begins, so that reconnecting clients find the last minutes.
     pub window: Duration,
     pub metrics: Arc<Metrics>,
+    pub budget: Budget,
+    /// Told when the change stream is read, after it was not.
+    pub news: Arc<Notify>,
+    /// Its own, as long as it has one; waited for where there is none.
+    pub place: Mutex<Option<Place>>,
     /// Turns true when the feed is not wanted any more.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -123,11 +132,26 @@ impl Upstream {
 
     async fn run(&self, resume: Resume) {
         let mut shutdown = self.shutdown.clone();
+        let supplying = async {
+            self.take_place().await;
+            self.supply(resume).await;
+        };
         tokio::select! {
-            () = self.supply(resume) => {}
+            () = supplying => {}
             // An error means that whoever could say it is gone: the same.
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
+    }
+
+    async fn take_place(&self) {
+        if self.place.lock().is_some() {
+            return;
+        }
+        let absence = Absence { reason: self.budget.explain(), needs_a_person: true };
+        self.feed.set_status(Status::Away(absence));
+        let place = self.budget.feed().await;
+        *self.place.lock() = Some(place);
+        self.feed.set_status(Status::Starting);
     }
 
     async fn supply(&self, mut resume: Resume) {
@@ -400,6 +424,9 @@ impl Upstream {
     fn note_live(&self) {
         if matches!(self.feed.status(), Status::Away(_)) {
             info!(upstream = %self.feed.key(), "change stream is read again");
+        }
+        if self.feed.status() != Status::Live {
+            self.news.notify_one();
         }
         self.feed.set_status(Status::Live);
     }

@@ -133,9 +133,10 @@ impl Trouble {
                 refetch, and reading goes on from now"
                 .to_string(),
             Trouble::Privileges => format!(
-                "give the MongoDB user the privileges `find` and `changeStream` on all \
-                 collections of `{database}`, for instance with the role \
-                 {{ role: \"read\", db: \"{database}\" }}"
+                "the MongoDB user needs `find` and `changeStream` on the database `{database}` as a \
+                 whole, which {{ role: \"read\", db: \"{database}\" }} holds; for a role with \
+                 nothing else, run in mongosh: {}",
+                super::inspection::grant(database)
             ),
             Trouble::Authentication => "check user, password and authSource in mongodb.uri \
                 (special characters in a password are percent-encoded)"

@@ -1,12 +1,14 @@
 //! MongoDB as users have it: not a replica set yet, not there yet, without rights, restarted,
 //! failing over, with a short history, and with collections that come and go.
 
+mod budget;
 mod feeds;
 mod history;
 mod impossible;
 mod outages;
 mod panics;
 mod sharing;
+mod silent;
 mod srv;
 mod states;
 mod vanishing;

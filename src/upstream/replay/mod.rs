@@ -30,6 +30,7 @@ use crate::feed::{Feed, FeedKey};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use crate::upstream::Counted;
+use crate::upstream::budget::Budget;
 use member::Member;
 pub use member::{Look, Replay};
 use pass::Pass;
@@ -57,6 +58,7 @@ struct Shared {
     turns: Semaphore,
     metrics: Arc<Metrics>,
     tasks: Tasks,
+    budget: Budget,
     desks: Mutex<HashMap<FeedKey, Desk>>,
     /// Passes that have ended and still hold what their clients have not taken, the oldest first.
     /// Apart from the desks, which go when nobody waits. Locked alone.
@@ -117,16 +119,16 @@ impl Replayer {
         metrics: Arc<Metrics>,
     ) -> Replayer {
         let tasks = Tasks::new(metrics.clone());
-        Replayer::supervised(server, limits, max_concurrent, metrics, tasks)
+        Replayer::within(server, limits, max_concurrent, metrics, (tasks, Budget::ample()))
     }
 
-    /// As [`Replayer::new`], with the passes in a set of tasks.
-    pub fn supervised(
+    /// As [`Replayer::new`], with the passes in a set of tasks, and within a budget.
+    pub fn within(
         server: Server,
         limits: Limits,
         max_concurrent: usize,
         metrics: Arc<Metrics>,
-        tasks: Tasks,
+        (tasks, budget): (Tasks, Budget),
     ) -> Replayer {
         Replayer(Arc::new(Shared {
             server,
@@ -134,6 +136,7 @@ impl Replayer {
             turns: Semaphore::new(max_concurrent),
             metrics,
             tasks,
+            budget,
             desks: Mutex::default(),
             lingering: Mutex::default(),
         }))
@@ -259,6 +262,7 @@ impl Turn {
         let shared = self.replayer.0.clone();
         // The semaphore is never closed, so there is no error to hear of.
         let turn = shared.turns.acquire().await;
+        let place = shared.budget.replay().await;
         let requests = match self.purpose {
             Purpose::Everybody => {
                 tokio::time::sleep(GATHER).await;
@@ -279,7 +283,7 @@ impl Turn {
         pass.run(&shared, events).await;
         drop(counted);
         self.replayer.let_linger(self.feed.key(), &pass);
-        drop(turn);
+        drop((turn, place));
         drop(self);
         pass.linger().await;
     }

@@ -1,0 +1,165 @@
+//! How many change streams may be open at a time: `mongodb.max_cursors`.
+//!
+//! A change stream that waits for news holds one of the driver's connections, and scans the oplog on
+//! the server. So there is a limit, and whoever is beyond it waits and says so, where it would
+//! otherwise take connections away from those who are within it, and make all of them slow.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections beside those of the change streams: for opening them, and for looks at the server.
+const OTHER_CONNECTIONS: usize = 16;
+/// The same where the connection string has its own idea of the pool.
+const FEW_CONNECTIONS: usize = 2;
+/// Of the change streams, one in so many is kept for replays.
+const REPLAY_SHARE: usize = 16;
+
+/// Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    max_cursors: usize,
+    /// Whether it is less than `mongodb.max_cursors`, since the connection string sets a small pool.
+    is_cut: bool,
+    /// Kept for replays.
+    kept: usize,
+    cursors: Arc<Semaphore>,
+    /// Feeds hold theirs for long, and leave some to replays.
+    feeds: Arc<Semaphore>,
+}
+
+/// Holds a change stream's place.
+#[derive(Debug)]
+pub struct Place {
+    _cursor: OwnedSemaphorePermit,
+    _feed: Option<OwnedSemaphorePermit>,
+}
+
+impl Budget {
+    /// `max_cursors` is at least 2; `max_replays` at least 1; `pool` is what the connection string
+    /// says of it: see [`pool_of`].
+    pub fn new(max_cursors: usize, max_replays: usize, pool: Option<usize>) -> Budget {
+        // In MongoDB's words, a pool of 0 has no limit.
+        let room = pool.filter(|pool| *pool > 0).map(|pool| pool.saturating_sub(FEW_CONNECTIONS));
+        let most = room.map_or(max_cursors, |room| room.min(max_cursors)).max(2);
+        let kept = (most / REPLAY_SHARE).clamp(1, max_replays);
+        Budget {
+            max_cursors: most,
+            is_cut: most < max_cursors,
+            kept,
+            cursors: Arc::new(Semaphore::new(most)),
+            feeds: Arc::new(Semaphore::new(most - kept)),
+        }
+    }
+
+    /// Without a limit worth mentioning.
+    pub fn ample() -> Budget {
+        Budget::new(1 << 16, 1, None)
+    }
+
+    /// Connections that the pool needs for these change streams.
+    pub fn pool(max_cursors: usize) -> u32 {
+        u32::try_from(max_cursors.saturating_add(OTHER_CONNECTIONS)).unwrap_or(u32::MAX)
+    }
+
+    /// A feed's place, if one is free.
+    pub fn try_feed(&self) -> Option<Place> {
+        let feed = self.feeds.clone().try_acquire_owned().ok()?;
+        let cursor = self.cursors.clone().try_acquire_owned().ok()?;
+        Some(Place { _cursor: cursor, _feed: Some(feed) })
+    }
+
+    /// A feed's place, when one is free; in the order of asking.
+    pub async fn feed(&self) -> Place {
+        let feed = acquire(&self.feeds).await;
+        Place { _cursor: acquire(&self.cursors).await, _feed: Some(feed) }
+    }
+
+    /// A replay's place, when one is free; in the order of asking.
+    pub async fn replay(&self) -> Place {
+        Place { _cursor: acquire(&self.cursors).await, _feed: None }
+    }
+
+    /// Why a feed has no place, and what to do.
+    pub fn explain(&self) -> String {
+        let Budget { max_cursors, kept, .. } = self;
+        let kept = match kept {
+            1 => "one of them is".to_owned(),
+            kept => format!("{kept} of them are"),
+        };
+        let (limit, what) = match self.is_cut {
+            true => {
+                ("maxPoolSize in mongodb.uri leaves room for", "raise maxPoolSize or remove it")
+            }
+            false => ("mongodb.max_cursors allows", "raise it"),
+        };
+        format!(
+            "{limit} {max_cursors} change streams at a time ({kept} kept for clients that come \
+             back), and there are no more: {what}, or let the filters name fewer databases and \
+             image modes"
+        )
+    }
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    loop {
+        // It is never closed, so there is no error to hear of.
+        if let Ok(permit) = semaphore.clone().acquire_owned().await {
+            return permit;
+        }
+    }
+}
+
+/// `maxPoolSize`, where a connection string sets it.
+pub fn pool_of(uri: &str) -> Option<usize> {
+    let (_, options) = uri.split_once('?')?;
+    let value = |option: &str| {
+        let (name, value) = option.split_once('=')?;
+        name.eq_ignore_ascii_case("maxPoolSize").then(|| value.parse().ok())?
+    };
+    options.split('&').find_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn feeds_leave_a_place_to_replays_and_replays_take_what_is_free() {
+        let budget = Budget::new(4, 8, None);
+        let mut feeds = vec![budget.feed().await, budget.feed().await];
+        let replays = [budget.replay().await, budget.replay().await];
+        // A third feed would be within its share, and waits for a replay's end all the same.
+        assert!(budget.try_feed().is_none());
+        drop(replays);
+        feeds.extend(budget.try_feed());
+        assert_eq!(feeds.len(), 3);
+        assert!(budget.try_feed().is_none());
+        let replay = budget.replay().await;
+        let waiting = budget.feed();
+        tokio::pin!(waiting);
+        let soon = std::time::Duration::from_secs(1);
+        assert!(tokio::time::timeout(soon, waiting.as_mut()).await.is_err());
+        feeds.pop();
+        waiting.await;
+        drop(replay);
+    }
+
+    #[test]
+    fn a_small_pool_is_a_smaller_budget() {
+        let rows = [(256, None, 256), (256, Some(0), 256), (256, Some(10), 8), (4, Some(1), 2)];
+        for (max_cursors, pool, expected) in rows {
+            let budget = Budget::new(max_cursors, 8, pool);
+            assert_eq!(budget.max_cursors, expected);
+            let is_about_the_pool = budget.explain().starts_with("maxPoolSize");
+            assert_eq!(is_about_the_pool, expected < max_cursors);
+        }
+        for (uri, expected) in [
+            ("mongodb://h/?replicaSet=a&maxpoolsize=12&w=1", Some(12)),
+            ("mongodb://h/?maxPoolSize=x", None),
+            ("mongodb://h/", None),
+        ] {
+            assert_eq!(pool_of(uri), expected, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Whether a deployment can do what the filters ask of it, and what a person has to do if not.
+//!
+//! Asks for nothing that a user with the rights to read the change streams might not ask: what such a
+//! user may not see is told as unknown, with the grant that would show it.
+
+mod collections;
+mod oplog;
+mod rights;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use mongodb::error::Error;
+
+use super::connect::{ProbeError, Server};
+use super::trouble::{self, Trouble};
+use crate::config::MongodbUri;
+use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
+use collections::{Collection, Listing};
+use rights::Rights;
+pub use rights::grant;
+
+/// The wire version of MongoDB 6.0, the first that keeps images.
+const WITH_IMAGES: i32 = 17;
+/// Connections of a look from the command line.
+const POOL: u32 = 4;
+
+/// What a look at a deployment found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inspection {
+    /// In the order of the filters; those about the deployment first.
+    pub findings: Vec<Finding>,
+    /// How far back the oplog reaches, where that may be seen.
+    pub oplog: Option<Duration>,
+}
+
+/// One thing that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// `None`: it concerns all of them.
+    pub stream: Option<String>,
+    pub kind: Kind,
+    /// In words, without secrets.
+    pub message: String,
+    /// The command that mends it, for `mongosh`, or what else to do.
+    pub fix: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// No replica set, or nothing that answers.
+    Deployment,
+    /// The user may not read the change stream.
+    Rights,
+    View,
+    TimeSeries,
+    MissingDatabase,
+    MissingCollection,
+    /// There is a collection or database of this name in other case.
+    OtherCase,
+    /// A default collation: `find` sees more than the stream.
+    Collation,
+    /// Images that the filter asks for are not kept.
+    Images,
+    /// Images go earlier than the events in memory.
+    ImageExpiry,
+    /// The oplog reaches less far back than clients may be away.
+    Oplog,
+    /// What this user may not see.
+    Unknown,
+}
+
+/// What follows from a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// The stream does not work.
+    Error,
+    /// It works, and perhaps not as meant.
+    Warning,
+    /// It could not be looked at.
+    Unknown,
+}
+
+impl Kind {
+    pub fn weight(self) -> Weight {
+        match self {
+            Kind::Deployment | Kind::Rights | Kind::View | Kind::TimeSeries => Weight::Error,
+            Kind::MissingDatabase
+            | Kind::MissingCollection
+            | Kind::OtherCase
+            | Kind::Collation
+            | Kind::Images
+            | Kind::ImageExpiry
+            | Kind::Oplog => Weight::Warning,
+            Kind::Unknown => Weight::Unknown,
+        }
+    }
+
+    /// Whether nothing can ever come, however long one waits.
+    pub fn is_final(self) -> bool {
+        matches!(self, Kind::View | Kind::TimeSeries)
+    }
+
+    /// For metrics and machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Deployment => "deployment",
+            Kind::Rights => "rights",
+            Kind::View => "view",
+            Kind::TimeSeries => "time-series",
+            Kind::MissingDatabase => "missing-database",
+            Kind::MissingCollection => "missing-collection",
+            Kind::OtherCase => "other-case",
+            Kind::Collation => "collation",
+            Kind::Images => "images",
+            Kind::ImageExpiry => "image-expiry",
+            Kind::Oplog => "oplog",
+            Kind::Unknown => "unknown",
+        }
+    }
+}
+
+impl Finding {
+    fn of(filter: &Filter, kind: Kind, message: String, fix: impl Into<Option<String>>) -> Finding {
+        Finding { stream: Some(filter.name.clone()), kind, message, fix: fix.into() }
+    }
+
+    fn general(kind: Kind, message: String, fix: impl Into<Option<String>>) -> Finding {
+        Finding { stream: None, kind, message, fix: fix.into() }
+    }
+
+    /// Message and fix in one line.
+    pub fn text(&self) -> String {
+        match &self.fix {
+            Some(fix) => format!("{}: {fix}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
+/// Looks at a deployment once, with a client of its own: for the command line.
+///
+/// # Errors
+/// Nothing answers, or the URI is of no use. What answers and is no replica set is a finding.
+pub async fn inspect_uri(
+    uri: &MongodbUri,
+    filters: &[Arc<Filter>],
+    replay_window: Duration,
+) -> Result<Inspection, ProbeError> {
+    let server = Server::default();
+    server.connect(uri, POOL).await.map_err(ProbeError::Invalid)?;
+    let found = match server.probe().await {
+        Ok(_) => inspect(&server.client().await, filters, replay_window)
+            .await
+            .map_err(|error| ProbeError::Unavailable(trouble::message(&error))),
+        Err(ProbeError::Unusable(reason)) => {
+            let findings = vec![Finding::general(Kind::Deployment, reason, None)];
+            Ok(Inspection { findings, oplog: None })
+        }
+        Err(error) => Err(error),
+    };
+    server.close().await;
+    found
+}
+
+/// Looks at what these filters need.
+///
+/// # Errors
+/// Those of the driver, but for missing rights, which are findings.
+pub async fn inspect(
+    client: &Client,
+    filters: &[Arc<Filter>],
+    replay_window: Duration,
+) -> Result<Inspection, Error> {
+    let rights = rights::ask(client).await?;
+    let hello = command(client, "admin", doc! { "hello": 1 }).await?;
+    let is_sharded = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+    let keeps_images = hello.get_i32("maxWireVersion").unwrap_or(WITH_IMAGES) >= WITH_IMAGES;
+
+    let mut by_database: BTreeMap<&str, Vec<&Filter>> = BTreeMap::new();
+    for filter in filters {
+        by_database.entry(&filter.namespace.database).or_default().push(filter);
+    }
+    let names = collections::databases(client).await?;
+    let mut inspection = Inspection::default();
+    for (database, filters) in by_database {
+        let listing = collections::list(client, database).await?;
+        let look =
+            Look { database, rights: &rights, listing: &listing, names: &names, keeps_images };
+        for filter in filters {
+            look.at(filter, &mut inspection.findings);
+        }
+    }
+    if keeps_images && filters.iter().any(|filter| needs_images(filter)) {
+        inspection.findings.extend(image_expiry(client, &rights, replay_window).await?);
+    }
+    if !is_sharded {
+        let seen = oplog::look(client, &rights, replay_window).await?;
+        inspection.oplog = seen.reach;
+        inspection.findings.extend(seen.finding);
+    }
+    inspection.findings.sort();
+    Ok(inspection)
+}
+
+/// What is known when a filter is looked at.
+struct Look<'a> {
+    database: &'a str,
+    rights: &'a Rights,
+    listing: &'a Listing,
+    /// Of all databases, where they may be seen.
+    names: &'a [String],
+    keeps_images: bool,
+}
+
+impl Look<'_> {
+    fn at(&self, filter: &Filter, findings: &mut Vec<Finding>) {
+        let (database, name) = (self.database, filter.namespace.collection.as_deref());
+        if !self.rights.may_read(database, name) {
+            let message =
+                format!("the MongoDB user may not read the change stream of {}", filter.namespace);
+            findings.push(Finding::of(filter, Kind::Rights, message, self.rights.grant(database)));
+            // What it cannot read, it may not see either.
+            return;
+        }
+        let Some(name) = name else {
+            findings.extend(self.missing_database(filter));
+            return;
+        };
+        match self.listing.find(name) {
+            Some(collection) => self.collection(filter, collection, findings),
+            None => findings.push(self.missing_collection(filter, name)),
+        }
+    }
+
+    fn missing_database(&self, filter: &Filter) -> Option<Finding> {
+        let database = self.database;
+        if !self.listing.collections.is_empty() || self.names.iter().any(|name| name == database) {
+            return None;
+        }
+        let same = self.names.iter().find(|name| name.eq_ignore_ascii_case(database));
+        Some(match same {
+            Some(other) => Finding::of(
+                filter,
+                Kind::OtherCase,
+                format!("there is no database `{database}`, but one called `{other}`"),
+                format!("write `collection: {other}.*`"),
+            ),
+            None => Finding::of(
+                filter,
+                Kind::MissingDatabase,
+                format!("there is no database `{database}`: the stream is silent until there is"),
+                None,
+            ),
+        })
+    }
+
+    fn missing_collection(&self, filter: &Filter, name: &str) -> Finding {
+        let database = self.database;
+        let similar = self.listing.collections.keys();
+        if let Some(other) = { similar }.find(|other| other.eq_ignore_ascii_case(name)) {
+            let message =
+                format!("`{database}` has no collection `{name}`, but one called `{other}`");
+            let fix = format!("write `collection: {database}.{other}`");
+            return Finding::of(filter, Kind::OtherCase, message, fix);
+        }
+        let other = self
+            .names
+            .iter()
+            .find(|other| *other != database && other.eq_ignore_ascii_case(database));
+        if let (true, Some(other)) = (self.listing.collections.is_empty(), other) {
+            let message = format!("there is no database `{database}`, but one called `{other}`");
+            let fix = format!("write `collection: {other}.{name}`");
+            return Finding::of(filter, Kind::OtherCase, message, fix);
+        }
+        let message = format!(
+            "there is no collection `{database}.{name}`: the stream is silent until there is"
+        );
+        let fix = format!("db.getSiblingDB({database:?}).createCollection({name:?})");
+        Finding::of(filter, Kind::MissingCollection, message, fix)
+    }
+
+    fn collection(&self, filter: &Filter, collection: &Collection, findings: &mut Vec<Finding>) {
+        let (database, name) = (self.database, collection.name.as_str());
+        match collection.kind.as_str() {
+            "view" => {
+                let message = format!(
+                    "`{database}.{name}` is a view, and views have no change stream: nothing can \
+                     ever come"
+                );
+                let fix = match &collection.view_on {
+                    Some(on) => format!(
+                        "name the collection below it, as `collection: {database}.{on}`, and write \
+                         what the view selects as `match` and `project`"
+                    ),
+                    None => "name the collection below it".to_owned(),
+                };
+                findings.push(Finding::of(filter, Kind::View, message, fix));
+                return;
+            }
+            "timeseries" => {
+                let message = format!(
+                    "`{database}.{name}` is a time-series collection, and those have no change \
+                     stream: nothing can ever come"
+                );
+                let fix = "name a collection of the usual kind, into which the app writes too";
+                findings.push(Finding::of(filter, Kind::TimeSeries, message, fix.to_owned()));
+                return;
+            }
+            _ => {}
+        }
+        let Some(options) = &collection.options else {
+            if needs_images(filter) {
+                let message = format!(
+                    "this user may not see whether `{database}.{name}` keeps images of its \
+                     documents, nor its default collation"
+                );
+                let fix = self.rights.grant_role("read", database);
+                findings.push(Finding::of(filter, Kind::Unknown, message, fix));
+            }
+            return;
+        };
+        findings.extend(collation(filter, options, (database, name)));
+        if needs_images(filter) && !has_images(options) {
+            findings.push(self.images(filter, name));
+        }
+    }
+
+    fn images(&self, filter: &Filter, name: &str) -> Finding {
+        let asks = match filter.before_image {
+            FullDocumentBeforeChange::Off => {
+                format!("fullDocument: {}", filter.full_document.name())
+            }
+            before => format!("fullDocumentBeforeChange: {}", before.name()),
+        };
+        let consequence = match filter.requires_image() {
+            true => "every change without one is a reset",
+            false => "events come without them",
+        };
+        let message = format!(
+            "`{}.{name}` keeps no images of its documents, which `{asks}` asks for: {consequence}",
+            self.database
+        );
+        let fix = match self.keeps_images {
+            true => format!(
+                "db.getSiblingDB({:?}).runCommand({{ collMod: {name:?}, \
+                 changeStreamPreAndPostImages: {{ enabled: true }} }})",
+                self.database
+            ),
+            false => "MongoDB 6.0 is the first that can keep them".to_owned(),
+        };
+        Finding::of(filter, Kind::Images, message, fix)
+    }
+}
+
+fn needs_images(filter: &Filter) -> bool {
+    filter.before_image != FullDocumentBeforeChange::Off
+        || matches!(filter.full_document, FullDocument::WhenAvailable | FullDocument::Required)
+}
+
+fn has_images(options: &Document) -> bool {
+    let images = options.get_document("changeStreamPreAndPostImages");
+    images.is_ok_and(|images| images.get_bool("enabled").unwrap_or(false))
+}
+
+fn collation(
+    filter: &Filter,
+    options: &Document,
+    (database, name): (&str, &str),
+) -> Option<Finding> {
+    let locale = options.get_document("collation").ok()?.get_str("locale").ok()?;
+    if locale == "simple" {
+        return None;
+    }
+    let message = format!(
+        "`{database}.{name}` has a default collation ({locale}), by which `find` compares text, and \
+         a stream does not: the page's own query may find documents whose changes the stream does \
+         not send"
+    );
+    let fix = format!(
+        "query with the stream's own comparison, as \
+         db.getSiblingDB({database:?}).getCollection({name:?}).find(…).collation({{ locale: \
+         \"simple\" }})"
+    );
+    Some(Finding::of(filter, Kind::Collation, message, fix))
+}
+
+/// Images that go before the events do that need them.
+async fn image_expiry(
+    client: &Client,
+    rights: &Rights,
+    replay_window: Duration,
+) -> Result<Option<Finding>, Error> {
+    let asked = doc! { "getClusterParameter": "changeStreamOptions" };
+    let answer = match command(client, "admin", asked).await {
+        Ok(answer) => answer,
+        Err(error) if Trouble::of(&error) == Trouble::Privileges => {
+            let message = "this user may not see how long images of documents are kept";
+            let fix = rights.grant_role("clusterMonitor", "admin");
+            return Ok(Some(Finding::general(Kind::Unknown, message.to_owned(), fix)));
+        }
+        // Older, or not the server's to tell.
+        Err(error) if matches!(Trouble::of(&error), Trouble::Command(_) | Trouble::Unsupported) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let parameters = answer.get_array("clusterParameters").ok();
+    let expiry = parameters
+        .and_then(|parameters| parameters.first()?.as_document())
+        .and_then(|options| options.get_document("preAndPostImages").ok())
+        .and_then(|images| whole(images, "expireAfterSeconds"));
+    let Some(seconds) = expiry.filter(|seconds| *seconds < replay_window.as_secs()) else {
+        return Ok(None);
+    };
+    let needed = replay_window.as_secs();
+    let message = format!(
+        "images of documents are kept for {seconds} s, less than replay.window ({needed} s): clients \
+         that come back after that are reset, or get events without images"
+    );
+    let fix = format!(
+        "db.adminCommand({{ setClusterParameter: {{ changeStreamOptions: {{ preAndPostImages: {{ \
+         expireAfterSeconds: {needed} }} }} }} }})"
+    );
+    Ok(Some(Finding::general(Kind::ImageExpiry, message, fix)))
+}
+
+/// A whole number, of whatever type.
+fn whole(document: &Document, key: &str) -> Option<u64> {
+    let number = document.get(key)?;
+    let number = number.as_i64().or_else(|| number.as_i32().map(i64::from));
+    number.or_else(|| document.get_f64(key).ok().map(|number| number as i64))?.try_into().ok()
+}
+
+/// Runs a command where the connection string wants to read.
+async fn command(client: &Client, database: &str, command: Document) -> Result<Document, Error> {
+    let database = client.database(database);
+    let mut running = database.run_command(command);
+    if let Some(criteria) = client.selection_criteria().cloned() {
+        running = running.selection_criteria(criteria);
+    }
+    running.await
+}
