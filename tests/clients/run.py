@@ -35,10 +35,13 @@ def environment(stand, **more):
     return {**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}", "RECIPES": str(RECIPES), **more}
 
 
-def run(name, command, **options):
+def run(name, command, seconds=180, **options):
     """A tool or a test of its own: its output is shown when it fails."""
-    done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    try:
+        done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, text=True, timeout=seconds,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    except subprocess.TimeoutExpired as hung:
+        raise Failure(f"{name}: not done within {seconds} s:\n{(hung.stdout or b'').decode(errors='replace')}")
     if done.returncode:
         raise Failure(f"{name}:\n{done.stdout}")
     return done.stdout
@@ -81,7 +84,7 @@ def part_fronts(stand, _cleanup, args):
     """The configurations of docs/in-front.md, with plain pages behind them."""
     with devtools.picking_ports():
         stand.fronts = fronts.start_documented(stand, args.only)
-    told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"],
+    told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"], seconds=180 + args.silence,
                env=environment(stand, SILENCE=str(args.silence),
                                FRONTS=json.dumps({each.name: each.port for each in stand.fronts})))
     for line in told.splitlines():

@@ -23,6 +23,7 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -105,6 +106,8 @@ class Stand:
         self.app.stand = self
         threading.Thread(target=self.app.serve_forever, daemon=True).start()
         self.sidecars, self.others, self.fronts = [], [], []
+        # A child dies with the thread that started it, and those of the app end with their connections.
+        self.restarter = ThreadPoolExecutor(max_workers=1)
         with devtools.picking_ports():
             behind = self.start_app(app) if app else self.app.server_port
             # The same on each host, as in a deployment.
@@ -192,11 +195,12 @@ class App(BaseHTTPRequestHandler):
             stand.relays.change(body.pop("port"), **body)
             self.answer({})
         elif self.path == "/restart":
-            stand.sidecars[body.get("sidecar", 0)].restart(signal.Signals[f"SIG{body.get('signal', 'TERM')}"])
+            number = signal.Signals[f"SIG{body.get('signal', 'TERM')}"]
+            stand.restarter.submit(stand.sidecars[body.get("sidecar", 0)].restart, number).result()
             self.answer({})
         elif self.path == "/front/restart":
             for front in stand.fronts:
-                front.restart()
+                stand.restarter.submit(front.restart).result()
             self.answer({})
         else:
             self.send("text/plain", b"nothing here", 404)

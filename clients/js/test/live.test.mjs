@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { follow, live } from 'sidestream-client';
-import { ids, relay, stored, until, write } from './stand.mjs';
+import { ids, post, relay, stored, until, write } from './stand.mjs';
 
 const byId = (documents) => new Map([...documents].map((each) => [each._id, each.version]));
 const quick = { retry: 50, maxRetry: 500 };
@@ -64,6 +64,21 @@ test('an answer that ends an EventSource for good is passed over', async (t) => 
   assert.deepEqual(of(keys), [['insert', keys[0]], ['insert', keys[1]], ['update', keys[0]], ['insert', keys[2]]]);
   assert.equal(things.status, 'live');
   assert.equal(things.error, undefined);
+});
+
+test('a restart of the sidecar loses nothing', async (t) => {
+  const { url } = await relay();
+  const { things, of } = open(url, t);
+  const keys = ids(41);
+  await until('the stream', () => things.status === 'live');
+  for (const [index, signal] of ['TERM', 'KILL'].entries()) {
+    const restarted = post('/restart', { signal });
+    for (const key of keys.slice(20 * index, 20 * index + 20)) await write(['insert', key]);
+    await restarted;
+  }
+  await write(['insert', keys[40]]);
+  await until('the last document', () => things.get(keys[40]));
+  assert.deepEqual(of(keys), keys.map((key) => ['insert', key]));
 });
 
 test('long polls take over where something holds the stream back', { skip: !process.env.POLLS }, async (t) => {
