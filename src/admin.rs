@@ -155,7 +155,7 @@ impl Admin {
                     "mode": feed.key().mode(),
                     "status": status,
                     "lag_seconds": feed.lag_seconds(),
-                    "position": feed.now().map(|(head, _)| head.to_string()),
+                    "position": feed.now().map(|(head, _)| head.without_document().to_string()),
                     "oplog_hours": oplog_hours,
                     "routes": feed.route_count(),
                     "journal_bytes": feed.journal_bytes(),

@@ -58,6 +58,7 @@ use admin::{Admin, Pages};
 use api::reserved::Desk;
 use config::{Config, Mongodb};
 use drain::Drain;
+use event::seal::{Ids, Keys};
 use feed::journal::Limits;
 use metrics::Metrics;
 use proxy::PublicPort;
@@ -82,6 +83,10 @@ pub enum StartError {
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] proxy::tls::TlsError),
+    #[error(
+        "ids.keys_file: {path}: {reason}; give it a key a line, as `openssl rand -hex 64` makes them"
+    )]
+    Ids { path: String, reason: String },
 }
 
 /// A running sidecar.
@@ -105,9 +110,10 @@ impl Sidecar {
     /// [`Sidecar::probe`].
     ///
     /// # Errors
-    /// A port that is not free, a certificate that cannot be read.
+    /// A port that is not free; a certificate or keys that cannot be read.
     pub async fn start(config: Config) -> Result<Sidecar, StartError> {
         let tls = config.tls.as_ref().map(proxy::tls::Certificates::read).transpose()?;
+        let ids = ids(&config.ids)?;
         let public_listener = listen("listen", config.listen)?;
         let admin_listener = listen("admin", config.admin)?;
         let bound = |key, listener: &TcpListener| {
@@ -156,6 +162,7 @@ impl Sidecar {
                 ),
                 metrics: metrics.clone(),
                 heartbeat: config.clients.heartbeat,
+                ids,
             },
             tasks.clone(),
         ));
@@ -260,6 +267,14 @@ impl Sidecar {
         self.tasks.finished().await;
         self.server.close().await;
     }
+}
+
+/// How clients see positions.
+fn ids(config: &config::Ids) -> Result<Ids, StartError> {
+    let config::Ids::Sealed { keys_file } = config else { return Ok(Ids::Token) };
+    let error = |reason: String| StartError::Ids { path: keys_file.display().to_string(), reason };
+    let text = std::fs::read_to_string(keys_file).map_err(|source| error(source.to_string()))?;
+    Keys::parse(&text).map(Ids::Sealed).map_err(|wrong| error(wrong.to_string()))
 }
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -10,7 +10,7 @@ use bson::{Bson, Document, RawDocument};
 use libfuzzer_sys::fuzz_target;
 use sidestream_fuzz::event::json::write_relaxed_document;
 use sidestream_fuzz::matcher::Template;
-use sidestream_fuzz::matcher::projection::Projection;
+use sidestream_fuzz::matcher::projection::{Images, Projection};
 
 fuzz_target!(|input: &[u8]| {
     let Some((head, _)) = input.split_first_chunk::<4>() else { return };
@@ -46,8 +46,11 @@ fuzz_target!(|input: &[u8]| {
         for projected in [
             projection.apply(document),
             projection.apply_key(document),
-            projection.apply_update_description(document),
-            projection.apply_update_description_of(document, document),
+            projection.apply_update_description(document, Images::default()),
+            projection.apply_update_description(
+                document,
+                Images { before: Some(document), after: Some(document) },
+            ),
         ] {
             json.clear();
             write_relaxed_document(&projected, &mut json);

@@ -12,7 +12,7 @@ use super::sse;
 use super::transport::Encoder;
 use crate::access::credentials::Credentials;
 use crate::access::{self, Right};
-use crate::event::Position;
+use crate::event::seal::Ids;
 use crate::filter::{Access, BindError};
 use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
@@ -33,7 +33,7 @@ impl Desk {
             return Err(Refusal::passing(503, "this sidecar is shutting down", self.pace.retry));
         }
         let encoder = encoder(&ask.query)?;
-        let from = from(&ask);
+        let from = from(&ask, &self.pace.ids);
         // First, since it costs nothing: a full house asks nobody who is at the door.
         let mut open = self.take_place(ask.address)?;
         let found =
@@ -130,11 +130,11 @@ fn encoder(query: &[(String, String)]) -> Result<&'static &'static dyn Encoder, 
 }
 
 /// The header wins over the query; an empty one means that the client has none.
-fn from(ask: &Ask<'_>) -> From {
+fn from(ask: &Ask<'_>, ids: &Ids) -> From {
     let in_header = ask.last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
     let in_query = || ask.query.iter().rfind(|(name, _)| name == LAST_EVENT_ID);
     match in_header.or_else(|| Some(in_query()?.1.clone())).as_deref() {
         None | Some("") => From::Now,
-        Some(id) => Position::parse(id).map_or(From::Invalid, From::Position),
+        Some(id) => ids.read(id).map_or(From::Invalid, From::Position),
     }
 }

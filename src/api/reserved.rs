@@ -112,6 +112,7 @@ impl Desk {
     ) -> Desk {
         let pace = Pace {
             metrics: metrics.clone(),
+            ids: catalog.shared.ids.clone(),
             retry: clients.retry,
             send_timeout: clients.send_timeout,
         };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::transport::Encoder;
 use crate::event::Position;
-use crate::feed::routes::Delivery;
+use crate::event::seal::Ids;
 use crate::session::connection::Frame;
 use crate::session::subscription::FrameKind;
 
@@ -46,14 +46,20 @@ impl Encoder for Sse {
         Bytes::from(format!("retry: {millis}\n"))
     }
 
-    fn encode(&self, frame: &Frame) -> Bytes {
+    fn encode(&self, frame: &Frame, ids: &Ids) -> Bytes {
+        let block = |event: &str, data: &[u8], id: Option<&Position>| {
+            let id = id.map(|id| ids.show(id));
+            block(event, data, id.as_deref())
+        };
         match &frame.kind {
-            FrameKind::Delivery(delivery) => delivery.sse(encode_delivery),
+            FrameKind::Delivery(delivery) => delivery.sse(|delivery| {
+                block(delivery.event_name(), &delivery.json, delivery.id().as_ref())
+            }),
             FrameKind::Position(position) if self.has_position_events => {
                 block("position", b"{}", Some(position))
             }
             // By the standard, an id without data fires no event and is remembered all the same.
-            FrameKind::Position(position) => Bytes::from(format!("id: {position}\n\n")),
+            FrameKind::Position(position) => Bytes::from(format!("id: {}\n\n", ids.show(position))),
             FrameKind::Keepalive => Bytes::from_static(b":\n"),
             FrameKind::Reset(reason, position) => {
                 block("reset", &reason_of(reason.name()), position.as_ref())
@@ -68,18 +74,14 @@ fn reason_of(reason: &str) -> Vec<u8> {
     format!("{{\"reason\":\"{reason}\"}}").into_bytes()
 }
 
-fn encode_delivery(delivery: &Delivery) -> Bytes {
-    block(delivery.event_name(), &delivery.json, delivery.id().as_ref())
-}
-
-fn block(event: &str, data: &[u8], id: Option<&Position>) -> Bytes {
-    let length = id.map_or(0, |id| id.as_str().len());
+fn block(event: &str, data: &[u8], id: Option<&str>) -> Bytes {
+    let length = id.map_or(0, str::len);
     let mut out = Vec::with_capacity(event.len() + data.len() + length + 24);
     for part in [b"event: ", event.as_bytes(), b"\ndata: ", data, b"\n"] {
         out.extend_from_slice(part);
     }
     if let Some(id) = id {
-        for part in [b"id: ", id.as_str().as_bytes(), b"\n"] {
+        for part in [b"id: ", id.as_bytes(), b"\n"] {
             out.extend_from_slice(part);
         }
     }
@@ -127,7 +129,7 @@ mod tests {
             ),
         ] {
             let frame = Frame { stream: 0, kind };
-            assert_eq!(sse.encode(&frame), expected, "{frame:?}");
+            assert_eq!(sse.encode(&frame, &Ids::Token), expected, "{frame:?}");
         }
         let first = String::from_utf8(SSE.first(Duration::from_secs(2)).to_vec()).unwrap();
         assert!(first.starts_with("retry: 2") && first.ends_with('\n'), "{first:?}");

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use crate::event::seal::Ids;
 use crate::feed::routes::{Delivery, Kind};
 use crate::metrics::Metrics;
 use crate::session::connection::{Connection, Frame};
@@ -43,7 +44,7 @@ pub trait Encoder: Sync {
     /// What comes before any frame; `retry` is when a client should come back after a cut.
     fn first(&self, retry: Duration) -> Bytes;
     /// One frame. That of a delivery is made once, and shared by all who are sent it.
-    fn encode(&self, frame: &Frame) -> Bytes;
+    fn encode(&self, frame: &Frame, ids: &Ids) -> Bytes;
 }
 
 /// How a stream went.
@@ -69,6 +70,8 @@ impl Ending {
 #[derive(Debug)]
 pub struct Pace {
     pub metrics: Arc<Metrics>,
+    /// How clients see positions.
+    pub ids: Ids,
     /// `clients.retry`
     pub retry: Duration,
     /// How long a client may take nothing.
@@ -116,7 +119,7 @@ async fn deliver<S: Sink>(
     pace: &Pace,
     frame: Frame,
 ) -> Result<(), Ending> {
-    let Gathered { pieces, large, sent } = gather(connection, encoder, frame);
+    let Gathered { pieces, large, sent } = gather(connection, encoder, &pace.ids, frame);
     if !pieces.is_empty() {
         send(sink, &mut connection.control, pace, &pieces).await?;
     }
@@ -192,12 +195,12 @@ struct Gathered {
 }
 
 /// Takes everything that is ready, as much as goes together.
-fn gather(connection: &mut Connection, encoder: &dyn Encoder, first: Frame) -> Gathered {
+fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: Frame) -> Gathered {
     let mut gathered = Gathered::default();
     let mut size = 0;
     let mut next = Some(first);
     while let Some(frame) = next {
-        let piece = encoder.encode(&frame);
+        let piece = encoder.encode(&frame, ids);
         size += piece.len();
         match piece.len() > MAX_WRITE {
             true => gathered.large = Some(piece),
@@ -256,7 +259,8 @@ mod tests {
     async fn sent(pause: Duration, event: &Bytes, drain: &Drain) -> (Result<(), Ending>, Slow) {
         let mut sink = Slow { pause, taken: Vec::new(), sizes: Vec::new() };
         let mut control = Control::new(drain, Duration::ZERO, None);
-        let pace = Pace { metrics: Arc::default(), retry: STALL, send_timeout: STALL };
+        let pace =
+            Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };
         let sent = send_large(&mut sink, &mut control, &pace, event.clone()).await;
         (sent, sink)
     }

@@ -76,7 +76,7 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
             error!("{error}");
             return ExitCode::from(match error {
                 StartError::Listen { .. } => UNAVAILABLE,
-                StartError::Tls(_) => BAD_INPUT,
+                StartError::Tls(_) | StartError::Ids { .. } => BAD_INPUT,
             });
         }
     };

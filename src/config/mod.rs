@@ -11,6 +11,7 @@
 
 mod address;
 mod auth;
+mod ids;
 mod layers;
 mod resolve;
 mod schema;
@@ -31,6 +32,7 @@ use crate::diagnostic::Diagnostic;
 pub use address::AppAddress;
 pub(crate) use address::parse_prefix;
 pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
+pub use ids::Ids;
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use schema::schema;
 pub use secret::{MongodbUri, Secret};

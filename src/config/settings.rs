@@ -1,5 +1,5 @@
-//! The settings: each is declared here once, in its group. Those of `auth` and `tls`, which depend
-//! on each other, are in files of their own.
+//! The settings: each is declared here once, in its group. Those of `auth`, `tls` and `ids`, which
+//! depend on each other, are in files of their own.
 //!
 //! How a declaration is made, and what comes of it, is in [`super::setting`].
 
@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::address::AppAddress;
 use super::auth::Auth;
+use super::ids::Ids;
 use super::secret::MongodbUri;
 use super::setting::{
     DAY, HOUR, Kind, MILLISECOND, SECOND, Setting, count, declared, duration, limit, settings,
@@ -63,6 +64,8 @@ settings! {
         auth: Auth,
         /// TLS on the public port, where set.
         tls: Option<Tls>,
+        /// What clients see of positions.
+        ids: Ids,
         /// The console on the admin port.
         console: Console,
         /// The log.

@@ -25,7 +25,7 @@ pub fn write_relaxed(value: RawBsonRef<'_>, out: &mut Vec<u8>) {
             write_value(Value { tag: tag::OBJECT_ID, data: &id.bytes() }, MAX_DEPTH, out);
         }
         RawBsonRef::Int32(int) => write_display(int, out),
-        RawBsonRef::Int64(int) => write_display(int, out),
+        RawBsonRef::Int64(int) => write_long(int, out),
         RawBsonRef::Double(double) => write_double(double, out),
         RawBsonRef::Boolean(truth) => write_display(truth, out),
         RawBsonRef::Null => out.extend_from_slice(b"null"),
@@ -52,7 +52,7 @@ fn write_value(value: Value<'_>, depth: u32, out: &mut Vec<u8>) {
         tag::ARRAY => write_elements(value, depth, out),
         tag::STRING => write_text(value.text(), out),
         tag::INT32 => write_display(i32::from_le_bytes(value.bytes()), out),
-        tag::INT64 => write_display(value.i64(), out),
+        tag::INT64 => write_long(value.i64(), out),
         tag::DOUBLE => write_double(f64::from_le_bytes(value.bytes()), out),
         tag::BOOLEAN => write_display(value.boolean(), out),
         tag::DATE => write_date(value.i64(), out),
@@ -142,6 +142,21 @@ fn write_elements(array: Value<'_>, depth: u32, out: &mut Vec<u8>) {
 fn write_display(value: impl std::fmt::Display, out: &mut Vec<u8>) {
     // Writing to a vector does not fail.
     let _ = write!(out, "{value}");
+}
+
+/// Up to here, up and down, every integer is a double of its own.
+const MAX_EXACT: u64 = 1 << 53;
+
+/// Whether a browser reads this number as it is.
+pub(crate) fn is_exact(long: i64) -> bool {
+    long.unsigned_abs() <= MAX_EXACT
+}
+
+fn write_long(long: i64, out: &mut Vec<u8>) {
+    match is_exact(long) {
+        true => write_display(long, out),
+        false => write_display(format_args!(r#"{{"$numberLong":"{long}"}}"#), out),
+    }
 }
 
 fn write_double(double: f64, out: &mut Vec<u8>) {
@@ -328,8 +343,21 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// The crate trims zeros of the milliseconds; the specification wants three digits or none.
+    /// The crate trims zeros of the milliseconds; the specification wants three digits or none. And
+    /// it writes every long as a number.
     fn expected(value: Bson) -> String {
+        fn exact(value: Bson) -> Bson {
+            match value {
+                Bson::Int64(long) if !is_exact(long) => {
+                    Bson::Document(doc! { "$numberLong": long.to_string() })
+                }
+                Bson::Array(values) => Bson::Array(values.into_iter().map(exact).collect()),
+                Bson::Document(fields) => Bson::Document(
+                    fields.into_iter().map(|(name, value)| (name, exact(value))).collect(),
+                ),
+                other => other,
+            }
+        }
         fn three_digits(value: &mut serde_json::Value) {
             match value {
                 serde_json::Value::Array(values) => values.iter_mut().for_each(three_digits),
@@ -344,7 +372,7 @@ mod tests {
                 _ => {}
             }
         }
-        let mut value = value.into_relaxed_extjson();
+        let mut value = exact(value).into_relaxed_extjson();
         three_digits(&mut value);
         // Which the crate leaves as they are.
         let escaped = |text: String, c: char| text.replace(c, &format!("\\u{:04x}", u32::from(c)));
@@ -426,6 +454,16 @@ mod tests {
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
             }
         }
+    }
+
+    #[test]
+    fn integers_that_a_browser_would_round_are_text() {
+        const EDGE: i64 = 1 << 53;
+        let line = written(&doc! { "a": [EDGE, -EDGE, EDGE + 1, -EDGE - 1, i64::MIN], "b": 5_i64 });
+        let text = |long: i64| format!(r#"{{"$numberLong":"{long}"}}"#);
+        let (above, below, least) = (text(EDGE + 1), text(-EDGE - 1), text(i64::MIN));
+        let expected = format!(r#"{{"a":[{EDGE},-{EDGE},{above},{below},{least}],"b":5}}"#);
+        assert_eq!(line, expected);
     }
 
     #[test]

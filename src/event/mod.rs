@@ -7,6 +7,7 @@
 pub mod json;
 pub mod position;
 pub(crate) mod raw;
+pub mod seal;
 
 use std::time::Instant;
 
@@ -76,6 +77,7 @@ pub struct ChangeEvent {
     token: Position,
     operation: OperationType,
     is_cut: bool,
+    is_from_shards: bool,
     /// When the sidecar had it in hand; the age of a journal entry is counted from here.
     read_at: Instant,
 }
@@ -98,7 +100,14 @@ impl ChangeEvent {
             Some(RawBsonRef::String(name)) => OperationType::parse(name),
             _ => OperationType::Other,
         };
-        Ok(ChangeEvent { raw, token, operation, is_cut: false, read_at: Instant::now() })
+        Ok(ChangeEvent {
+            raw,
+            token,
+            operation,
+            is_cut: false,
+            is_from_shards: false,
+            read_at: Instant::now(),
+        })
     }
 
     /// Takes an event that was read without its documents, since they are too large.
@@ -112,6 +121,18 @@ impl ChangeEvent {
     /// Whether documents that belong to it are not here: whoever it may concern has to be told.
     pub fn is_cut(&self) -> bool {
         self.is_cut
+    }
+
+    /// Notes that other servers may have events of the same cluster time.
+    pub fn note_shards(&mut self) {
+        self.is_from_shards = true;
+    }
+
+    /// The event's place in our own form, which names no document: past it, and before the next.
+    /// `None` where that form is not exact: another shard may have an event of the same cluster
+    /// time, which it would pass over.
+    pub fn place(&self) -> Option<Position> {
+        if self.is_from_shards { None } else { self.token.past_event() }
     }
 
     /// The resume token: the event's identity and its place in the order.

@@ -30,9 +30,17 @@ const EVENT_TYPE: &str = "2C0100";
 const TYPE_AT: usize = TIME_LENGTH + 4;
 /// Sorts behind every type byte of the encoding.
 const END: &str = "FF";
-/// Longer ids do not come from a server: a token grows with the document's `_id`, and request
-/// heads end at 64 KiB.
+/// The beginning of a UUID in the encoding: binary data of 16 bytes, subtype 4.
+const UUID_TYPE: &str = "5A1004";
+/// A UUID in characters.
+const UUID_LENGTH: usize = 32;
+/// Longer ids are refused from clients, who are given none longer than [`MAX_ID`]: request heads
+/// end at 64 KiB.
 const MAX_LENGTH: usize = 32 * 1024;
+/// The longest id that a client is given, in characters. A token grows by two for each byte of the
+/// document's `_id`, and proxies refuse heads of more than 8 KiB, which ends an `EventSource` for
+/// good when it reconnects. What would be longer goes out as [`Position::past_event`].
+pub const MAX_ID: usize = 1024;
 
 /// Everything up to and including this place.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,9 +52,10 @@ pub struct Position(Arc<str>);
 pub struct InvalidPosition;
 
 impl Position {
-    /// Takes a token from the server; `None` if it is of a form that this version cannot order.
+    /// Takes a token from the server, however long; `None` if it is of a form that this version
+    /// cannot order.
     pub fn from_server(data: &str) -> Option<Position> {
-        Position::parse(data).ok()
+        Position::read(data)
     }
 
     /// Takes an id from a client.
@@ -54,16 +63,23 @@ impl Position {
     /// # Errors
     /// When no server can have made it. Whether this deployment did is for `upstream` to find out.
     pub fn parse(text: &str) -> Result<Position, InvalidPosition> {
+        if text.len() > MAX_LENGTH {
+            return Err(InvalidPosition);
+        }
+        Position::read(text).ok_or(InvalidPosition)
+    }
+
+    fn read(text: &str) -> Option<Position> {
         let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_hexdigit());
         let has_time = text.len() >= TIME_LENGTH && text.starts_with(TIMESTAMP_TYPE);
-        if !is_hex || !has_time || text.len() > MAX_LENGTH {
-            return Err(InvalidPosition);
+        if !is_hex || !has_time {
+            return None;
         }
         // Servers write capitals, and the order is that of the text.
         if text.bytes().any(|b| b.is_ascii_lowercase()) {
-            return Ok(Position(text.to_ascii_uppercase().into()));
+            return Some(Position(text.to_ascii_uppercase().into()));
         }
-        Ok(Position(text.into()))
+        Some(Position(text.into()))
     }
 
     /// "Everything before this time has been read", in our own form.
@@ -117,6 +133,21 @@ impl Position {
         let is_invalidate_at = index_at + 2 + 2 * index_bytes;
         let end = is_invalidate_at + 2;
         matches!(self.0.get(is_invalidate_at..end)?, "6E" | "6F").then_some(end)
+    }
+
+    /// The UUID of the collection that an event's token shows, as 32 hexadecimal digits; `None` for
+    /// positions that show none.
+    pub fn collection_uuid(&self) -> Option<&str> {
+        let rest = self.0.get(self.operation_end()?..)?.strip_prefix(UUID_TYPE)?;
+        rest.get(..UUID_LENGTH)
+    }
+
+    /// The same place for people, without the key of a document.
+    pub fn without_document(&self) -> Position {
+        match self.names_document() {
+            true => self.past_event().unwrap_or_else(|| Position::before(self.time())),
+            false => self.clone(),
+        }
     }
 
     /// Whether it is the token of an invalidate event, which comes at the time of another event and
@@ -189,6 +220,21 @@ mod tests {
         let next = Position::before(Timestamp { time: 0x66F3_AAAA, increment: 2 });
         assert!(tokens.last().unwrap().past_event().unwrap() < next);
         assert!(Position::parse(HIGH_WATER_MARK).unwrap().past_event().is_none());
+    }
+
+    #[test]
+    fn a_token_shows_its_collection_and_may_be_long() {
+        let uuid = "D3F0A1B2C3D4E5F60718293A4B5C6D7E";
+        let event = Position::parse(EVENT).unwrap();
+        assert_eq!(event.collection_uuid(), Some(uuid));
+        let past = event.past_event().unwrap();
+        assert_eq!((past.collection_uuid(), event.without_document()), (None, past.clone()));
+        assert_eq!(Position::parse(HIGH_WATER_MARK).unwrap().collection_uuid(), None);
+        let long = format!("{EVENT}{}", "61".repeat(40_000));
+        assert_eq!(Position::parse(&long), Err(InvalidPosition));
+        let long = Position::from_server(&long).unwrap();
+        assert_eq!(long.collection_uuid(), Some(uuid));
+        assert!(long.past_event().unwrap().as_str().len() < MAX_ID);
     }
 
     #[test]

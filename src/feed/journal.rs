@@ -24,8 +24,8 @@ pub enum Located {
     At(u64),
     /// Older than what is kept.
     Gone,
-    /// The token of an event that should be here and is not: perhaps of another deployment, of
-    /// another collection, or not read yet. MongoDB must say.
+    /// The token of an event in a collection that nothing is known of: of another deployment, of
+    /// another collection, or of one that had no events lately.
     Unknown,
 }
 
@@ -154,21 +154,14 @@ impl Journal {
         )
     }
 
-    /// Where reading goes on for a client that has everything up to `position`.
+    /// Where reading goes on for a client that has everything up to `position`. By the order alone:
+    /// whether an event of that token is here makes no difference, so that nobody can ask for a
+    /// document by its token.
     pub fn locate(&self, position: &Position) -> Located {
         if *position < self.floor {
             return Located::Gone;
         }
         let after = self.events.partition_point(|event| event.token() <= position);
-        if position.names_document() && *position != self.floor && *position != self.head {
-            let is_here = after
-                .checked_sub(1)
-                .and_then(|index| self.events.get(index))
-                .is_some_and(|event| event.token() == position);
-            if !is_here {
-                return Located::Unknown;
-            }
-        }
         Located::At(self.first + after as u64)
     }
 }
@@ -208,8 +201,9 @@ mod tests {
         assert_eq!(journal.locate(event(30).token()), Located::At(2));
         assert_eq!(journal.locate(event(40).token()), Located::At(3));
         assert_eq!(journal.locate(&before(99)), Located::At(3));
-        assert_eq!(journal.locate(event(35).token()), Located::Unknown);
-        assert_eq!(journal.locate(event(50).token()), Located::Unknown);
+        // Of events that there never were, or are not read yet: by the order, like the others.
+        assert_eq!(journal.locate(event(35).token()), Located::At(2));
+        assert_eq!(journal.locate(event(50).token()), Located::At(3));
     }
 
     #[test]

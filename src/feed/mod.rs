@@ -8,6 +8,7 @@
 //! - The lock is taken per event, per join and per heartbeat, not per delivery: a subscription
 //!   that is up to date reads its route alone.
 
+mod collections;
 pub mod journal;
 mod lookback;
 pub mod routes;
@@ -24,6 +25,7 @@ pub use lookback::Back;
 use lookback::LookBack;
 
 use crate::event::{ChangeEvent, Position};
+use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
 use crate::feed::routes::{Route, RouteTable, Shelf};
 use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
@@ -132,6 +134,8 @@ pub struct Feed {
     /// Deliveries that a route keeps for slow readers.
     keep: usize,
     inner: Mutex<Inner>,
+    /// Whose tokens are taken.
+    known: Arc<KnownCollections>,
     lookback: LookBack,
     /// What was made of large events for those who lag behind.
     shelf: Shelf,
@@ -165,6 +169,7 @@ impl Feed {
                 collections: Collections::These(BTreeSet::new()),
                 generation: 0,
             }),
+            known: Arc::default(),
             lookback: LookBack::new(limits.max_bytes),
             shelf: Shelf::default(),
             relisted: watch::Sender::new(0),
@@ -173,6 +178,13 @@ impl Feed {
             status: watch::Sender::new(Status::Starting),
             was_live: watch::Sender::new(false),
         }
+    }
+
+    /// A feed for a replay of this one: it reads the same collections of the same deployment.
+    pub fn beside(&self, limits: Limits, keep: usize) -> Feed {
+        let feed = Feed::new(self.key.clone(), limits, keep);
+        feed.set_sharded(self.is_sharded.load(Ordering::Relaxed));
+        Feed { known: self.known.clone(), ..feed }
     }
 
     pub fn key(&self) -> &FeedKey {
@@ -281,7 +293,10 @@ impl Feed {
     /// before [`Feed::opened_at`], and not from a cursor with an old list. One that was read before
     /// is taken and changes nothing, whatever a cursor does: history never goes back.
     #[must_use]
-    pub fn append(&self, generation: u64, event: ChangeEvent) -> bool {
+    pub fn append(&self, generation: u64, mut event: ChangeEvent) -> bool {
+        if self.is_sharded.load(Ordering::Relaxed) {
+            event.note_shards();
+        }
         let event = Arc::new(event);
         let mut inner = self.inner.lock();
         if inner.generation != generation {
@@ -292,6 +307,10 @@ impl Feed {
             return false;
         };
         if event.token() > journal.head() {
+            if let (Some(uuid), Some(name)) = (event.token().collection_uuid(), event.collection())
+            {
+                self.known.note(uuid, name);
+            }
             let number = journal.push(event.clone());
             routes.offer(number, &event);
         }
@@ -369,6 +388,28 @@ impl Feed {
     /// Where reading goes on after a position; `None` before the cursor was open.
     pub fn locate(&self, position: &Position) -> Option<Located> {
         self.inner.lock().journal.as_ref().map(|journal| journal.locate(position))
+    }
+
+    /// The same for a client of this filter. Its token is placed by the order, unless it is of a
+    /// collection that is not known to be the filter's.
+    pub fn locate_for(&self, filter: &Filter, position: &Position) -> Option<Located> {
+        match self.locate(position)? {
+            Located::At(_) if !self.knows(filter, position) => Some(Located::Unknown),
+            located => Some(located),
+        }
+    }
+
+    /// Whether a position may have been given to clients of this filter, as far as its collection
+    /// tells.
+    pub fn knows(&self, filter: &Filter, position: &Position) -> bool {
+        position
+            .collection_uuid()
+            .is_none_or(|uuid| self.known.holds(uuid, filter.namespace.collection.as_deref()))
+    }
+
+    /// Notes what MongoDB told of a collection: 32 hexadecimal digits, in capitals, and its name.
+    pub fn note_collection(&self, uuid: &str, name: &str) {
+        self.known.note(uuid, name);
     }
 
     /// The newest position, and the number that the next event will have.

@@ -8,7 +8,7 @@ use bson::{Bson, RawDocument};
 use super::access::AccessRule;
 use super::limits::MAX_VALUE_BYTES;
 use super::params::{MAX_VALUES, Param, RESERVED};
-use super::{Access, Filter, claims};
+use super::{Access, Filter, claims, same};
 use crate::diagnostic::nearest;
 use crate::matcher::{Placeholder, Predicate, Role};
 
@@ -19,10 +19,23 @@ pub struct Bound {
     pub values: BoundValues,
 }
 
-/// The bound values in one canonical form: equal exactly where the same documents match, as far as
+/// The bound values in one canonical form: equal only where the same documents match, as far as
 /// the values tell. Sets are sorted and hold nothing twice.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Eq, Hash, Default)]
 pub struct BoundValues(Box<[(String, Option<Bson>)]>);
+
+impl PartialEq for BoundValues {
+    fn eq(&self, other: &BoundValues) -> bool {
+        let is_same = |one: &Option<Bson>, other: &Option<Bson>| match (one, other) {
+            (Some(one), Some(other)) => same::is_same(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((name, value), (other_name, other_value))| {
+                name == other_name && is_same(value, other_value)
+            })
+    }
+}
 
 impl BoundValues {
     /// Name and value of every parameter, in the order of the declaration; `None`: left out.

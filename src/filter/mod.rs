@@ -23,6 +23,7 @@ mod mistakes;
 mod namespace;
 mod params;
 mod resolve;
+mod same;
 mod stamp;
 mod suspect;
 mod tree;

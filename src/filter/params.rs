@@ -8,6 +8,7 @@ use super::limits::{Allowed, Limit, Limits, Pattern};
 use super::literal;
 use super::value::{self, ParamType};
 use crate::diagnostic::{Reporter, nearest};
+use crate::event::json;
 use crate::matcher::compare::Comparison;
 use crate::matcher::pattern::Budget;
 use crate::yaml::{Entry, Node, Place};
@@ -112,10 +113,12 @@ impl Param {
     }
 }
 
+/// Numbers that a reader of JSON would round are written as in events.
 fn json_value(value: &Bson) -> serde_json::Value {
     match value {
         Bson::Int32(value) => (*value).into(),
-        Bson::Int64(value) => (*value).into(),
+        Bson::Int64(value) if json::is_exact(*value) => (*value).into(),
+        Bson::Int64(value) => serde_json::json!({ "$numberLong": value.to_string() }),
         Bson::Double(value) => (*value).into(),
         Bson::Boolean(value) => (*value).into(),
         Bson::Array(values) => values.iter().map(json_value).collect(),

@@ -3,7 +3,6 @@
 //! Pure: no I/O, no clock, no allocation while matching. A filter's `match` is parsed once into a
 //! [`Template`], which may hold placeholders; binding them gives a [`Predicate`].
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocument};
@@ -12,6 +11,7 @@ mod bind;
 pub(crate) mod compare;
 mod decimal;
 mod decimal_arithmetic;
+mod depends;
 pub(crate) mod eval;
 mod expr;
 mod key;
@@ -172,8 +172,7 @@ impl Template {
 /// A `match` with every value known. Cheap to clone.
 ///
 /// Two predicates are equal when they come from the same `match` and were bound to the same
-/// values. As the key under which subscriptions share a route, take
-/// [`fingerprint`](Predicate::fingerprint).
+/// values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Predicate {
     root: Arc<BoundNode>,
@@ -186,11 +185,10 @@ impl Predicate {
         eval::holds(&self.root, Subject::Fields(Value::document(document)))
     }
 
-    /// Bytes that are equal exactly for equal predicates, within one run of the program.
-    pub fn fingerprint(&self) -> Vec<u8> {
-        let mut collector = Collector(Vec::new());
-        self.root.hash(&mut collector);
-        collector.0
+    /// Whether an update's changes can make a difference to the verdict, as far as their paths
+    /// tell: where it is `false`, the document matches after the update if it did before.
+    pub fn may_depend_on(&self, update_description: &RawDocument) -> bool {
+        depends::may_depend(&self.root, update_description)
     }
 
     pub(crate) fn root(&self) -> &BoundNode {
@@ -204,20 +202,6 @@ impl Predicate {
     /// for a missing field, as shard keys have it.
     pub fn matches_key(&self, key: &RawDocument) -> Option<bool> {
         key::decide(&self.root, key)
-    }
-}
-
-/// Keeps what is fed to a hash. Lists and texts feed their length or a terminator, so that
-/// different trees feed different bytes.
-struct Collector(Vec<u8>);
-
-impl Hasher for Collector {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        0
     }
 }
 

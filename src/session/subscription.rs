@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
+use crate::event::seal::Ids;
 use crate::feed::journal::Located;
 use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
@@ -72,6 +73,8 @@ pub struct Shared {
     pub replayer: Replayer,
     pub metrics: Arc<Metrics>,
     pub heartbeat: Duration,
+    /// How clients see positions.
+    pub ids: Ids,
 }
 
 #[derive(Debug)]
@@ -281,7 +284,7 @@ impl Subscription {
     /// After a replay, or a part of one: from where the client is now.
     fn go_on(&mut self) {
         match self.position.clone() {
-            Some(position) => match self.feed.locate(&position) {
+            Some(position) => match self.feed.locate_for(self.route.filter(), &position) {
                 Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
                 _ => self.replay(position),
             },
@@ -338,7 +341,7 @@ impl Subscription {
 
     fn go_to(&mut self, position: Position) {
         self.position = Some(position.clone());
-        match self.feed.locate(&position) {
+        match self.feed.locate_for(self.route.filter(), &position) {
             Some(Located::At(cursor)) if self.is_plausible(&position) => {
                 self.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
                 self.phase = Phase::Following(cursor);
@@ -515,7 +518,12 @@ mod tests {
         feed.set_status(Status::Live);
         let metrics = Arc::new(Metrics::default());
         let replayer = Replayer::new(Server::default(), limits, 1, metrics.clone());
-        let shared = Arc::new(Shared { replayer, metrics, heartbeat: Duration::from_secs(60) });
+        let shared = Arc::new(Shared {
+            replayer,
+            metrics,
+            heartbeat: Duration::from_secs(60),
+            ids: Ids::Token,
+        });
         let bound = filter.bind(&[], None).unwrap();
         let mut subscription = Subscription::new(shared, feed.clone(), &filter, bound, From::Now);
         assert!(matches!(subscription.next().await, Some(FrameKind::Ready(_))));

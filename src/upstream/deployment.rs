@@ -49,6 +49,9 @@ pub enum DeploymentError {
     /// The driver would wait for a server that it cannot have.
     #[error("{reason}")]
     InVain { trouble: Trouble, reason: String },
+    /// The next event can be read in no way, or has no place: what lies up to now is lost.
+    #[error("the next event cannot be read: {0}")]
+    Unreadable(String),
     #[error("no answer within {0:?}")]
     Stalled(Duration),
     #[error("{}", trouble::message(.0))]
@@ -63,6 +66,7 @@ impl DeploymentError {
             DeploymentError::Unsupported => Trouble::Unsupported,
             DeploymentError::OtherDeployment => Trouble::Fatal,
             DeploymentError::InVain { trouble, .. } => *trouble,
+            DeploymentError::Unreadable(_) => Trouble::Unreadable,
             DeploymentError::Stalled(_) => Trouble::Passing,
             DeploymentError::Driver(error) => Trouble::of(error),
         }

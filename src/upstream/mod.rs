@@ -188,7 +188,11 @@ impl Upstream {
                         }
                         // Whether the place is lost for good shows when it is opened again: what the
                         // server said of a cursor may have been about its own trouble.
-                        Ended::Failed(error) if error.trouble().is_loss() && !is_doubted => {
+                        Ended::Failed(error)
+                            if error.trouble().is_loss()
+                                && !matches!(error, DeploymentError::Unreadable(_))
+                                && !is_doubted =>
+                        {
                             is_doubted = true;
                             self.count_restart(error.trouble().reason());
                             continue;
@@ -241,6 +245,11 @@ impl Upstream {
                 // Not taken, it was read with an old list, and is read again with the new one.
                 let _ = event.map(|event| self.feed.append(generation, event));
                 (Pace::Batches, None)
+            }
+            // Not even without its documents: its key alone is too large for a message.
+            Err(error) if Trouble::of(&error) == Trouble::TooLarge => {
+                let error = DeploymentError::Unreadable(trouble::message(&error));
+                (Pace::Batches, Some(error))
             }
             Err(error) => (Pace::OneByOne, Some(error.into())),
         }
@@ -379,9 +388,10 @@ impl Upstream {
                             };
                         }
                         Ok(event) => self.feed.append(generation, event),
+                        // It cannot be placed among the others, so nobody could be told of it in
+                        // its place.
                         Err(error) => {
-                            warn!(%upstream, %error, "change event skipped");
-                            true
+                            return Ended::Failed(DeploymentError::Unreadable(error.to_string()));
                         }
                     }
                 }

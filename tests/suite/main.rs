@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod docs;
+mod events;
 mod forwarding;
 mod generate;
 mod generate_schema;

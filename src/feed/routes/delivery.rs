@@ -7,9 +7,10 @@ use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
 
 use crate::event::json::{write_relaxed, write_relaxed_document};
+use crate::event::position::MAX_ID;
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::filter::Filter;
-use crate::matcher::projection::Projection;
+use crate::matcher::projection::{Images, Projection};
 
 /// How an event moves a client's view, where before-images let us know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +71,8 @@ pub struct Delivery {
     pub number: u64,
     pub token: Position,
     pub kind: Kind,
+    /// What a client is given to come back with; `None` for a reset whose place cannot be said.
+    id: Option<Position>,
     /// The change event in relaxed Extended JSON, on one line.
     pub json: Vec<u8>,
     /// When the server wrote it, in milliseconds since 1970.
@@ -85,34 +88,42 @@ impl Delivery {
         filter: &Filter,
         view: Option<View>,
     ) -> Delivery {
+        let projection = filter.projection.as_ref();
+        let Some(id) = id_of(event, projection) else {
+            return Delivery::reset(number, event, ResetReason::HistoryLost);
+        };
         Delivery {
             number,
             token: event.token().clone(),
             kind: Kind::Event(event.operation()),
-            json: encode(event, filter.projection.as_ref(), view),
+            id: Some(id),
+            json: encode(event, projection, view),
             wall_millis: event.wall_millis(),
             sse: OnceLock::new(),
         }
     }
 
     pub fn reset(number: u64, event: &ChangeEvent, reason: ResetReason) -> Delivery {
+        let id = match reason {
+            // It could not be judged, and may be of somebody else's document.
+            ResetReason::HistoryLost => event.place(),
+            // Of a collection.
+            _ => Some(event.token().clone()),
+        };
         Delivery {
             number,
             token: event.token().clone(),
             kind: Kind::Reset(reason),
+            id,
             json: format!("{{\"reason\":\"{}\"}}", reason.name()).into_bytes(),
             wall_millis: event.wall_millis(),
             sse: OnceLock::new(),
         }
     }
 
-    /// What a client is given to come back with. An event that could not be judged may be of
-    /// somebody else's document: then it is a position that names none, where there is one.
+    /// What a client is given to come back with: the event's token, or its place in our own form.
     pub fn id(&self) -> Option<Position> {
-        match self.kind {
-            Kind::Reset(ResetReason::HistoryLost) => self.token.past_event(),
-            Kind::Event(_) | Kind::Reset(_) => Some(self.token.clone()),
-        }
+        self.id.clone()
     }
 
     /// The event type as clients see it.
@@ -132,6 +143,25 @@ impl Delivery {
     pub fn sse(&self, encode: impl FnOnce(&Delivery) -> Bytes) -> Bytes {
         self.sse.get_or_init(|| encode(self)).clone()
     }
+}
+
+/// The token, unless it shows a key that the projection hides, or is too long to be sent back; then
+/// the event's place in our own form. `None` where that is not exact: who went on from there might
+/// miss an event.
+fn id_of(event: &ChangeEvent, projection: Option<&Projection>) -> Option<Position> {
+    let is_hidden = match (projection, event.document_key()) {
+        (Some(projection), Some(key)) => projection.apply_key(key).as_bytes() != key.as_bytes(),
+        _ => false,
+    };
+    match is_hidden || event.token().as_str().len() > MAX_ID {
+        true => event.place(),
+        false => Some(event.token().clone()),
+    }
+}
+
+/// The documents that came with an event.
+pub(super) fn images(event: &ChangeEvent) -> Images<'_> {
+    Images { before: event.full_document_before_change(), after: event.full_document() }
 }
 
 /// What is worth being made to fit, in bytes.
@@ -180,7 +210,7 @@ fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<Vie
             name(&mut out, "updateDescription");
             match projection {
                 Some(projection) => write_relaxed_document(
-                    &projection.apply_update_description(description),
+                    &projection.apply_update_description(description, images(event)),
                     &mut out,
                 ),
                 None => write_relaxed_document(description, &mut out),
@@ -231,15 +261,54 @@ mod tests {
 
     use super::*;
 
+    const TOKEN: &str = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
+
+    fn update(token: &str) -> ChangeEvent {
+        let raw = rawdoc! {
+            "_id": { "_data": token },
+            "operationType": "update",
+            "documentKey": { "_id": { "a": 1, "b": 2 } },
+        };
+        ChangeEvent::parse(raw).unwrap()
+    }
+
+    fn filter(rest: &str) -> Filter {
+        let text = format!("collection: shop.orders\naccess: public\n{rest}");
+        crate::filter::parse_filter("a", std::path::Path::new("a.yaml"), &text).unwrap()
+    }
+
     #[test]
     fn a_reset_for_what_could_not_be_judged_names_no_document() {
-        const TOKEN: &str = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
-        let raw = rawdoc! { "_id": { "_data": TOKEN }, "operationType": "update" };
-        let event = ChangeEvent::parse(raw).unwrap();
+        let event = update(TOKEN);
         let lost = Delivery::reset(1, &event, ResetReason::HistoryLost).id().unwrap();
         assert!(!lost.names_document() && lost > *event.token());
         // Of a collection that is gone, it names none anyway.
         let gone = Delivery::reset(1, &event, ResetReason::Invalidated).id().unwrap();
         assert_eq!(gone, *event.token());
+    }
+
+    #[test]
+    fn an_id_tells_no_hidden_key_and_is_never_long() {
+        let event = update(TOKEN);
+        let id = |event: &ChangeEvent, rest: &str| {
+            Delivery::event(1, event, &filter(rest), None).id().unwrap()
+        };
+        let place = event.place().unwrap();
+        assert!(!place.names_document());
+        for shown in ["", "project: { x: 1 }", "project: { x: 0 }", "project: { _id: 1 }"] {
+            assert_eq!(id(&event, shown), *event.token(), "{shown}");
+        }
+        for hidden in ["project: { _id: 0 }", "project: { x: 1, _id: 0 }", "project: { _id.a: 1 }"]
+        {
+            assert_eq!(id(&event, hidden), place, "{hidden}");
+        }
+        let long = format!("{TOKEN}{}", "61".repeat(MAX_ID / 2));
+        assert_eq!(id(&update(&long), ""), place);
+
+        // Another shard may have an event of the same time, which that place would pass over.
+        let mut event = update(&long);
+        event.note_shards();
+        let reset = Delivery::event(1, &event, &filter(""), None);
+        assert_eq!((reset.kind, reset.id()), (Kind::Reset(ResetReason::HistoryLost), None));
     }
 }

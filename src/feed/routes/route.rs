@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::delivery::{Delivery, ResetReason, View};
+use super::delivery::{Delivery, ResetReason, View, images};
 use super::table::{Key, RouteId};
 use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
@@ -182,13 +182,17 @@ impl Route {
             return Some(Verdict::Reset(ResetReason::HistoryLost));
         }
         match operation {
-            OperationType::Delete => self.matches_delete(event),
+            OperationType::Delete => self.matches_delete(event).map(Verdict::Event),
             OperationType::Insert | OperationType::Replace | OperationType::Update => {
                 self.matches_change(event)
             }
-            _ => None,
+            // Of the whole database, or of collections: their streams are reset by what is above.
+            OperationType::Drop
+            | OperationType::Rename
+            | OperationType::DropDatabase
+            | OperationType::Invalidate
+            | OperationType::Other => None,
         }
-        .map(Verdict::Event)
     }
 
     fn is_invalidated_by(&self, event: &ChangeEvent) -> bool {
@@ -230,29 +234,67 @@ impl Route {
         is_decided.then_some(view)
     }
 
-    fn matches_change(&self, event: &ChangeEvent) -> Option<Option<View>> {
-        let after = match event.full_document() {
-            Some(document) => self.predicate.matches(document),
-            // No document: an update without a look-up, or one deleted before the look-up. Unless
-            // the key decides, whether it still matches is unknown, and nothing is said.
-            None => self.predicate.matches_key(event.document_key()?)?,
-        };
-        if !self.wants_view() {
-            return after.then_some(None);
-        }
+    fn matches_change(&self, event: &ChangeEvent) -> Option<Verdict> {
         let before = match (event.operation(), event.full_document_before_change()) {
+            _ if !self.wants_view() => None,
             (OperationType::Insert, _) => Some(false),
             (_, Some(document)) => Some(self.predicate.matches(document)),
             // The server did not keep it: the view cannot be told, the match still can.
             (_, None) => None,
         };
-        match (before, after) {
-            (Some(false), true) => Some(Some(View::Enter)),
-            (Some(true), true) => Some(Some(View::Stay)),
-            (Some(true), false) => Some(Some(View::Leave)),
-            (None, true) => Some(None),
-            (Some(false) | None, false) => None,
+        let after = match event.full_document() {
+            Some(document) => Some(self.predicate.matches(document)),
+            None if before == Some(true) => return self.judge_without_document(event),
+            // Unless the key decides, whether it matches is unknown, and was before: nothing is said.
+            None => self.predicate.matches_key(event.document_key()?),
+        };
+        let view = match (before, after?) {
+            (Some(false), true) => Some(View::Enter),
+            (Some(true), true) => Some(View::Stay),
+            (Some(true), false) => Some(View::Leave),
+            (None, true) => None,
+            (Some(false) | None, false) => return None,
+        };
+        (!self.hides(event, view)).then_some(Verdict::Event(view))
+    }
+
+    /// An update that came without its document, of one that was in view before.
+    fn judge_without_document(&self, event: &ChangeEvent) -> Option<Verdict> {
+        match self.filter.full_document {
+            // It was gone when it was looked up. What follows is a delete, whose image is that after
+            // this update: where that has left the filter, nobody would hear of it there.
+            FullDocument::UpdateLookup => Some(Verdict::Event(Some(View::Leave))),
+            // Updates come without documents, and are sent if the key decides.
+            FullDocument::Default => {
+                let is_decided = self.predicate.matches_key(event.document_key()?)?;
+                let view = Some(View::Stay);
+                let is_sent = is_decided && !self.hides(event, view);
+                is_sent.then_some(Verdict::Event(view))
+            }
+            // The server did not keep the image: it may have left the filter, or not.
+            FullDocument::WhenAvailable | FullDocument::Required => {
+                match self.predicate.matches_key(event.document_key()?) {
+                    Some(true) => Some(Verdict::Event(Some(View::Stay))),
+                    _ => Some(Verdict::Reset(ResetReason::HistoryLost)),
+                }
+            }
         }
+    }
+
+    /// Whether an update changed nothing that these clients see, and moved the document neither into
+    /// their view nor out of it: that something changed is hidden, too.
+    fn hides(&self, event: &ChangeEvent, view: Option<View>) -> bool {
+        let (Some(projection), Some(update)) =
+            (&self.filter.projection, event.update_description())
+        else {
+            return false;
+        };
+        let may_have_moved = match view {
+            Some(View::Stay) => false,
+            Some(View::Enter | View::Leave) => true,
+            None => self.predicate.may_depend_on(update),
+        };
+        !may_have_moved && projection.hides_update(update, images(event))
     }
 
     /// Adds a delivery and wakes whoever waits. Only under the feed's lock.

@@ -14,6 +14,8 @@ use crate::event::raw::{Owned, Value, tag};
 
 mod update;
 
+pub use update::Images;
+
 use super::write::{self, Writer};
 
 const MAX_DEPTH: usize = 64;
@@ -77,28 +79,9 @@ impl Projection {
     pub fn apply_key(&self, key: &RawDocument) -> RawDocumentBuf {
         let mut writer = Writer::document();
         for (name, value) in Value::document(key).elements() {
-            self.write_changed(name, value, &update::Clues::default(), &mut writer);
+            self.write_key(name, value, &mut writer);
         }
         writer.finish()
-    }
-
-    /// What it leaves of an `updateDescription`.
-    ///
-    /// A number in an updated path is taken for an index, which a projection skips over, unless
-    /// the projection names it or `disambiguatedPaths` says otherwise. See
-    /// [`Projection::apply_update_description_of`] for exactness.
-    pub fn apply_update_description(&self, update: &RawDocument) -> RawDocumentBuf {
-        self.update_description(update, None)
-    }
-
-    /// The same with the document after the update at hand, which tells an index from a field
-    /// whose name is a number.
-    pub fn apply_update_description_of(
-        &self,
-        update: &RawDocument,
-        document: &RawDocument,
-    ) -> RawDocumentBuf {
-        self.update_description(update, Some(Value::document(document)))
     }
 
     /// The fields of a document or of one inside it.

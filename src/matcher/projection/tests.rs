@@ -2,7 +2,7 @@
 
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
-use super::Projection;
+use super::{Images, Projection};
 
 fn projection(project: Document) -> Projection {
     Projection::parse(&project).unwrap_or_else(|errors| panic!("{project}: {errors:?}"))
@@ -15,7 +15,23 @@ fn shown(project: Document, document: Document) -> Document {
 
 fn updated(project: Document, update: Document) -> Document {
     let raw = RawDocumentBuf::try_from(&update).unwrap();
-    Document::try_from(projection(project).apply_update_description(&raw)).unwrap()
+    let shown = projection(project).apply_update_description(&raw, Images::default());
+    Document::try_from(shown).unwrap()
+}
+
+/// The same with the document before and after; and whether all of it is surely hidden.
+fn updated_of(
+    project: &Document,
+    update: &Document,
+    before: &Document,
+    after: &Document,
+) -> (Document, bool) {
+    let [update, before, after] =
+        [update, before, after].map(|document| RawDocumentBuf::try_from(document).unwrap());
+    let images = Images { before: Some(&before), after: Some(&after) };
+    let projection = projection(project.clone());
+    let shown = projection.apply_update_description(&update, images);
+    (Document::try_from(shown).unwrap(), projection.hides_update(&update, images))
 }
 
 #[test]
@@ -70,80 +86,139 @@ fn keys() {
 
 #[test]
 fn update_descriptions() {
+    let item = doc! { "sku": "y", "cost": 8 };
     let update = doc! {
         "updatedFields": {
             "a": { "b": 1, "c": 2 },
             "items.0.sku": "x",
             "items.0.cost": 7,
-            "items.1": { "sku": "y", "cost": 8 },
+            "items.1": item.clone(),
             "secret": 1,
             "secret.deep": 2,
         },
-        "removedFields": ["a.c", "a.b", "items.0.cost", "secret.x", "items"],
+        "removedFields": ["z.c", "z.b", "items.0.cost", "secret.x", "gone"],
         "truncatedArrays": [{ "field": "secret.list", "newSize": 1 }, { "field": "items", "newSize": 2 }],
         "disambiguatedPaths": { "secret.0": ["secret", "0"], "items.0.sku": ["items", 0, "sku"] },
         "somethingNew": { "secret": 1 },
     };
-    assert_eq!(
-        updated(doc! { "items.sku": 1, "a.b": 1 }, update.clone()),
+    let before = doc! { "z": { "b": 1, "c": 1 }, "items": [{ "cost": 1 }], "gone": 1 };
+    let after =
+        doc! { "a": { "b": 1, "c": 2 }, "items": [{ "sku": "x", "cost": 7 }, item], "z": {} };
+    let fields = doc! {
+        "a": { "b": 1 },
+        "items.0.sku": "x",
+        "items.1": { "sku": "y" },
+    };
+    let seen = |removed: Vec<&str>| {
         doc! {
-            "updatedFields": {
-                "a": { "b": 1 },
-                "items.0.sku": "x",
-                "items.1": { "sku": "y" },
-            },
-            "removedFields": ["a.b", "items"],
+            "updatedFields": fields.clone(),
+            "removedFields": removed,
             "truncatedArrays": [{ "field": "items", "newSize": 2 }],
             "disambiguatedPaths": { "items.0.sku": ["items", 0, "sku"] },
         }
-    );
-    assert_eq!(
-        updated(doc! { "items.cost": 0, "secret": 0, "a.c": 0 }, update),
-        doc! {
-            "updatedFields": {
-                "a": { "b": 1 },
-                "items.0.sku": "x",
-                "items.1": { "sku": "y" },
-            },
-            "removedFields": ["a.b", "items"],
-            "truncatedArrays": [{ "field": "items", "newSize": 2 }],
-            "disambiguatedPaths": { "items.0.sku": ["items", 0, "sku"] },
-        }
-    );
+    };
+    let included = doc! { "items.sku": 1, "a.b": 1, "z.b": 1, "gone": 1 };
+    let (shown, is_hidden) = updated_of(&included, &update, &before, &after);
+    assert_eq!((shown, is_hidden), (seen(vec!["z.b", "gone"]), false));
+    let excluded = doc! { "items.cost": 0, "secret": 0, "a.c": 0, "z.c": 0 };
+    let (shown, is_hidden) = updated_of(&excluded, &update, &before, &after);
+    assert_eq!((shown, is_hidden), (seen(vec!["z.b", "gone"]), false));
 }
 
 #[test]
-fn a_number_in_an_updated_path() {
+fn paths_that_can_be_read_in_more_than_one_way() {
     let fields = |project: Document, update: Document| {
         updated(project, doc! { "updatedFields": update })
             .get_document("updatedFields")
             .unwrap()
             .clone()
     };
-    // By itself it is an index.
-    assert_eq!(fields(doc! { "a.b": 1 }, doc! { "a.0.b": 1 }), doc! { "a.0.b": 1 });
-    assert_eq!(fields(doc! { "a.b": 0 }, doc! { "a.0.b": 1 }), doc! {});
-    // Named by the projection it may be either, and is shown where both show it.
-    assert_eq!(fields(doc! { "a.0": 1 }, doc! { "a.0.b": 1 }), doc! {});
-    assert_eq!(fields(doc! { "a.0": 0 }, doc! { "a.0.b": 1 }), doc! {});
-    assert_eq!(fields(doc! { "a.0": 0 }, doc! { "a.1.b": 1 }), doc! { "a.1.b": 1 });
-    // At the top there are no arrays.
-    assert_eq!(fields(doc! { "a": 1 }, doc! { "0": 1, "0.a": 2 }), doc! {});
-    assert_eq!(fields(doc! { "0": 1 }, doc! { "0": 1, "0.a": 2 }), doc! { "0": 1, "0.a": 2 });
-
-    // The document tells.
-    let exact = |project: Document, update: Document, document: Document| {
-        let update = RawDocumentBuf::try_from(&doc! { "updatedFields": update }).unwrap();
-        let document = RawDocumentBuf::try_from(&document).unwrap();
-        let shown = projection(project).apply_update_description_of(&update, &document);
-        Document::try_from(shown).unwrap().get_document("updatedFields").unwrap().clone()
+    let all = |project: Document, update: Document| {
+        assert_eq!(fields(project, update.clone()), update);
     };
-    let year = doc! { "a.2024": 5 };
-    assert_eq!(exact(doc! { "a.2024": 1 }, year.clone(), doc! { "a": { "2024": 5 } }), year);
-    assert_eq!(exact(doc! { "a.2024": 1 }, year.clone(), doc! { "a": [5] }), doc! {});
-    let inner = doc! { "a.0.b": 1 };
-    assert_eq!(exact(doc! { "a.b": 1 }, inner.clone(), doc! { "a": { "0": { "b": 1 } } }), doc! {});
-    assert_eq!(exact(doc! { "a.b": 1 }, inner.clone(), doc! { "a": [{ "b": 1 }] }), inner);
+    let none = |project: Document, update: Document| assert_eq!(fields(project, update), doc! {});
+    // Without the document, only what every reading shows: a name with dots is never included.
+    none(doc! { "a.b": 1 }, doc! { "a.0.b": 1, "a.b": 1 });
+    none(doc! { "a": 1 }, doc! { "a.b": 1, "0": 1, "0.a": 2 });
+    none(doc! { "a.b": 0 }, doc! { "a.0.b": 1, "a.b.c": 1 });
+    none(doc! { "a.0": 0 }, doc! { "a.0.b": 1 });
+    all(doc! { "a.0": 0 }, doc! { "a.1.b": 1, "a.00": 1, "b.a": 1, "": 1, ".a": 2, "$a": 3 });
+    all(doc! { "0": 1 }, doc! { "0": 1 });
+    assert_eq!(
+        fields(doc! { "a.b": 0 }, doc! { "a": { "b": 1, "c": 2 } }),
+        doc! { "a": { "c": 2 } }
+    );
+
+    // The document tells, if it has the very value.
+    let row = |project: Document, path: &str, after: Document, is_shown: bool| {
+        let update = doc! { "updatedFields": { path: 5 } };
+        let (shown, is_hidden) = updated_of(&project, &update, &doc! {}, &after);
+        let shown = shown.get_document("updatedFields").unwrap().contains_key(path);
+        assert_eq!((shown, is_hidden), (is_shown, !is_shown), "{project} {path} {after}");
+    };
+    row(doc! { "a.2024": 1 }, "a.2024", doc! { "a": { "2024": 5 } }, true);
+    row(doc! { "a.b": 1 }, "a.0.b", doc! { "a": { "0": { "b": 5 } } }, false);
+    row(doc! { "a.b": 1 }, "a.0.b", doc! { "a": [{ "b": 5 }] }, true);
+    row(doc! { "a.b": 0 }, "a.0.b", doc! { "a": [{ "b": 5 }] }, false);
+    row(doc! { "a.b": 0 }, "a.0.b", doc! { "a": { "0": { "b": 5 } } }, true);
+    row(doc! { "a": 1 }, "a.x", doc! { "a": { "x": 5 } }, true);
+    row(doc! { "a": 1 }, "a.x", doc! { "a.x": 5, "a": 1 }, false);
+    row(doc! { "a": 1 }, "a..x", doc! { "a": { "": { "x": 5 } } }, true);
+    row(doc! { "a": 1 }, "a..x", doc! { "a.": { "x": 5 } }, false);
+    row(doc! { "a": 1 }, "a.$x", doc! { "a.$x": 5, "a": { "$x": 4 } }, false);
+    // A number in an array of which fields of documents are shown: `find` leaves it out, but what
+    // was in its place may have been seen.
+    let update = doc! { "updatedFields": { "a.2": 5 } };
+    for (before, is_hidden) in [
+        (doc! { "a": [3, 4, { "2": 1 }] }, false),
+        (doc! { "a": [3, 4, 6] }, true),
+        (doc! { "a": [3, 4] }, true),
+    ] {
+        let seen = updated_of(&doc! { "a.2": 1 }, &update, &before, &doc! { "a": [3, 4, 5] });
+        assert_eq!(seen, (doc! { "updatedFields": {} }, is_hidden), "{before}");
+    }
+    for (before, is_shown) in [(doc! { "a": { "b": 1 } }, true), (doc! { "a": 1 }, false)] {
+        let update = doc! { "removedFields": ["a"] };
+        let (shown, is_hidden) = updated_of(&doc! { "a.b": 1 }, &update, &before, &doc! {});
+        let shown = !shown.get_array("removedFields").unwrap().is_empty();
+        assert_eq!((shown, is_hidden), (is_shown, !is_shown), "{before}");
+    }
+    // In doubt: it is not shown, and not taken for hidden either.
+    for after in [
+        doc! { "a": { "x": 5 }, "a.x": 5 },
+        doc! { "a": { "x": 4 } },
+        doc! { "a": { "y": 5 } },
+        doc! {},
+    ] {
+        let update = doc! { "updatedFields": { "a.x": 5 } };
+        let (shown, is_hidden) = updated_of(&doc! { "a": 1 }, &update, &doc! {}, &after);
+        assert_eq!((shown, is_hidden), (doc! { "updatedFields": {} }, false), "{after}");
+    }
+    let long = format!("a{}", ".0".repeat(100_000));
+    none(doc! { "b": 0 }, doc! { long: 1 });
+}
+
+#[test]
+fn an_update_that_is_hidden_as_a_whole() {
+    let row = |project: Document, update: Document, expected: bool| {
+        let raw = RawDocumentBuf::try_from(&update).unwrap();
+        let hidden = projection(project.clone()).hides_update(&raw, Images::default());
+        assert_eq!(hidden, expected, "{project} {update}");
+    };
+    let update = |fields: Document, removed: Vec<&str>| {
+        doc! { "updatedFields": fields, "removedFields": removed, "truncatedArrays": [] }
+    };
+    row(doc! { "a": 1 }, update(doc! { "b": 1, "b.c": 2 }, vec!["c", "c.0.d"]), true);
+    row(doc! { "a": 1 }, update(doc! { "b": 1 }, vec!["a"]), false);
+    row(doc! { "a": 1 }, update(doc! { "b": 1, "a.c": 1 }, vec![]), false);
+    row(doc! { "a": 0 }, update(doc! { "a": 1 }, vec!["a"]), true);
+    row(doc! { "a": 0 }, update(doc! { "a.b": 1 }, vec![]), false);
+    // Nothing that could be hidden.
+    row(doc! { "a": 1 }, update(doc! {}, vec![]), false);
+    row(doc! { "a": 1 }, doc! { "updatedFields": { "b": 1 }, "new": { "x": 1 } }, false);
+    let truncated = doc! { "truncatedArrays": [{ "field": "b", "newSize": 1 }] };
+    row(doc! { "a": 1 }, truncated.clone(), true);
+    row(doc! { "b": 1 }, truncated, false);
 }
 
 #[test]
@@ -204,7 +279,9 @@ fn broken_and_deep_documents_do_not_panic() {
                 let Ok(broken) = RawDocumentBuf::from_bytes(broken) else { continue };
                 let _ = projection.apply(&broken);
                 let _ = projection.apply_key(&broken);
-                let _ = projection.apply_update_description_of(&broken, &broken);
+                let images = Images { before: Some(&broken), after: Some(&broken) };
+                let _ = projection.apply_update_description(&broken, images);
+                let _ = projection.hides_update(&broken, images);
             }
         }
     }
@@ -227,7 +304,8 @@ fn updates_are_linear() {
         let update = RawDocumentBuf::try_from(&update).unwrap();
         let document = RawDocumentBuf::try_from(&doc! { "a": inside }).unwrap();
         crate::cpu_time::of(|| {
-            std::hint::black_box(shown.apply_update_description_of(&update, &document));
+            let images = Images { before: None, after: Some(&document) };
+            std::hint::black_box(shown.apply_update_description(&update, images));
         })
     };
     let (short, long) = (time(1_000), time(10_000));

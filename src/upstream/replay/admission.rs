@@ -2,9 +2,9 @@
 //!
 //! Law of this file:
 //!
-//! - A client joins when the pass is at its position: after the event that its token names, or
-//!   between two events for a position that names none. Whoever's token should have come by and
-//!   did not is doubtful, and the server is asked about it.
+//! - A client joins when the pass is at its position, placed by the order. Who has a token of a
+//!   collection of which nothing is known by then is doubtful until the pass ends: if an event of
+//!   the collection has come by at last, it is placed by the next pass, else it is lost.
 //! - Lock order: admission, then the pass's feed.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use super::{Reply, Request};
 use crate::event::{ChangeEvent, Position};
 use crate::feed::Feed;
 use crate::feed::journal::Located;
-use crate::feed::routes::Route;
+use crate::feed::routes::{ResetReason, Route};
 
 /// See the file's head.
 #[derive(Debug)]
@@ -50,12 +50,6 @@ struct Watched {
     progress: Arc<AtomicU64>,
 }
 
-/// Who is left when a pass has ended.
-pub(super) struct Left {
-    pub waiting: Vec<Request>,
-    pub doubtful: Vec<Request>,
-}
-
 impl Admission {
     pub fn new(live: Arc<Feed>, generation: u64, read: Arc<Feed>, end: Arc<End>) -> Admission {
         Admission { live, generation, read, end, inner: Mutex::default() }
@@ -64,11 +58,6 @@ impl Admission {
     /// Lets a client in when the pass gets to its place.
     pub fn expect(&self, request: Request) {
         self.inner.lock().expect(request);
-    }
-
-    /// Lets a client in where the pass is.
-    pub fn let_in(&self, request: Request) {
-        self.join(request, &mut self.inner.lock());
     }
 
     /// Takes another client in.
@@ -87,8 +76,7 @@ impl Admission {
         match self.read.locate(&request.after) {
             _ if is_ahead => inner.expect(request),
             Some(Located::At(number)) => self.join_at(request, number, &mut inner),
-            Some(Located::Unknown) => inner.doubtful.push(request),
-            Some(Located::Gone) | None => return Err(request),
+            Some(Located::Gone | Located::Unknown) | None => return Err(request),
         }
         Ok(())
     }
@@ -102,7 +90,7 @@ impl Admission {
         let was_taken = self.read.append(0, event);
         debug_assert!(was_taken);
         for request in inner.pending.remove(&token).into_iter().flatten() {
-            self.join(request, &mut inner);
+            self.settle(request, &mut inner);
         }
     }
 
@@ -133,13 +121,22 @@ impl Admission {
         inner.members.is_empty() && inner.pending.is_empty()
     }
 
-    /// Ends admission; gives back who did not come in.
-    pub fn close(&self) -> Left {
+    /// Ends admission; gives back who did not come in and may come into another pass. Who stays
+    /// doubtful is told.
+    pub fn close(&self) -> Vec<Request> {
         let mut inner = self.inner.lock();
         inner.is_closed = true;
         let pending = std::mem::take(&mut inner.pending);
-        let waiting = pending.into_values().flatten().collect();
-        Left { waiting, doubtful: std::mem::take(&mut inner.doubtful) }
+        let mut waiting: Vec<Request> = pending.into_values().flatten().collect();
+        for request in std::mem::take(&mut inner.doubtful) {
+            if request.is_known(&self.live) {
+                waiting.push(request);
+            } else {
+                // A client that left does not have to know.
+                let _ = request.reply.send(Reply::Lost(ResetReason::InvalidToken));
+            }
+        }
+        waiting
     }
 
     /// Lets those in whose places lie before this one.
@@ -148,13 +145,17 @@ impl Admission {
             if first.key() >= next {
                 break;
             }
-            let is_doubtful = first.key().names_document();
             for request in first.remove() {
-                match is_doubtful {
-                    true => inner.doubtful.push(request),
-                    false => self.join(request, inner),
-                }
+                self.settle(request, inner);
             }
+        }
+    }
+
+    /// The pass is at a client's place: lets it in, unless its token is of another collection.
+    fn settle(&self, request: Request, inner: &mut Inner) {
+        match request.is_known(&self.live) {
+            true => self.join(request, inner),
+            false => inner.doubtful.push(request),
         }
     }
 
@@ -211,9 +212,15 @@ mod tests {
         Position::before(Timestamp { time, increment: 1 })
     }
 
+    fn token(time: u32, uuid: char) -> Position {
+        let uuid = uuid.to_string().repeat(32);
+        let text = format!("82{time:08X}000000012B022C0100296E5A1004{uuid}46645F6964002B020004");
+        Position::parse(&text).unwrap()
+    }
+
     fn event(time: u32) -> ChangeEvent {
         let raw = rawdoc! {
-            "_id": { "_data": format!("82{time:08X}000000012B022C0100296E04") },
+            "_id": { "_data": token(time, 'A').to_string() },
             "operationType": "insert",
             "ns": { "db": "shop", "coll": "orders" },
             "documentKey": { "_id": 1 },
@@ -222,16 +229,16 @@ mod tests {
         ChangeEvent::parse(raw).unwrap()
     }
 
-    // A token that did not come by may be of another deployment, or of a document that the client
-    // must not be told of by what follows: only the server can say.
+    // Whether there is an event of a token makes no difference: the answer would tell who makes up
+    // tokens which documents were changed. A collection makes one.
     #[test]
-    fn who_has_a_token_that_did_not_come_by_is_not_let_in() {
+    fn a_token_is_placed_by_its_order_if_its_collection_came_by() {
         let text = "collection: shop.orders\naccess: public\n";
         let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap();
         let filter = Arc::new(filter);
         let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
-        let feed = || Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
-        let (live, read) = (feed(), feed());
+        let live = Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
+        let read = Arc::new(live.beside(limits, 16));
         read.opened_at(&before(10));
         let admission = Admission::new(live.clone(), 0, read, Arc::default());
         let ask = |after: Position| {
@@ -240,21 +247,23 @@ mod tests {
             admission.expect(Request { route, after, reply });
             replied
         };
-        let mut known = ask(event(20).token().clone());
-        let mut of_nobody = ask(event(30).token().clone());
+        let mut too_early = ask(token(15, 'A'));
+        let mut known = ask(token(20, 'A'));
+        let mut made_up = ask(token(30, 'A'));
+        let mut foreign = ask(token(30, 'B'));
         let mut between = ask(before(30));
-        let mut of_nobody_either = ask(event(50).token().clone());
 
         admission.take(event(20));
         assert!(matches!(known.try_recv(), Ok(Reply::Joined(member)) if member.cursor == 1));
         assert!(between.try_recv().is_err());
         admission.take(event(40));
-        assert!(matches!(between.try_recv(), Ok(Reply::Joined(member)) if member.cursor == 1));
-        admission.reach(&before(60));
-        assert!(of_nobody.try_recv().is_err() && of_nobody_either.try_recv().is_err());
-        let left = admission.close();
-        let doubtful: Vec<&Position> = left.doubtful.iter().map(|it| &it.after).collect();
-        assert_eq!(doubtful, [event(30).token(), event(50).token()]);
-        assert!(left.waiting.is_empty());
+        for joined in [&mut between, &mut made_up] {
+            assert!(matches!(joined.try_recv(), Ok(Reply::Joined(member)) if member.cursor == 1));
+        }
+        assert!(too_early.try_recv().is_err() && foreign.try_recv().is_err());
+        let waiting = admission.close();
+        assert_eq!(waiting.iter().map(|it| &it.after).collect::<Vec<_>>(), [&token(15, 'A')]);
+        let lost = foreign.try_recv();
+        assert!(matches!(lost, Ok(Reply::Lost(ResetReason::InvalidToken))), "{lost:?}");
     }
 }

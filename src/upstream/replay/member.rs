@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::pass::{End, Ended};
-use super::{Purpose, Replayer, Reply};
+use super::{Replayer, Reply};
 use crate::event::Position;
 use crate::feed::journal::Located;
 use crate::feed::routes::{Delivery, Read, ResetReason, Route};
@@ -18,7 +18,8 @@ use crate::feed::{Back, Feed};
 const BATCH: usize = 64;
 /// A position that the journal has not reached yet is looked for so often,
 const AHEAD_POLL: Duration = Duration::from_millis(50);
-/// and for so long: replicas differ by what one of them has not read yet.
+/// and each time that it was so for so long, MongoDB is asked: replicas differ by what one of them
+/// has not read yet.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything between a position and the journal, for one client.
@@ -41,6 +42,8 @@ struct Ahead {
     route: Arc<Route>,
     after: Position,
     since: Instant,
+    /// It will not come: MongoDB has no such collection, or no such time.
+    is_foreign: bool,
 }
 
 /// What a look at a replay finds.
@@ -63,8 +66,8 @@ impl Replay {
         route: Arc<Route>,
         after: Position,
     ) -> Replay {
-        let since = Instant::now();
-        Replay(Stage::Ahead(Box::new(Ahead { replayer, feed, route, after, since })))
+        let (since, is_foreign) = (Instant::now(), false);
+        Replay(Stage::Ahead(Box::new(Ahead { replayer, feed, route, after, since, is_foreign })))
     }
 
     pub(super) fn queued(reply: oneshot::Receiver<Reply>) -> Replay {
@@ -74,7 +77,7 @@ impl Replay {
     /// Waits until a look may find something. May be dropped and called again.
     pub async fn changed(&mut self) {
         match &mut self.0 {
-            Stage::Ahead(_) => tokio::time::sleep(AHEAD_POLL).await,
+            Stage::Ahead(ahead) => ahead.changed().await,
             Stage::Queued(replied) => {
                 let reply = replied.await.ok();
                 self.0 = Stage::Answered(reply);
@@ -111,16 +114,32 @@ impl Replay {
 }
 
 impl Ahead {
-    /// `Err`: it does not come by itself, so the server is asked.
+    async fn changed(&mut self) {
+        tokio::time::sleep(AHEAD_POLL).await;
+        if self.since.elapsed() < AHEAD_PATIENCE {
+            return;
+        }
+        let shared = &self.replayer.0;
+        let is_told = shared.vouching.vouch(&shared.server, &self.feed).await;
+        let is_future = match shared.server.ask().await {
+            Ok(deployment) => deployment.is_in_the_future(&self.after),
+            Err(_) => false,
+        };
+        let is_known = self.feed.knows(self.route.filter(), &self.after);
+        self.is_foreign = is_future || is_told && !is_known;
+        self.since = Instant::now();
+    }
+
+    /// `Err`: the journal has come by and knows nothing of it, so it has to be looked for.
     fn look(&self) -> Result<Look, Replay> {
+        if self.is_foreign {
+            return Ok(Look::Lost(ResetReason::InvalidToken));
+        }
         let is_ahead = self.feed.now().is_some_and(|(head, _)| head < self.after);
-        match self.feed.locate(&self.after) {
-            Some(Located::Unknown) if is_ahead && self.since.elapsed() < AHEAD_PATIENCE => {
-                Ok(Look::Nothing)
-            }
+        match self.feed.locate_for(self.route.filter(), &self.after) {
+            Some(Located::Unknown) if is_ahead => Ok(Look::Nothing),
             Some(Located::Unknown) => {
-                let after = self.after.clone();
-                Err(self.replayer.ask(&self.feed, &self.route, after, Purpose::OneToken))
+                Err(self.replayer.ask(&self.feed, &self.route, self.after.clone()))
             }
             _ => Ok(Look::Again),
         }

@@ -7,6 +7,11 @@
 //! those of the live one, and its clients are cursors on that; see [`member`]. So nobody waits for
 //! another's slow socket: who falls off the ring asks again from where he is.
 //!
+//! A client's token is placed by its order and never given to MongoDB: whether its event exists
+//! makes no difference. One of a collection that nothing is known of is asked about (see [`vouch`]),
+//! and where that does not help, a pass that reads from its time on comes by an event of the
+//! collection, its own at the latest, or it is none of this deployment.
+//!
 //! At most [`PASSES`] at a time for a feed, and `replay.max_concurrent` for all of them.
 
 mod admission;
@@ -14,6 +19,7 @@ mod member;
 mod opening;
 mod pass;
 mod patience;
+mod vouch;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -24,7 +30,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::connect::Server;
 use crate::event::Position;
-use crate::feed::journal::{Limits, Located};
+use crate::feed::journal::Limits;
 use crate::feed::routes::{ResetReason, Route};
 use crate::feed::{Feed, FeedKey};
 use crate::metrics::Metrics;
@@ -34,6 +40,7 @@ use crate::upstream::budget::Budget;
 use member::Member;
 pub use member::{Look, Replay};
 use pass::Pass;
+use vouch::Vouching;
 
 /// Cursors for replays of one feed at a time: while one is under way, another begins for those who
 /// stopped before the place where that one began.
@@ -59,6 +66,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     tasks: Tasks,
     budget: Budget,
+    vouching: Vouching,
     desks: Mutex<HashMap<FeedKey, Desk>>,
     /// Passes that have ended and still hold what their clients have not taken, the oldest first.
     /// Apart from the desks, which go when nobody waits. Locked alone.
@@ -70,15 +78,11 @@ struct Shared {
 struct Desk {
     /// For the next pass.
     waiting: Vec<Request>,
-    /// Whose tokens no pass came by: the server has to say of each what it is.
-    doubtful: VecDeque<Request>,
     /// Passes that may be joined.
     joinable: Vec<Arc<Pass>>,
     passes: usize,
     /// A pass waits for its turn, and takes then whoever waits.
     is_gathering: bool,
-    /// A pass for one doubtful token is under way.
-    is_asking: bool,
     /// Those who left are looked for when so many are here, and then at every doubling.
     sweep_at: usize,
 }
@@ -99,15 +103,6 @@ enum Reply {
     Again,
     /// It cannot be done.
     Lost(ResetReason),
-}
-
-/// What a pass is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// Everybody who waits, by time.
-    Everybody,
-    /// One token, that the server has to resume from.
-    OneToken,
 }
 
 impl Replayer {
@@ -137,6 +132,7 @@ impl Replayer {
             metrics,
             tasks,
             budget,
+            vouching: Vouching::default(),
             desks: Mutex::default(),
             lingering: Mutex::default(),
         }))
@@ -150,51 +146,28 @@ impl Replayer {
             // Of an event that another replica has read and this one is about to.
             return Replay::ahead(self.clone(), feed.clone(), route.clone(), after);
         }
-        let purpose = match feed.locate(&after) {
-            Some(Located::Unknown) => Purpose::OneToken,
-            _ => Purpose::Everybody,
-        };
-        self.ask(feed, route, after, purpose)
+        self.ask(feed, route, after)
     }
 
-    fn ask(
-        &self,
-        feed: &Arc<Feed>,
-        route: &Arc<Route>,
-        after: Position,
-        purpose: Purpose,
-    ) -> Replay {
+    fn ask(&self, feed: &Arc<Feed>, route: &Arc<Route>, after: Position) -> Replay {
         let (reply, replied) = oneshot::channel();
         let request = Request { route: route.clone(), after, reply };
         let mut desks = self.0.desks.lock();
         let desk = desks.entry(feed.key().clone()).or_default();
-        desk.put(request, purpose);
+        desk.put(feed, request);
         self.dispatch(desk, feed);
         Replay::queued(replied)
     }
 
     /// Begins what there is to begin. Under the desks' lock.
     fn dispatch(&self, desk: &mut Desk, feed: &Arc<Feed>) {
-        while desk.passes < PASSES {
-            let purpose = if !desk.is_asking && !desk.doubtful.is_empty() {
-                desk.is_asking = true;
-                Purpose::OneToken
-            } else if !desk.is_gathering && !desk.waiting.is_empty() {
-                desk.is_gathering = true;
-                Purpose::Everybody
-            } else {
-                return;
-            };
-            desk.passes += 1;
-            let turn = Turn {
-                replayer: self.clone(),
-                feed: feed.clone(),
-                purpose,
-                gathers: purpose == Purpose::Everybody,
-                pass: None,
-            };
-            self.0.tasks.spawn("replay", turn.take());
+        if desk.passes >= PASSES || desk.is_gathering || desk.waiting.is_empty() {
+            return;
         }
+        desk.is_gathering = true;
+        desk.passes += 1;
+        let (replayer, feed) = (self.clone(), feed.clone());
+        self.0.tasks.spawn("replay", Turn { replayer, feed, gathers: true, pass: None }.take());
     }
 }
 
@@ -218,31 +191,36 @@ impl Replayer {
 }
 
 impl Desk {
-    fn put(&mut self, request: Request, purpose: Purpose) {
+    fn put(&mut self, feed: &Feed, request: Request) {
         self.forget_those_who_left();
-        if purpose == Purpose::OneToken {
-            self.doubtful.push_back(request);
-            return;
-        }
         let mut request = Some(request);
-        for pass in &self.joinable {
-            request = request.and_then(|request| pass.admission.admit(request).err());
+        // One of an unknown collection needs a pass that begins where it is.
+        if request.as_ref().is_some_and(|request| request.is_known(feed)) {
+            for pass in &self.joinable {
+                request = request.and_then(|request| pass.admission.admit(request).err());
+            }
         }
         self.waiting.extend(request);
     }
 
-    /// Clients come and go while MongoDB is away, or while others' tokens are asked about.
+    /// Clients come and go while MongoDB is away.
     fn forget_those_who_left(&mut self) {
-        if self.waiting.len() + self.doubtful.len() < self.sweep_at.max(SWEEP_AT) {
+        if self.waiting.len() < self.sweep_at.max(SWEEP_AT) {
             return;
         }
         self.waiting.retain(|request| !request.reply.is_closed());
-        self.doubtful.retain(|request| !request.reply.is_closed());
-        self.sweep_at = 2 * (self.waiting.len() + self.doubtful.len());
+        self.sweep_at = 2 * self.waiting.len();
     }
 
     fn is_idle(&self) -> bool {
-        self.passes == 0 && self.waiting.is_empty() && self.doubtful.is_empty()
+        self.passes == 0 && self.waiting.is_empty()
+    }
+}
+
+impl Request {
+    /// Whether its token is of a collection that the feed knows; positions that show none are.
+    fn is_known(&self, feed: &Feed) -> bool {
+        feed.knows(self.route.filter(), &self.after)
     }
 }
 
@@ -250,7 +228,6 @@ impl Desk {
 struct Turn {
     replayer: Replayer,
     feed: Arc<Feed>,
-    purpose: Purpose,
     /// Has still to take those who wait.
     gathers: bool,
     /// While it may be joined.
@@ -263,22 +240,17 @@ impl Turn {
         // The semaphore is never closed, so there is no error to hear of.
         let turn = shared.turns.acquire().await;
         let place = shared.budget.replay().await;
-        let requests = match self.purpose {
-            Purpose::Everybody => {
-                tokio::time::sleep(GATHER).await;
-                self.everybody()
-            }
-            Purpose::OneToken => self.one_token(),
-        };
-        let Some((events, pass)) = opening::open(&shared, &self.feed, self.purpose, requests).await
-        else {
+        tokio::time::sleep(GATHER).await;
+        let requests = self.everybody();
+        if requests.iter().any(|request| !request.is_known(&self.feed)) {
+            shared.vouching.vouch(&shared.server, &self.feed).await;
+        }
+        let Some((events, pass)) = opening::open(&shared, &self.feed, requests).await else {
             return;
         };
         let pass = Arc::new(pass);
         let _ends = Ends(pass.clone());
-        if self.purpose == Purpose::Everybody {
-            self.publish(&pass);
-        }
+        self.publish(&pass);
         let counted = Counted::new(&shared.metrics.replay_cursors);
         pass.run(&shared, events).await;
         drop(counted);
@@ -296,19 +268,6 @@ impl Turn {
         std::mem::take(&mut desk.waiting)
     }
 
-    /// The first doubtful token, and everybody who has the same.
-    fn one_token(&mut self) -> Vec<Request> {
-        let mut desks = self.replayer.0.desks.lock();
-        let Some(desk) = desks.get_mut(self.feed.key()) else { return Vec::new() };
-        let Some(first) = desk.doubtful.pop_front() else { return Vec::new() };
-        let after = first.after.clone();
-        let (same, others) = std::mem::take(&mut desk.doubtful)
-            .into_iter()
-            .partition::<Vec<_>, _>(|request| request.after == after);
-        desk.doubtful = others.into();
-        std::iter::once(first).chain(same).collect()
-    }
-
     /// Lets others join, those first who came while the pass was opened.
     fn publish(&mut self, pass: &Arc<Pass>) {
         self.pass = Some(pass.clone());
@@ -316,7 +275,7 @@ impl Turn {
         if let Some(desk) = desks.get_mut(self.feed.key()) {
             desk.joinable.push(pass.clone());
             for request in std::mem::take(&mut desk.waiting) {
-                desk.put(request, Purpose::Everybody);
+                desk.put(&self.feed, request);
             }
         }
     }
@@ -338,12 +297,9 @@ impl Drop for Turn {
         let Some(desk) = desks.get_mut(self.feed.key()) else { return };
         desk.passes -= 1;
         desk.is_gathering &= !self.gathers;
-        desk.is_asking &= self.purpose != Purpose::OneToken;
         if let Some(pass) = &self.pass {
             desk.joinable.retain(|other| !Arc::ptr_eq(other, pass));
-            let left = pass.admission.close();
-            desk.doubtful.extend(left.doubtful);
-            desk.waiting.extend(left.waiting);
+            desk.waiting.extend(pass.admission.close());
         }
         self.replayer.dispatch(desk, &self.feed);
         if desk.is_idle() {
@@ -371,15 +327,13 @@ mod tests {
         for number in 0..20_000 {
             let (reply, replied) = oneshot::channel();
             let after = Position::parse(&format!("82{number:016X}")).unwrap();
-            let purpose = [Purpose::OneToken, Purpose::Everybody][number % 2];
-            desk.put(Request { route: route.clone(), after, reply }, purpose);
+            desk.put(&feed, Request { route: route.clone(), after, reply });
             if number % 100 == 0 {
                 staying.push(replied);
             }
         }
-        assert!(desk.waiting.len() + desk.doubtful.len() <= 2 * staying.len() + SWEEP_AT);
-        let is_open = |request: &&Request| !request.reply.is_closed();
-        let open = desk.waiting.iter().filter(is_open).count();
-        assert_eq!(open + desk.doubtful.iter().filter(is_open).count(), staying.len());
+        assert!(desk.waiting.len() <= 2 * staying.len() + SWEEP_AT);
+        let open = desk.waiting.iter().filter(|request| !request.reply.is_closed()).count();
+        assert_eq!(open, staying.len());
     }
 }

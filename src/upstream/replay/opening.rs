@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::pass::Pass;
 use super::patience::Patience;
-use super::{Purpose, RETRY, Reply, Request, Shared};
+use super::{RETRY, Reply, Request, Shared};
 use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
@@ -31,48 +31,38 @@ pub(super) enum Refusal {
 pub(super) async fn open(
     shared: &Shared,
     feed: &Arc<Feed>,
-    purpose: Purpose,
     mut requests: Vec<Request>,
 ) -> Option<(Option<Events>, Pass)> {
     let mut patience = Patience::default();
     requests.sort_by(|a, b| a.after.cmp(&b.after));
     loop {
         requests = still_needed(feed, requests);
-        let first = requests.first()?.after.clone();
+        if requests.is_empty() {
+            return None;
+        }
         // Before the cursor, which reads at least what was wanted by now.
         let generation = feed.generation();
-        let opened = match purpose {
-            Purpose::Everybody => oldest_readable(shared, feed, &mut requests, &mut patience).await,
-            Purpose::OneToken => {
-                match resume(shared, feed, &first, Pace::Batches, &mut patience).await {
-                    Ok(events) => Some((Some(events), first)),
-                    Err(Refusal::TooLarge) => Some((None, first)),
-                    Err(Refusal::Lost(reason)) => {
-                        lose(requests, reason);
-                        return None;
-                    }
-                    Err(Refusal::Away) => None,
-                }
-            }
-        };
+        let opened = oldest_readable(shared, feed, &mut requests, &mut patience).await;
         if let Some((events, start)) = opened {
             let begin = (generation, start);
-            return Some((events, Pass::new(feed, shared.limits, purpose, begin, requests)));
+            return Some((events, Pass::new(feed, shared.limits, begin, requests)));
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Without those who left, and those whom the journal can serve by now.
+/// Without those who left, those whom the journal can serve by now, and those whose token is of
+/// the journal's time and of none of its collections.
 fn still_needed(feed: &Feed, requests: Vec<Request>) -> Vec<Request> {
     let mut needed = Vec::with_capacity(requests.len());
     for request in requests {
         if request.reply.is_closed() {
             continue;
         }
-        match feed.locate(&request.after) {
+        match feed.locate_for(request.route.filter(), &request.after) {
             Some(Located::At(_)) => drop(request.reply.send(Reply::Again)),
-            _ => needed.push(request),
+            Some(Located::Unknown) => lose([request], ResetReason::InvalidToken),
+            Some(Located::Gone) | None => needed.push(request),
         }
     }
     needed
@@ -135,7 +125,7 @@ async fn open_at(
     patience.open(opening).await
 }
 
-/// Opens right behind a position.
+/// Opens right behind a position that the server gave in this pass.
 pub(super) async fn resume(
     shared: &Shared,
     feed: &Feed,
@@ -143,10 +133,6 @@ pub(super) async fn resume(
     pace: Pace,
     patience: &mut Patience,
 ) -> Result<Events, Refusal> {
-    let deployment = shared.server.ask().await.map_err(|_| Refusal::Away)?;
-    if deployment.is_in_the_future(after) {
-        return Err(Refusal::Lost(ResetReason::InvalidToken));
-    }
     let start = Start::after(after);
     let mut opened = open_at(shared, feed, &start, pace, patience).await;
     if let Err(error) = &opened
@@ -161,14 +147,16 @@ pub(super) async fn resume(
     };
     match Trouble::of(&error) {
         Trouble::TooLarge => Err(Refusal::TooLarge),
-        Trouble::HistoryLost | Trouble::Unreadable => Err(Refusal::Lost(ResetReason::HistoryLost)),
-        Trouble::Fatal => Err(Refusal::Lost(ResetReason::InvalidToken)),
+        Trouble::HistoryLost | Trouble::Unreadable | Trouble::Fatal => {
+            Err(Refusal::Lost(ResetReason::HistoryLost))
+        }
         // Servers have many codes for a token that they cannot read. Whether it was the token is
         // seen by going without one.
         Trouble::Command(_) => {
+            let deployment = shared.server.ask().await.map_err(|_| Refusal::Away)?;
             let now = Start::At(deployment.majority_time);
             match open_at(shared, feed, &now, pace, patience).await {
-                Ok(_) => Err(Refusal::Lost(ResetReason::InvalidToken)),
+                Ok(_) => Err(Refusal::Lost(ResetReason::HistoryLost)),
                 Err(_) => Err(Refusal::Away),
             }
         }

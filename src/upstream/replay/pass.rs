@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::admission::Admission;
 use super::opening::{self, Refusal};
 use super::patience::Patience;
-use super::{Purpose, RETRY, Reply, Request, Shared};
+use super::{RETRY, Reply, Request, Shared};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
 use crate::feed::journal::{Limits, Located};
@@ -37,8 +37,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_POLL: Duration = Duration::from_millis(50);
 /// How many events are taken before the clients get a chance to run.
 const BURST: u32 = 64;
-/// Empty batches after which a token that was not found is taken for none of this deployment.
-const PATIENCE: u32 = 20;
 
 /// How a pass ended, once it has; said before its routes are retired.
 pub(super) type End = OnceLock<Ended>;
@@ -58,7 +56,6 @@ pub(super) struct Pass {
     start: Position,
     /// What this pass reads; a ring and routes like the live one's.
     read: Arc<Feed>,
-    purpose: Purpose,
     max_bytes: usize,
     end: Arc<End>,
     pub admission: Admission,
@@ -78,8 +75,6 @@ enum Stop {
 /// How far a pass has come.
 struct Place {
     position: Position,
-    /// Whether the server has shown that it knows this place, by giving what comes after it.
-    is_known: bool,
     pace: Pace,
     patience: Patience,
 }
@@ -89,34 +84,27 @@ impl Pass {
     pub fn new(
         live: &Arc<Feed>,
         limits: Limits,
-        purpose: Purpose,
         (generation, start): (u64, Position),
         requests: Vec<Request>,
     ) -> Pass {
         // The ring ends by size alone.
         let max_bytes = limits.max_bytes / SHARE;
         let limits = Limits { window: Duration::MAX, max_bytes };
-        let read = Arc::new(Feed::new(live.key().clone(), limits, KEEP));
+        let read = Arc::new(live.beside(limits, KEEP));
         read.opened_at(&start);
         let end = Arc::<End>::default();
         let admission = Admission::new(live.clone(), generation, read.clone(), end.clone());
         for request in requests {
-            match purpose {
-                // The server resumes right behind it.
-                Purpose::OneToken => admission.let_in(request),
-                Purpose::Everybody => admission.expect(request),
-            }
+            admission.expect(request);
         }
-        Pass { live: live.clone(), start, read, purpose, max_bytes, end, admission }
+        Pass { live: live.clone(), start, read, max_bytes, end, admission }
     }
 
     /// Reads until the journal is met, or nobody wants it any more.
     /// Without a cursor, opening it told that the first event is too large.
     pub async fn run(&self, shared: &Shared, opened: Option<Events>) {
-        let is_known = self.purpose == Purpose::Everybody;
         let mut place = Place {
             position: self.start.clone(),
-            is_known,
             pace: Pace::Batches,
             patience: Patience::default(),
         };
@@ -132,7 +120,12 @@ impl Pass {
                 }
                 Stop::Unwanted => break,
                 Stop::Again => tokio::time::sleep(RETRY).await,
-                Stop::TooLarge => self.judge_size(shared, &mut place).await,
+                Stop::TooLarge => {
+                    if let Some(ended) = self.judge_size(shared, &mut place).await {
+                        self.finish(ended);
+                        break;
+                    }
+                }
             }
             if self.admission.is_unwanted() {
                 break;
@@ -147,11 +140,12 @@ impl Pass {
         }
     }
 
-    /// The events before a large one come one by one, and then the next is the large one.
-    async fn judge_size(&self, shared: &Shared, place: &mut Place) {
+    /// The events before a large one come one by one, and then the next is the large one. Says how
+    /// the pass ends where that cannot be read in any way.
+    async fn judge_size(&self, shared: &Shared, place: &mut Place) -> Option<Ended> {
         if place.pace == Pace::Batches {
             place.pace = Pace::OneByOne;
-            return;
+            return None;
         }
         let (_, collections) = self.live.collections();
         let key = self.live.key();
@@ -159,16 +153,19 @@ impl Pass {
         match place.patience.open(skimming).await {
             Ok(Some(event)) => {
                 place.position = event.token().clone();
-                place.is_known = true;
                 self.take(event).await;
                 place.pace = Pace::Batches;
             }
             Ok(None) => place.pace = Pace::Batches,
+            Err(error) if Trouble::of(&error) == Trouble::TooLarge => {
+                return Some(Ended::Lost(ResetReason::HistoryLost));
+            }
             Err(error) => {
                 debug!(upstream = %key, %error, "replay interrupted");
                 tokio::time::sleep(RETRY).await;
             }
         }
+        None
     }
 
     fn finish(&self, ended: Ended) {
@@ -183,8 +180,8 @@ impl Pass {
     }
 
     async fn follow(&self, mut events: Events, place: &mut Place) -> Stop {
-        let Place { position, is_known, patience, .. } = place;
-        let (mut burst, mut empty_batches) = (0, 0);
+        let Place { position, patience, .. } = place;
+        let mut burst = 0;
         loop {
             let Some(next) = patience.answer(events.next_if_any()).await else {
                 return Stop::Again;
@@ -194,11 +191,11 @@ impl Pass {
                     let event = match ChangeEvent::parse(raw) {
                         Ok(event) => event,
                         Err(error) => {
-                            warn!(upstream = %self.live.key(), %error, "change event skipped in a replay");
-                            continue;
+                            let upstream = self.live.key();
+                            warn!(%upstream, %error, "an event cannot be placed: its clients are reset");
+                            return Stop::Ended(Ended::Lost(ResetReason::HistoryLost));
                         }
                     };
-                    *is_known = true;
                     let token = event.token().clone();
                     if event.operation() == OperationType::Invalidate {
                         // The cursor ends here; the next one starts after it, also when the
@@ -217,17 +214,12 @@ impl Pass {
                     if !events.is_alive() {
                         return Stop::Again;
                     }
-                    empty_batches += 1;
                     if let Some(head) = events.read_past()
                         && head > *position
                     {
                         self.admission.reach(&head);
                         *position = head;
-                        *is_known = true;
                         patience.gained();
-                    }
-                    if !*is_known && self.is_not_found(position, empty_batches) {
-                        return Stop::Ended(Ended::Lost(ResetReason::InvalidToken));
                     }
                 }
                 Err(error) => return self.judge(&error),
@@ -248,24 +240,15 @@ impl Pass {
 
     fn judge(&self, error: &Error) -> Stop {
         match Trouble::of(error) {
-            Trouble::HistoryLost | Trouble::Unreadable => {
+            Trouble::HistoryLost | Trouble::Unreadable | Trouble::Fatal => {
                 Stop::Ended(Ended::Lost(ResetReason::HistoryLost))
             }
-            Trouble::Fatal => Stop::Ended(Ended::Lost(ResetReason::InvalidToken)),
             Trouble::TooLarge => Stop::TooLarge,
             _ => {
                 debug!(upstream = %self.live.key(), %error, "replay interrupted");
                 Stop::Again
             }
         }
-    }
-
-    /// A server waits for a token that it does not know to turn up. Once the journal has read past
-    /// its time, it will not.
-    fn is_not_found(&self, position: &Position, empty_batches: u32) -> bool {
-        let is_passed = self.live.now().is_some_and(|(head, _)| head > *position);
-        let is_unknown = self.live.locate(position) == Some(Located::Unknown);
-        is_unknown && (is_passed || empty_batches >= PATIENCE)
     }
 
     async fn take(&self, event: ChangeEvent) {
@@ -360,7 +343,7 @@ mod tests {
 
     fn pass(limits: Limits, live: &Arc<Feed>) -> Pass {
         let begin = (live.generation(), before(10));
-        Pass::new(live, limits, Purpose::Everybody, begin, Vec::new())
+        Pass::new(live, limits, begin, Vec::new())
     }
 
     fn request(live: &Feed, filter: &Arc<Filter>) -> (Request, oneshot::Receiver<Reply>) {
