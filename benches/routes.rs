@@ -7,10 +7,17 @@
 //! one machine on one day: compare the columns, not runs.
 
 use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bson::{Bson, RawDocumentBuf, doc};
+use sidestream::event::{ChangeEvent, Position};
+use sidestream::feed::journal::Limits;
 use sidestream::feed::routes::Index;
+use sidestream::feed::{Feed, FeedKey};
+use sidestream::filter::parse_filter;
 use sidestream::matcher::{Predicate, Template};
 
 /// Long enough to be above the clock's grain and the machine's hiccups.
@@ -45,6 +52,58 @@ fn main() {
         });
         row("everybody's", (routes / shrink).max(1), |_| predicate(doc! { "status": "paid" }));
     }
+    large_event(if is_smoke { 1 << 18 } else { 16 << 20 });
+}
+
+/// How long others wait for the feed while a large event is taken in. As long as the whole of it,
+/// were it judged and encoded in between.
+fn large_event(bytes: usize) {
+    let text = "collection: shop.orders\naccess: public\nproject: { secret: 0 }\n";
+    let filter = parse_filter("orders", Path::new("orders.yaml"), text).expect("a filter");
+    let filter = Arc::new(filter);
+    let limits = Limits { window: Duration::from_secs(60), max_bytes: 64 << 20 };
+    let feed = Feed::new(FeedKey::of(&filter), limits, 16);
+    feed.read_also(std::slice::from_ref(&filter));
+    feed.opened_at(&Position::before(bson::Timestamp { time: 1, increment: 1 }));
+    let bind = || filter.bind(&[], None).expect("bound");
+    let _stays = feed.join(&filter, bind());
+    let line = doc! { "sku": "article-00001", "count": 3, "price": 1.5, "note": "n".repeat(900) };
+    let lines = vec![line; bytes / 1000];
+    let document = doc! { "_id": 1, "secret": 1, "lines": lines };
+    let raw = doc! {
+        "_id": { "_data": "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964002B020004" },
+        "operationType": "insert",
+        "ns": { "db": "shop", "coll": "orders" },
+        "documentKey": { "_id": 1 },
+        "fullDocument": document,
+    };
+    let raw = RawDocumentBuf::try_from(&raw).expect("an event");
+    let size = raw.as_bytes().len();
+    let event = ChangeEvent::parse(raw).expect("an event");
+    let is_over = AtomicBool::new(false);
+    let (took, longest) = std::thread::scope(|scope| {
+        let joining = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let joined = feed.join(&filter, bind());
+                longest = longest.max(began.elapsed());
+                feed.leave(&joined.route);
+            }
+            longest
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        let (generation, _) = feed.collections();
+        let began = Instant::now();
+        assert!(feed.append(generation, event), "it is taken");
+        let took = began.elapsed();
+        is_over.store(true, Ordering::Relaxed);
+        (took, joining.join().expect("it joins"))
+    });
+    println!();
+    println!(
+        "an event of {size} bytes: taken in after {took:.1?}; a join meanwhile took {longest:.1?} at most"
+    );
 }
 
 /// About the size of an order in a shop.

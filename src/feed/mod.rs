@@ -4,9 +4,12 @@
 //!
 //! - One writer: the upstream's task appends. Appending and joining take the same lock, so a route
 //!   that joins is complete from the number that it was told, with nothing in between.
+//! - What events are for their routes is found out without the lock, between two holds of it: one
+//!   puts them into the journal and says whom they may concern, the next hands out what was made of
+//!   them. Until then nobody is told a position behind them.
 //! - Lock order: the feed, then a route. Nothing awaits while a lock is held.
-//! - The lock is taken per event, per join and per heartbeat, not per delivery: a subscription
-//!   that is up to date reads its route alone.
+//! - The lock is taken for some events together, per join and per heartbeat, not per delivery: a
+//!   subscription that is up to date reads its route alone.
 
 mod collections;
 pub mod journal;
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 pub use lookback::Back;
@@ -27,7 +31,7 @@ use lookback::LookBack;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
-use crate::feed::routes::{Route, RouteTable, Shelf};
+use crate::feed::routes::{Offer, Route, RouteTable, Shelf};
 use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
@@ -102,6 +106,54 @@ struct Inner {
     collections: Collections,
     /// Rises with every change of `collections`: what a cursor with an older list says is void.
     generation: u64,
+    /// While what is in the journal is not all handed out: head and end before it.
+    handed_out: Option<(Position, u64)>,
+}
+
+/// Events that are in the journal, and the routes that they may concern.
+#[must_use]
+pub(crate) struct Offered<'f> {
+    feed: &'f Feed,
+    offers: Vec<Offer>,
+}
+
+impl Offered<'_> {
+    /// Finds out what the events are for their routes, hands that out, and wakes who wants it.
+    pub fn hand_out(mut self) {
+        let made: Vec<_> = std::mem::take(&mut self.offers)
+            .into_iter()
+            .map(|offer| match offer.is_large() {
+                true => apart(|| offer.make()),
+                false => offer.make(),
+            })
+            .collect();
+        {
+            let mut inner = self.feed.inner.lock();
+            for made in made {
+                inner.routes.hand_out(made);
+            }
+            inner.handed_out = None;
+        }
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Offered<'_> {
+    /// In a panic: nobody will be told of these events, so everybody is told of that.
+    fn drop(&mut self) {
+        let head = self.feed.inner.lock().journal.as_ref().map(|journal| journal.head().clone());
+        if let Some(head) = head {
+            self.feed.restart_at(&head);
+        }
+        self.feed.inner.lock().handed_out = None;
+    }
+}
+
+/// What takes long, without keeping the tasks of this thread waiting.
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    let is_threaded = Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if is_threaded { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// What a cursor reads of its database. Only grows: a token of a collection that left the list
@@ -168,6 +220,7 @@ impl Feed {
                 routes: RouteTable::new((limits.max_bytes / SHARE).max(LEAST_HELD)),
                 collections: Collections::These(BTreeSet::new()),
                 generation: 0,
+                handed_out: None,
             }),
             known: Arc::default(),
             lookback: LookBack::new(limits.max_bytes),
@@ -256,7 +309,7 @@ impl Feed {
     /// so the new cursor misses nothing between.
     pub fn read_also(&self, filters: &[Arc<Filter>]) {
         let mut inner = self.inner.lock();
-        let Inner { journal, routes, collections, generation } = &mut *inner;
+        let Inner { journal, routes, collections, generation, .. } = &mut *inner;
         let mut is_new = false;
         for filter in filters {
             is_new |= collections.add(filter.namespace.collection.as_deref());
@@ -289,32 +342,61 @@ impl Feed {
         self.relisted.subscribe()
     }
 
-    /// Appends the next event and wakes the clients that want it. Says whether it was taken: not
-    /// before [`Feed::opened_at`], and not from a cursor with an old list. One that was read before
-    /// is taken and changes nothing, whatever a cursor does: history never goes back.
+    /// Appends the next event and wakes the clients that want it; see [`Feed::append_all`].
     #[must_use]
-    pub fn append(&self, generation: u64, mut event: ChangeEvent) -> bool {
-        if self.is_sharded.load(Ordering::Relaxed) {
-            event.note_shards();
+    pub fn append(&self, generation: u64, event: ChangeEvent) -> bool {
+        self.append_all(generation, [event])
+    }
+
+    /// Appends the next events and wakes the clients that want them. Says whether they were taken:
+    /// not before [`Feed::opened_at`], and not from a cursor with an old list. One that was read
+    /// before is taken and changes nothing, whatever a cursor does: history never goes back.
+    #[must_use]
+    pub fn append_all(
+        &self,
+        generation: u64,
+        events: impl IntoIterator<Item = ChangeEvent>,
+    ) -> bool {
+        let offered = self.take_in(generation, events);
+        let was_taken = offered.is_some();
+        if let Some(offered) = offered {
+            offered.hand_out();
         }
-        let event = Arc::new(event);
+        was_taken
+    }
+
+    /// The first half of [`Feed::append_all`]; the other is [`Offered::hand_out`], before anything
+    /// else is appended.
+    pub(crate) fn take_in(
+        &self,
+        generation: u64,
+        events: impl IntoIterator<Item = ChangeEvent>,
+    ) -> Option<Offered<'_>> {
+        let is_sharded = self.is_sharded.load(Ordering::Relaxed);
         let mut inner = self.inner.lock();
         if inner.generation != generation {
-            return false;
+            return None;
         }
-        let Inner { journal, routes, .. } = &mut *inner;
-        let Some(journal) = journal else {
-            return false;
-        };
-        if event.token() > journal.head() {
+        let Inner { journal, routes, handed_out, .. } = &mut *inner;
+        let journal = journal.as_mut()?;
+        *handed_out = Some((journal.head().clone(), journal.end()));
+        let mut offers = Vec::new();
+        for mut event in events {
+            if event.token() <= journal.head() {
+                continue;
+            }
+            if is_sharded {
+                event.note_shards();
+            }
             if let (Some(uuid), Some(name)) = (event.token().collection_uuid(), event.collection())
             {
                 self.known.note(uuid, name);
             }
+            let event = Arc::new(event);
             let number = journal.push(event.clone());
-            routes.offer(number, &event);
+            offers.push(routes.offer(number, event));
         }
-        true
+        Some(Offered { feed: self, offers })
     }
 
     /// Everything up to `head` has been read. Says whether that was taken, as for
@@ -439,7 +521,13 @@ impl Feed {
         if !route.is_up_to_date(cursor) {
             return None;
         }
-        let (head, end) = (journal.head(), journal.end());
+        let (head, end) = match &inner.handed_out {
+            Some((head, end)) => (head, *end),
+            None => (journal.head(), journal.end()),
+        };
+        if cursor > end {
+            return None;
+        }
         if !head.names_document() {
             return Some((head.clone(), end));
         }
@@ -513,6 +601,47 @@ mod tests {
         feed.leave(&slow);
         assert!(Arc::ptr_eq(&first, &join(&new)));
         assert_eq!(feed.route_count(), 1);
+    }
+
+    #[test]
+    fn nobody_is_told_a_position_behind_what_is_not_handed_out() {
+        let text = "collection: shop.orders\naccess: public\n";
+        let filter = Arc::new(
+            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
+        );
+        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let feed = Feed::new(FeedKey::of(&filter), limits, 16);
+        feed.read_also(std::slice::from_ref(&filter));
+        let (generation, _) = feed.collections();
+        feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
+        let join = || feed.join(&filter, filter.bind(&[], None).unwrap()).route;
+        let route = join();
+        assert!(feed.append(generation, operation(2)));
+        let told = |cursor| feed.position_without_document(&route, cursor);
+        let (before, 1) = told(1).unwrap() else { panic!("one event") };
+
+        let offered = feed.take_in(generation, [operation(4), operation(6)]).unwrap();
+        assert_eq!(feed.now(), Some((operation(6).token().clone(), 3)));
+        assert_eq!(told(1), Some((before, 1)));
+        // One that comes now begins behind them, and is told so when that is sure.
+        let newcomer = join();
+        assert_eq!(feed.position_without_document(&newcomer, 3), None);
+        offered.hand_out();
+        assert_eq!(told(1), None);
+        assert!(
+            matches!(route.read(&mut 1, 9), routes::Read::Deliveries(found) if found.len() == 2)
+        );
+        let (after, 3) = told(3).unwrap() else { panic!("three events") };
+        assert!(after > *operation(6).token());
+        assert_eq!(feed.position_without_document(&newcomer, 3), Some((after, 3)));
+
+        // Should anything go wrong in between, everybody is told.
+        let epoch = feed.epoch();
+        drop(feed.take_in(generation, [operation(8)]));
+        assert_eq!(feed.epoch(), epoch + 1);
+        assert_eq!(feed.locate(operation(6).token()), Some(Located::Gone));
+        assert!(feed.append(generation, operation(10)));
+        let (_, 5) = told(5).unwrap() else { panic!("five events") };
     }
 
     // A cursor that resumes behind the first event, on a server whose majority lags, finds nothing

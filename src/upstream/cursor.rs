@@ -3,6 +3,9 @@
 //! The pipeline holds namespaces and operation types, nothing that depends on a document: a
 //! condition on a document can make the event of a resume token vanish, and with it the resume.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
@@ -10,6 +13,7 @@ use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::Error;
 use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType};
+use tokio::sync::mpsc;
 
 use super::connect::Server;
 use super::large::Fragments;
@@ -27,6 +31,22 @@ const BATCH: u32 = 1000;
 
 /// How long an event may be looked for.
 const SEARCH: Duration = Duration::from_secs(30);
+
+/// So much is read ahead of what is taken in, in events and in bytes: while that is done, the
+/// server makes the next batch.
+const AHEAD: (usize, usize) = (BATCH as usize, 1 << 20);
+
+/// What came of a cursor that is read ahead.
+#[derive(Debug)]
+pub enum Ahead {
+    /// In order, at least one.
+    Events(Vec<RawDocumentBuf>),
+    /// Nothing within the server's wait; how far it has read, as it says.
+    Nothing(Option<Position>),
+    /// There is no more.
+    Closed,
+    Failed(Error),
+}
 
 /// How a cursor is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +78,48 @@ impl Events {
         Ok(None)
     }
 
+    /// Reads on and on, and sends what comes, until the cursor ends or nobody takes it any more. All
+    /// of a batch that has come goes together, and the next one is asked for before that.
+    pub async fn read_ahead(mut self, to: mpsc::Sender<Ahead>) {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        loop {
+            let next = {
+                let mut next = pin!(self.next_if_any());
+                match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => {
+                        bytes = 0;
+                        if !send(&to, &mut events).await {
+                            return;
+                        }
+                        next.await
+                    }
+                }
+            };
+            let told = match next {
+                Ok(Some(raw)) => {
+                    bytes += raw.as_bytes().len();
+                    events.push(raw);
+                    if events.len() >= AHEAD.0 || bytes >= AHEAD.1 {
+                        bytes = 0;
+                        if !send(&to, &mut events).await {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+                Ok(None) if self.is_alive() => Ahead::Nothing(self.read_past()),
+                Ok(None) => Ahead::Closed,
+                Err(error) => Ahead::Failed(error),
+            };
+            bytes = 0;
+            let is_over = !matches!(told, Ahead::Nothing(_));
+            if !send(&to, &mut events).await || to.send(told).await.is_err() || is_over {
+                return;
+            }
+        }
+    }
+
     /// Whether there can be more.
     pub fn is_alive(&self) -> bool {
         self.stream.is_alive()
@@ -71,6 +133,11 @@ impl Events {
         let token = bson::serialize_to_bson(&self.stream.resume_token()?).ok()?;
         Position::from_server(token.as_document()?.get_str("_data").ok()?)
     }
+}
+
+/// Sends what has come, if anything has; says whether somebody takes it.
+async fn send(to: &mpsc::Sender<Ahead>, events: &mut Vec<RawDocumentBuf>) -> bool {
+    events.is_empty() || to.send(Ahead::Events(std::mem::take(events))).await.is_ok()
 }
 
 /// Where a change stream begins.

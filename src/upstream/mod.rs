@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bson::Timestamp;
+use bson::{RawDocumentBuf, Timestamp};
 use mongodb::error::Error;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::event::{ChangeEvent, OperationType, Position};
@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use budget::{Budget, Place};
 use connect::Server;
-use cursor::{Events, Pace, Start};
+use cursor::{Ahead, Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
 use trouble::Trouble;
 
@@ -47,6 +47,8 @@ const MAX_STALL_DOUBLINGS: u32 = 6;
 const REFUSALS: u32 = 12;
 /// A token of this deployment is never ahead of the cluster's clock by more than its gossip.
 pub(crate) const FUTURE_SLACK_SECONDS: u32 = 60;
+/// How many events are taken in at once.
+const TOGETHER: usize = 64;
 /// How often old events are let go of on a quiet stream.
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 
@@ -333,93 +335,131 @@ impl Upstream {
     /// Reads the cursor to its end; also says whether the server answered it at all.
     async fn follow(
         &self,
-        mut events: Events,
+        events: Events,
         generation: u64,
         deployment: Deployment,
         patience: Duration,
     ) -> (Ended, bool) {
         let mut has_read = false;
-        let ended =
-            self.read_on(&mut events, generation, &deployment, patience, &mut has_read).await;
+        if self.has_caught_up(deployment.majority_time, events.read_past()) {
+            self.note_live();
+        }
+        // One batch waits while another is taken in. Dropping what is in flight is fine: the cursor
+        // is not used again after that.
+        let (to, mut read) = mpsc::channel(1);
+        let reading = self.take_all(&mut read, generation, &deployment, patience, &mut has_read);
+        let ended = tokio::select! {
+            // First: the next batch is asked for before the last one is taken in.
+            biased;
+            ended = async {
+                events.read_ahead(to).await;
+                // What it has sent has still to be taken.
+                std::future::pending().await
+            } => ended,
+            ended = reading => ended,
+        };
         (ended, has_read)
     }
 
-    async fn read_on(
+    async fn take_all(
         &self,
-        events: &mut Events,
+        read: &mut mpsc::Receiver<Ahead>,
         generation: u64,
         deployment: &Deployment,
         patience: Duration,
         has_read: &mut bool,
     ) -> Ended {
         let mut generations = self.feed.watch_generation();
-        let mut is_live = false;
-        let upstream = self.feed.key().to_string();
-        let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
+        let mut is_live = self.feed.status() == Status::Live;
         let mut expired_at = Instant::now();
         loop {
-            if !is_live && self.has_caught_up(deployment.majority_time, events.read_past()) {
+            if !is_live && self.has_caught_up(deployment.majority_time, None) {
                 is_live = true;
                 self.note_live();
             }
             // After the first answer, a long silence means something again.
             let patience = if *has_read { STALL } else { patience };
-            // Dropping the getMore in flight is fine: the cursor is not used again after that.
             let next = tokio::select! {
                 biased;
-                next = tokio::time::timeout(patience, events.next_if_any()) => next,
+                next = tokio::time::timeout(patience, read.recv()) => next,
                 _ = generations.wait_for(|current| *current != generation) => {
                     return Ended::Relisted;
                 }
             };
-            let Ok(next) = next else {
-                return Ended::Failed(DeploymentError::Stalled(patience));
+            let next = match next {
+                Ok(next) => next.unwrap_or(Ahead::Closed),
+                Err(_) => return Ended::Failed(DeploymentError::Stalled(patience)),
             };
-            *has_read |= next.is_ok();
-            let was_taken = match next {
-                Ok(Some(raw)) => {
-                    read.inc();
-                    match ChangeEvent::parse(raw) {
-                        Ok(event) if event.operation() == OperationType::Invalidate => {
-                            return if self.feed.advance(generation, event.token().clone()) {
-                                Ended::Invalidated
-                            } else {
-                                Ended::Relisted
-                            };
-                        }
-                        Ok(event) => self.feed.append(generation, event),
-                        // It cannot be placed among the others, so nobody could be told of it in
-                        // its place.
-                        Err(error) => {
-                            return Ended::Failed(DeploymentError::Unreadable(error.to_string()));
-                        }
+            *has_read |= matches!(next, Ahead::Events(_) | Ahead::Nothing(_));
+            match next {
+                Ahead::Events(events) => {
+                    if let Err(ended) = self.take_in(generation, events).await {
+                        return ended;
                     }
                 }
-                Ok(None) => {
-                    if !events.is_alive() {
-                        let error = Error::custom("the server closed the cursor");
-                        return Ended::Failed(error.into());
-                    }
-                    // Nothing new within the wait: all that a majority has is read.
+                // Nothing new within the wait: all that a majority has is read.
+                Ahead::Nothing(head) => {
                     if !is_live {
                         is_live = true;
                         self.note_live();
                     }
-                    match events.read_past() {
-                        Some(head) => self.feed.advance(generation, head),
-                        None => true,
+                    if head.is_some_and(|head| !self.feed.advance(generation, head)) {
+                        return Ended::Relisted;
                     }
                 }
-                Err(error) => return Ended::Failed(error.into()),
-            };
-            if !was_taken {
-                return Ended::Relisted;
+                Ahead::Closed => {
+                    let error = Error::custom("the server closed the cursor");
+                    return Ended::Failed(error.into());
+                }
+                Ahead::Failed(error) => return Ended::Failed(error.into()),
             }
             if expired_at.elapsed() >= EXPIRE_EVERY {
                 expired_at = Instant::now();
                 self.feed.expire();
             }
         }
+    }
+
+    /// Takes in what came together, some events at a time, so that clients run in between.
+    async fn take_in(&self, generation: u64, events: Vec<RawDocumentBuf>) -> Result<(), Ended> {
+        let upstream = self.feed.key().to_string();
+        let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
+        let mut events = events.into_iter().peekable();
+        while events.peek().is_some() {
+            let (mut next, mut last) = (Vec::with_capacity(TOGETHER), None);
+            for raw in events.by_ref().take(TOGETHER) {
+                read.inc();
+                match ChangeEvent::parse(raw) {
+                    Ok(event) if event.operation() == OperationType::Invalidate => {
+                        last = Some(Ok(event));
+                        break;
+                    }
+                    Ok(event) => next.push(event),
+                    // It cannot be placed among the others, so nobody could be told of it in its
+                    // place.
+                    Err(error) => {
+                        last = Some(Err(error));
+                        break;
+                    }
+                }
+            }
+            if !self.feed.append_all(generation, next) {
+                return Err(Ended::Relisted);
+            }
+            match last {
+                None => {}
+                Some(Ok(invalidate)) => {
+                    let was_taken = self.feed.advance(generation, invalidate.token().clone());
+                    return Err(if was_taken { Ended::Invalidated } else { Ended::Relisted });
+                }
+                Some(Err(error)) => {
+                    let error = DeploymentError::Unreadable(error.to_string());
+                    return Err(Ended::Failed(error));
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     fn has_caught_up(&self, target: Timestamp, head: Option<Position>) -> bool {

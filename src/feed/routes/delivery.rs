@@ -74,7 +74,7 @@ pub struct Delivery {
     /// What a client is given to come back with; `None` for a reset whose place cannot be said.
     id: Option<Position>,
     /// The change event in relaxed Extended JSON, on one line.
-    pub json: Vec<u8>,
+    pub json: Bytes,
     /// When the server wrote it, in milliseconds since 1970.
     pub wall_millis: Option<i64>,
     /// A transport's encoding of it, made by the first client that needs it.
@@ -97,7 +97,7 @@ impl Delivery {
             token: event.token().clone(),
             kind: Kind::Event(event.operation()),
             id: Some(id),
-            json: encode(event, projection, view),
+            json: encode(event, projection, view).into(),
             wall_millis: event.wall_millis(),
             sse: OnceLock::new(),
         }
@@ -115,7 +115,7 @@ impl Delivery {
             token: event.token().clone(),
             kind: Kind::Reset(reason),
             id,
-            json: format!("{{\"reason\":\"{}\"}}", reason.name()).into_bytes(),
+            json: format!("{{\"reason\":\"{}\"}}", reason.name()).into(),
             wall_millis: event.wall_millis(),
             sse: OnceLock::new(),
         }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::hash::Spread;
 use super::index::Index;
 use super::route::Route;
 use super::table::RouteId;
@@ -11,9 +12,11 @@ use crate::event::{ChangeEvent, OperationType};
 /// Routes, and the indexes of their predicates.
 #[derive(Default)]
 pub(crate) struct Finder {
-    routes: HashMap<RouteId, Arc<Route>>,
-    /// By the collection that a route listens to; `None`: the whole database.
-    sections: HashMap<Option<String>, Index<RouteId>>,
+    routes: HashMap<RouteId, Arc<Route>, Spread>,
+    /// By the collection that a route listens to.
+    sections: HashMap<String, Index<RouteId>>,
+    /// Of those that listen to the whole database.
+    whole: Option<Index<RouteId>>,
     /// Routes that require an image, and have to hear of each event that comes without.
     strict: HashSet<RouteId>,
 }
@@ -22,7 +25,10 @@ impl Finder {
     /// Adds a route. One with that id is replaced.
     pub fn add(&mut self, route: Arc<Route>) {
         let (id, filter) = (route.id(), route.filter());
-        let section = self.sections.entry(filter.namespace.collection.clone()).or_default();
+        let section = match &filter.namespace.collection {
+            Some(name) => self.sections.entry(name.clone()).or_default(),
+            None => self.whole.get_or_insert_default(),
+        };
         section.insert(id, route.predicate());
         if filter.requires_image() {
             self.strict.insert(id);
@@ -36,11 +42,15 @@ impl Finder {
             return false;
         }
         self.strict.remove(&route.id());
-        let collection = &route.filter().namespace.collection;
-        if let Some(section) = self.sections.get_mut(collection) {
+        let Some(name) = &route.filter().namespace.collection else {
+            self.whole.as_mut().map(|section| section.remove(&route.id()));
+            self.whole.take_if(|section| section.is_empty());
+            return true;
+        };
+        if let Some(section) = self.sections.get_mut(name) {
             section.remove(&route.id());
             if section.is_empty() {
-                self.sections.remove(collection);
+                self.sections.remove(name);
             }
         }
         true
@@ -68,10 +78,9 @@ impl Finder {
             out.extend(self.routes.keys());
             return;
         }
-        for collection in [event.collection().map(str::to_owned), None] {
-            if let Some(section) = self.sections.get(&collection) {
-                gather(section, event, out);
-            }
+        let of_collection = event.collection().and_then(|name| self.sections.get(name));
+        for section in of_collection.into_iter().chain(&self.whole) {
+            gather(section, event, out);
         }
         let comes_without = event.full_document_before_change().is_none()
             || event.operation() == OperationType::Update && event.full_document().is_none();

@@ -24,4 +24,5 @@ pub use index::{Description, Index};
 pub(crate) use route::READ_BYTES;
 pub use route::{Read, Route};
 pub(crate) use shelf::Shelf;
+pub(crate) use table::Offer;
 pub use table::{RouteId, RouteTable};

@@ -99,6 +99,8 @@ pub struct Route {
     keep: usize,
     pub(super) subscribers: AtomicUsize,
     is_retired: AtomicBool,
+    /// Whether it is among those that trimming looks at; under the feed's lock.
+    is_holding: AtomicBool,
     pub wake: Notify,
 }
 
@@ -121,6 +123,7 @@ impl Route {
             keep,
             subscribers: AtomicUsize::new(0),
             is_retired: AtomicBool::new(false),
+            is_holding: AtomicBool::new(false),
             wake: Notify::new(),
         }
     }
@@ -297,6 +300,11 @@ impl Route {
         !may_have_moved && projection.hides_update(update, images(event))
     }
 
+    /// Says whether it held nothing before that trimming has to look at. Only under the feed's lock.
+    pub(super) fn begin_holding(&self) -> bool {
+        !self.is_holding.swap(true, Ordering::Relaxed)
+    }
+
     /// Adds a delivery and wakes whoever waits. Only under the feed's lock.
     pub(super) fn push(&self, delivery: Arc<Delivery>) {
         {
@@ -326,7 +334,9 @@ impl Route {
         if recent.dropped.is_empty() {
             recent.dropped.shrink_to_fit();
         }
-        !recent.deliveries.is_empty() || !recent.dropped.is_empty()
+        let is_holding = !recent.deliveries.is_empty() || !recent.dropped.is_empty();
+        self.is_holding.store(is_holding, Ordering::Relaxed);
+        is_holding
     }
 
     /// Forgets everything after a break in the history.

@@ -12,6 +12,9 @@ use crate::event::ChangeEvent;
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::matcher::Predicate;
 
+/// An event of more bytes is made something of apart from other tasks.
+const LARGE: usize = 256 * 1024;
+
 /// Of one table; never used twice.
 pub type RouteId = u64;
 
@@ -59,8 +62,60 @@ pub struct RouteTable {
     max_bytes: usize,
     /// Kept for its memory.
     candidates: Vec<RouteId>,
-    /// The deliveries of one event, by the address of the filter; empty in between.
-    made: HashMap<(usize, Verdict), Arc<Delivery>>,
+}
+
+/// An event and the routes that it may concern, to be judged without the feed's lock.
+pub(crate) struct Offer {
+    number: u64,
+    event: Arc<ChangeEvent>,
+    routes: Vec<Arc<Route>>,
+}
+
+/// What an event is for the routes that want it: made, and not handed out yet.
+pub(crate) struct Made {
+    number: u64,
+    deliveries: Vec<(Arc<Route>, Arc<Delivery>)>,
+    /// What the deliveries take.
+    bytes: usize,
+}
+
+impl Offer {
+    /// Whether making something of it takes milliseconds.
+    pub fn is_large(&self) -> bool {
+        self.event.size() > LARGE
+    }
+
+    /// Asks the routes, and makes a delivery once for all routes of a filter that come to the same
+    /// verdict.
+    pub fn make(self) -> Made {
+        let Offer { number, event, routes } = self;
+        let mut deliveries: Vec<(Arc<Route>, Arc<Delivery>)> = Vec::new();
+        let mut bytes = 0;
+        // By the address of the filter. Most events are for routes of one, which come together.
+        let mut last: Option<((usize, Verdict), Arc<Delivery>)> = None;
+        let mut others: HashMap<(usize, Verdict), Arc<Delivery>> = HashMap::new();
+        for route in routes {
+            let Some(verdict) = route.judge(&event) else { continue };
+            let key = (Arc::as_ptr(route.filter()).addr(), verdict);
+            let delivery = match &last {
+                Some((known, delivery)) if *known == key => delivery.clone(),
+                _ => {
+                    let before = last.take();
+                    others.extend(before);
+                    let made = others.remove(&key).unwrap_or_else(|| {
+                        let made = route.encode(number, &event, verdict);
+                        bytes += made.size();
+                        Arc::new(made)
+                    });
+                    last = Some((key, made.clone()));
+                    made
+                }
+            };
+            bytes += size_of::<Arc<Delivery>>();
+            deliveries.push((route, delivery));
+        }
+        Made { number, deliveries, bytes }
+    }
 }
 
 impl RouteTable {
@@ -75,7 +130,6 @@ impl RouteTable {
             held_bytes: 0,
             max_bytes,
             candidates: Vec::new(),
-            made: HashMap::new(),
         }
     }
 
@@ -146,27 +200,24 @@ impl RouteTable {
         self.holding.remove(&route.id());
     }
 
-    /// Hands the event to every route that wants it.
-    pub fn offer(&mut self, number: u64, event: &ChangeEvent) {
+    /// The routes that an event may concern.
+    pub(crate) fn offer(&mut self, number: u64, event: Arc<ChangeEvent>) -> Offer {
         let mut candidates = std::mem::take(&mut self.candidates);
-        self.finder.candidates(event, &mut candidates);
-        let mut bytes = 0;
-        for id in &candidates {
-            let Some(route) = self.finder.get(*id) else { continue };
-            let Some(verdict) = route.judge(event) else { continue };
-            let key = (Arc::as_ptr(route.filter()).addr(), verdict);
-            let delivery = self.made.entry(key).or_insert_with(|| {
-                let delivery = route.encode(number, event, verdict);
-                bytes += delivery.size();
-                Arc::new(delivery)
-            });
-            route.push(delivery.clone());
-            bytes += size_of::<Arc<Delivery>>();
-            self.holding.insert(*id);
-        }
-        self.made.clear();
+        self.finder.candidates(&event, &mut candidates);
+        let routes = candidates.iter().filter_map(|id| self.finder.get(*id).cloned()).collect();
         self.candidates = candidates;
-        self.hold(number, bytes);
+        Offer { number, event, routes }
+    }
+
+    /// Hands out what was made of an event. In the order of their numbers.
+    pub(crate) fn hand_out(&mut self, made: Made) {
+        for (route, delivery) in made.deliveries {
+            if route.begin_holding() {
+                self.holding.insert(route.id());
+            }
+            route.push(delivery);
+        }
+        self.hold(made.number, made.bytes);
     }
 
     /// Counts what an event's deliveries take, and lets go of the oldest ones when that is too much.
@@ -281,6 +332,11 @@ mod tests {
         ChangeEvent::parse(raw).unwrap()
     }
 
+    fn offer(table: &mut RouteTable, number: u64, event: ChangeEvent) {
+        let made = table.offer(number, Arc::new(event)).make();
+        table.hand_out(made);
+    }
+
     fn read(route: &Route, mut cursor: u64) -> Vec<Arc<Delivery>> {
         match route.read(&mut cursor, KEEP) {
             Read::Deliveries(found) => found,
@@ -294,7 +350,7 @@ mod tests {
         let mut table = RouteTable::new(1 << 20);
         let [first, second, too_large] = [1, 2, 11].map(|size| join(&mut table, &whole, size));
         let other = join(&mut table, &part, 1);
-        table.offer(0, &event(0, 10, 100));
+        offer(&mut table, 0, event(0, 10, 100));
         let [first, second, other] = [&first, &second, &other].map(|route| read(route, 0));
         assert!(Arc::ptr_eq(&first[0], &second[0]));
         assert!(first[0].json.len() > other[0].json.len());
@@ -309,7 +365,7 @@ mod tests {
         let mut table = RouteTable::new(100_000);
         let (busy, other) = (join(&mut table, &filter, 1), join(&mut table, &filter, 2));
         for number in 0..KEEP as u64 {
-            table.offer(number, &event(number, 10, 2_000));
+            offer(&mut table, number, event(number, 10, 2_000));
             let held: usize = table.held.iter().map(|(_, bytes)| bytes).sum();
             assert!(held == table.held_bytes && held <= 100_000);
         }
@@ -324,10 +380,10 @@ mod tests {
             assert_eq!(read(route, first)[0].number, first);
         }
         // A single larger one stays until there is another.
-        table.offer(100, &event(100, 10, 200_000));
+        offer(&mut table, 100, event(100, 10, 200_000));
         assert_eq!(read(&busy, 100).len(), 1);
         assert!(matches!(busy.read(&mut 99, KEEP), Read::Behind));
-        table.offer(101, &event(101, 10, 10));
+        offer(&mut table, 101, event(101, 10, 10));
         assert_eq!(read(&busy, 101).len(), 1);
         assert!(table.held_bytes < 100_000);
     }
@@ -339,12 +395,12 @@ mod tests {
         let mut table = RouteTable::new(50_000);
         let (quiet, _busy) = (join(&mut table, &quiet, 10), join(&mut table, &busy, 0));
         for number in 0..20 {
-            table.offer(number, &event(number, 5, 2_000));
+            offer(&mut table, number, event(number, 5, 2_000));
         }
         table.trim(15);
-        table.offer(20, &event(20, 10, 2_000));
+        offer(&mut table, 20, event(20, 10, 2_000));
         for number in 21..60 {
-            table.offer(number, &event(number, 5, 2_000));
+            offer(&mut table, number, event(number, 5, 2_000));
         }
         let mut cursor = 3;
         assert!(matches!(quiet.read(&mut cursor, KEEP), Read::Behind));

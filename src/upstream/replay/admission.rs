@@ -81,16 +81,23 @@ impl Admission {
         Ok(())
     }
 
-    /// Appends the next event, between those who join before it and those who join behind.
+    /// Appends the next event, between those who join before it and those who join behind. What it
+    /// is for them is found out when others may ask again.
     pub fn take(&self, event: ChangeEvent) {
         let token = event.token().clone();
-        let mut inner = self.inner.lock();
-        self.pass_by(&token, &mut inner);
-        // There is one writer and one list of collections: nothing else can be the answer.
-        let was_taken = self.read.append(0, event);
-        debug_assert!(was_taken);
-        for request in inner.pending.remove(&token).into_iter().flatten() {
-            self.settle(request, &mut inner);
+        let offered = {
+            let mut inner = self.inner.lock();
+            self.pass_by(&token, &mut inner);
+            // There is one writer and one list of collections, so it is taken.
+            let offered = self.read.take_in(0, [event]);
+            debug_assert!(offered.is_some());
+            for request in inner.pending.remove(&token).into_iter().flatten() {
+                self.settle(request, &mut inner);
+            }
+            offered
+        };
+        if let Some(offered) = offered {
+            offered.hand_out();
         }
     }
 
