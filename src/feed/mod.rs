@@ -13,6 +13,7 @@
 
 mod collections;
 pub mod journal;
+mod key;
 mod lookback;
 pub mod routes;
 
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
+pub use key::{Absence, Collections, FeedKey, Status};
 pub use lookback::Back;
 use lookback::LookBack;
 
@@ -32,71 +34,12 @@ use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
 use crate::feed::routes::{Offer, Route, RouteTable, Shelf};
-use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
+use crate::filter::{Bound, Filter};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
 const SHARE: usize = 4;
 /// so much.
 const LEAST_HELD: usize = 1 << 20;
-
-/// What shares one change stream cursor: a database and an image mode.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FeedKey {
-    pub database: String,
-    pub full_document: FullDocument,
-    pub before_image: FullDocumentBeforeChange,
-}
-
-impl FeedKey {
-    /// Required images are read like available ones: what is missing is seen to by the routes.
-    pub fn of(filter: &Filter) -> FeedKey {
-        FeedKey {
-            database: filter.namespace.database.clone(),
-            full_document: match filter.full_document {
-                FullDocument::Required => FullDocument::WhenAvailable,
-                other => other,
-            },
-            before_image: match filter.before_image {
-                FullDocumentBeforeChange::Required => FullDocumentBeforeChange::WhenAvailable,
-                other => other,
-            },
-        }
-    }
-
-    /// The image mode, for people and metrics.
-    pub fn mode(&self) -> String {
-        match self.before_image {
-            FullDocumentBeforeChange::Off => self.full_document.name().to_string(),
-            before => format!("{}+{}", self.full_document.name(), before.name()),
-        }
-    }
-}
-
-impl std::fmt::Display for FeedKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.database, self.mode())
-    }
-}
-
-/// How the upstream is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// Not opened yet, or reading what happened before the start.
-    Starting,
-    /// Everything that MongoDB has is read, or about to be.
-    Live,
-    /// It is not read at present.
-    Away(Absence),
-}
-
-/// Why an upstream is not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absence {
-    /// For people.
-    pub reason: String,
-    /// Whether waiting does not mend it.
-    pub needs_a_person: bool,
-}
 
 #[derive(Debug)]
 struct Inner {
@@ -104,6 +47,8 @@ struct Inner {
     journal: Option<Journal>,
     routes: RouteTable,
     collections: Collections,
+    /// Whether its one collection is read by a change stream of its own: the rights allow no more.
+    is_alone: bool,
     /// Rises with every change of `collections`: what a cursor with an older list says is void.
     generation: u64,
     /// While what is in the journal is not all handed out: head and end before it.
@@ -156,28 +101,6 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
     if is_threaded { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// What a cursor reads of its database. Only grows: a token of a collection that left the list
-/// could not be resumed from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Collections {
-    All,
-    These(BTreeSet<String>),
-}
-
-impl Collections {
-    /// Takes in what a filter reads; says whether that is new.
-    fn add(&mut self, collection: Option<&str>) -> bool {
-        match (&mut *self, collection) {
-            (Collections::All, _) => false,
-            (Collections::These(_), None) => {
-                *self = Collections::All;
-                true
-            }
-            (Collections::These(names), Some(name)) => names.insert(name.to_string()),
-        }
-    }
-}
-
 /// See the file's head.
 #[derive(Debug)]
 pub struct Feed {
@@ -219,6 +142,7 @@ impl Feed {
                 journal: None,
                 routes: RouteTable::new((limits.max_bytes / SHARE).max(LEAST_HELD)),
                 collections: Collections::These(BTreeSet::new()),
+                is_alone: false,
                 generation: 0,
                 handed_out: None,
             }),
@@ -329,7 +253,25 @@ impl Feed {
     /// What the next cursor has to read, and the generation in whose name it speaks.
     pub fn collections(&self) -> (u64, Collections) {
         let inner = self.inner.lock();
-        (inner.generation, inner.collections.clone())
+        let alone = if inner.is_alone { inner.collections.alone() } else { None };
+        (inner.generation, alone.unwrap_or_else(|| inner.collections.clone()))
+    }
+
+    /// Notes whether the rights allow a change stream of its one collection, and none of the
+    /// database.
+    pub fn set_alone(&self, is_alone: bool) {
+        self.inner.lock().is_alone = is_alone;
+    }
+
+    /// Whether a collection can be added to what is read only at the cost of what is read.
+    pub fn would_lose_by(&self, collection: Option<&str>) -> bool {
+        let inner = self.inner.lock();
+        inner.is_alone && inner.collections.clone().add(collection)
+    }
+
+    /// Whether more than one collection is read.
+    pub fn reads_several(&self) -> bool {
+        self.inner.lock().collections.alone().is_none()
     }
 
     /// Rises when a collection is added to what is read.

@@ -15,14 +15,14 @@ use tracing::{info, warn};
 
 use crate::feed::journal::Limits;
 use crate::feed::{Feed, FeedKey, Status};
-use crate::filter::{Bound, Filter, FilterSet};
+use crate::filter::{Bound, Filter, FilterSet, Namespace};
 use crate::metrics::Metrics;
 use crate::session::subscription::{From, Shared, Subscription};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::budget::Budget;
 use crate::upstream::connect::Server;
-use crate::upstream::inspection::{Finding, Weight};
+use crate::upstream::inspection::{Finding, Inspection, Weight};
 
 /// How long after the start the process is not ready because of a feed that has not been read.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -78,6 +78,11 @@ struct State {
     findings: Vec<Finding>,
     oplog: Option<Duration>,
     feeds: BTreeMap<FeedKey, Supplied>,
+    /// By stream: the feed of each filter in force.
+    keys: BTreeMap<String, FeedKey>,
+    /// Collections that are read by themselves, since the rights are not on their database. Stays
+    /// so while the process runs: moving a stream resets it.
+    alone: BTreeSet<Namespace>,
 }
 
 /// A feed, and its upstream's task.
@@ -175,13 +180,11 @@ impl Catalog {
     }
 
     /// Takes in what a look at the deployment found: what can never send anything is not in force.
-    pub fn note(
-        &self,
-        looked_at: &[Arc<Filter>],
-        findings: Vec<Finding>,
-        oplog: Option<Duration>,
-    ) -> Reloaded {
+    /// Where the rights are on collections and not on their database, each is read by itself.
+    pub fn note(&self, looked_at: &[Arc<Filter>], inspection: Inspection) -> Reloaded {
+        let Inspection { findings, oplog, without_rights } = inspection;
         let mut state = self.state.write();
+        state.split(&without_rights);
         let State { declared, refused, .. } = &mut *state;
         refused.clear();
         for finding in findings.iter().filter(|finding| finding.kind.is_final()) {
@@ -201,14 +204,14 @@ impl Catalog {
     /// Puts in force what is declared and not refused.
     fn enforce(&self, state: &mut State) -> Reloaded {
         let mut reloaded = Reloaded::default();
-        let mut retired = Vec::new();
+        let (mut retired, mut kept) = (Vec::new(), Vec::new());
         let mut before = std::mem::take(&mut state.filters);
         for (name, filter) in &state.declared {
             if state.refused.contains_key(name) {
                 continue;
             }
             match before.remove(name) {
-                Some(old) if old.is_same(filter) => {}
+                Some(old) if old.is_same(filter) => kept.push(old),
                 Some(old) => {
                     reloaded.changed.push(name.clone());
                     retired.push(old);
@@ -221,9 +224,16 @@ impl Catalog {
             reloaded.removed.push(name);
             retired.push(old);
         }
+        let keys = std::mem::take(&mut state.keys);
         self.supply(state);
+        // Whoever listens to another feed than the stream has now goes on there.
+        retired.extend(kept.into_iter().filter(|kept| {
+            let name = &kept.name;
+            keys.get(name) != state.keys.get(name)
+        }));
         for filter in retired {
-            if let Some(supplied) = state.feeds.get(&FeedKey::of(&filter)) {
+            let supplied = keys.get(&filter.name).and_then(|key| state.feeds.get(key));
+            if let Some(supplied) = supplied {
                 supplied.feed.retire(&filter);
             }
         }
@@ -233,8 +243,12 @@ impl Catalog {
     /// Makes sure that every filter has a feed that reads its collection.
     fn supply(&self, state: &mut State) {
         let mut wanted: BTreeMap<FeedKey, Vec<Arc<Filter>>> = BTreeMap::new();
-        for filter in state.filters.values() {
-            wanted.entry(FeedKey::of(filter)).or_default().push(filter.clone());
+        let filters: Vec<Arc<Filter>> = state.filters.values().cloned().collect();
+        state.keep_apart(&filters);
+        for filter in filters {
+            let key = state.key_of(&filter);
+            state.keys.insert(filter.name.clone(), key.clone());
+            wanted.entry(key).or_default().push(filter);
         }
         for (key, supplied) in &mut state.feeds {
             match wanted.contains_key(key) {
@@ -313,7 +327,7 @@ impl Catalog {
         let state = self.state.read();
         let found = state.filters.get(name).and_then(|filter| {
             // Every filter in force has one.
-            let feed = state.feeds.get(&FeedKey::of(filter))?.feed.clone();
+            let feed = state.feeds.get(state.keys.get(name)?)?.feed.clone();
             Some(Found { filter: filter.clone(), feed })
         });
         found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
@@ -325,8 +339,10 @@ impl Catalog {
         let subscription = Subscription::new(shared, feed, &found.filter, bound, from);
         // Between finding a filter and joining its route somebody had to be asked who this is. Of a
         // file that was changed meanwhile everybody was told but this client, who was not there.
-        let current = self.state.read().filters.get(&found.filter.name).cloned();
-        if !current.is_some_and(|current| current.is_same(subscription.filter())) {
+        let is_current = self.find(&found.filter.name).is_ok_and(|current| {
+            current.filter.is_same(subscription.filter()) && Arc::ptr_eq(&current.feed, &found.feed)
+        });
+        if !is_current {
             subscription.retire();
         }
         subscription
@@ -400,6 +416,48 @@ impl Catalog {
 }
 
 impl State {
+    /// Which feed a filter is to have.
+    fn key_of(&self, filter: &Filter) -> FeedKey {
+        match self.alone.contains(&filter.namespace) {
+            true => FeedKey::alone(filter),
+            false => FeedKey::of(filter),
+        }
+    }
+
+    /// Keeps new filters from a feed that could no longer be read with them, for want of rights.
+    fn keep_apart(&mut self, filters: &[Arc<Filter>]) {
+        for filter in filters {
+            let key = FeedKey::of(filter);
+            let collection = filter.namespace.collection.as_deref();
+            let would_lose =
+                self.feeds.get(&key).is_some_and(|it| it.feed.would_lose_by(collection));
+            if !would_lose {
+                continue;
+            }
+            // Who wants the whole database has to wait, and whoever was there is moved.
+            let apart = filters.iter().filter(|other| match collection {
+                Some(_) => other.namespace == filter.namespace,
+                None => FeedKey::of(other) == key && other.namespace.collection.is_some(),
+            });
+            self.alone.extend(apart.map(|filter| filter.namespace.clone()));
+        }
+    }
+
+    /// Takes apart what cannot be read together for want of rights.
+    fn split(&mut self, without_rights: &BTreeSet<String>) {
+        for (name, key) in &self.keys {
+            let is_refused = key.collection.is_none()
+                && without_rights.contains(&key.database)
+                && self.feeds.get(key).is_some_and(|supplied| {
+                    supplied.feed.reads_several() && supplied.feed.status() != Status::Live
+                });
+            let namespace = self.filters.get(name).map(|filter| &filter.namespace);
+            if let Some(namespace) = namespace.filter(|it| it.collection.is_some() && is_refused) {
+                self.alone.insert(namespace.clone());
+            }
+        }
+    }
+
     fn report(&self, name: &str) -> (StreamState, Option<String>) {
         let filter = self.filters.get(name);
         if let Some(trouble) = self.troubles.get(name) {
@@ -412,7 +470,7 @@ impl State {
         if let Some((_, reason)) = self.refused.get(name) {
             return (StreamState::Broken, Some(reason.clone()));
         }
-        let feed = filter.and_then(|filter| self.feeds.get(&FeedKey::of(filter)));
+        let feed = self.keys.get(name).and_then(|key| self.feeds.get(key));
         match feed.map(|supplied| supplied.feed.status()) {
             Some(Status::Live) => (StreamState::Ready, self.remarks(name)),
             Some(Status::Away(absence)) => (StreamState::Waiting, Some(absence.reason)),

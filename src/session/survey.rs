@@ -67,7 +67,7 @@ impl Survey {
 
     /// Tells what is new, once.
     fn note(&self, filters: &[Arc<Filter>], inspection: Inspection, told: &mut BTreeSet<Finding>) {
-        let Inspection { findings, oplog } = inspection;
+        let Inspection { findings, oplog, .. } = &inspection;
         if let Some(reach) = oplog {
             let none: [&str; 0] = [];
             let seconds = reach.as_secs_f64();
@@ -88,7 +88,7 @@ impl Survey {
             info!(stream, kind, "no longer so: {}", finding.message);
         }
         *told = now;
-        let changed = self.catalog.note(filters, findings, oplog);
+        let changed = self.catalog.note(filters, inspection);
         for (what, names) in [("refused", changed.removed), ("served again", changed.added)] {
             if !names.is_empty() {
                 warn!(streams = names.join(", "), "streams {what}");

@@ -167,7 +167,8 @@ impl Start {
 /// The stages that follow `$changeStream`; shown by `explain`.
 pub fn pipeline(collections: &Collections) -> Vec<Document> {
     match collections {
-        Collections::All => Vec::new(),
+        // One collection's own has a rename onto it, too.
+        Collections::All | Collections::Alone(_) => Vec::new(),
         Collections::These(names) => {
             let names: Vec<Bson> = names.iter().map(|name| Bson::from(name.as_str())).collect();
             vec![doc! { "$match": { "$or": [
@@ -180,7 +181,7 @@ pub fn pipeline(collections: &Collections) -> Vec<Document> {
     }
 }
 
-/// Opens a change stream on a database.
+/// Opens a change stream on a database, or on the one collection that may be read.
 ///
 /// Behind an event, it is opened at that event's time, and read up to the event. `startAfter` with
 /// the token would do the same on the server, but not always: beside `_data`, the token of an event
@@ -264,12 +265,15 @@ async fn open_at(
         } });
     }
     let opened = async |stages: Vec<Document>| -> Result<Events, Error> {
-        let stream = client
-            .database(&key.database)
-            .watch()
-            .pipeline(stages)
-            .with_options(options(key, start, pace)?)
-            .await?;
+        let database = client.database(&key.database);
+        let options = options(key, start, pace)?;
+        let stream = match collections {
+            Collections::Alone(name) => {
+                let collection = database.collection::<Document>(name);
+                collection.watch().pipeline(stages).with_options(options).await?
+            }
+            _ => database.watch().pipeline(stages).with_options(options).await?,
+        };
         Ok(Events { stream: stream.with_type(), fragments: Fragments::default() })
     };
     if server.lacks_split() {

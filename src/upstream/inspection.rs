@@ -7,7 +7,7 @@ mod collections;
 mod oplog;
 mod rights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub struct Inspection {
     pub findings: Vec<Finding>,
     /// How far back the oplog reaches, where that may be seen.
     pub oplog: Option<Duration>,
+    /// Databases that may not be read as a whole.
+    pub without_rights: BTreeSet<String>,
 }
 
 /// One thing that a person should know.
@@ -158,7 +160,7 @@ pub async fn inspect_uri(
             .map_err(|error| ProbeError::Unavailable(trouble::message(&error))),
         Err(ProbeError::Unusable(reason)) => {
             let findings = vec![Finding::general(Kind::Deployment, reason, None)];
-            Ok(Inspection { findings, oplog: None })
+            Ok(Inspection { findings, ..Inspection::default() })
         }
         Err(error) => Err(error),
     };
@@ -187,6 +189,9 @@ pub async fn inspect(
     let names = collections::databases(client).await?;
     let mut inspection = Inspection::default();
     for (database, filters) in by_database {
+        if rights.may_not_read_all(database) {
+            inspection.without_rights.insert(database.to_owned());
+        }
         let listing = collections::list(client, database).await?;
         let look =
             Look { database, rights: &rights, listing: &listing, names: &names, keeps_images };

@@ -290,7 +290,25 @@ impl Upstream {
         collections: &Collections,
         pace: Pace,
     ) -> Result<Events, Error> {
-        cursor::open(&self.server, self.feed.key(), collections, start, pace).await
+        let (server, key) = (&self.server, self.feed.key());
+        let opened = cursor::open(server, key, collections, start, pace).await;
+        let error = match opened {
+            Err(error) if Trouble::of(&error) == Trouble::Privileges => error,
+            opened => return opened,
+        };
+        let Some(alone) = collections.alone() else {
+            // Rights that were there are gone; perhaps others have come.
+            self.feed.set_alone(false);
+            return Err(error);
+        };
+        match cursor::open(server, key, &alone, start, pace).await {
+            Ok(events) => {
+                info!(upstream = %key, "read by its collection: the rights are not on the database");
+                self.feed.set_alone(true);
+                Ok(events)
+            }
+            Err(_) => Err(error),
+        }
     }
 
     /// As far back as the window and the oplog allow. Whether the oplog reaches that far, only the

@@ -134,8 +134,8 @@ impl Trouble {
                 .to_string(),
             Trouble::Privileges => format!(
                 "the MongoDB user needs `find` and `changeStream` on the database `{database}` as a \
-                 whole, which {{ role: \"read\", db: \"{database}\" }} holds; for a role with \
-                 nothing else, run in mongosh: {}",
+                 whole, which {{ role: \"read\", db: \"{database}\" }} holds, or on each collection \
+                 that the filters name; for a role with nothing else, run in mongosh: {}",
                 super::inspection::grant(database)
             ),
             Trouble::Authentication => "check user, password and authSource in mongodb.uri \

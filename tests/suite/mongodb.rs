@@ -7,6 +7,7 @@ mod history;
 mod impossible;
 mod outages;
 mod panics;
+mod rights;
 mod sharing;
 mod silent;
 mod srv;

@@ -53,8 +53,13 @@ impl Rights {
     /// Whether the change stream of a collection may be read, or that of its database, where none is
     /// named. A database's covers its collections.
     pub fn may_read(&self, database: &str, collection: Option<&str>) -> bool {
-        let _ = collection;
         self.may_read_at(database, "")
+            || collection.is_some_and(|collection| self.may_read_at(database, collection))
+    }
+
+    /// Whether rights on a database's collections are not rights on the database.
+    pub fn may_not_read_all(&self, database: &str) -> bool {
+        !self.may_read_at(database, "")
     }
 
     fn may_read_at(&self, database: &str, collection: &str) -> bool {
@@ -153,7 +158,8 @@ mod tests {
             (doc! { "db": "", "collection": "" }, &ACTIONS, true),
             (doc! { "anyResource": true }, &ACTIONS, true),
             (doc! { "db": "shop", "collection": "" }, &["find"], false),
-            (doc! { "db": "shop", "collection": "orders" }, &ACTIONS, false),
+            (doc! { "db": "shop", "collection": "orders" }, &ACTIONS, true),
+            (doc! { "db": "shop", "collection": "bills" }, &ACTIONS, false),
             (doc! { "db": "shpo", "collection": "" }, &ACTIONS, false),
             (doc! { "cluster": true }, &ACTIONS, false),
         ];
@@ -161,6 +167,8 @@ mod tests {
             let rights = rights(resource.clone(), actions);
             assert_eq!(rights.may_read("shop", Some("orders")), expected, "{resource}");
         }
+        let collection = rights(doc! { "db": "shop", "collection": "orders" }, &ACTIONS);
+        assert!(!collection.may_read("shop", None) && collection.may_not_read_all("shop"));
         // Where nobody signs in, everybody may everything.
         assert!(Rights::default().may_read("shop", None));
     }

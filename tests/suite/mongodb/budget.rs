@@ -12,6 +12,12 @@ use crate::support::sidecar::{self, Filters, Program, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
+/// In the order of the alphabet, by which places are given.
+fn tenants(count: usize) -> Vec<String> {
+    let name = unique("tenant");
+    (0..count).map(|number| format!("{name}_{number:02}")).collect()
+}
+
 fn files(databases: &[String]) -> Filters {
     let filters = Filters::new(&[]);
     for (number, database) in databases.iter().enumerate() {
@@ -44,7 +50,7 @@ async fn waiting_answers(client: &Client, app: &str) -> usize {
 // Each holds one of the driver's connections while it waits, and the driver has ten by default.
 #[tokio::test]
 async fn forty_databases_wait_for_their_events_at_the_same_time() {
-    let databases: Vec<String> = (0..40).map(|_| unique("tenant")).collect();
+    let databases = tenants(40);
     let filters = files(&databases);
     let app = unique("forty");
     let uri = format!("{}&appName={app}", mongo::uri());
@@ -72,7 +78,7 @@ async fn forty_databases_wait_for_their_events_at_the_same_time() {
 #[tokio::test]
 async fn a_directory_that_would_open_too_many_is_told_which_files_wait() {
     const MAX: usize = 4;
-    let databases: Vec<String> = (0..5).map(|_| unique("tenant")).collect();
+    let databases = tenants(5);
     let filters = files(&databases);
     let app = unique("few");
     let uri = format!("{}&appName={app}", mongo::uri());
@@ -130,7 +136,7 @@ async fn a_directory_that_would_open_too_many_is_told_which_files_wait() {
 
 #[tokio::test]
 async fn a_pool_that_the_connection_string_makes_small_is_told() {
-    let databases: Vec<String> = (0..4).map(|_| unique("tenant")).collect();
+    let databases = tenants(4);
     let filters = files(&databases);
     let uri = format!("{}&maxPoolSize=4", mongo::uri());
     let dir = filters.path().display().to_string();
