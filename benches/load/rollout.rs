@@ -25,7 +25,7 @@ use super::sidecar::{filters, get};
 
 const CLIENTS: usize = 5_000;
 /// Between two events.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// HAProxy's checks are 200 ms apart: after this it has seen several.
 const NOTICED: Duration = Duration::from_secs(1);
