@@ -66,7 +66,7 @@ pub struct Filter {
     pub full_document: FullDocument,
     pub before_image: FullDocumentBeforeChange,
     pub access: Access,
-    /// Of a protected stream: what to say where nobody can be signed in.
+    /// Of a protected stream: what to say where nobody can sign in.
     needs_source: Option<Diagnostic>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Diagnostic>,

@@ -245,7 +245,7 @@ fn mistakes_tell_place_and_cure() {
     row(doc! { "a": { "$near": [0, 0] } }, "a/$near", "distance", "");
     row(doc! { "$gt": 1 }, "$gt", "of a field", "field: { $gt");
     row(doc! { "a": { "$or": [] } }, "a/$or", "behind a field", "around the field");
-    row(doc! { "a": { "$gt": 1, "b": 2 } }, "a/b", "among operators", "dots");
+    row(doc! { "a": { "$gt": 1, "b": 2 } }, "a/b", "cannot be mixed", "dots");
     row(doc! { "a": { "b": { "$in": [1] } } }, "a/b", "as a whole", "`a.b`");
     row(doc! { "$and": [{ "a": { "$type": "strin" } }] }, "$and/0/a/$type", "no type", "`string`");
     row(doc! { "a": { "$claim": 1 } }, "a", "takes a name", "$claim: sub");

@@ -404,7 +404,9 @@ async fn before_images_tell_how_the_view_moves() {
         )
         .await
         .unwrap();
-    let rest = "match: { open: true }\nfullDocumentBeforeChange: whenAvailable\n";
+    // Looked up later, an update would show what came after it.
+    let rest = "match: { open: true }\nfullDocument: whenAvailable\n\
+                fullDocumentBeforeChange: whenAvailable\n";
     let filters = Filters::new(&[("open", &filter(&format!("{database}.tasks"), rest))]);
     let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
     let mut stream = Stream::open(sidecar.listen, "/_events/open").await;
