@@ -10,6 +10,7 @@ use super::settings::SettingsFile;
 use crate::config::Config;
 use crate::diagnostic::Format;
 use crate::filter;
+use crate::session::examples;
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -45,6 +46,9 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
     let mut report = filter::check(args.dir.as_deref().unwrap_or(&dir), has_source);
     report.diagnostics.splice(0..0, mistakes);
+    let (examples, failed) = examples::run(&report.filters);
+    report.example_count = examples;
+    report.diagnostics.extend(failed);
     if args.strict {
         report = report.strict();
     }

@@ -54,14 +54,16 @@ enum Command {
         3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(run::RunArgs),
     /// Validate filter files.
-    #[command(after_help = "Examples:\n  sidestream check ./filters\n  \
+    #[command(after_help = "Example:\n  sidestream check ./filters\n  \
         sidestream check --strict --output github\n\n\
         Settings are read as `run` reads them, but no file with a secret is opened.\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),
     /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
     #[command(
-        after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada"
+        after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada\n  \
+        echo '{ before: { _id: 1, status: new }, after: { _id: 1, status: paid } }' |\n    \
+        sidestream explain orders --param status=paid --event -"
     )]
     Explain(explain::ExplainArgs),
     /// Print a JSON Schema, for editors and CI.
@@ -95,7 +97,8 @@ enum Command {
 /// For people, or for machines.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    Text,
+    #[value(alias = "text")]
+    Human,
     Json,
 }
 

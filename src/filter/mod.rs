@@ -15,6 +15,7 @@ mod claims;
 mod contradiction;
 mod declaration;
 mod directory;
+mod example;
 mod json;
 mod limits;
 mod literal;
@@ -43,6 +44,8 @@ pub use access::{Access, AccessRule};
 pub use bind::{BindError, Bound, BoundValues, ParamError};
 pub use check::{CheckReport, check};
 pub use directory::{Loaded, load_directory};
+pub use example::{Example, Expect};
+pub use literal::parse_document;
 pub use namespace::Namespace;
 pub use params::{Param, Params};
 pub use resolve::parse_filter;
@@ -65,6 +68,7 @@ pub struct Filter {
     pub full_document: FullDocument,
     pub before_image: FullDocumentBeforeChange,
     pub access: Access,
+    pub examples: Vec<Example>,
     /// Of a protected stream: what to say where nobody can be signed in.
     needs_source: Option<Diagnostic>,
     /// What is allowed but probably not meant.

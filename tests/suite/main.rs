@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod docs;
+mod examples;
 mod forwarding;
 mod generate;
 mod generate_schema;
