@@ -55,7 +55,8 @@ impl SettingsFile {
         match given {
             Some(dir) => Ok(dir.to_owned()),
             None => {
-                let config = Config::load(self.to_look_at()?).map_err(|errors| errors.to_string())?;
+                let config =
+                    Config::load(self.to_look_at()?).map_err(|errors| errors.to_string())?;
                 Ok(config.filters)
             }
         }

@@ -4,7 +4,7 @@ use crate::diagnostic::{Reporter, nearest};
 use crate::yaml::{Entry, Node};
 
 /// Every key of a filter file, in the order in which the documentation has them.
-const KEYS: [&str; 10] = [
+pub(super) const KEYS: [&str; 10] = [
     "description",
     "collection",
     "operations",

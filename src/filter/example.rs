@@ -9,7 +9,7 @@ use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::event::OperationType;
 use crate::yaml::{Entry, Node};
 
-const KEYS: [&str; 8] =
+pub(super) const KEYS: [&str; 8] =
     ["name", "operation", "claims", "params", "before", "after", "expect", "shows"];
 /// The most examples of a file.
 const MAX_EXAMPLES: usize = 100;
@@ -26,7 +26,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    const KNOWN: [(Expect, &str); 5] = [
+    pub(super) const KNOWN: [(Expect, &str); 5] = [
         (Expect::Enter, "enter"),
         (Expect::Stay, "stay"),
         (Expect::Leave, "leave"),

@@ -134,6 +134,12 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         before_image,
         access: access?,
         examples: examples.unwrap_or_default(),
+        at_collection: reporter.make(
+            Severity::Warning,
+            declaration.collection.map_or(Place::START, |entry| entry.value.place),
+            String::new(),
+            None,
+        ),
         needs_source,
         warnings: Vec::new(),
         meaning,
