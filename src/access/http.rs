@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -55,6 +56,14 @@ impl Default for Http {
 }
 
 impl Http {
+    /// Sends a request; the body of the answer is the caller's to read, however long it is.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn open(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, String> {
+        self.client.request(request).await.map_err(|error| causes(&error))
+    }
+
     /// Gets an address.
     ///
     /// # Errors

@@ -1,15 +1,24 @@
-//! `sidestream check`: validates filter files, and the settings on the way.
+//! `sidestream check`: validates filter files, and the settings on the way; with `--mongodb` also
+//! against a deployment.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::BAD_INPUT;
 use super::settings::SettingsFile;
-use crate::config::Config;
-use crate::diagnostic::Format;
-use crate::filter;
+use super::{BAD_INPUT, UNAVAILABLE};
+use crate::config::{Config, MongodbUri};
+use crate::diagnostic::{Diagnostic, Format, Origin, Severity};
+use crate::filter::{self, CheckReport, Filter};
+use crate::session::examples;
+use crate::upstream::connect::ProbeError;
+use crate::upstream::inspection::{self, Finding, Weight};
+
+/// What memory holds where the settings cannot be read: the default of `replay.window`.
+const REPLAY_WINDOW: Duration = Duration::from_secs(120);
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -17,6 +26,9 @@ pub struct CheckArgs {
     pub dir: Option<PathBuf>,
     #[command(flatten)]
     pub file: SettingsFile,
+    /// Also check the files against this deployment
+    #[arg(long, value_name = "URI")]
+    pub mongodb: Option<String>,
     /// Count warnings as errors
     #[arg(long)]
     pub strict: bool,
@@ -36,18 +48,82 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         }
     };
     let working_dir = sources.working_dir.clone();
-    let (dir, has_source, mistakes) = match Config::load(sources) {
-        Ok(config) => (config.filters, config.auth.has_source(), Vec::new()),
+    let (dir, has_source, window, mistakes) = match Config::load(sources) {
+        Ok(config) => (config.filters, config.auth.has_source(), config.replay.window, Vec::new()),
         // Whether they name a source is not known, so nothing is said about that.
-        Err(errors) => (PathBuf::from("./filters"), true, errors.diagnostics),
+        Err(errors) => (PathBuf::from("./filters"), true, REPLAY_WINDOW, errors.diagnostics),
     };
     // As short as it was written.
     let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
     let mut report = filter::check(args.dir.as_deref().unwrap_or(&dir), has_source);
     report.diagnostics.splice(0..0, mistakes);
+    let (examples, failed) = examples::run(&report.filters);
+    report.example_count = examples;
+    report.diagnostics.extend(failed);
+    let mut unavailable = None;
+    if let Some(uri) = &args.mongodb {
+        match look(uri, &report, window) {
+            Ok(found) => report.diagnostics.extend(found),
+            Err(Failure::Unavailable(reason)) => unavailable = Some(reason),
+            Err(Failure::Mistake(mistake)) => report.diagnostics.push(*mistake),
+        }
+    }
     if args.strict {
         report = report.strict();
     }
     print!("{}", report.render(args.output));
+    if let Some(reason) = unavailable {
+        eprintln!(
+            "error: MongoDB is unavailable, so the files were not checked against it: {reason}"
+        );
+        return ExitCode::from(if report.is_good() { UNAVAILABLE } else { BAD_INPUT });
+    }
     if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
+}
+
+enum Failure {
+    Unavailable(String),
+    Mistake(Box<Diagnostic>),
+}
+
+fn in_flag(severity: Severity, message: String, hint: Option<String>) -> Diagnostic {
+    let diagnostic = Diagnostic::new(severity, Origin::Flag("--mongodb".into()), message);
+    Diagnostic { hint, ..diagnostic }
+}
+
+/// What a deployment cannot do of what the files ask.
+fn look(uri: &str, report: &CheckReport, window: Duration) -> Result<Vec<Diagnostic>, Failure> {
+    let mistake =
+        |message, hint| Failure::Mistake(Box::new(in_flag(Severity::Error, message, hint)));
+    let uri = MongodbUri::parse(uri)
+        .map_err(|invalid| mistake(invalid.message.to_string(), Some(invalid.hint.to_string())))?;
+    let filters: Vec<Arc<Filter>> = report.filters.0.values().cloned().collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Unavailable(error.to_string()))?;
+    let looked = runtime.block_on(inspection::inspect_uri(&uri, &filters, window));
+    let looked = looked.map_err(|error| match error {
+        ProbeError::Unavailable(reason) => Failure::Unavailable(reason),
+        ProbeError::Unusable(reason) | ProbeError::Invalid(reason) => mistake(reason, None),
+    })?;
+    Ok(looked.findings.into_iter().map(|finding| diagnostic(finding, report)).collect())
+}
+
+/// A finding, at the file of its stream.
+fn diagnostic(finding: Finding, report: &CheckReport) -> Diagnostic {
+    let severity = match finding.kind.weight() {
+        Weight::Error => Severity::Error,
+        Weight::Warning | Weight::Unknown => Severity::Warning,
+    };
+    let filter = finding.stream.as_ref().and_then(|stream| report.filters.0.get(stream));
+    match filter {
+        Some(filter) => Diagnostic {
+            severity,
+            message: finding.message,
+            hint: finding.fix,
+            ..filter.at_collection.clone()
+        },
+        None => in_flag(severity, finding.message, finding.fix),
+    }
 }

@@ -1,33 +1,47 @@
-//! `sidestream explain`: what a filter becomes.
+//! `sidestream explain`: what a filter becomes, and what becomes of one event.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use bson::Document;
 use clap::Args;
+use serde_json::json;
 
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, Output};
 use crate::access::claims::Claims;
-use crate::config::Config;
-use crate::filter::{self, BindError};
+use crate::filter::{self, BindError, Filter, FilterSet};
 use crate::session::explain::Explanation;
+use crate::session::trial::{self, Trial};
+
+/// More than any event has, in bytes of text.
+const MAX_EVENT_BYTES: u64 = 64 * 1024 * 1024;
 
 #[derive(Args)]
 pub struct ExplainArgs {
-    /// The stream's name.
+    /// The stream's name
     stream: String,
-    /// A parameter's value; may be repeated.
+    /// A parameter's value; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_pair)]
     params: Vec<(String, String)>,
-    /// A claim's value: JSON, or else text. Dots lead into nested claims; may be repeated.
+    /// A claim's value: JSON, or else text. Dots lead into nested claims; may be repeated
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_pair)]
     claims: Vec<(String, String)>,
+    /// Say of one event whether it is sent, and why not
+    ///
+    /// A file, or - for standard input, in JSON or YAML: a change event, also as `sidestream tail`
+    /// prints it; or `before` and `after`, two documents; or a document, taken as inserted.
+    #[arg(long, value_name = "FILE")]
+    event: Option<PathBuf>,
     /// The directory of filter files [default: `filters` of the settings]
     #[arg(long, value_name = "DIR")]
     filters: Option<PathBuf>,
     #[command(flatten)]
     file: SettingsFile,
-    #[arg(long, value_enum, default_value = "text")]
+    /// For people, or for programs
+    #[arg(long, value_enum, default_value = "human")]
     output: Output,
 }
 
@@ -36,50 +50,100 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_string(), value.to_string()))
 }
 
-/// The directory that was given, or that of the settings.
-fn directory(given: Option<&PathBuf>, file: &SettingsFile) -> Result<PathBuf, String> {
-    match given {
-        Some(dir) => Ok(dir.clone()),
-        None => {
-            let config = Config::load(file.to_look_at()?).map_err(|errors| errors.to_string())?;
-            Ok(config.filters)
+pub fn explain(args: &ExplainArgs) -> ExitCode {
+    match try_explain(args) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(BAD_INPUT)
         }
     }
 }
 
-pub fn explain(args: &ExplainArgs) -> ExitCode {
-    let ExplainArgs { stream, params, claims, filters, file, output } = args;
-    let dir = match directory(filters.as_ref(), file) {
-        Ok(dir) => dir,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(BAD_INPUT);
-        }
-    };
-    let claims = Claims::of_pairs(claims);
+fn try_explain(args: &ExplainArgs) -> Result<String, String> {
+    let dir = args.file.filters(args.filters.as_deref())?;
     let loaded = filter::load_directory(&dir);
-    let Some(found) = loaded.filters.0.get(stream) else {
+    let Some(found) = loaded.filters.0.get(&args.stream) else {
         let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
-        errors.for_each(|diagnostic| eprintln!("{diagnostic}"));
+        let mut message: String = errors.map(|diagnostic| format!("{diagnostic}\n")).collect();
         let names: Vec<&str> = loaded.filters.0.keys().map(String::as_str).collect();
-        eprintln!(
-            "error: no good filter file makes a stream `{stream}` in {}; there are: {}",
+        message.push_str(&format!(
+            "error: there is no stream `{}` in {}; there are: {}",
+            args.stream,
             dir.display(),
             names.join(", ")
-        );
-        return ExitCode::from(BAD_INPUT);
+        ));
+        return Err(message);
     };
-    match Explanation::of(found, &loaded.filters, params, claims.document()) {
-        Ok(explanation) if *output == Output::Json => println!("{:#}", explanation.to_json()),
-        Ok(explanation) => print!("{explanation}"),
-        Err(error) => {
-            let flag = match error {
-                BindError::Parameter(_) => "--param",
-                _ => "--claim",
-            };
-            eprintln!("error: {error}; give it with {flag} NAME=VALUE");
-            return ExitCode::from(BAD_INPUT);
-        }
+    let claims = Claims::of_pairs(&args.claims);
+    match &args.event {
+        Some(file) => explain_event(args, found, &claims, &read_event(file)?),
+        None => explain_filter(args, found, &loaded.filters, &claims),
     }
-    ExitCode::SUCCESS
+}
+
+fn explain_filter(
+    args: &ExplainArgs,
+    filter: &Filter,
+    set: &FilterSet,
+    claims: &Claims,
+) -> Result<String, String> {
+    let explanation =
+        Explanation::of(filter, set, &args.params, claims.document()).map_err(|e| refused(&e))?;
+    Ok(match args.output {
+        Output::Json => format!("{:#}\n", explanation.to_json()),
+        Output::Human => explanation.to_string(),
+    })
+}
+
+fn explain_event(
+    args: &ExplainArgs,
+    filter: &Arc<Filter>,
+    claims: &Claims,
+    written: &Document,
+) -> Result<String, String> {
+    let bound =
+        filter.bind_unasked(&args.params, Some(claims.document())).map_err(|e| refused(&e))?;
+    let event =
+        trial::event_from(filter, written).map_err(|message| format!("error: {message}"))?;
+    let outcome = trial::try_event(filter, bound, &event);
+    if args.output == Output::Json {
+        let mut told = outcome.to_json();
+        told["stream"] = json!(filter.name);
+        return Ok(format!("{told:#}\n"));
+    }
+    Ok(match &outcome {
+        Trial::NotSent(reason) => format!("not sent: {reason}\n"),
+        Trial::Sent { event, data } => {
+            let view = outcome.view().map(|view| format!(", view {view}")).unwrap_or_default();
+            format!("sent: {event}{view}\n{data:#}\n")
+        }
+    })
+}
+
+fn refused(error: &BindError) -> String {
+    let flag = match error {
+        BindError::Parameter(_) => "--param",
+        _ => "--claim",
+    };
+    format!("error: {error}; give it with {flag} NAME=VALUE")
+}
+
+fn read_event(file: &Path) -> Result<Document, String> {
+    let mut bytes = Vec::new();
+    let outcome = if file == Path::new("-") {
+        std::io::stdin().take(MAX_EVENT_BYTES).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file)
+            .and_then(|opened| opened.take(MAX_EVENT_BYTES).read_to_end(&mut bytes))
+    };
+    outcome.map_err(|error| format!("error: cannot read {}: {error}", file.display()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| format!("error: {} is not UTF-8", file.display()))?;
+    filter::parse_document(file, &text).map_err(|diagnostics| {
+        diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    })
 }

@@ -3,12 +3,15 @@
 
 mod check;
 mod drain;
+mod event_source;
 mod explain;
 mod inject;
 mod log;
+mod new;
 mod run;
 mod schema;
 mod settings;
+mod tail;
 mod webhook;
 
 use std::process::ExitCode;
@@ -54,18 +57,21 @@ enum Command {
         3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(run::RunArgs),
     /// Validate filter files.
-    #[command(after_help = "Examples:\n  sidestream check ./filters\n  \
+    #[command(after_help = "Example:\n  sidestream check ./filters\n  \
         sidestream check --strict --output github\n\n\
         Settings are read as `run` reads them, but no file with a secret is opened.\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),
     /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
     #[command(
-        after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada"
+        after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada\n  \
+        echo '{ before: { _id: 1, status: new }, after: { _id: 1, status: paid } }' |\n    \
+        sidestream explain orders --param status=paid --event -"
     )]
     Explain(explain::ExplainArgs),
     /// Print a JSON Schema, for editors and CI.
-    #[command(after_help = "Example:\n  sidestream schema config > sidestream.schema.json\n\n\
+    #[command(after_help = "Example:\n  sidestream schema filter > filter.schema.json\n  \
+        sidestream schema config > sidestream.schema.json\n\n\
         In VS Code with the YAML extension, as the first line of sidestream.yaml:\n  \
         # yaml-language-server: $schema=sidestream.schema.json")]
     Schema(schema::SchemaArgs),
@@ -90,12 +96,24 @@ enum Command {
         Exit code 0: ended by SIGTERM or SIGINT. 1: the Kubernetes API cannot be reached as told.\n\
         2: the command line is wrong. 3: a port is taken.")]
     Webhook(Box<webhook::WebhookArgs>),
+    /// Write a commented filter file; never over another.
+    #[command(after_help = "Example:\n  sidestream new orders --collection shop.orders\n  \
+        sidestream new shop/orders --collection shop.orders --mongodb mongodb://127.0.0.1:27017")]
+    New(new::NewArgs),
+    /// Follow a stream in the terminal; reconnects and resumes like a browser.
+    #[command(
+        after_help = "Example:\n  sidestream tail http://127.0.0.1:8080/_events/orders?status=paid\n  \
+        sidestream tail --header 'Authorization: Bearer …' --count 1 http://127.0.0.1:8080/_events/mine | jq .data\n\n\
+        In a pipe, one JSON object a line. Exit code 0: --count is reached. 1: refused. 3: nothing answers."
+    )]
+    Tail(tail::TailArgs),
 }
 
 /// For people, or for machines.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    Text,
+    #[value(alias = "text")]
+    Human,
     Json,
 }
 
@@ -120,5 +138,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => drain::drain(&args),
         Command::Inject(args) => inject::inject(args),
         Command::Webhook(args) => webhook::webhook(*args),
+        Command::New(args) => new::new(&args),
+        Command::Tail(args) => tail::tail(args),
     }
 }

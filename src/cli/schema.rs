@@ -4,23 +4,26 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use crate::config;
+use crate::{config, filter};
 
 #[derive(Args)]
 pub struct SchemaArgs {
     /// Of which files
-    #[arg(value_enum)]
+    #[arg(value_enum, default_value = "filter")]
     of: Of,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Of {
+    /// Filter files
+    Filter,
     /// The settings file
     Config,
 }
 
 pub fn schema(args: &SchemaArgs) -> ExitCode {
     let schema = match args.of {
+        Of::Filter => filter::schema(),
         Of::Config => config::schema(),
     };
     println!("{schema:#}");

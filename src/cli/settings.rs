@@ -1,12 +1,12 @@
 //! What commands have in common that read the settings: `--config`, the environment, and the flags
 //! that the settings declare.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Flags, Kind, SETTINGS, Setting, Sources};
+use crate::config::{Config, Flags, Kind, SETTINGS, Setting, Sources};
 
 /// The settings as `sidestream run` reads them, from the file and the environment.
 #[derive(Args)]
@@ -45,6 +45,21 @@ impl SettingsFile {
         let file = SettingsFile { config: self.config.clone() };
         let sources = file.sources(SettingFlags(Flags::default()))?;
         Ok(Sources { leaves_secrets: true, ..sources })
+    }
+
+    /// The directory of filter files: the one that was given, or that of the settings.
+    ///
+    /// # Errors
+    /// The settings are broken; the text says how.
+    pub fn filters(&self, given: Option<&Path>) -> Result<PathBuf, String> {
+        match given {
+            Some(dir) => Ok(dir.to_owned()),
+            None => {
+                let config =
+                    Config::load(self.to_look_at()?).map_err(|errors| errors.to_string())?;
+                Ok(config.filters)
+            }
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub struct CheckReport {
     pub diagnostics: Vec<Diagnostic>,
     /// Filter files, good or bad.
     pub file_count: usize,
+    /// How many examples of them were run.
+    pub example_count: usize,
 }
 
 /// Validates all filter files below a directory. Without a source of callers in the settings at
@@ -37,7 +39,13 @@ pub fn check(dir: &Path, has_source: bool) -> CheckReport {
                 .hint("filter files end with .yaml, .yml or .json"),
         );
     }
-    CheckReport { directory: dir.to_owned(), filters: loaded.filters, diagnostics, file_count }
+    CheckReport {
+        directory: dir.to_owned(),
+        filters: loaded.filters,
+        diagnostics,
+        file_count,
+        example_count: 0,
+    }
 }
 
 impl CheckReport {
@@ -75,7 +83,10 @@ impl CheckReport {
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&diagnostic::render(&self.diagnostics, Format::Human))?;
-        let files = count(self.file_count, "filter");
+        let mut files = count(self.file_count, "filter");
+        if self.example_count > 0 {
+            files.push_str(&format!(", {}", count(self.example_count, "example")));
+        }
         match (self.error_count(), self.warning_count()) {
             (0, 0) => writeln!(f, "{files}: all good"),
             (0, warnings) => writeln!(f, "{files}: {}", count(warnings, "warning")),

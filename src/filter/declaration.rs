@@ -4,7 +4,7 @@ use crate::diagnostic::{Reporter, nearest};
 use crate::yaml::{Entry, Node};
 
 /// Every key of a filter file, in the order in which the documentation has them.
-const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 10] = [
     "description",
     "collection",
     "operations",
@@ -14,10 +14,11 @@ const KEYS: [&str; 9] = [
     "fullDocument",
     "fullDocumentBeforeChange",
     "access",
+    "examples",
 ];
 
 /// Keys that other tools have, in lower case; what to write here; the key that is meant.
-const ELSEWHERE: [(&[&str], &str, &str); 11] = [
+const ELSEWHERE: [(&[&str], &str, &str); 12] = [
     (
         &["filter", "query", "where", "selector", "conditions", "pipeline"],
         "did you mean `match`?",
@@ -40,6 +41,7 @@ const ELSEWHERE: [(&[&str], &str, &str); 11] = [
         "match",
     ),
     (&["optional", "nullable"], "write `required: false`", "required"),
+    (&["tests", "cases", "test"], "did you mean `examples`?", "examples"),
     (&["values", "oneof", "choices", "allowed"], "did you mean `enum`?", "enum"),
 ];
 
@@ -55,6 +57,7 @@ pub(super) struct Declaration<'t> {
     pub full_document: Option<&'t Entry>,
     pub before_image: Option<&'t Entry>,
     pub access: Option<&'t Entry>,
+    pub examples: Option<&'t Entry>,
     /// Known keys that are given without a value, or under a name that is nearly theirs: they have
     /// been complained about, and are not missing on top of that.
     misspelt: Vec<&'static str>,
@@ -83,6 +86,7 @@ impl<'t> Declaration<'t> {
                 "fullDocument" => &mut declaration.full_document,
                 "fullDocumentBeforeChange" => &mut declaration.before_image,
                 "access" => &mut declaration.access,
+                "examples" => &mut declaration.examples,
                 unknown => {
                     unknown_key(unknown, entry, &KEYS, reporter);
                     declaration.misspelt.extend(nearest(unknown, KEYS));

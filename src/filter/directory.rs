@@ -15,7 +15,8 @@ use super::{FilterSet, parse_filter};
 use crate::diagnostic::{Diagnostic, Severity, nearest};
 use crate::yaml;
 
-pub(super) const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+/// The ends of filter files' names.
+pub const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// The deepest directory below the filter directory.
 pub(super) const MAX_DEPTH: usize = 8;
@@ -243,7 +244,6 @@ impl Walk {
     /// The name so far with one more segment, where that is a good one; several of them, where `__`
     /// stands for a `/`.
     fn segment(&mut self, path: &Path, prefix: &str, segment: &str) -> Option<String> {
-        let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-';
         let segment = segment.replace("__", "/");
         let mut parts = segment.split('/');
         let name = format!("{prefix}{segment}");
@@ -260,6 +260,21 @@ impl Walk {
         }
         Some(name)
     }
+}
+
+/// Whether a file of this path below the directory, without its extension, makes a stream.
+pub fn is_stream_name(name: &str) -> bool {
+    let is_part =
+        |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(is_good);
+    name.len() <= MAX_NAME_BYTES
+        && !name.contains("__")
+        && name.split('/').count() <= MAX_DEPTH
+        && name.split('/').all(is_part)
+}
+
+/// The characters of a stream's name, between its `/`.
+fn is_good(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-'
 }
 
 /// Reads one file, within bounds.

@@ -5,6 +5,7 @@
 //! `$` keys stay as they are, for the matcher to judge.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use bson::oid::ObjectId;
 use bson::raw::CString;
@@ -12,8 +13,8 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timestamp, Uuid};
 
 use super::{suspect, value};
-use crate::diagnostic::Reporter;
-use crate::yaml::{Entry, Kind, Node, Place, Scalar, Typed};
+use crate::diagnostic::{Diagnostic, Reporter, Severity};
+use crate::yaml::{self, Entry, Kind, Node, Place, Scalar, Typed};
 
 /// A document as far as it could be read.
 pub(super) struct Read {
@@ -36,16 +37,48 @@ pub(super) fn document(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Rea
         );
         return None;
     };
-    let mut reader = Reader { reporter, broken: HashSet::new(), expressions: 0 };
+    let mut reader = Reader { reporter, broken: HashSet::new(), expressions: 0, is_wary: true };
     let document = reader.fields(entries);
     Some(Read { document, broken: reader.broken })
 }
 
 /// Any value. `None` after an error, which is reported.
 pub(super) fn any(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
-    let mut reader = Reader { reporter, broken: HashSet::new(), expressions: 0 };
+    read_any(node, true, reporter)
+}
+
+/// Any value of JSON, such as a claim: texts are not doubted.
+pub(super) fn json(node: &Node, reporter: &mut Reporter<'_>) -> Option<Bson> {
+    read_any(node, false, reporter)
+}
+
+fn read_any(node: &Node, is_wary: bool, reporter: &mut Reporter<'_>) -> Option<Bson> {
+    let mut reader = Reader { reporter, broken: HashSet::new(), expressions: 0, is_wary };
     let value = reader.any(node);
     reader.broken.is_empty().then_some(value)
+}
+
+/// A text that is one document, in YAML or JSON, with Extended JSON for the types that they lack.
+/// `path` is only for showing.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_document(path: &Path, text: &str) -> Result<Document, Vec<Diagnostic>> {
+    let mut reporter = Reporter::new(path, text);
+    match yaml::parse(text) {
+        Ok(Some(node)) => match json(&node, &mut reporter) {
+            Some(Bson::Document(document)) => return Ok(document),
+            Some(_) => reporter.error(node.place, "not a document", "write { _id: 1, … }"),
+            None => {}
+        },
+        Ok(None) => reporter.error(Place::START, "there is nothing in it", "write a document"),
+        Err(problems) => {
+            for yaml::Problem { place, message, hint } in problems {
+                reporter.add(Severity::Error, place, message, hint);
+            }
+        }
+    }
+    Err(reporter.finish())
 }
 
 struct Reader<'r, 'a> {
@@ -53,6 +86,9 @@ struct Reader<'r, 'a> {
     broken: HashSet<Place>,
     /// How many `$expr` are around.
     expressions: usize,
+    /// Whether texts that look like something else are told: of claims, which are JSON, they are
+    /// just that.
+    is_wary: bool,
 }
 
 impl Reader<'_, '_> {
@@ -85,7 +121,14 @@ impl Reader<'_, '_> {
     /// Null after an error.
     fn any(&mut self, node: &Node) -> Bson {
         let value = match &node.kind {
-            Kind::Scalar(scalar) => scalar_value(node, scalar, self.expressions > 0, self.reporter),
+            Kind::Scalar(scalar) => {
+                if self.is_wary
+                    && let Some(found) = suspect::look_at(scalar, self.expressions > 0)
+                {
+                    self.reporter.warning(node.place, found.message, found.hint);
+                }
+                scalar_value(node, scalar, self.reporter)
+            }
             Kind::Sequence(items) => {
                 Some(Bson::Array(items.iter().map(|item| self.any(item)).collect()))
             }
@@ -126,12 +169,7 @@ fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -
         .ok()
 }
 
-fn scalar_value(
-    node: &Node,
-    scalar: &Scalar,
-    is_expression: bool,
-    reporter: &mut Reporter<'_>,
-) -> Option<Bson> {
+fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Option<Bson> {
     if scalar.is_plain && scalar.text.is_empty() {
         reporter.error(node.place, "a value is missing", "write null where null is meant");
         return None;
@@ -156,12 +194,7 @@ fn scalar_value(
             Err(_) => Bson::Int64(value),
         }),
         Ok(Typed::Double(value)) => Some(Bson::Double(value)),
-        Ok(Typed::String(text)) => {
-            if let Some(found) = suspect::look_at(scalar, is_expression) {
-                reporter.warning(node.place, found.message, found.hint);
-            }
-            Some(Bson::String(text.to_owned()))
-        }
+        Ok(Typed::String(text)) => Some(Bson::String(text.to_owned())),
         Err(ambiguous) => {
             reporter.error(node.place, ambiguous.message, ambiguous.hint);
             None

@@ -15,6 +15,7 @@ mod claims;
 mod contradiction;
 mod declaration;
 mod directory;
+mod example;
 mod json;
 mod limits;
 mod literal;
@@ -24,6 +25,8 @@ mod namespace;
 mod params;
 mod resolve;
 mod same;
+mod scaffold;
+mod schema;
 mod stamp;
 mod suspect;
 mod tree;
@@ -43,10 +46,14 @@ pub use crate::diagnostic::{Diagnostic, Severity};
 pub use access::{Access, AccessRule};
 pub use bind::{BindError, Bound, BoundValues, ParamError};
 pub use check::{CheckReport, check};
-pub use directory::{Loaded, load_directory};
+pub use directory::{EXTENSIONS, Loaded, is_stream_name, load_directory};
+pub use example::{Example, Expect};
+pub use literal::parse_document;
 pub use namespace::Namespace;
 pub use params::{Param, Params};
 pub use resolve::parse_filter;
+pub use scaffold::{Seen, scaffold};
+pub use schema::schema;
 pub use stamp::{Stamp, stamp};
 pub use value::ParamType;
 
@@ -66,6 +73,9 @@ pub struct Filter {
     pub full_document: FullDocument,
     pub before_image: FullDocumentBeforeChange,
     pub access: Access,
+    pub examples: Vec<Example>,
+    /// Without a message: to report what is found out later about the collection.
+    pub at_collection: Diagnostic,
     /// Of a protected stream: what to say where nobody can sign in.
     needs_source: Option<Diagnostic>,
     /// What is allowed but probably not meant.
@@ -145,7 +155,7 @@ pub enum FullDocument {
 }
 
 impl FullDocument {
-    const KNOWN: [(FullDocument, &str); 4] = [
+    pub(super) const KNOWN: [(FullDocument, &str); 4] = [
         (FullDocument::Default, "default"),
         (FullDocument::UpdateLookup, "updateLookup"),
         (FullDocument::WhenAvailable, "whenAvailable"),
@@ -175,7 +185,7 @@ pub enum FullDocumentBeforeChange {
 }
 
 impl FullDocumentBeforeChange {
-    const KNOWN: [(FullDocumentBeforeChange, &str); 3] = [
+    pub(super) const KNOWN: [(FullDocumentBeforeChange, &str); 3] = [
         (FullDocumentBeforeChange::Off, "off"),
         (FullDocumentBeforeChange::WhenAvailable, "whenAvailable"),
         (FullDocumentBeforeChange::Required, "required"),

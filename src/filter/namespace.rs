@@ -16,6 +16,14 @@ const MAX_DATABASE_BYTES: usize = 63;
 const MAX_BYTES: usize = 255;
 
 impl Namespace {
+    /// Reads `db.coll` or `db.*`.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    pub fn read(text: &str) -> Result<Namespace, (String, &'static str)> {
+        Namespace::parse(text)
+    }
+
     /// Reads `db.coll` or `db.*`. The error is what is wrong, and a hint.
     pub(super) fn parse(text: &str) -> Result<Namespace, (String, &'static str)> {
         const EXAMPLE: &str = "write database.collection, or database.* for the whole database";

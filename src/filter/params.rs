@@ -14,7 +14,7 @@ use crate::matcher::pattern::Budget;
 use crate::yaml::{Entry, Node, Place};
 
 /// The most that `maxLength` may be, in characters.
-const MAX_LENGTH: usize = 16 * 1024;
+pub(super) const MAX_LENGTH: usize = 16 * 1024;
 /// The most values of an array, and the most parameters of a filter.
 pub(super) const MAX_VALUES: usize = 100;
 const MAX_PARAMS: usize = 100;
@@ -27,7 +27,7 @@ const MAX_NAME_BYTES: usize = 64;
 pub(super) const RESERVED: [&str; 6] =
     ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
 
-const KEYS: [&str; 8] =
+pub(super) const KEYS: [&str; 8] =
     ["type", "required", "default", "enum", "min", "max", "maxLength", "pattern"];
 
 /// The declared parameters, in the order in which they are written.

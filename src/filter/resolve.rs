@@ -11,7 +11,7 @@ use super::tree::Tree;
 use super::value::ParamType;
 use super::{
     Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
-    advice, contradiction, json, literal, mistakes, params,
+    advice, contradiction, example, json, literal, mistakes, params,
 };
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::pattern::TOTAL_BYTES;
@@ -85,6 +85,8 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         word(entry, &FullDocumentBeforeChange::KNOWN, reporter)
             .unwrap_or(FullDocumentBeforeChange::Off)
     });
+    let examples = declaration.examples;
+    let examples = examples.map(|entry| example::read(entry, before_image, reporter));
     let access = match declaration.access {
         Some(entry) => access::read(entry, &params, reporter).inspect(|access| {
             let declared = (&params, declaration.params);
@@ -131,6 +133,13 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         full_document,
         before_image,
         access: access?,
+        examples: examples.unwrap_or_default(),
+        at_collection: reporter.make(
+            Severity::Warning,
+            declaration.collection.map_or(Place::START, |entry| entry.value.place),
+            String::new(),
+            None,
+        ),
         needs_source,
         warnings: Vec::new(),
         meaning,

@@ -4,7 +4,7 @@
 
 use bson::DateTime;
 
-use crate::yaml::Scalar;
+use crate::yaml::{Scalar, Typed};
 
 /// What is odd about a text, and what to write instead.
 pub(super) struct Suspicion {
@@ -21,7 +21,8 @@ const MAX_SHOWN_CHARS: usize = 48;
 /// Quotes say "text", and are believed unless the text is one that nobody compares with.
 pub(super) fn look_at(scalar: &Scalar, is_expression: bool) -> Option<Suspicion> {
     let text = scalar.text.trim();
-    if scalar.is_tagged || text.is_empty() {
+    let is_text = matches!(scalar.typed(), Ok(Typed::String(_)));
+    if scalar.is_tagged || text.is_empty() || !is_text {
         return None;
     }
     if let Some(found) = shell_call(text).or_else(|| placeholder(text)) {

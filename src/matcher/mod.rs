@@ -26,11 +26,13 @@ pub(crate) mod pattern;
 pub mod projection;
 mod schema;
 mod types;
+mod why;
 mod write;
 
 use crate::event::raw::Value;
 use bind::OpenNode;
 use eval::{BoundNode, Subject};
+pub use why::Objection;
 
 /// One step from the root of a `match` or `project` declaration to a place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::event::json::write_relaxed_document;
 use crate::feed::routes::index;
 use crate::feed::{Collections, FeedKey};
-use crate::filter::{BindError, Bound, Filter, FilterSet, Operations};
+use crate::filter::{Access, BindError, Bound, Filter, FilterSet, Operations};
 use crate::upstream::cursor;
 
 /// One stream, explained.
@@ -23,6 +23,8 @@ pub struct Explanation {
     pub shared_with: Vec<String>,
     /// The stages after `$changeStream`, in relaxed Extended JSON.
     pub pipeline: Vec<Value>,
+    /// Who may open it.
+    pub access: Value,
     pub operations: Vec<&'static str>,
     /// The conditions as declared, in relaxed Extended JSON.
     pub declared: Value,
@@ -60,6 +62,11 @@ impl Explanation {
             shared_with: sharing.iter().map(|other| other.name.clone()).collect(),
             pipeline: cursor::pipeline(&collections).iter().map(relaxed).collect(),
             upstream,
+            access: match &filter.access {
+                Access::Public => json!("public"),
+                Access::Authenticated => json!("authenticated"),
+                Access::Match(rule) => json!({ "match": relaxed(rule.template.declared()) }),
+            },
             operations: Operations::names(filter.operations).collect(),
             declared: relaxed(filter.template.declared()),
             values: values
@@ -83,6 +90,7 @@ impl Explanation {
                 "pipeline": self.pipeline,
             },
             "sidecar": {
+                "access": self.access,
                 "operations": self.operations,
                 "match": self.declared,
                 "values": values,
@@ -124,6 +132,10 @@ impl fmt::Display for Explanation {
             }
         }
         writeln!(f, "\nin the sidecar: once for all clients with the same values")?;
+        match &self.access {
+            Value::String(word) => writeln!(f, "  access       {word}")?,
+            rule => writeln!(f, "  access       {rule}")?,
+        }
         writeln!(f, "  operations   {}", self.operations.join(", "))?;
         writeln!(f, "  match        {}", self.declared)?;
         for (name, value) in &self.values {

@@ -6,7 +6,9 @@
 pub mod catalog;
 pub mod connection;
 pub mod control;
+pub mod examples;
 pub mod explain;
 pub mod reload;
 pub mod subscription;
 pub mod survey;
+pub mod trial;

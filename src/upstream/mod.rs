@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod inspection;
 mod large;
 pub mod replay;
+pub mod sample;
 pub mod trouble;
 
 use std::sync::Arc;

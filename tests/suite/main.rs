@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod docs;
 mod events;
+mod examples;
 mod forwarding;
 mod generate;
 mod generate_schema;

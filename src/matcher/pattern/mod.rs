@@ -102,6 +102,11 @@ impl Pattern {
         Ok(Pattern { source: source.to_owned(), options: options.into_iter().collect(), regex })
     }
 
+    /// As written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Whether a text matches. What is not UTF-8 matches nothing, as in `mongod`.
     pub fn is_in(&self, text: &[u8]) -> bool {
         std::str::from_utf8(text).is_ok_and(|text| self.regex.is_match(text))

@@ -1,0 +1,115 @@
+//! `sidestream new`: writes a commented filter file, from the collection's name or from what is in
+//! it. Never overwrites.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::settings::SettingsFile;
+use super::{BAD_INPUT, UNAVAILABLE};
+use crate::config::MongodbUri;
+use crate::filter::{self, Namespace};
+use crate::upstream::connect::ProbeError;
+use crate::upstream::sample::{self, Sample};
+
+#[derive(Args)]
+pub struct NewArgs {
+    /// The stream's name: the file's path below the filter directory, without .yaml
+    stream: String,
+    /// What it is about: database.collection, or database.* for the whole database
+    #[arg(long, value_name = "DB.COLL")]
+    collection: String,
+    /// Look at the collection there: fields and types of a sample, indexes, pre-images
+    #[arg(long, value_name = "URI")]
+    mongodb: Option<String>,
+    /// The directory of filter files [default: `filters` of the settings]
+    #[arg(long, value_name = "DIR")]
+    filters: Option<PathBuf>,
+    #[command(flatten)]
+    file: SettingsFile,
+}
+
+pub fn new(args: &NewArgs) -> ExitCode {
+    match try_new(args) {
+        Ok(path) => {
+            println!("{}: written; `sidestream check` checks it", path.display());
+            ExitCode::SUCCESS
+        }
+        Err((code, message)) => {
+            let head = if message.contains("error:") { "" } else { "error: " };
+            eprintln!("{head}{message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
+    let bad = |message: String| (BAD_INPUT, message);
+    let namespace = Namespace::read(&args.collection)
+        .map_err(|(message, hint)| bad(format!("--collection: {message}; {hint}")))?;
+    let dir = args.file.filters(args.filters.as_deref()).map_err(bad)?;
+    if !filter::is_stream_name(&args.stream) {
+        return Err(bad(format!(
+            "`{}` cannot be a stream's name: use letters, digits and _ . -, with / between \\
+             directories",
+            args.stream
+        )));
+    }
+    let path = dir.join(format!("{}.yaml", args.stream));
+    if let Some(other) = existing(&dir, &args.stream) {
+        return Err(bad(format!(
+            "the stream `{}` is there already: {}; choose another name, or edit that file",
+            args.stream,
+            other.display()
+        )));
+    }
+    let sample = match &args.mongodb {
+        Some(uri) => Some(look(uri, &namespace)?),
+        None => None,
+    };
+    let text = filter::scaffold(&namespace, sample.as_ref().map(|sample| &sample.seen));
+    write(&path, &text)
+        .map_err(|error| bad(format!("cannot write {}: {error}", path.display())))?;
+    Ok(path)
+}
+
+/// A file that already makes this stream, whatever its extension.
+fn existing(dir: &Path, stream: &str) -> Option<PathBuf> {
+    let flat = stream.replace('/', "__");
+    let names = [stream, &flat].into_iter();
+    let mut paths = names.flat_map(|name| {
+        filter::EXTENSIONS.into_iter().map(move |extension| format!("{name}.{extension}"))
+    });
+    paths.map(|name| dir.join(name)).find(|path| path.exists())
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    // Fails where the file has come meanwhile.
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    match file.write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
+        outcome => outcome,
+    }
+}
+
+fn look(uri: &str, namespace: &Namespace) -> Result<Sample, (u8, String)> {
+    let uri = MongodbUri::parse(uri).map_err(|invalid| {
+        (BAD_INPUT, format!("--mongodb: {}; {}", invalid.message, invalid.hint))
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| (UNAVAILABLE, format!("no runtime could be started: {error}")))?;
+    runtime.block_on(sample::look(&uri, namespace)).map_err(|error| match error {
+        ProbeError::Unavailable(reason) => {
+            (UNAVAILABLE, format!("MongoDB is unavailable: {reason}"))
+        }
+        ProbeError::Unusable(reason) | ProbeError::Invalid(reason) => (BAD_INPUT, reason),
+    })
+}

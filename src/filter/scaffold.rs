@@ -1,0 +1,219 @@
+//! A filter file to begin with: what `sidestream new` writes.
+
+use std::fmt::Write;
+
+use super::Namespace;
+
+/// What a look at a collection has shown. No values: the file may go into a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How many documents were looked at.
+    pub documents: usize,
+    /// Top-level fields but `_id`, the most common first, each with its BSON types.
+    pub fields: Vec<(String, Vec<&'static str>)>,
+    /// The fields of each index but that on `_id`.
+    pub indexes: Vec<Vec<String>>,
+    /// Whether the collection records pre-images; `None`: that could not be seen.
+    pub has_pre_images: Option<bool>,
+}
+
+/// So many fields are listed.
+const MAX_FIELDS: usize = 40;
+
+/// The text of the file.
+pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
+    let mut out = String::new();
+    let collection = namespace.collection.as_deref();
+    let what = collection.unwrap_or("Everything in the database");
+    let nothing = Seen::default();
+    let fields = seen.unwrap_or(&nothing);
+    let first = fields.fields.first().map(|(name, _)| name.as_str()).filter(|name| is_plain(name));
+    // Writing to a text does not fail.
+    let _ = write!(
+        out,
+        "# For completion in an editor: `sidestream schema filter > filter.schema.json`, and as the first\n\
+         # line of this file:\n\
+         # yaml-language-server: $schema=../filter.schema.json\n\n\
+         description: Changes of {what}\n\n\
+         # database.collection, as MongoDB names them.\n\
+         collection: {}\n",
+        quoted(&namespace.to_string())
+    );
+    if let Some(seen) = seen {
+        list_fields(seen, &mut out);
+    }
+    let example = first.unwrap_or("status");
+    let _ = write!(
+        out,
+        "\n# Which documents: MongoDB's query language, on the document after the change.\n\
+         # {{ $param: name }} is what a client sends, {{ $claim: name }} what is known of the caller.\n\
+         # match:\n\
+         #   customer: {{ $claim: sub, type: objectId }}\n\
+         #   {example}: {{ $param: {example} }}\n\
+         # params:\n\
+         #   {example}: {{ type: string, required: false }}\n\n\
+         # Which fields leave the server, as in find(). Without it, all of them do.\n"
+    );
+    let shown: Vec<&str> =
+        fields.fields.iter().map(|(name, _)| name.as_str()).filter(|name| is_plain(name)).collect();
+    match shown.as_slice() {
+        [] => out.push_str("# project: { status: 1, total: 1 }\n"),
+        shown => {
+            let listed: Vec<String> =
+                shown.iter().take(MAX_FIELDS).map(|name| format!("{name}: 1")).collect();
+            let _ = writeln!(out, "# project: {{ {} }}", listed.join(", "));
+        }
+    }
+    images(collection, fields.has_pre_images, &mut out);
+    out.push_str(
+        "\n# Who may listen: public, authenticated, or { match: { role: admin } } on the claims.\n\
+         # There is no default. `authenticated` needs `auth` in the settings.\n\
+         access: authenticated\n\n\
+         # Tests, run by `sidestream check`.\n\
+         # examples:\n\
+         #   - claims: { sub: ada }\n\
+         #     after: { _id: 1 }\n\
+         #     expect: sent\n",
+    );
+    out
+}
+
+fn list_fields(seen: &Seen, out: &mut String) {
+    if seen.documents == 0 {
+        out.push_str("# There are no documents in it yet.\n");
+        return;
+    }
+    let _ = writeln!(out, "#\n# Seen in {} documents:", seen.documents);
+    let widest = seen.fields.iter().take(MAX_FIELDS).map(|(name, _)| name.chars().count()).max();
+    let width = widest.unwrap_or_default().min(30);
+    for (name, types) in seen.fields.iter().take(MAX_FIELDS) {
+        let _ = writeln!(out, "#   {:width$}  {}", escaped(name), types.join(", "));
+    }
+    if seen.fields.len() > MAX_FIELDS {
+        let _ = writeln!(out, "#   … and {} more", seen.fields.len() - MAX_FIELDS);
+    }
+    for index in &seen.indexes {
+        let fields: Vec<String> = index.iter().map(|field| escaped(field)).collect();
+        let _ = writeln!(out, "# Index: {}", fields.join(", "));
+    }
+}
+
+fn images(collection: Option<&str>, has_pre_images: Option<bool>, out: &mut String) {
+    out.push_str(
+        "\n# A delete carries only its key. With the document before the change, deletes and documents\n\
+         # that leave the filter can be told, and events say `view`: enter, stay or leave.\n",
+    );
+    let name = collection.unwrap_or("NAME");
+    let command = format!(
+        "db.runCommand({{ collMod: {name:?}, changeStreamPreAndPostImages: {{ enabled: true }} }})"
+    );
+    match has_pre_images {
+        Some(true) => {
+            out.push_str("# The collection records it.\nfullDocumentBeforeChange: whenAvailable\n")
+        }
+        Some(false) => {
+            let _ = write!(
+                out,
+                "# The collection does not record it yet:\n#   {command}\n\
+                 # fullDocumentBeforeChange: whenAvailable\n"
+            );
+        }
+        None => {
+            let _ = write!(
+                out,
+                "# The collection has to record it:\n#   {command}\n\
+                 # fullDocumentBeforeChange: whenAvailable\n"
+            );
+        }
+    }
+}
+
+/// Whether a field's name needs no quotes, in braces either.
+fn is_plain(name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(is_word)
+        && name.len() <= 60
+}
+
+/// A name as it may stand in a comment: on one line.
+fn escaped(name: &str) -> String {
+    name.escape_debug().take(60).collect()
+}
+
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if text.chars().all(is_plain) && text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return text.to_owned();
+    }
+    serde_json::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::parse_filter;
+    use super::*;
+
+    fn check(text: &str) {
+        let filter = parse_filter("orders", Path::new("orders.yaml"), text)
+            .unwrap_or_else(|found| panic!("{text}\n{found:#?}"));
+        assert!(filter.warnings.is_empty(), "{text}\n{:#?}", filter.warnings);
+        assert!(text.lines().all(|line| line.chars().count() <= 400));
+    }
+
+    #[test]
+    fn what_is_written_is_a_good_file() {
+        let namespace = |text| Namespace::read(text).unwrap();
+        for name in ["shop.orders", "shop.*", "shop.my orders", "shop.a'b\"c", "1shop.x: y"] {
+            check(&scaffold(&namespace(name), None));
+            check(&scaffold(&namespace(name), Some(&Seen::default())));
+        }
+        let seen = Seen {
+            documents: 100,
+            fields: vec![
+                ("status".into(), vec!["string"]),
+                ("total".into(), vec!["int", "double"]),
+                ("odd: {\n$name".into(), vec!["object"]),
+            ],
+            indexes: vec![vec!["status".into(), "placed".into()]],
+            has_pre_images: Some(true),
+        };
+        let text = scaffold(&namespace("shop.orders"), Some(&seen));
+        check(&text);
+        for line in [
+            "#   total          int, double",
+            "# Index: status, placed",
+            "fullDocumentBeforeChange: whenAvailable",
+            "# project: { status: 1, total: 1 }",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    /// What is commented out is right, too.
+    #[test]
+    fn the_comments_are_good_as_well() {
+        let text = scaffold(&Namespace::read("shop.orders").unwrap(), None);
+        let uncommented: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.starts_with(' ') && !rest.contains("db.runCommand") => {
+                    format!("{rest}\n")
+                }
+                Some(rest)
+                    if ["match:", "params:", "project:", "fullDocument", "examples:"]
+                        .iter()
+                        .any(|key| rest.starts_with(key)) =>
+                {
+                    format!("{rest}\n")
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        assert!(uncommented.contains("\nmatch:\n  customer:"), "{uncommented}");
+        let uncommented = uncommented.replace("    expect: sent", "    expect: none");
+        check(&uncommented);
+    }
+}
