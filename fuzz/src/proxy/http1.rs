@@ -2,3 +2,5 @@
 
 #[path = "../../../src/proxy/http1/answer.rs"]
 pub mod answer;
+#[path = "../../../src/proxy/http1/request.rs"]
+pub mod request;

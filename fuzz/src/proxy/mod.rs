@@ -5,8 +5,15 @@ pub mod app;
 pub mod chunks;
 #[path = "../../../src/proxy/date.rs"]
 pub mod date;
+#[path = "../../../src/proxy/forwarded.rs"]
+pub mod forwarded;
 #[path = "../../../src/proxy/gate.rs"]
 pub mod gate;
 pub mod http1;
+pub mod http2;
 #[path = "../../../src/proxy/path.rs"]
 pub mod path;
+
+pub mod side {
+    pub use super::forwarded::Side;
+}

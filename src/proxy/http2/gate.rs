@@ -48,10 +48,18 @@ fn check_target(request: &Parts) -> Result<(), &'static str> {
         return Err("the request's scheme is neither http nor https");
     }
     let target = request.uri.path_and_query().map_or("", |target| target.as_str());
+    if !target.bytes().all(is_target_byte) {
+        return Err("the request target contains a character that it may not");
+    }
     match target.starts_with('/') || (target == "*" && request.method == http::Method::OPTIONS) {
         true => Ok(()),
         false => Err("the request target is no path"),
     }
+}
+
+/// As in HTTP/1, where others would end a target. A fragment is cut off by the library.
+fn is_target_byte(byte: u8) -> bool {
+    byte > b' ' && byte != 0x7f && byte != b'#'
 }
 
 fn check_host(request: &Parts) -> Result<(), &'static str> {
