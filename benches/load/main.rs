@@ -19,6 +19,7 @@ mod crowd;
 mod cursors;
 mod fanout;
 mod holders;
+mod hostile;
 mod idle;
 mod latency;
 mod mongo;
@@ -46,7 +47,8 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 7] = ["idle", "fanout", "latency", "proxy", "mongodb", "secure", "rollout"];
+const GROUPS: [&str; 8] =
+    ["idle", "fanout", "latency", "proxy", "mongodb", "secure", "hostile", "rollout"];
 
 /// What a group of rows needs.
 pub struct Bench {
@@ -176,6 +178,7 @@ fn run(group: &str, bench: &mut Bench) {
         "proxy" => proxy::run(bench),
         "mongodb" => cursors::run(bench),
         "secure" => secure::run(bench),
+        "hostile" => hostile::run(bench),
         _ => rollout::run(bench),
     }
 }

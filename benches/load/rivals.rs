@@ -99,6 +99,26 @@ pub fn nginx(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     Start { program, config: "nginx.conf", words: &words, env: &[], arguments }.start(dir)
 }
 
+/// nginx with TLS and HTTP/2, for attacks.
+pub fn nginx_hostile(
+    dir: &Path,
+    app: SocketAddr,
+    tls: u16,
+    http2: u16,
+    (cert, key): (&Path, &Path),
+) -> Result<Rival, String> {
+    let program = installed("nginx")?;
+    let words = [
+        ("APP", app.to_string()),
+        ("TLS", tls.to_string()),
+        ("H2", http2.to_string()),
+        ("CERT", cert.display().to_string()),
+        ("KEY", key.display().to_string()),
+    ];
+    let arguments = &nginx_arguments;
+    Start { program, config: "nginx-hostile.conf", words: &words, env: &[], arguments }.start(dir)
+}
+
 /// nginx with the Nchan module, which fans out what is posted to it.
 pub fn nchan(dir: &Path) -> Result<Rival, String> {
     const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";

@@ -103,7 +103,7 @@ fn measure<T>(
     Ok(after.saturating_sub(before) as f64 / streams as f64)
 }
 
-fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
+pub fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
     let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
     let signed = signed.expect("a certificate");
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
@@ -136,14 +136,19 @@ async fn http2(address: SocketAddr, streams: usize) -> Open<(Vec<Incoming>, Vec<
     Ok((bodies, senders))
 }
 
-async fn tls(address: SocketAddr, cert: &Path, streams: usize) -> Open<Vec<TlsStream<TcpStream>>> {
+/// Trusts this certificate and no other.
+pub fn connector(cert: &Path) -> Open<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(cert)?)?;
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+async fn tls(address: SocketAddr, cert: &Path, streams: usize) -> Open<Vec<TlsStream<TcpStream>>> {
+    let connector = connector(cert)?;
     let mut open = Vec::new();
     for number in 0..streams {
         let tcp = TcpStream::connect(address).await?;

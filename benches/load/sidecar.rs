@@ -17,6 +17,8 @@ pub struct How<'a> {
     pub tls: Option<(&'a Path, &'a Path)>,
     /// Worker threads; its own choice where there is none.
     pub threads: Option<usize>,
+    /// How many descriptors it may have; the system's limit where there is none.
+    pub descriptors: Option<u32>,
 }
 
 pub struct Sidecar {
@@ -32,7 +34,7 @@ impl Sidecar {
         let filters = filters(dir);
         let (address, admin) = (loopback(free_port()), loopback(free_port()));
         let app = how.app.unwrap_or(loopback(9));
-        let arguments = [
+        let mut arguments = vec![
             "run".to_owned(),
             format!("--listen={address}"),
             format!("--admin={admin}"),
@@ -52,7 +54,14 @@ impl Sidecar {
             env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let began = Instant::now();
         let log = log_in(dir, &format!("sidestream-{}", address.port()));
-        let process = Process::start(program, &arguments, &env, &log);
+        let mut program = program.to_owned();
+        if let Some(most) = how.descriptors {
+            let limited = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+            let shell = ["-c".to_owned(), limited, program.display().to_string()];
+            arguments.splice(0..0, shell);
+            program = PathBuf::from("sh");
+        }
+        let process = Process::start(&program, &arguments, &env, &log);
         while get(admin, "/readyz").is_none_or(|(status, _)| status != 200) {
             assert!(began.elapsed() < PATIENCE, "it is not ready: {}", process.said());
             std::thread::sleep(Duration::from_millis(1));

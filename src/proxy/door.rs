@@ -70,6 +70,7 @@ impl Door {
         let peer = socket.peer();
         // Nobody else notices clients that are gone without a word while they wait for the app.
         socket.limit_unacknowledged();
+        socket.limit_unsent();
         socket.probe();
         if socket.is_h2() {
             return Box::pin(http2::serve(self.site, socket, BytesMut::new(), guest)).await;

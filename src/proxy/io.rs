@@ -18,6 +18,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// What the kernel keeps of bytes that it cannot send yet. It would keep megabytes for each client that
+/// does not read, and count them as ours.
+pub const MAX_UNSENT: u32 = 256 * 1024;
 /// How long bytes to a client may stay unacknowledged, where that is limited.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,11 @@ impl Socket {
     /// vanished client is noticed only after many retransmissions.
     pub fn limit_unacknowledged(&self) {
         let _ = socket2::SockRef::from(self.tcp()).set_tcp_user_timeout(Some(USER_TIMEOUT));
+    }
+
+    /// Lets the kernel keep little of what the client does not take.
+    pub fn limit_unsent(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_notsent_lowat(MAX_UNSENT);
     }
 
     /// What TCP has found out about the peer since the last look.

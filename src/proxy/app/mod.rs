@@ -20,6 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connections::Connections;
+use super::io::MAX_UNSENT;
 use super::tls::Secure;
 use crate::config::AppAddress;
 pub use connection::{Broken, Connection};
@@ -208,6 +209,8 @@ impl App {
     async fn connect_to(&self, address: SocketAddr) -> io::Result<Socket> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
+        // What an app does not take of uploads stays with the clients.
+        let _ = socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(MAX_UNSENT);
         match &self.shared.secure {
             None => Ok(Socket::Tcp(tcp)),
             Some(secure) => Ok(Socket::Tls(Box::new(secure.connect(tcp).await?))),

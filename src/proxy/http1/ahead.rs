@@ -44,22 +44,24 @@ impl Ahead {
     /// The app has taken something.
     pub fn has_moved(&mut self) {
         self.looks = 0;
-        if self.read.is_empty() {
-            self.leases = Vec::new();
-        }
     }
 
     pub fn has_read(&self) -> bool {
         !self.read.is_empty()
     }
 
-    /// What was read ahead, to be passed on now; `false` if that is nothing.
+    /// The app has taken all that was given to it: what was read ahead is next; `false` if that is
+    /// nothing.
     pub fn take(&mut self, to: &mut BytesMut) -> bool {
         if self.read.is_empty() {
+            if !self.leases.is_empty() {
+                (self.leases, self.is_full) = (Vec::new(), false);
+            }
             return false;
         }
         *to = std::mem::take(&mut self.read);
-        self.is_full = false;
+        // Until the app has taken that too, its memory is in use.
+        self.is_full = true;
         true
     }
 

@@ -263,10 +263,6 @@ impl<'a> Exchange<'a> {
             if !*is_first {
                 *buffer = BytesMut::new();
             }
-            // Who is answered already may have nothing more to say.
-            if self.down.stage != Stage::Head {
-                return Poll::Pending;
-            }
             return pause.poll_too_long(cx).map(|()| Err(Stop::Late));
         };
         room.is_slow |= pause.has_moved();
@@ -348,6 +344,8 @@ impl<'a> Exchange<'a> {
             if pause.has_moved() {
                 self.app.has_slow_client();
             }
+            // Who is answered may have nothing more to say for now.
+            self.up.pause.has_moved();
             *needs_flush = true;
             *is_out |= *stage != Stage::Head;
             self.watch.has_written();

@@ -240,6 +240,8 @@ struct Sending {
     pause: Pause,
     /// The app is waited for, and not the client.
     is_for_app: bool,
+    /// The client was sent something since the last look.
+    has_sent: bool,
 }
 
 impl Exchange {
@@ -298,14 +300,19 @@ impl Exchange {
         if self.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
-        let is_awaited = matches!(self.answer, Answer::Awaited(_));
-        if let Poll::Ready(Err(failure)) = self.upload.poll(app, is_awaited, cx) {
+        if let Poll::Ready(Err(failure)) = self.upload.poll(app, cx) {
             return Poll::Ready(Err(failure));
         }
         if self.upload.is_whole() && !self.upload.may_begin_again() {
             self.head = None;
         }
-        match self.poll_answer(app, cx) {
+        let answered = self.poll_answer(app, cx);
+        if let Answer::Sending(sending) = &mut self.answer
+            && mem::take(&mut sending.has_sent)
+        {
+            self.upload.has_answered();
+        }
+        match answered {
             Poll::Pending => self.poll_silence(cx).map(|()| Err(Failure::App(Broken::Silent))),
             ready => ready,
         }
@@ -367,6 +374,7 @@ impl Exchange {
                             room: BytesMut::new(),
                             pause: Pause::new(shared.site.patience.client),
                             is_for_app: false,
+                            has_sent: true,
                         }),
                     };
                 }
@@ -449,6 +457,7 @@ impl Sending {
         let sent = poll_send(&mut self.stream, cx, &mut self.piece, is_last);
         if self.piece.len() < before {
             self.pause.has_moved();
+            self.has_sent = true;
         }
         sent
     }

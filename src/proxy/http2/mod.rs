@@ -96,6 +96,7 @@ fn settings() -> Builder {
 pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, guest: Guest) {
     let peer = socket.peer().map(|peer| peer.ip());
     let pause = Pause::new(site.patience.client);
+    guest.rest();
     let shaking = settings().handshake::<_, Bytes>(Prefixed { read, socket, pause });
     // Boxed: done long before the connection is.
     let connection = match Box::pin(timeout(HANDSHAKE_DEADLINE, shaking)).await {
@@ -104,7 +105,6 @@ pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, guest: Guest
         Err(_) => return debug!("HTTP/2 handshake took too long"),
     };
     let drain = site.drain.clone();
-    guest.rest();
     let shared = Arc::new(Shared::new(site, peer, guest));
     let mut serving = Serving {
         connection,

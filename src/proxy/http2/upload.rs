@@ -87,22 +87,22 @@ impl Upload {
         self.is_ended && self.out.is_empty() && self.is_flushed && !self.is_deaf
     }
 
+    /// The client was sent something: it may have nothing more to say for now.
+    pub fn has_answered(&mut self) {
+        self.pause.has_moved();
+    }
+
     /// Ready when all is written, or nobody takes it.
     pub fn poll(
         &mut self,
         app: &mut Connection,
-        is_awaited: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
         while !self.is_deaf && !self.is_whole() {
             self.fill(cx)?;
             self.is_flushed &= self.out.is_empty();
             if self.out.is_empty() && self.is_flushed && !self.is_ended {
-                // Who is answered already may have nothing more to say.
                 self.out = BytesMut::new();
-                if !is_awaited {
-                    return Poll::Pending;
-                }
                 return self.pause.poll_too_long(cx).map(|()| Err(Failure::Late));
             }
             let before = self.out.len();
