@@ -1,5 +1,5 @@
-// A collection of documents that follows a Sidestream stream: `live`. Beneath it, each usable on its
-// own: `follow`, a stream that reconnects and resumes, and `collection`, what events make of documents.
+// A collection of documents that follows a Sidestream stream: `live`. Beneath it: `follow`, a stream
+// that reconnects and resumes, and `collection`, what events make of documents.
 
 const FINAL = ['unauthorized', 'filter-changed'];
 

@@ -10,6 +10,8 @@ The app is the tests' control too: they post to it what is to happen next.
     POST /relay/set  {"port": …, "mode": …, "cut": true}
     GET  /relay?port=N                    {"connections": …, "cuts": …}
     POST /restart    {"sidecar": 0, "signal": "TERM"}
+    POST /filter     {"name": "other", "more": "project: { text: 0 }"}    a filter file like that of the
+                     things, with another line; "more": null removes it
     POST /front/restart                   every proxy in front, one after the other
 """
 
@@ -53,7 +55,7 @@ class Sidecar:
     def __init__(self, name, directory, app, uri, host, ports, heartbeat):
         self.directory = directory / name
         (self.directory / "filters").mkdir(parents=True)
-        (self.directory / "filters" / "things.yaml").write_text(FILTER)
+        self.write_filter("things", "")
         (self.directory / "sidestream.yaml").write_text(SETTINGS.format(heartbeat=heartbeat))
         self.name, self.app, self.uri = name, app, uri
         self.starts = 0
@@ -62,6 +64,14 @@ class Sidecar:
 
     def address(self):
         return self.host, self.port
+
+    def write_filter(self, name, more):
+        file = self.directory / "filters" / f"{name}.yaml"
+        if more is None:
+            return file.unlink()
+        # All at once: half a file would be a mistake that the sidecar tells of.
+        (self.directory / "filter").write_text(f"{FILTER}{more}\n")
+        (self.directory / "filter").rename(file)
 
     def start(self):
         self.starts += 1
@@ -197,6 +207,10 @@ class App(BaseHTTPRequestHandler):
         elif self.path == "/restart":
             number = signal.Signals[f"SIG{body.get('signal', 'TERM')}"]
             stand.restarter.submit(stand.sidecars[body.get("sidecar", 0)].restart, number).result()
+            self.answer({})
+        elif self.path == "/filter":
+            for sidecar in stand.sidecars:
+                sidecar.write_filter(body["name"], body["more"])
             self.answer({})
         elif self.path == "/front/restart":
             for front in stand.fronts:

@@ -115,3 +115,44 @@ test('nothing is lost when the stream breaks before it had a position', async (t
   await until('the last document', () => things.get(sentinel));
   assert.deepEqual(keys.filter((key) => !things.get(key)), []);
 });
+
+// A stream of its own, so that editing its filter disturbs nobody.
+async function openOwn(name, t, options) {
+  const way = await relay();
+  const url = way.url.replace('things', name);
+  await post('/filter', { name, more: '' });
+  await until('the new stream', async () => {
+    const answer = await fetch(url);
+    await answer.body.cancel();
+    return answer.ok;
+  });
+  return { way, ...open(url, t, options) };
+}
+
+test('a reset loads the documents again', async (t) => {
+  let loads = 0;
+  const { things, heard } = await openOwn('edited', t, { load: () => (loads++, stored()) });
+  await until('the stream', () => things.status === 'live' && loads === 1);
+  await post('/filter', { name: 'edited', more: 'project: { text: 0 }' });
+  await until('the reset', () => heard.some(([event]) => event === 'reset'));
+  await until('the second load', () => loads === 2);
+  const [key] = ids(1);
+  await write(['insert', key]);
+  await until('the next document', () => things.get(key));
+  assert.equal(things.get(key).text, undefined);
+});
+
+test('a stream that has ended for good is not asked for again', async (t) => {
+  const { things, way } = await openOwn('removed', t);
+  await until('the stream', () => things.status === 'live');
+  const { connections } = await way.state();
+  await post('/filter', { name: 'removed', more: null });
+  await until('the end', () => things.status === 'ended');
+  assert.equal(things.error.message, 'filter-changed');
+  // Another stream that reconnects as eagerly has come back by now, several times.
+  const other = await relay({ mode: 'down' });
+  const eager = follow(other.url, { ...quick, onEvent() {} });
+  t.after(() => eager.close());
+  await until('six attempts', async () => (await other.state()).connections >= 6);
+  assert.equal((await way.state()).connections, connections);
+});

@@ -113,6 +113,22 @@ class FollowTest(unittest.TestCase):
         self.assertEqual(refused.exception.status, 404)
         self.assertIn("there is no stream", str(refused.exception))
 
+    def test_the_end_is_the_last_event(self):
+        name = "ended"
+        post("/filter", name=name, more="")
+        port = relay()
+        while True:
+            try:
+                stream = follow(url(port, name), **QUICK)
+                self.assertEqual(next(stream).type, "ready")
+                break
+            except Refused:
+                # The sidecar has not read the new file yet.
+                continue
+        post("/filter", name=name, more=None)
+        told = list(stream)
+        self.assertEqual([(event.type, event.data) for event in told], [("end", {"reason": "filter-changed"})])
+
     def test_a_url_that_cannot_be_asked_is_raised(self):
         with self.assertRaises(httpx.UnsupportedProtocol):
             next(follow("shop.example/_events/orders"))
