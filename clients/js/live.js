@@ -93,11 +93,14 @@ export function follow(url, {
   }
 
   async function poll() {
-    for (let isFirst = true; !isClosed && Date.now() < pollUntil; isFirst = false) {
-      const wasResumed = id !== '';
+    for (let isReady = false; !isClosed && Date.now() < pollUntil;) {
+      const [before, asked] = [id, Date.now()];
       const { events, resume } = await (await ask('application/json')).json();
       events.forEach(emit);
-      emit(isFirst || !wasResumed ? { event: 'ready', data: {}, id: resume } : { id: resume });
+      if (resume) emit(isReady ? { id: resume } : { event: 'ready', data: {}, id: resume });
+      isReady ||= Boolean(resume);
+      // Nothing, and at once: about to go. Asking again at once would be a storm.
+      if (!events.length && id === before && Date.now() - asked < 1000) return;
     }
   }
 

@@ -35,7 +35,7 @@ def environment(stand, **more):
     return {**os.environ, "APP": f"http://127.0.0.1:{stand.app.server_port}", "RECIPES": str(RECIPES), **more}
 
 
-def run(name, command, seconds=180, **options):
+def run(name, command, seconds=120, **options):
     """A tool or a test of its own: its output is shown when it fails."""
     try:
         done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, text=True, timeout=seconds,
@@ -84,7 +84,7 @@ def part_fronts(stand, _cleanup, args):
     """The configurations of docs/in-front.md, with plain pages behind them."""
     with devtools.picking_ports():
         stand.fronts = fronts.start_documented(stand, args.only)
-    told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"], seconds=180 + args.silence,
+    told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"], seconds=120 + args.silence,
                env=environment(stand, SILENCE=str(args.silence),
                                FRONTS=json.dumps({each.name: each.port for each in stand.fronts})))
     for line in told.splitlines():

@@ -145,10 +145,10 @@ test('a reset loads the documents again', async (t) => {
 test('a stream that has ended for good is not asked for again', async (t) => {
   const { things, way } = await openOwn('removed', t);
   await until('the stream', () => things.status === 'live');
-  const { connections } = await way.state();
   await post('/filter', { name: 'removed', more: null });
   await until('the end', () => things.status === 'ended');
   assert.equal(things.error.message, 'filter-changed');
+  const { connections } = await way.state();
   // Another stream that reconnects as eagerly has come back by now, several times.
   const other = await relay({ mode: 'down' });
   const eager = follow(other.url, { ...quick, onEvent() {} });

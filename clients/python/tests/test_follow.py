@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+import time
 import unittest
 import urllib.request
 
@@ -117,6 +118,7 @@ class FollowTest(unittest.TestCase):
         name = "ended"
         post("/filter", name=name, more="")
         port = relay()
+        deadline = time.monotonic() + 20
         while True:
             try:
                 stream = follow(url(port, name), **QUICK)
@@ -124,7 +126,7 @@ class FollowTest(unittest.TestCase):
                 break
             except Refused:
                 # The sidecar has not read the new file yet.
-                continue
+                self.assertLess(time.monotonic(), deadline)
         post("/filter", name=name, more=None)
         told = list(stream)
         self.assertEqual([(event.type, event.data) for event in told], [("end", {"reason": "filter-changed"})])

@@ -81,6 +81,7 @@ class _Stream:
             headers["Last-Event-ID"] = self.id
         # Of the connection that begins now.
         self.rest, self.block, self.has_come = b"", {}, False
+        self.asked, self.is_empty = time.monotonic(), False
         return headers
 
     def check(self, response: httpx.Response, body: bytes = b"") -> bool:
@@ -127,10 +128,15 @@ class _Stream:
         if self.accept == _SSE:
             return
         answer = json.loads(self.rest)
+        before = self.id
         for each in answer["events"]:
             yield from self.event(each["event"], each.get("data", {}), each.get("id", ""))
-        is_ready, self.was_ready = self.was_ready, True
-        yield from self.event("position" if is_ready else "ready", {}, answer["resume"])
+        resume = answer.get("resume") or ""
+        if resume and not self.has_ended:
+            yield from self.event("position" if self.was_ready else "ready", {}, resume)
+            self.was_ready = True
+        # Nothing, and at once: about to go. Asking again at once would be a storm.
+        self.is_empty = not answer["events"] and self.id == before and time.monotonic() - self.asked < 1
 
     def event(self, kind: str, data: dict[str, Any], id: str) -> Iterator[Event]:
         if kind == "position" and not id:
@@ -143,7 +149,7 @@ class _Stream:
 
     def pause(self, error: Exception | None) -> float:
         """Seconds until the next attempt; call once for each connection that is over."""
-        if self.accept == _JSON and error is None:
+        if self.has_ended or self.accept == _JSON and error is None and not self.is_empty:
             return 0.0
         log.info("reconnecting: %s", error or "the stream ended")
         if not self.has_come:
