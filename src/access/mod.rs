@@ -10,7 +10,7 @@
 pub mod claims;
 pub mod credentials;
 pub mod forward;
-mod http;
+pub(crate) mod http;
 mod keys;
 mod once;
 pub mod origin;

@@ -80,7 +80,7 @@ fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
 fn existing(dir: &Path, stream: &str) -> Option<PathBuf> {
     let flat = stream.replace('/', "__");
     let names = [stream, &flat].into_iter();
-    let mut paths = names.flat_map(|name| {
+    let paths = names.flat_map(|name| {
         filter::EXTENSIONS.into_iter().map(move |extension| format!("{name}.{extension}"))
     });
     paths.map(|name| dir.join(name)).find(|path| path.exists())

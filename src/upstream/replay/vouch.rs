@@ -56,6 +56,7 @@ async fn list(server: &Server, feed: &Feed) -> Result<(), Error> {
             let names: Vec<Bson> = names.iter().map(|name| Bson::from(name.as_str())).collect();
             doc! { "name": { "$in": names } }
         }
+        Collections::Alone(name) => doc! { "name": name.as_str() },
     };
     let database = server.client().await.database(&feed.key().database);
     let mut listed = database.list_collections().filter(filter).await?;
