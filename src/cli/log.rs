@@ -6,6 +6,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
+use crate::redact;
 
 /// Lines that wait to be written, at most; the next ones are dropped.
 const LOG_LINES: usize = 8192;
@@ -27,5 +28,11 @@ pub fn start(log: Log) -> WorkerGuard {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
     }
+    // With its place, and as a line like the others. Tasks that are supervised say what follows.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or_default();
+        tracing::error!(place, "a bug, please report it: {}", redact::uris(message));
+    }));
     guard
 }

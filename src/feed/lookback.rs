@@ -447,7 +447,8 @@ impl Pass {
     }
 }
 
-/// Dropped in a panic, lets those who wait ask again, and so start another.
+/// Dropped in a panic, lets go of those who wait: with a reset, since another look would come to the
+/// same end.
 struct Task {
     feed: Arc<Feed>,
     is_over: bool,
@@ -457,6 +458,11 @@ impl Drop for Task {
     fn drop(&mut self) {
         if self.is_over {
             return;
+        }
+        if std::thread::panicking()
+            && let Some((head, _)) = self.feed.now()
+        {
+            self.feed.restart_at(&head);
         }
         let desk = std::mem::take(&mut *self.feed.lookback.desk.lock());
         let asked = desk.asked.into_values().map(|ask| ask.route);

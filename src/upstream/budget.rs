@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections beside those of the change streams: for opening them, and for looks at the server.
@@ -33,6 +34,22 @@ pub struct Budget {
 pub struct Place {
     _cursor: OwnedSemaphorePermit,
     _feed: Option<OwnedSemaphorePermit>,
+}
+
+/// A cursor that is counted as open.
+pub(super) struct Counted(IntGauge);
+
+impl Counted {
+    pub fn new(gauge: &IntGauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Budget {

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use bson::{RawDocumentBuf, Timestamp};
 use mongodb::error::Error;
 use parking_lot::Mutex;
-use prometheus::IntGauge;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
@@ -28,7 +27,7 @@ use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use budget::{Budget, Place};
+use budget::{Budget, Counted, Place};
 use connect::Server;
 use cursor::{Ahead, Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
@@ -67,22 +66,6 @@ pub struct Upstream {
     pub place: Mutex<Option<Place>>,
     /// Turns true when the feed is not wanted any more.
     pub shutdown: watch::Receiver<bool>,
-}
-
-/// A cursor that is counted as open.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: &IntGauge) -> Counted {
-        gauge.inc();
-        Counted(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 /// Why following a cursor ended.

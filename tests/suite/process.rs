@@ -238,7 +238,7 @@ async fn says_goodbye(signal: Signal) {
         ends_with_the_last_chunk(stream).await;
     }
     assert_eq!(program.ended().await.code(), Some(0), "{}", program.log());
-    assert!(began.elapsed() < drain + Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < drain + Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(TcpStream::connect(listen).is_err(), "nobody listens any more");
     assert!(!program.log().contains("panicked"), "{}", program.log());
     for line in program.log().lines() {

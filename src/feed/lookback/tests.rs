@@ -180,3 +180,26 @@ async fn memory_is_bounded_however_much_is_asked_for() {
     assert!(most <= budget + routes * size_of::<Entry>(), "{most} of {budget}");
     assert!(most > budget / 4, "{most} of {budget}");
 }
+
+#[tokio::test]
+async fn who_waits_for_a_look_that_panics_is_let_go_and_reset() {
+    let mut stage = Stage::new(1 << 20);
+    for _ in 0..20 {
+        stage.append(2);
+    }
+    let (feed, route) = (stage.feed.clone(), stage.join(1));
+    let epoch = feed.epoch();
+    let woken = route.wake.notified();
+    tokio::pin!(woken);
+    woken.as_mut().enable();
+    assert!(feed.lookback.ask(&route, 3));
+    let task = Task { feed: feed.clone(), is_over: false };
+    let bug = tokio::spawn(async move {
+        let _task = task;
+        panic!("a bug");
+    });
+    assert!(bug.await.is_err());
+    tokio::time::timeout(Duration::from_secs(1), woken).await.expect("woken");
+    assert!(!feed.is_looking_back(&route));
+    assert_eq!(feed.epoch(), epoch + 1);
+}
