@@ -215,7 +215,7 @@ impl Metrics {
             refused_total: counters(
                 r,
                 "refused_total",
-                "Streams that were refused because there are too many, by limit.",
+                "Streams and requests that were refused because there are too many, and connections that were closed to make room, by limit.",
                 &["limit"],
             ),
             proxy_requests_total: counters(

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -50,6 +51,8 @@ pub struct Connections {
     /// and MongoDB.
     full: usize,
     pub requests: Requests,
+    /// Those that were closed to make room.
+    closed: IntCounter,
 }
 
 #[derive(Debug)]
@@ -75,8 +78,13 @@ pub struct Guest {
 type Waiting = HashMap<Option<IpAddr>, Vec<(u64, Arc<Entry>)>>;
 
 impl Connections {
-    /// `descriptors` is how many this process may have; `None`: no limit.
-    pub fn new(descriptors: Option<u64>, most_requests: Option<usize>) -> Arc<Connections> {
+    /// `descriptors` is how many this process may have; `None`: no limit. `closed` counts those that
+    /// are closed to make room.
+    pub fn new(
+        descriptors: Option<u64>,
+        most_requests: Option<usize>,
+        closed: IntCounter,
+    ) -> Arc<Connections> {
         let crowded = most_by_descriptors(descriptors);
         let most = descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
         let full = crowded + (most - crowded) / 2;
@@ -89,6 +97,7 @@ impl Connections {
             crowded,
             full,
             requests: Requests::new(crowded, most_requests),
+            closed,
         })
     }
 
@@ -158,6 +167,7 @@ impl Connections {
             closed += usize::from(entry.close(since));
             crowds.push((entries.len(), network));
         }
+        self.closed.inc_by(u64::try_from(closed).unwrap_or(0));
         closed
     }
 
@@ -245,7 +255,11 @@ mod tests {
     use super::*;
 
     fn connections() -> Arc<Connections> {
-        Connections::new(Some(1024), None)
+        Connections::new(Some(1024), None, counter())
+    }
+
+    fn counter() -> IntCounter {
+        IntCounter::new("closed", "to make room").unwrap()
     }
 
     fn address(last: u8) -> Option<IpAddr> {
@@ -280,6 +294,7 @@ mod tests {
         assert_eq!(connections.close(9, |_| true), 1);
         // Nobody who waits is left.
         assert_eq!(connections.close(9, |_| true), 0);
+        assert_eq!(connections.closed.get(), 3);
         drop((lone, many));
         assert!(connections.entries.lock().is_empty());
     }
@@ -312,7 +327,7 @@ mod tests {
         let last = connections.enter(address(1), full - 1, false).unwrap();
         assert!(last.work());
         assert_eq!(connections.enter(address(1), full, false).unwrap_err(), Full::Descriptors);
-        let boundless = Connections::new(None, None);
+        let boundless = Connections::new(None, None, counter());
         assert!(boundless.enter(None, 1_000_000, false).is_ok());
     }
 }

@@ -75,6 +75,7 @@ impl PublicPort {
         let connections = Connections::new(
             rustix::process::getrlimit(Resource::Nofile).current,
             config.clients.max_requests_per_address,
+            desk.metrics.refused_total.with_label_values(&["waiting"]),
         );
         let patience =
             Patience { client: config.clients.send_timeout, app: config.app_read_timeout };

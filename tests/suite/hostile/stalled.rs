@@ -17,7 +17,7 @@ use crate::proxy::frames::{ask as ask_h2, get, head_of, open, open_with, piece_o
 use crate::proxy::raw::{Raw, ask};
 use crate::proxy::{NO_MONGODB, Pair};
 use crate::support::sidecar::{self, Filters, Program};
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 const MUCH: usize = 64 * 1024 * 1024;
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -167,6 +167,26 @@ async fn an_upload_that_does_not_come_is_let_go() {
     body.send_data(Bytes::from_static(b"some"), false).expect("it is sent");
     assert_eq!(head_of(answer).await.status(), 408);
     until("the app's connections are closed", || async { pair.app.open() == 0 }).await;
+    pair.finish().await;
+}
+
+/// An answer that has begun is no reason to wait for ever for a request that does not end.
+#[tokio::test]
+async fn an_upload_that_stops_behind_the_beginning_of_an_answer_is_let_go() {
+    let pair = Pair::start_with(&SOON).await;
+    let gone = Arc::new(Notify::new());
+    let begin = send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+    pair.app.on("early", [begin, Step::UntilGone(gone.clone())]);
+    let mut raw = Raw::open(pair.proxy()).await;
+    raw.send(upload("early", 1000)).await.send("some").await;
+    raw.head().await.expect("a head");
+    tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the app hears of it");
+    let (sender, _ending) = open(pair.proxy()).await;
+    let mut ready = sender.clone().ready().await.expect("room for a stream");
+    let request = Request::post("http://app.test/").header("x-case", "early").body(());
+    let (answer, _body) = ready.send_request(request.unwrap(), false).expect("it is sent");
+    assert_eq!(head_of(answer).await.status(), 200);
+    tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the app hears of it");
     pair.finish().await;
 }
 
