@@ -188,7 +188,7 @@ mod tests {
         let cookie = TokenSource::Cookie("__Host-s".to_owned());
         for blank in ["\u{a0}", "\u{2000}", "\u{b}", "\u{85}"] {
             let header = format!("{blank}__Host-s=d.e.f; \t__Host-s{blank}=d.e.f; __Host-s=a.b.c");
-            assert_eq!(find(&[cookie.clone()], &[("cookie", &header)], &[]), ["a.b.c"]);
+            assert_eq!(find(std::slice::from_ref(&cookie), &[("cookie", &header)], &[]), ["a.b.c"]);
         }
         assert_eq!(find(&[cookie], &[("cookie", "\t __Host-s \t= a.b.c ")], &[]), ["a.b.c"]);
     }
