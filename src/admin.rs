@@ -1,5 +1,7 @@
 //! The admin port: health, metrics, and what is open, served by pingora. Never on the public port.
 
+mod host;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -31,14 +33,21 @@ pub struct Admin {
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     drain: Drain,
+    /// Names under which it may be asked for, beside addresses and `localhost`.
+    hosts: Vec<String>,
     /// What is told of streams and feeds is put into the metrics when it is asked for, by one at a
     /// time: those that are gone must not come back.
     telling: Mutex<()>,
 }
 
 impl Admin {
-    pub fn new(catalog: Arc<Catalog>, metrics: Arc<Metrics>, drain: Drain) -> Admin {
-        Admin { catalog, metrics, drain, telling: Mutex::default() }
+    pub fn new(
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+        hosts: Vec<String>,
+    ) -> Admin {
+        Admin { catalog, metrics, drain, hosts, telling: Mutex::default() }
     }
 
     /// Serves these pages until the returned future is dropped: health is asked for to the very end.
@@ -178,6 +187,13 @@ impl ServeHttp for Port {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let (admin, has_all) = (&self.admin, self.pages == Pages::All);
+        // The probes are asked for by whatever name kubelet and Prometheus know.
+        if has_all && !host::is_known(&request.headers, &admin.hosts) {
+            return text(
+                421,
+                "not under this name: list it in console.hosts, or use the address\n",
+            );
+        }
         if has_all && request.method == http::Method::POST && request.uri.path() == "/drain" {
             return admin.leave(&request.headers);
         }
@@ -212,5 +228,11 @@ fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
     }
     headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
     headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    // No page of another origin reads it, nor shows it as something else than it is.
+    for (name, value) in
+        [("cross-origin-resource-policy", "same-origin"), ("x-content-type-options", "nosniff")]
+    {
+        headers.insert(name, http::HeaderValue::from_static(value));
+    }
     response
 }

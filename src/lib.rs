@@ -179,7 +179,12 @@ impl Sidecar {
             Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config.clients);
         let desk = Arc::new(desk);
         let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
-        let admin_app = Arc::new(Admin::new(catalog.clone(), metrics.clone(), drain.clone()));
+        let admin_app = Arc::new(Admin::new(
+            catalog.clone(),
+            metrics.clone(),
+            drain.clone(),
+            config.console.hosts,
+        ));
         let sidecar =
             Sidecar { listen, admin, probes, broken_filters, drain, catalog, server, tasks };
         let survey = Survey {

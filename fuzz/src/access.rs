@@ -2,5 +2,7 @@
 
 #[path = "../../src/access/claims.rs"]
 pub mod claims;
+#[path = "../../src/access/credentials.rs"]
+pub mod credentials;
 #[path = "../../src/access/token.rs"]
 pub mod token;

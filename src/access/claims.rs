@@ -94,6 +94,19 @@ impl Claims {
         }
     }
 
+    /// The claims but for those that change with each token, as bytes, whatever their order.
+    pub fn lasting(&self) -> Vec<u8> {
+        const PASSING: [&str; 5] = ["exp", "iat", "nbf", "jti", "auth_time"];
+        let mut lasting: Vec<(String, Bson)> = Document::try_from(&*self.0)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(name, _)| !PASSING.contains(&name.as_str()))
+            .collect();
+        lasting.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let sorted = Document::from_iter(lasting);
+        RawDocumentBuf::try_from(&sorted).unwrap_or_default().into_bytes()
+    }
+
     /// A time in seconds since 1970, such as `exp`. `None`: not there; an error: there, and no
     /// time.
     pub fn seconds(&self, name: &str) -> Result<Option<f64>, NoTime> {

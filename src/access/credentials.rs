@@ -1,12 +1,16 @@
 //! What a request brings to say who it is from. Pure; nothing of it is believed here.
 
+use std::net::IpAddr;
+
 use http::HeaderName;
 use sha2::{Digest, Sha256};
 
 use crate::config::TokenSource;
 
-/// The most tokens of one request that are looked at: a cookie can be there several times.
-const MAX_TOKENS: usize = 4;
+/// The most tokens of one request that are looked at, what cannot be one last. A cookie can be
+/// there several times: a neighbouring subdomain can set as many as a browser holds, and must not
+/// crowd out the real one. Each costs a signature.
+const MAX_TOKENS: usize = 32;
 /// More than browsers send to one site, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
 
@@ -17,6 +21,8 @@ pub struct Credentials {
     pub tokens: Vec<String>,
     /// What is passed on to the app.
     pub forwarded: Forwarded,
+    /// Where the client is, as far as trusted proxies tell.
+    pub address: Option<IpAddr>,
 }
 
 /// Header fields that the app is asked with. Equal for equal callers.
@@ -26,6 +32,8 @@ pub struct Forwarded {
     /// What the client calls the app by, since one app may serve several names.
     pub host: Vec<u8>,
     pub scheme: Vec<u8>,
+    /// Where the client is: the app may judge by it, and its own limiter has to blame the right one.
+    pub address: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -51,7 +59,13 @@ impl Forwarded {
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let names = self.fields.iter().map(|(name, value)| (name.as_str().as_bytes(), value));
-        let all = names.chain([(&b":host"[..], &self.host), (&b":scheme"[..], &self.scheme)]);
+        let address = self.address.map(|address| address.to_string().into_bytes());
+        let address = address.unwrap_or_default();
+        let all = names.chain([
+            (&b":host"[..], &self.host),
+            (&b":scheme"[..], &self.scheme),
+            (&b":address"[..], &address),
+        ]);
         for (name, value) in all {
             for part in [name, value.as_slice()] {
                 // With its length, so that parts cannot run into each other.
@@ -91,15 +105,29 @@ pub fn tokens<'v>(
         }
     }
     found.retain(|token| !token.is_empty());
+    // Stable: among those that could be tokens, the order of the settings stays.
+    found.sort_by_key(|token| !could_be_token(token));
     found.truncate(MAX_TOKENS);
     found
 }
 
+/// Three parts of base64url with dots between them.
+fn could_be_token(text: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    text.split('.').count() == 3 && text.split('.').all(is_part)
+}
+
+/// White space of HTTP, and no other: a cookie called `\u{a0}__Host-token` is not `__Host-token`,
+/// which a neighbouring subdomain could not set.
+const BLANK: [char; 2] = [' ', '\t'];
+
 /// The token of `Bearer …`.
 fn bearer(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?.trim();
+    let text = std::str::from_utf8(value).ok()?.trim_matches(BLANK);
     let (scheme, token) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(BLANK))
 }
 
 /// The values of the cookies of this name.
@@ -107,8 +135,8 @@ fn cookies<'v>(header: &'v [u8], name: &'v str) -> impl Iterator<Item = &'v str>
     header
         .split(|b| *b == b';')
         .filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='))
-        .filter(move |(key, _)| key.trim() == name)
-        .map(|(_, value)| value.trim().trim_matches('"'))
+        .filter(move |(key, _)| key.trim_matches(BLANK) == name)
+        .map(|(_, value)| value.trim_matches(BLANK).trim_matches('"'))
 }
 
 #[cfg(test)]
@@ -147,13 +175,32 @@ mod tests {
     }
 
     #[test]
+    fn junk_under_the_cookies_name_does_not_crowd_out_the_real_one() {
+        let cookie = TokenSource::Cookie("s".to_owned());
+        let junk = "s=junk; ".repeat(100);
+        let header = format!("{junk}s=a.b.c");
+        let found = find(&[cookie], &[("cookie", &header)], &[]);
+        assert_eq!((found.len(), found[0].as_str()), (MAX_TOKENS, "a.b.c"));
+    }
+
+    #[test]
+    fn only_the_white_space_of_http_is_trimmed() {
+        let cookie = TokenSource::Cookie("__Host-s".to_owned());
+        for blank in ["\u{a0}", "\u{2000}", "\u{b}", "\u{85}"] {
+            let header = format!("{blank}__Host-s=d.e.f; \t__Host-s{blank}=d.e.f; __Host-s=a.b.c");
+            assert_eq!(find(std::slice::from_ref(&cookie), &[("cookie", &header)], &[]), ["a.b.c"]);
+        }
+        assert_eq!(find(&[cookie], &[("cookie", "\t __Host-s \t= a.b.c ")], &[]), ["a.b.c"]);
+    }
+
+    #[test]
     fn digests_differ_where_credentials_do() {
         let of = |fields: &[(&'static str, &str)], host: &str| {
             let fields = fields
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), value.as_bytes().to_vec()));
             let host = host.as_bytes().to_vec();
-            Forwarded { fields: fields.collect(), host, scheme: Vec::new() }.digest()
+            Forwarded { fields: fields.collect(), host, ..Forwarded::default() }.digest()
         };
         let all = [
             of(&[("cookie", "a=1")], "h"),

@@ -6,9 +6,10 @@
 //! - Only an answer lets anybody in. Trouble (no answer, 5xx, an answer that cannot be read) is
 //!   told apart from a refusal: it turns new streams away for a while, and ends open ones only
 //!   when it lasts.
+//! - Nobody's questions keep others from asking: one address has at most half of the turns.
+//! - What made-up credentials leave behind is bounded ([`super::sessions`]).
 //! - An answer counts from when it was asked for: somebody may sign out while it is on its way.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,13 +18,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::Caller;
 use super::claims::{Claims, MAX_BYTES};
 use super::credentials::Forwarded;
 use super::http::{Answer, Http};
-use super::once::Once;
+use super::limited::Limited;
+use super::sessions::{Session, Sessions, Turns};
 use crate::config::{ClaimsFrom, ForwardAuth};
 
 /// Questions to the app at the same time: a crowd that comes back at once must not be more than
@@ -33,9 +34,8 @@ const MAX_QUESTIONS: usize = 64;
 const MAX_WAITING: usize = 4096;
 /// After trouble, a credential is not asked about again for so long.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Answers are looked through for old ones when there are so many, and then at every doubling.
-const SWEEP_AT: usize = 1024;
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -72,22 +72,9 @@ pub struct Forward {
     sessions: Mutex<Sessions>,
     questions: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-}
-
-#[derive(Debug, Default)]
-struct Sessions {
-    /// By digest of the credentials.
-    known: HashMap<[u8; 32], Arc<Session>>,
-    sweep_at: usize,
-}
-
-/// One credential.
-#[derive(Debug, Default)]
-struct Session {
-    said: Mutex<Option<Said>>,
-    trouble_at: Mutex<Option<Instant>>,
-    /// Nothing: trouble.
-    question: Once<Option<Said>>,
+    /// The same for each address.
+    turns: Turns,
+    trouble: Limited,
 }
 
 impl Forward {
@@ -98,6 +85,8 @@ impl Forward {
             sessions: Mutex::default(),
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             waiting: Arc::new(Semaphore::new(MAX_QUESTIONS + MAX_WAITING)),
+            turns: Turns::new(MAX_QUESTIONS / 2, (MAX_QUESTIONS + MAX_WAITING) / 2),
+            trouble: Limited::default(),
         }
     }
 
@@ -177,8 +166,9 @@ impl Forward {
 
     async fn put(&self, credentials: Arc<Forwarded>) -> Option<Said> {
         let _waiting = self.waiting.try_acquire().ok()?;
-        let turn = tokio::time::timeout(self.settings.timeout, self.questions.acquire()).await;
-        let _turn = turn.ok()?.ok()?;
+        let own = self.turns.of(credentials.address)?;
+        let turns = async { Some((own.acquire().await?, self.questions.acquire().await.ok()?)) };
+        let _turns = tokio::time::timeout(self.settings.timeout, turns).await.ok()??;
         let at = Instant::now();
         let headers = request(&credentials)?;
         let ForwardAuth { url, timeout, claims, .. } = &self.settings;
@@ -186,7 +176,7 @@ impl Forward {
         let verdict = answer.and_then(|answer| {
             read(&answer, claims).map(|meaning| match meaning {
                 Meaning::Vouched(claims) => {
-                    let caller = Arc::new(Caller::new(claims, credentials.digest()));
+                    let caller = Arc::new(Caller::new(claims, credentials.address));
                     Verdict::Vouched(Vouched { caller, credentials })
                 }
                 Meaning::Unknown => Verdict::Unknown,
@@ -196,27 +186,14 @@ impl Forward {
         match verdict {
             Ok(verdict) => Some(Said { verdict, at }),
             Err(reason) => {
-                warn!("auth.forward.url gives no usable answer: {reason}");
+                self.trouble.warn(&format!("auth.forward.url gives no usable answer: {reason}"));
                 None
             }
         }
     }
 
     fn session(&self, credentials: &Forwarded) -> Arc<Session> {
-        let digest = credentials.digest();
-        let mut sessions = self.sessions.lock();
-        if let Some(session) = sessions.known.get(&digest) {
-            return session.clone();
-        }
-        if sessions.known.len() >= sessions.sweep_at.max(SWEEP_AT) {
-            let cache = self.settings.cache;
-            sessions.known.retain(|_, session| {
-                let is_fresh = |said: &Said| said.at.elapsed() < cache;
-                Arc::strong_count(session) > 1 || session.said.lock().as_ref().is_some_and(is_fresh)
-            });
-            sessions.sweep_at = sessions.known.len() * 2;
-        }
-        sessions.known.entry(digest).or_default().clone()
+        self.sessions.lock().of(credentials.digest(), self.settings.cache)
     }
 
     /// Asks again and again; returns when the right to listen has ended. `fits` says whether an
@@ -266,6 +243,10 @@ fn request(credentials: &Forwarded) -> Option<HeaderMap> {
             headers.insert(name, HeaderValue::from_bytes(value).ok()?);
         }
     }
+    if let Some(address) = credentials.address {
+        let address = HeaderValue::from_str(&address.to_string()).ok()?;
+        headers.insert(X_FORWARDED_FOR, address);
+    }
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     for (name, value) in &credentials.fields {
         let mut value = HeaderValue::from_bytes(value).ok()?;
@@ -304,22 +285,30 @@ fn read(answer: &Answer, claims: &ClaimsFrom) -> Result<Meaning, String> {
                 .map(Meaning::Vouched)
                 .map_err(|reason| format!("{reason}; the body has to be a JSON object, or empty")),
         },
-        ClaimsFrom::Header(name) => {
-            let mut values = answer.headers.get_all(name).iter();
-            let (Some(value), None) = (values.next(), values.next()) else {
-                return Err(format!("it has not exactly one header field `{name}`"));
-            };
-            match value.as_bytes().trim_ascii() {
-                b"" | b"null" => Ok(Meaning::Unknown),
-                json if json.starts_with(b"{") => {
-                    Ok(Meaning::Vouched(Claims::from_json(json).map_err(str::to_owned)?))
-                }
-                name => match std::str::from_utf8(name) {
-                    Ok(name) => Ok(Meaning::Vouched(Claims::of_subject(name))),
-                    Err(_) => Err("the header field is no UTF-8".to_owned()),
-                },
-            }
-        }
+        // Text or JSON by the setting, never by what it looks like: whoever may choose a name would
+        // choose claims.
+        ClaimsFrom::Header(name) => match only(answer, name)?.trim_ascii() {
+            b"" | b"null" => Ok(Meaning::Unknown),
+            name => match std::str::from_utf8(name) {
+                Ok(name) => Ok(Meaning::Vouched(Claims::of_subject(name))),
+                Err(_) => Err("the header field is no UTF-8".to_owned()),
+            },
+        },
+        ClaimsFrom::HeaderJson(name) => match only(answer, name)?.trim_ascii() {
+            b"" | b"null" | b"false" => Ok(Meaning::Unknown),
+            json => Claims::from_json(json)
+                .map(Meaning::Vouched)
+                .map_err(|reason| format!("{reason}; `{name}` has to be a JSON object")),
+        },
+    }
+}
+
+/// The one field of this name.
+fn only<'a>(answer: &'a Answer, name: &HeaderName) -> Result<&'a [u8], String> {
+    let mut values = answer.headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(value.as_bytes()),
+        _ => Err(format!("it has not exactly one header field `{name}`")),
     }
 }
 
@@ -348,17 +337,23 @@ mod tests {
         {
             assert!(body(status, text).is_err(), "{status} {text}");
         }
-        let header = |values: &[&'static str]| {
+        let header = |from: fn(HeaderName) -> ClaimsFrom, values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append("x-user", HeaderValue::from_static(value));
             }
-            let from = ClaimsFrom::Header(HeaderName::from_static("x-user"));
+            let from = from(HeaderName::from_static("x-user"));
             read(&Answer { status: 200, headers, body: Bytes::from_static(b"<html>") }, &from)
         };
-        assert_eq!(header(&["ada"]), vouched(r#"{"sub":"ada"}"#));
-        assert_eq!(header(&[r#"{"sub":"ada","n":1}"#]), vouched(r#"{"sub":"ada","n":1}"#));
-        assert_eq!(header(&[""]), Ok(Meaning::Unknown));
-        assert!(header(&[]).is_err() && header(&["a", "b"]).is_err() && header(&["{"]).is_err());
+        let text = |values: &[&'static str]| header(ClaimsFrom::Header, values);
+        assert_eq!(text(&["ada"]), vouched(r#"{"sub":"ada"}"#));
+        let name = Claims::of_subject(r#"{"sub":"ada","role":"admin"}"#);
+        assert_eq!(text(&[r#"{"sub":"ada","role":"admin"}"#]), Ok(Meaning::Vouched(name)));
+        assert_eq!(text(&[""]), Ok(Meaning::Unknown));
+        assert!(text(&[]).is_err() && text(&["a", "b"]).is_err());
+        let json = |values: &[&'static str]| header(ClaimsFrom::HeaderJson, values);
+        assert_eq!(json(&[r#"{"sub":"ada","n":1}"#]), vouched(r#"{"sub":"ada","n":1}"#));
+        assert_eq!(json(&["null"]), Ok(Meaning::Unknown));
+        assert!(json(&["ada"]).is_err() && json(&["{"]).is_err() && json(&["{}", "{}"]).is_err());
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::http::Http;
+use super::limited::Limited;
 use super::once::Once;
 use super::token::{self, Keys};
 use crate::config::JwtKey;
@@ -71,6 +72,7 @@ pub struct KeySet {
     // Held for a look or a swap, never across an await.
     state: Mutex<State>,
     fetching: Once<()>,
+    trouble: Limited,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,13 @@ impl KeySet {
             extra: MAX_EXTRA,
             extra_since: now,
         };
-        KeySet { url, http, state: Mutex::new(state), fetching: Once::default() }
+        KeySet {
+            url,
+            http,
+            state: Mutex::new(state),
+            fetching: Once::default(),
+            trouble: Limited::default(),
+        }
     }
 
     async fn current(self: &Arc<KeySet>) -> Option<Arc<Keys>> {
@@ -159,7 +167,7 @@ impl KeySet {
                 state.failed_at = None;
             }
             Err(reason) => {
-                warn!("auth.jwt.jwks_url cannot be used: {reason}");
+                self.trouble.warn(&format!("auth.jwt.jwks_url cannot be used: {reason}"));
                 state.failed_at = Some(Instant::now());
                 // Too old is too old, also where the next question waits.
                 if state.fetched_at.elapsed() >= MAX_AGE {

@@ -12,13 +12,16 @@ pub mod credentials;
 pub mod forward;
 pub(crate) mod http;
 mod keys;
+mod limited;
 mod once;
 pub mod origin;
+mod sessions;
 pub mod token;
 
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -39,25 +42,50 @@ pub use origin::Origin;
 /// Somebody who is signed in.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Whose streams are counted together: a digest of the subject, else of the credential.
+    /// Whose streams are counted together, as a digest: the subject and its issuer. Who has no
+    /// subject is who has the same claims in the same network: never anything that the client may
+    /// vary, such as its cookies.
     pub subject: [u8; 32],
     pub claims: Claims,
 }
 
 impl Caller {
-    pub(crate) fn new(claims: Claims, credential: [u8; 32]) -> Caller {
-        let subject = match claims.subject() {
-            None => credential,
+    pub(crate) fn new(claims: Claims, address: Option<IpAddr>) -> Caller {
+        let mut hash = Sha256::new();
+        match claims.subject() {
             Some(subject) => {
                 let issuer = claims.text("iss").unwrap_or_default();
-                let mut hash = Sha256::new();
+                hash.update([0]);
                 hash.update((issuer.len() as u64).to_le_bytes());
                 hash.update(issuer);
                 hash.update(subject);
-                hash.finalize().into()
             }
+            None => {
+                let network = address.map(|address| network_of(address).to_string());
+                let network = network.unwrap_or_default();
+                hash.update([1]);
+                hash.update((network.len() as u64).to_le_bytes());
+                hash.update(network);
+                hash.update(claims.lasting());
+            }
+        }
+        Caller { subject: hash.finalize().into(), claims }
+    }
+
+    /// Whether this is still the same person, as far as the claims say who it is.
+    fn is_same_person(&self, other: &Caller) -> bool {
+        let name = |caller: &Caller| {
+            (caller.claims.subject(), caller.claims.text("iss").map(str::to_owned))
         };
-        Caller { subject, claims }
+        name(self) == name(other)
+    }
+}
+
+/// Whose an address is: one network of IPv6 is one customer's, who may take any address in it.
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -143,7 +171,7 @@ impl Right {
             Until::Refused { forward, vouched, at } => {
                 let is_same = |again: &Arc<Caller>| {
                     let mut caller = self.caller.lock();
-                    let is_same = caller.subject == again.subject;
+                    let is_same = caller.is_same_person(again);
                     if is_same && caller.claims != again.claims {
                         *caller = again.clone();
                     }
@@ -194,12 +222,14 @@ impl Guard {
         &self.allowed_origins
     }
 
-    /// Takes out of a request what says who it is from. Tokens leave the query.
+    /// Takes out of a request what says who it is from. Tokens leave the query. `address`: where the
+    /// client is, as far as trusted proxies tell.
     pub fn credentials<'v>(
         &self,
         values: &dyn Fn(&str) -> Vec<&'v [u8]>,
         query: &mut Vec<(String, String)>,
         origin: Origin<'_>,
+        address: Option<IpAddr>,
     ) -> Credentials {
         let tokens = match &self.tokens {
             Some(tokens) => credentials::tokens(&tokens.from, values, query),
@@ -210,10 +240,11 @@ impl Guard {
                 fields: forward.pick(values),
                 host: origin.host.unwrap_or_default().to_vec(),
                 scheme: origin.scheme.unwrap_or_default().to_vec(),
+                address,
             },
             None => Forwarded::default(),
         };
-        Credentials { tokens, forwarded }
+        Credentials { tokens, forwarded, address }
     }
 
     /// Finds out who it is: the sources in order, tokens first; the first that vouches decides.
@@ -221,7 +252,7 @@ impl Guard {
     /// # Errors
     /// [`Refusal`]
     pub async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
-        let Credentials { tokens, forwarded } = credentials;
+        let Credentials { tokens, forwarded, address } = credentials;
         let mut refusal = Refusal::Missing;
         let mut refuse = |next: Refusal| {
             if next.weight() > refusal.weight() {
@@ -231,7 +262,7 @@ impl Guard {
         if let Some(source) = &self.tokens {
             for token in &tokens {
                 match source.verify(token).await {
-                    Ok(verified) => return Ok(right_of(token, verified)),
+                    Ok(verified) => return Ok(right_of(verified, address)),
                     Err(next) => refuse(next),
                 }
             }
@@ -275,9 +306,9 @@ impl Tokens {
     }
 }
 
-fn right_of(token: &str, verified: Verified) -> Right {
+fn right_of(verified: Verified, address: Option<IpAddr>) -> Right {
     let Verified { claims, expires_at } = verified;
-    let caller = Caller::new(claims, Sha256::digest(token).into());
+    let caller = Caller::new(claims, address);
     let caller = Mutex::new(Arc::new(caller));
     Right { caller, is_recheck_due: AtomicBool::new(false), until: Until::Expiry(expires_at) }
 }

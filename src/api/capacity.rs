@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::Resource;
 use tokio::time::Instant;
 
-use crate::access::Caller;
+use crate::access::{Caller, network_of};
 use crate::config::Clients;
 
 /// Of the process's descriptors, one in twenty is not for streams, within these bounds: requests
@@ -172,14 +172,6 @@ impl Limits {
     }
 }
 
-/// Whose an address is: one network of IPv6 is one customer's, who may take any address in it.
-pub fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-    }
-}
-
 impl Place {
     /// Counts the stream for its caller, too; `values` is what it listens with.
     ///
@@ -333,7 +325,7 @@ mod tests {
     fn a_caller_has_so_many_streams_and_so_many_values() {
         let limits =
             limits(|limits| (limits.per_subject, limits.values_per_subject) = (Some(3), Some(2)));
-        let caller = |name: &str| Caller::new(Claims::of_subject(name), [0; 32]);
+        let caller = |name: &str| Caller::new(Claims::of_subject(name), None);
         let open = |name: &str, values: &str| {
             let mut place = limits.take(None).unwrap();
             place.count_for(&caller(name), &values).map(|()| place)

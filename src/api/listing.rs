@@ -17,6 +17,8 @@ impl Desk {
                 "several streams on one connection are not available yet: open one each",
             )));
         }
+        // As for a stream: a place first, since asking who somebody is costs the app something.
+        let _place = self.limits.take(ask.address).map_err(|full| self.full(full))?;
         let filters = self.catalog.filters();
         let is_all_public = filters.iter().all(|filter| matches!(filter.access, Access::Public));
         let right = match is_all_public {

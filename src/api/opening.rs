@@ -99,7 +99,7 @@ impl Desk {
         })
     }
 
-    fn full(&self, full: Full) -> Refusal {
+    pub(super) fn full(&self, full: Full) -> Refusal {
         self.metrics.refused_total.with_label_values(&[full.name()]).inc();
         Refusal::full(full.status(), full.to_string())
     }

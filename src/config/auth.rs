@@ -10,6 +10,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use super::resolve::{Resolver, read_text};
 use super::setting::{DAY, Declaration, HOUR, Kind, Setting, declared, duration, unset};
+use super::token_source::TokenSource;
 use super::units::{Invalid, invalid, show};
 use super::value::{Group, Value};
 
@@ -50,15 +51,6 @@ pub enum JwtKey {
     Unread,
 }
 
-/// Where a request carries a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    Authorization,
-    Cookie(String),
-    /// Ends up in the logs of whatever is in front of the sidecar; never a default.
-    Query(String),
-}
-
 /// Asking the app who somebody is.
 #[derive(Debug, Clone)]
 pub struct ForwardAuth {
@@ -78,8 +70,12 @@ pub struct ForwardAuth {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimsFrom {
+    /// A JSON object in the body.
     Body,
+    /// Text in a header field: it becomes the claim `sub`, whatever it looks like.
     Header(HeaderName),
+    /// A JSON object in a header field.
+    HeaderJson(HeaderName),
 }
 
 /// The keys of which exactly one holds or names the key.
@@ -289,17 +285,20 @@ impl Resolver<'_> {
 
     fn jwt_key(&mut self, key: &str, algorithms: &[Algorithm]) -> Option<JwtKey> {
         let working_dir = self.working_dir;
-        let of_secret = |secret: &str| JwtKey::Fixed(DecodingKey::from_secret(secret.as_bytes()));
+        let of_secret = |secret: &str| {
+            is_long_enough(secret, algorithms)?;
+            Ok(JwtKey::Fixed(DecodingKey::from_secret(secret.as_bytes())))
+        };
         if self.leaves_secrets && key.ends_with("_file") {
             return Some(JwtKey::Unread);
         }
         match key {
             KEY_SECRET => self.read(key, |text| match text {
                 "" => Err(invalid("is empty", "give it a value")),
-                text => Ok(of_secret(text)),
+                text => of_secret(text),
             }),
             KEY_SECRET_FILE => {
-                self.read(key, |text| Ok(of_secret(&read_text(&working_dir.join(text))?)))
+                self.read(key, |text| of_secret(&read_text(&working_dir.join(text))?))
             }
             "auth.jwt.jwks_url" => self.read(key, parse_url).map(JwtKey::Jwks),
             _ => self.read(key, |text| {
@@ -356,6 +355,25 @@ const KEY_SECRET_FILE: &str = KEYS[1];
 
 fn is_secret(key: &str) -> bool {
     matches!(key, KEY_SECRET | KEY_SECRET_FILE)
+}
+
+/// RFC 7518, 3.2: a secret has at least as many bits as the hash. Shorter ones can be found by
+/// trying, from one token that anybody may have.
+fn is_long_enough(secret: &str, algorithms: &[Algorithm]) -> Result<(), Invalid> {
+    let bytes_of = |algorithm: &Algorithm| match algorithm {
+        Algorithm::HS256 => 32,
+        Algorithm::HS384 => 48,
+        // Others are refused beside a secret.
+        _ => 64,
+    };
+    let least = algorithms.iter().max_by_key(|algorithm| bytes_of(algorithm));
+    match least.map(|algorithm| (algorithm, bytes_of(algorithm))) {
+        Some((algorithm, least)) if secret.len() < least => Err(invalid(
+            format!("is shorter than the {least} bytes that {algorithm:?} needs"),
+            format!("make one with `openssl rand -base64 {least}`"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The key of a PEM file, where it fits every algorithm.
@@ -440,13 +458,15 @@ fn parse_header(text: &str) -> Result<HeaderName, Invalid> {
 }
 
 fn parse_claims(text: &str) -> Result<ClaimsFrom, Invalid> {
-    const EXAMPLE: &str = "write body or header:NAME";
+    const EXAMPLE: &str =
+        "write body, header:NAME (text, which becomes `sub`) or header-json:NAME (a JSON object)";
+    let name = |name: &str| {
+        name.parse().map_err(|_| invalid(format!("{} is no header field", show(name)), EXAMPLE))
+    };
     match text.split_once(':') {
         None if text == "body" => Ok(ClaimsFrom::Body),
-        Some(("header", name)) => name
-            .parse()
-            .map(ClaimsFrom::Header)
-            .map_err(|_| invalid(format!("{} is no header field", show(name)), EXAMPLE)),
+        Some(("header", field)) => name(field).map(ClaimsFrom::Header),
+        Some(("header-json", field)) => name(field).map(ClaimsFrom::HeaderJson),
         _ => Err(invalid(format!("{} is no place for claims", show(text)), EXAMPLE)),
     }
 }

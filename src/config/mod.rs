@@ -19,6 +19,7 @@ mod secret;
 mod setting;
 mod settings;
 mod tls;
+mod token_source;
 mod units;
 mod value;
 
@@ -31,7 +32,7 @@ use crate::diagnostic::Diagnostic;
 
 pub use address::AppAddress;
 pub(crate) use address::parse_prefix;
-pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, TokenSource};
+pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey};
 pub use ids::Ids;
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use schema::schema;
@@ -39,6 +40,7 @@ pub use secret::{MongodbUri, Secret};
 pub use setting::{Kind, SETTINGS, Setting};
 pub use settings::{Clients, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay};
 pub use tls::Tls;
+pub use token_source::TokenSource;
 pub(crate) use units::show_duration;
 pub use units::{Invalid, parse_duration, parse_size};
 

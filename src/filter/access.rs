@@ -271,5 +271,6 @@ pub(super) fn check_placeholders(
             }
         }
     }
+    super::elements::advise(&inner.value, reporter);
     super::resolve::check_params(&template.placeholders(), inner, (params, written), reporter);
 }

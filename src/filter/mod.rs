@@ -15,6 +15,7 @@ mod claims;
 mod contradiction;
 mod declaration;
 mod directory;
+mod elements;
 mod example;
 mod json;
 mod limits;

@@ -24,7 +24,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::requests::{Held, Requests};
-use crate::api::capacity::{Full, most_by_descriptors, network_of};
+use crate::access::network_of;
+use crate::api::capacity::{Full, most_by_descriptors};
 
 /// Handshakes at the same time, with what they have read and no certificate shown yet; fewer where
 /// there are few descriptors.

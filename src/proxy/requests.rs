@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::api::capacity::{Full, network_of};
+use crate::access::network_of;
+use crate::api::capacity::Full;
 use crate::api::problem::Problem;
 
 /// How soon a refused client may try again, in seconds.

@@ -39,7 +39,8 @@ impl Side {
             scheme: believed("x-forwarded-proto").or(own_scheme),
         };
         let mut query = path::pairs_of(request.query);
-        let credentials = guard.credentials(values, &mut query, origin);
+        let address = self.client_address(request.peer, &values("x-forwarded-for"));
+        let credentials = guard.credentials(values, &mut query, origin, address);
         Ask {
             method: request.method,
             rest: request.rest,
@@ -47,7 +48,7 @@ impl Side {
             accept: values("accept"),
             last_event_id: first("last-event-id"),
             origin,
-            address: self.client_address(request.peer, &values("x-forwarded-for")),
+            address,
             is_websocket: request.is_upgrade && asks_for_websocket(&values("upgrade")),
             is_preflight: first("access-control-request-method").is_some(),
             has_cookies: first("cookie").is_some(),

@@ -77,3 +77,42 @@ async fn health_streams_and_metrics() {
     until("closed streams are noticed", || async { metric(admin, open).await == 0.0 }).await;
     sidecar.finish().await;
 }
+
+/// A page of a site whose name leads to this host is on the same origin as we are, for a browser.
+#[tokio::test]
+async fn a_page_whose_name_leads_here_is_told_nothing() {
+    let database = unique("admin");
+    let text = format!("collection: {database}.a\naccess: public\n");
+    let filters = Filters::new(&[("a", &text)]);
+    let settings = [("SIDESTREAM_CONSOLE__HOSTS", "Ops.internal")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    for (hosts, status) in [
+        (&["127.0.0.1:9180"][..], 200),
+        (&["10.0.0.7"], 200),
+        (&["[::1]:9180"], 200),
+        (&["localhost:9180"], 200),
+        (&["LOCALHOST"], 200),
+        (&["ops.internal:80"], 200),
+        (&["ops.internal."], 200),
+        (&["evil.example:9180"], 421),
+        (&["localhost.evil.example"], 421),
+        (&["127.0.0.1.evil.example"], 421),
+        (&["127.0.0.1@evil.example"], 421),
+        (&["[::1"], 421),
+        (&["localhost:x"], 421),
+        (&[""], 421),
+        (&["localhost", "evil.example"], 421),
+    ] {
+        let mut connection = http::Connection::open(sidecar.admin).await;
+        let fields: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+        connection.send(format!("GET /streams HTTP/1.1\r\n{fields}\r\n")).await;
+        // What can be no host at all, the server may drop before anything is asked.
+        let Some(head) = connection.head().await else {
+            assert_eq!(status, 421, "{hosts:?}");
+            continue;
+        };
+        assert_eq!(head.status, status, "{hosts:?}");
+        assert_eq!(head.field("access-control-allow-origin"), None);
+    }
+    sidecar.finish().await;
+}

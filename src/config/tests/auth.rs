@@ -60,9 +60,45 @@ auth:
 }
 
 #[test]
+fn claims_in_a_header_are_text_or_json_by_the_setting() {
+    let header = |text: &str| {
+        let env = [
+            ("SIDESTREAM_AUTH__FORWARD__URL", "http://localhost:3000/me"),
+            ("SIDESTREAM_AUTH__FORWARD__CLAIMS", text),
+        ];
+        from_env(&env).map(|config| config.auth.forward.unwrap().claims)
+    };
+    let name = http::HeaderName::from_static("x-user");
+    assert_eq!(header("header:X-User").unwrap(), ClaimsFrom::Header(name.clone()));
+    assert_eq!(header("header-json:X-User").unwrap(), ClaimsFrom::HeaderJson(name));
+    assert!(header("header-text:X-User").is_err() && header("json").is_err());
+}
+
+#[test]
+fn commands_that_only_look_open_no_secret() {
+    let dir = directory(&[]);
+    let env = [
+        ("SIDESTREAM_MONGODB__URI_FILE", "nowhere"),
+        ("SIDESTREAM_AUTH__JWT__SECRET_FILE", "nowhere"),
+        ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
+        ("SIDESTREAM_TLS__CERT_FILE", "nowhere"),
+        ("SIDESTREAM_TLS__KEY_FILE", "nowhere"),
+    ];
+    let looking = sources(&dir, &env, Flags::default());
+    let running = looking.clone();
+    let config = Config::load(Sources { leaves_secrets: true, ..looking }).unwrap();
+    assert!(config.auth.has_source());
+    assert!(matches!(config.auth.jwt.unwrap().key, JwtKey::Unread));
+    assert_eq!(Config::load(running).unwrap_err().diagnostics.len(), 4);
+}
+
+#[test]
 fn the_least_and_the_environment() {
     let env = [
-        ("SIDESTREAM_AUTH__JWT__SECRET", "[hunter2], 007"),
+        (
+            "SIDESTREAM_AUTH__JWT__SECRET",
+            "[hunter2], 007 and so on, until there are the 64 bytes of HS512 or more",
+        ),
         ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256,HS512"),
         ("SIDESTREAM_AUTH__FORWARD__URL", "http://localhost:3000/me"),
     ];

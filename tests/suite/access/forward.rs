@@ -6,7 +6,7 @@ use mongodb::bson::doc;
 use serde_json::json;
 
 use super::server::{Question, Reply, Server};
-use super::{filter, insert, knock};
+use super::{SECRET, filter, insert, knock};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
@@ -198,7 +198,7 @@ async fn claims_can_come_in_a_header_and_tokens_beside_the_app() {
     let database = unique("forward");
     let settings = [
         ("SIDESTREAM_AUTH__FORWARD__CLAIMS", "header:X-User"),
-        ("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"),
+        ("SIDESTREAM_AUTH__JWT__SECRET", SECRET),
         ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
     ];
     let sidecar = start(&app, &files(&database), &settings).await;
@@ -206,7 +206,7 @@ async fn claims_can_come_in_a_header_and_tokens_beside_the_app() {
     let mut ada = Stream::open_with(sidecar.listen, "/_events/mine", fields).await;
     ada.settled().await;
     let asked = app.count();
-    let token = super::issuer::secret("s3cret").sign(&super::issuer::claims(json!({})));
+    let token = super::issuer::secret(super::SECRET).sign(&super::issuer::claims(json!({})));
     let fields = super::bearer(&token);
     let mut also = Stream::open_with(sidecar.listen, "/_events/mine", &fields).await;
     also.settled().await;

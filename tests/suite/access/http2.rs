@@ -6,6 +6,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
+use super::SECRET;
 use super::filter;
 use super::issuer::{claims, secret};
 use super::server::{Reply, Server};
@@ -22,7 +23,7 @@ async fn the_same_rules_hold_for_http2() {
     .await;
     let filters = Filters::new(&[("mine", &filter(&database, "authenticated", ""))]);
     let settings = [
-        ("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"),
+        ("SIDESTREAM_AUTH__JWT__SECRET", SECRET),
         ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
         ("SIDESTREAM_AUTH__FORWARD__URL", &app.url("/me")),
         ("SIDESTREAM_AUTH__FORWARD__RECHECK", "300ms"),
@@ -43,7 +44,7 @@ async fn the_same_rules_hold_for_http2() {
         }
         client.clone().send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
     };
-    let bearer = format!("Bearer {}", secret("s3cret").sign(&claims(json!({}))));
+    let bearer = format!("Bearer {}", secret(SECRET).sign(&claims(json!({}))));
     let forged = format!("Bearer {}", secret("another").sign(&claims(json!({}))));
     for (fields, status) in [
         (&[][..], 401),

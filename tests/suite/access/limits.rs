@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::issuer::{claims, secret};
-use super::{bearer, filter, knock};
+use super::{SECRET, bearer, filter, knock};
 use crate::support::app::App;
 use crate::support::sidecar::{self, Filters, Program, metric};
 use crate::support::sse::Stream;
@@ -21,7 +21,7 @@ async fn each_limit_refuses_with_its_name_and_counts() {
         ("mine", &filter(&database, "authenticated", by_number)),
     ]);
     let settings = [
-        ("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"),
+        ("SIDESTREAM_AUTH__JWT__SECRET", SECRET),
         ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
         ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS", "6"),
         ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS_PER_ADDRESS", "4"),
@@ -30,7 +30,7 @@ async fn each_limit_refuses_with_its_name_and_counts() {
     ];
     let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
     let listen = sidecar.listen;
-    let key = secret("s3cret");
+    let key = secret(SECRET);
     // Another token of the same caller counts for the same caller.
     let ada = |n: i64| bearer(&key.sign(&claims(json!({ "jti": n }))));
     let from = |address: &str| format!("X-Forwarded-For: 192.0.2.{address}\r\n");

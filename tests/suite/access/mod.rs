@@ -3,12 +3,12 @@
 mod classroom;
 mod forward;
 mod http2;
-mod issuer;
+pub mod issuer;
 mod limits;
 mod origins;
 mod property;
 mod secrets;
-mod server;
+pub mod server;
 mod tokens;
 mod typed;
 
@@ -20,8 +20,11 @@ use mongodb::bson::Document;
 use crate::support::http::{self, Answer};
 use crate::support::mongo;
 
+/// A shared secret, as long as HS512 demands.
+pub const SECRET: &str = "a secret of sixty-four bytes, which nobody knows but the issuer!";
+
 /// Asks for a stream without reading it.
-async fn knock(address: SocketAddr, target: &str, fields: &str) -> Answer {
+pub async fn knock(address: SocketAddr, target: &str, fields: &str) -> Answer {
     http::request(address, "HEAD", target, fields).await
 }
 
@@ -34,6 +37,6 @@ async fn insert(database: &str, collection: &str, document: Document) {
     client.database(database).collection(collection).insert_one(document).await.unwrap();
 }
 
-fn filter(database: &str, access: &str, rest: &str) -> String {
+pub fn filter(database: &str, access: &str, rest: &str) -> String {
     format!("collection: {database}.orders\naccess: {access}\n{rest}")
 }

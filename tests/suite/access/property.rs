@@ -11,6 +11,7 @@ use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 
+use super::SECRET;
 use super::bearer;
 use super::issuer::{claims, secret};
 use crate::support::http::request;
@@ -167,9 +168,9 @@ async fn check(seed: u64) -> usize {
     let files: Vec<(&str, &str)> = texts.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
     let filters = Filters::new(&files);
     let settings =
-        [("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
+        [("SIDESTREAM_AUTH__JWT__SECRET", SECRET), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
     let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
-    let key = secret("s3cret");
+    let key = secret(SECRET);
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
         let index = client % CASES.len();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::issuer::{claims, ec_key, ed_key, key_set, rsa_key, secret, time};
 use super::server::{Reply, Server};
-use super::{bearer, filter, insert, knock};
+use super::{SECRET, bearer, filter, insert, knock};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique};
@@ -217,7 +217,7 @@ async fn keys_from_files_and_secrets() {
     let ada = claims(json!({}));
     let (rsa, ec, es384) =
         (rsa_key(), ec_key("ec", Algorithm::ES256), ec_key("e3", Algorithm::ES384));
-    let hs = secret("a secret that nobody knows");
+    let hs = secret(SECRET);
     let file = filters.path().join("key.pem");
     let rows = [
         ("RS256", rsa.public.as_str(), rsa.clone(), true),
@@ -236,7 +236,7 @@ async fn keys_from_files_and_secrets() {
     for (algorithm, public, key, is_in) in rows {
         std::fs::write(&file, public).unwrap();
         let source = match public {
-            "" => ("SECRET", "a secret that nobody knows"),
+            "" => ("SECRET", SECRET),
             _ => ("PUBLIC_KEY_FILE", file.to_str().unwrap()),
         };
         let sidecar = start(&filters, &[source, ("ALGORITHMS", algorithm)]).await;
@@ -304,9 +304,9 @@ async fn without_the_issuer_nobody_new_gets_in_and_public_streams_go_on() {
 async fn tokens_come_from_cookies_and_the_query_where_the_settings_say_so() {
     let database = unique("tokens");
     let filters = files(&database);
-    let hs = secret("s3cret");
+    let hs = secret(SECRET);
     let token = hs.sign(&claims(json!({})));
-    let base = [("SECRET", "s3cret"), ("ALGORITHMS", "HS256")];
+    let base = [("SECRET", SECRET), ("ALGORITHMS", "HS256")];
     let cookie = format!("Cookie: a=1; token={token}; b=2\r\n");
     let in_query = format!("/_events/known?token={token}");
     let rows = [
@@ -330,8 +330,8 @@ async fn tokens_come_from_cookies_and_the_query_where_the_settings_say_so() {
 #[tokio::test]
 async fn claims_bind_values_and_a_stream_ends_with_its_token() {
     let database = unique("tokens");
-    let hs = secret("s3cret");
-    let base = [("SECRET", "s3cret"), ("ALGORITHMS", "HS256")];
+    let hs = secret(SECRET);
+    let base = [("SECRET", SECRET), ("ALGORITHMS", "HS256")];
     let sidecar = start(&files(&database), &base).await;
     let open = async |stream: &str, more: Value| {
         let fields = bearer(&hs.sign(&claims(more)));

@@ -5,13 +5,13 @@ use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use serde_json::json;
 
 use super::issuer::{claims, secret};
-use super::{bearer, filter, insert, knock};
+use super::{SECRET, bearer, filter, insert, knock};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::{Block, Stream};
 use crate::support::{mongo, unique};
 
-const SECRET: [(&str, &str); 2] =
-    [("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
+const SETTINGS: [(&str, &str); 2] =
+    [("SIDESTREAM_AUTH__JWT__SECRET", SECRET), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
 
 /// The next event that tells of a document.
 async fn change(stream: &mut Stream) -> Block {
@@ -43,8 +43,8 @@ async fn everyone_gets_the_orders_of_their_own_object_id() {
         ("mine", &filter(&database, "authenticated", mine)),
         ("ours", &filter(&database, "authenticated", ours)),
     ]);
-    let sidecar = sidecar::start(&mongo::uri(), &filters, &SECRET).await;
-    let key = secret("s3cret");
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &SETTINGS).await;
+    let key = secret(SECRET);
     let token = |more: serde_json::Value| bearer(&key.sign(&claims(more)));
 
     let (ada, bob) = (ObjectId::new(), ObjectId::new());
@@ -105,8 +105,8 @@ async fn a_room_by_object_id_opens_to_those_whose_claims_name_it() {
         "room",
         &filter(&database, "{ match: { rooms: { $param: room } } }", room),
     )]);
-    let sidecar = sidecar::start(&mongo::uri(), &filters, &SECRET).await;
-    let key = secret("s3cret");
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &SETTINGS).await;
+    let key = secret(SECRET);
     let (lobby, vault) = (ObjectId::new(), ObjectId::new());
     let rows = [
         (lobby.to_hex(), json!([lobby.to_hex()]), 200),

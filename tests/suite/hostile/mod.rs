@@ -6,6 +6,7 @@ mod forwarded;
 mod frames;
 mod framing;
 mod http2;
+mod identity;
 mod refused;
 mod slow;
 mod stalled;
