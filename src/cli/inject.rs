@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::BAD_INPUT;
 use crate::config::parse_duration;
+use crate::kubernetes::injection::names;
 use crate::kubernetes::{Platform, Version, manifest};
 
 /// A larger text is no set of manifests.
@@ -49,10 +50,10 @@ pub struct PlatformArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pre_stop: Duration,
     /// CPU that the sidecar requests
-    #[arg(long, value_name = "QUANTITY")]
+    #[arg(long, value_name = "QUANTITY", value_parser = names::cpu)]
     cpu: Option<String>,
     /// Memory that the sidecar requests, and its limit
-    #[arg(long, value_name = "QUANTITY")]
+    #[arg(long, value_name = "QUANTITY", value_parser = names::memory)]
     memory: Option<String>,
 }
 

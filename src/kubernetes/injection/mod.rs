@@ -17,7 +17,7 @@
 pub mod annotations;
 pub mod json_patch;
 pub mod manifest;
-mod names;
+pub mod names;
 pub mod platform;
 pub mod pod;
 mod ports;

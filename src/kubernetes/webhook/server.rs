@@ -30,7 +30,8 @@ const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 const MAX_AT_A_TIME: usize = 4;
 const MAX_CONNECTIONS: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than the API server keeps an idle connection (90 s), so that none closes under a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until `closing`, and then until the last request has its answer.

@@ -1,6 +1,7 @@
 //! Kubernetes: manifests, admission reviews, the webhook's certificate and leader, the drain.
 
 mod cluster;
+mod commands;
 mod drain;
 mod golden;
 mod leader;
