@@ -83,10 +83,8 @@ async fn follow(args: TailArgs) -> End {
             return End::Failed(message, BAD_USAGE);
         }
     };
-    let mut parser = Parser {
-        last_event_id: args.last_event_id.clone().unwrap_or_default(),
-        ..Parser::default()
-    };
+    let mut parser = Parser::default();
+    parser.last_event_id = args.last_event_id.clone().unwrap_or_default();
     let http = Http::default();
     let mut printer = Printer::new(args.count);
     let mut was_open = false;

@@ -187,8 +187,11 @@ mod tests {
         digit.repeat(length)
     }
 
-    fn ids(keys: &[String]) -> Ids {
-        Ids::Sealed(Keys::parse(&keys.join("\n")).unwrap())
+    fn ids(keys: &[&String]) -> Ids {
+        Ids::Sealed(
+            Keys::parse(&keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join("\n"))
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -196,7 +199,7 @@ mod tests {
         let event = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
         let (old, new) = (key("0a", 32), key("b1", 64));
         let [first, both, newer] =
-            [ids(&[old.clone()]), ids(&[new.clone(), old.clone()]), ids(&[new.clone()])];
+            [vec![&old], vec![&new, &old], vec![&new]].map(|keys| ids(&keys));
         let own = Position::before(bson::Timestamp { time: 7, increment: 1 });
         for position in [Position::parse(event).unwrap(), own] {
             let id = first.show(&position);

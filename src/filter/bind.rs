@@ -21,6 +21,7 @@ pub struct Bound {
 
 /// The bound values in one canonical form: equal only where the same documents match, as far as
 /// the values tell. Sets are sorted and hold nothing twice.
+#[allow(clippy::derived_hash_with_manual_eq, reason = "what is equal here is equal by `==` too")]
 #[derive(Debug, Clone, Eq, Hash, Default)]
 pub struct BoundValues(Box<[(String, Option<Bson>)]>);
 

@@ -22,36 +22,34 @@ pub fn run(filters: &FilterSet) -> (usize, Vec<Diagnostic>) {
     let mut count = 0;
     let failed = all
         .inspect(|_| count += 1)
-        .filter_map(|(filter, example)| run_one(filter, example).err())
+        .filter_map(|(filter, example)| run_one(filter, example).err().map(|wrong| *wrong))
         .collect();
     (count, failed)
 }
 
-fn run_one(filter: &Arc<Filter>, example: &Example) -> Result<(), Diagnostic> {
+fn run_one(filter: &Arc<Filter>, example: &Example) -> Result<(), Box<Diagnostic>> {
     let name = &example.name;
     let expected = example.expect;
     let bound: Bound = match filter.bind(&example.params, example.claims.as_deref()) {
         Ok(bound) => bound,
         // Who may not listen gets nothing.
         Err(BindError::Parameter(error)) => {
-            return Err(
-                example.wrong_outcome(format!("{name}: {error}"), Some("correct `params`".into()))
-            );
+            let hint = Some("correct `params`".into());
+            return Err(example.wrong_outcome(format!("{name}: {error}"), hint).into());
         }
         Err(_) if expected == Expect::None => return Ok(()),
         Err(error) => {
             let message =
                 format!("{name}: expected {}, and the caller is refused: {error}", expected.name());
-            return Err(example
-                .wrong_outcome(message, Some("give the caller's claims under `claims`".into())));
+            let hint = Some("give the caller's claims under `claims`".into());
+            return Err(example.wrong_outcome(message, hint).into());
         }
     };
     let event =
         trial::event_of(filter, example.operation, example.before.as_ref(), example.after.as_ref());
     let Some(event) = event else {
-        return Err(
-            example.wrong_outcome(format!("{name}: the documents are not valid BSON"), None)
-        );
+        let message = format!("{name}: the documents are not valid BSON");
+        return Err(example.wrong_outcome(message, None).into());
     };
     let outcome = trial::try_event(filter, bound, &event);
     check_outcome(example, &outcome)?;
@@ -59,15 +57,15 @@ fn run_one(filter: &Arc<Filter>, example: &Example) -> Result<(), Diagnostic> {
         (Some(shows), Trial::Sent { data, .. }) => {
             check_document(example, shows, trial::shown_document(data))
         }
-        (Some(_), Trial::NotSent(_)) => Err(example.wrong_document(
-            format!("{name}: nothing is sent, so nothing is shown"),
-            Some("remove `shows`".into()),
-        )),
+        (Some(_), Trial::NotSent(_)) => {
+            let message = format!("{name}: nothing is sent, so nothing is shown");
+            Err(example.wrong_document(message, Some("remove `shows`".into())).into())
+        }
         (None, _) => Ok(()),
     }
 }
 
-fn check_outcome(example: &Example, outcome: &Trial) -> Result<(), Diagnostic> {
+fn check_outcome(example: &Example, outcome: &Trial) -> Result<(), Box<Diagnostic>> {
     let got = match outcome {
         Trial::NotSent(_) => "none",
         Trial::Sent { event: "reset", .. } => "a reset",
@@ -96,10 +94,10 @@ fn check_outcome(example: &Example, outcome: &Trial) -> Result<(), Diagnostic> {
         }
     };
     let message = format!("{}: expected {}, got {got}", example.name, example.expect.name());
-    Err(example.wrong_outcome(message, Some(hint)))
+    Err(example.wrong_outcome(message, Some(hint)).into())
 }
 
-fn check_document(example: &Example, shows: &Document, got: &Value) -> Result<(), Diagnostic> {
+fn check_document(example: &Example, shows: &Document, got: &Value) -> Result<(), Box<Diagnostic>> {
     let expected = RawDocumentBuf::try_from(shows).ok().and_then(|raw| {
         let mut text = Vec::new();
         write_relaxed_document(&raw, &mut text);
@@ -117,10 +115,8 @@ fn check_document(example: &Example, shows: &Document, got: &Value) -> Result<()
         lines.push(format!("… and {more} more"));
     }
     let lines: String = lines.iter().map(|line| format!("\n    {line}")).collect();
-    Err(example.wrong_document(
-        format!("{}: another document is sent than `shows` says", example.name),
-        Some(format!("- expected, + sent{lines}")),
-    ))
+    let message = format!("{}: another document is sent than `shows` says", example.name);
+    Err(example.wrong_document(message, Some(format!("- expected, + sent{lines}"))).into())
 }
 
 /// The fields in which two documents differ. The order of fields means nothing to a client.

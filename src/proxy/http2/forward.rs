@@ -220,6 +220,7 @@ struct Exchange {
     silence: Option<Pause>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "almost all that last are of the large one")]
 enum Answer {
     Awaited(SendResponse<Bytes>),
     Sending(Sending),
