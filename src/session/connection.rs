@@ -23,6 +23,7 @@ use crate::access::Caller;
 use crate::filter::Access;
 use crate::session::catalog::Catalog;
 use crate::session::control::{Control, Ended};
+use crate::session::query::Query;
 use crate::session::subscription::{FrameKind, From, Subscription};
 
 /// What a transport has to send: of which stream, and what.
@@ -38,7 +39,7 @@ pub struct Frame {
 pub struct Member {
     pub subscription: Subscription,
     /// The client's parameters, for when the filter's file is edited.
-    pub query: Box<[(String, String)]>,
+    pub query: Query,
 }
 
 /// See the file's head.
@@ -117,7 +118,7 @@ impl Connection {
         let caller = self.control.caller();
         let claims = caller.as_ref().map(|caller| caller.claims.document());
         let found = self.catalog.find(&subscription.filter().name).ok()?;
-        let bound = found.filter.bind(query, claims).ok()?;
+        let bound = found.filter.bind(&query.pairs(), claims).ok()?;
         let from = From::FilterChanged { was_ready: subscription.was_ready() };
         Some(self.catalog.subscribe(&found, bound, from))
     }
@@ -129,7 +130,7 @@ impl Connection {
         let Member { subscription, query } = &self.member;
         let bind = |caller: &Caller| {
             let found = self.catalog.find(&subscription.filter().name).ok()?;
-            found.filter.bind(query, Some(caller.claims.document())).ok()
+            found.filter.bind(&query.pairs(), Some(caller.claims.document())).ok()
         };
         let is_protected = !matches!(subscription.filter().access, Access::Public);
         let fits = match (bind(&before), bind(&now)) {

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod control;
 pub mod examples;
 pub mod explain;
+pub mod query;
 pub mod reload;
 pub mod subscription;
 pub mod survey;
