@@ -222,7 +222,7 @@ struct Exchange {
 
 enum Answer {
     Awaited(SendResponse<Bytes>),
-    Sending(Sending),
+    Sending(Box<Sending>),
     Done,
 }
 
@@ -366,7 +366,7 @@ impl Exchange {
                     });
                     self.answer = match is_last {
                         true => Answer::Done,
-                        false => Answer::Sending(Sending {
+                        false => Answer::Sending(Box::new(Sending {
                             stream,
                             piece: Bytes::new(),
                             is_more: true,
@@ -375,7 +375,7 @@ impl Exchange {
                             pause: Pause::new(shared.site.patience.client),
                             is_for_app: false,
                             has_sent: true,
-                        }),
+                        })),
                     };
                 }
                 Answer::Sending(sending) => {
