@@ -34,9 +34,10 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
         "# For completion in an editor: `sidestream schema filter > filter.schema.json`, and as the first\n\
          # line of this file:\n\
          # yaml-language-server: $schema=../filter.schema.json\n\n\
-         description: Changes of {what}\n\n\
+         description: {}\n\n\
          # database.collection, as MongoDB names them.\n\
          collection: {}\n",
+        quoted(&format!("Changes of {what}")),
         quoted(&namespace.to_string())
     );
     if let Some(seen) = seen {
@@ -142,8 +143,9 @@ fn escaped(name: &str) -> String {
 }
 
 fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    if text.chars().all(is_plain) && text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.- ".contains(c);
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && !text.ends_with(' ');
+    if text.chars().all(is_plain) && is_word {
         return text.to_owned();
     }
     serde_json::Value::String(text.to_owned()).to_string()
