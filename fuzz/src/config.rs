@@ -2,8 +2,11 @@
 
 #[path = "../../src/config/address.rs"]
 pub mod address;
+#[path = "../../src/config/token_source.rs"]
+mod token_source;
 #[path = "../../src/config/units.rs"]
 pub mod units;
 
+pub use token_source::TokenSource;
 pub(crate) use address::parse_prefix;
 pub(crate) use units::show_duration;

@@ -14,13 +14,6 @@ pub mod matcher;
 #[path = "../../src/yaml/mod.rs"]
 pub mod yaml;
 
-/// Of the settings, what access has to know.
-pub mod config {
-    #[path = "../../../src/config/token_source.rs"]
-    mod token_source;
-    pub use token_source::TokenSource;
-}
-
 // Of the proxy, what judges bytes.
 pub mod proxy;
 pub use proxy::{chunks, gate, path};

@@ -367,4 +367,5 @@ pub fn is_trusted(networks: &[ipnet::IpNet], address: Option<IpAddr>) -> bool {
 }
 
 #[cfg(test)]
+#[path = "gate/tests.rs"]
 mod tests;
