@@ -7,6 +7,6 @@ mod token_source;
 #[path = "../../src/config/units.rs"]
 pub mod units;
 
-pub use token_source::TokenSource;
 pub(crate) use address::parse_prefix;
+pub use token_source::TokenSource;
 pub(crate) use units::show_duration;
