@@ -55,8 +55,10 @@ impl Default for Metrics {
     /// Everything at zero, and there from the start: an alert on a rate needs a first value.
     fn default() -> Metrics {
         let metrics = Metrics::new();
-        metrics.connections.with_label_values(&["sse"]);
-        metrics.connections_total.with_label_values(&["sse", "accepted"]);
+        for transport in ["sse", "ndjson", "poll", "websocket"] {
+            metrics.connections.with_label_values(&[transport]);
+            metrics.connections_total.with_label_values(&[transport, "accepted"]);
+        }
         for source in ["memory", "oplog"] {
             metrics.replays_total.with_label_values(&[source]);
         }

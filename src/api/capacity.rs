@@ -115,13 +115,21 @@ struct Streams {
     values: HashMap<u64, usize>,
 }
 
-/// One open stream. Given back when dropped.
+/// What a connection is counted by for its caller.
+#[derive(Debug)]
+struct Counted {
+    subject: [u8; 32],
+    /// What its streams listen with, each once.
+    values: Vec<u64>,
+}
+
+/// One open connection. Given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     limits: Arc<Limits>,
     /// Counted only where there is a limit for it.
     address: Option<Box<IpAddr>>,
-    subject: Option<Box<([u8; 32], u64)>>,
+    subject: Option<Box<Counted>>,
 }
 
 impl Limits {
@@ -173,7 +181,7 @@ impl Limits {
 }
 
 impl Place {
-    /// Counts the stream for its caller, too; `values` is what it listens with.
+    /// Counts a stream of the connection for its caller, too; `values` is what it listens with.
     ///
     /// # Errors
     /// What is used up.
@@ -185,8 +193,13 @@ impl Place {
         let values = limits.hasher.hash_one(values);
         let mut subjects = limits.subjects.lock();
         let streams = subjects.entry(caller.subject).or_default();
+        let counted = self.subject.as_ref();
+        if counted.is_some_and(|counted| counted.values.contains(&values)) {
+            return Ok(());
+        }
         let is_new = !streams.values.contains_key(&values);
-        let full = if limits.per_subject.is_some_and(|most| streams.open >= most) {
+        let is_first = self.subject.is_none();
+        let full = if is_first && limits.per_subject.is_some_and(|most| streams.open >= most) {
             Some(Full::Subject)
         } else if is_new && limits.values_per_subject.is_some_and(|m| streams.values.len() >= m) {
             Some(Full::Values)
@@ -196,10 +209,11 @@ impl Place {
         if let Some(full) = full {
             return Err(full);
         }
-        streams.open += 1;
+        streams.open += usize::from(is_first);
         *streams.values.entry(values).or_default() += 1;
         drop(subjects);
-        self.subject = Some(Box::new((caller.subject, values)));
+        let none = || Box::new(Counted { subject: caller.subject, values: Vec::new() });
+        self.subject.get_or_insert_with(none).values.push(values);
         Ok(())
     }
 }
@@ -211,11 +225,12 @@ impl Drop for Place {
             lower(self.limits.addresses.lock().entry(**address));
         }
         if let Some(counted) = self.subject.take() {
-            let (subject, values) = *counted;
             let mut subjects = self.limits.subjects.lock();
-            if let Entry::Occupied(mut streams) = subjects.entry(subject) {
+            if let Entry::Occupied(mut streams) = subjects.entry(counted.subject) {
                 streams.get_mut().open -= 1;
-                lower(streams.get_mut().values.entry(values));
+                for values in &counted.values {
+                    lower(streams.get_mut().values.entry(*values));
+                }
                 if streams.get().open == 0 {
                     streams.remove();
                 }

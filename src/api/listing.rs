@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::problem::Problem;
 use super::refusal::Refusal;
 use super::reserved::{Answer, Ask, Desk, Plain};
 use crate::filter::Access;
@@ -11,12 +10,6 @@ use crate::filter::Access;
 impl Desk {
     /// What this client may open. Of a stream that it may not, it learns nothing.
     pub(super) async fn list(&self, ask: Ask<'_>) -> Result<Answer, Refusal> {
-        if ask.query.iter().any(|(name, _)| name == "stream") {
-            return Err(Refusal::from(Problem::new(
-                400,
-                "several streams on one connection are not available yet: open one each",
-            )));
-        }
         // As for a stream: a place first, since asking who somebody is costs the app something.
         let _place = self.limits.take(ask.address).map_err(|full| self.full(full))?;
         let filters = self.catalog.filters();

@@ -3,11 +3,16 @@
 //! Touches no socket: the proxy brings a [`transport::Sink`] for each way in.
 
 pub mod capacity;
+mod envelope;
 mod listing;
+mod ndjson;
 pub mod negotiation;
 mod opening;
+pub mod poll;
 pub mod problem;
 mod refusal;
 pub mod reserved;
 pub mod sse;
 pub mod transport;
+mod wanted;
+pub mod websocket;

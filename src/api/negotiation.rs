@@ -1,10 +1,15 @@
 //! Which transport a request asks for, by `Accept`
 //! ([RFC 9110, 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#name-accept)). Pure.
 
-/// A way of sending a stream.
+/// A way of sending streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Sse,
+    /// The same, with `?heartbeat=event`.
+    SseWithPositionEvents,
+    Ndjson,
+    Poll,
+    WebSocket,
 }
 
 /// How well a request's `Accept` speaks of a transport.
@@ -16,20 +21,30 @@ struct Fit {
     quality: f32,
 }
 
-impl Transport {
-    /// In the order of preference, for a client that takes several.
-    const ALL: [Transport; 1] = [Transport::Sse];
+/// Those that `Accept` chooses from, in the order of preference.
+const BY_ACCEPT: [(Transport, &str); 3] = [
+    (Transport::Sse, "text/event-stream"),
+    (Transport::Ndjson, "application/x-ndjson"),
+    (Transport::Poll, "application/json"),
+];
 
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Transport::Sse => "text/event-stream",
-        }
+/// What is told to a client that takes none of them.
+pub const OFFERED: &str =
+    "streams are sent as text/event-stream, application/x-ndjson or application/json";
+
+impl Transport {
+    /// By the query's `transport`.
+    pub fn parse(name: &str) -> Option<Transport> {
+        BY_ACCEPT.iter().map(|(transport, _)| *transport).find(|it| it.name() == name)
     }
 
     /// For the label `transport` of metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Transport::Sse => "sse",
+            Transport::Sse | Transport::SseWithPositionEvents => "sse",
+            Transport::Ndjson => "ndjson",
+            Transport::Poll => "poll",
+            Transport::WebSocket => "websocket",
         }
     }
 }
@@ -50,11 +65,11 @@ pub fn choose(accept: &[&[u8]]) -> Option<Chosen> {
         .filter_map(Range::parse)
         .collect();
     if ranges.is_empty() {
-        return Some(Chosen { transport: Transport::ALL[0], is_named: false });
+        return Some(Chosen { transport: Transport::Sse, is_named: false });
     }
     let mut best: Option<(Fit, Transport)> = None;
-    for transport in Transport::ALL {
-        if let Some(fit) = fit(transport.media_type(), &ranges)
+    for (transport, media_type) in BY_ACCEPT {
+        if let Some(fit) = fit(media_type, &ranges)
             && best.is_none_or(|(best, _)| fit > best)
         {
             best = Some((fit, transport));
@@ -99,21 +114,28 @@ mod tests {
 
     #[test]
     fn negotiation_reads_media_ranges() {
+        let sse = |is_named| Some((Transport::Sse, is_named));
+        let ndjson = |is_named| Some((Transport::Ndjson, is_named));
+        let poll = |is_named| Some((Transport::Poll, is_named));
         for (accept, expected) in [
-            (vec![], Some(false)),
-            (vec![""], Some(false)),
-            (vec!["text/event-stream"], Some(true)),
-            (vec!["*/*"], Some(false)),
-            (vec!["text/html, */*;q=0.8"], Some(false)),
-            (vec!["application/json", "text/*"], Some(false)),
+            (vec![], sse(false)),
+            (vec![""], sse(false)),
+            (vec!["text/event-stream"], sse(true)),
+            (vec!["*/*"], sse(false)),
+            (vec!["text/html, */*;q=0.8"], sse(false)),
+            (vec!["application/json", "text/*"], poll(true)),
+            (vec!["application/*"], ndjson(false)),
+            (vec!["application/x-ndjson, */*"], ndjson(true)),
+            (vec!["application/json, application/x-ndjson"], ndjson(true)),
+            (vec!["application/json, text/event-stream;q=0.5"], poll(true)),
             (vec!["text/event-stream;q=0"], None),
-            (vec!["text/event-stream;q=0, */*"], None),
-            (vec!["TEXT/EVENT-STREAM; q=0.5"], Some(true)),
-            (vec!["*/*", "text/event-stream"], Some(true)),
+            (vec!["text/event-stream;q=0, */*"], ndjson(false)),
+            (vec!["TEXT/EVENT-STREAM; q=0.5"], sse(true)),
+            (vec!["*/*", "text/event-stream"], sse(true)),
             (vec!["image/png"], None),
         ] {
             let values: Vec<&[u8]> = accept.iter().map(|value| value.as_bytes()).collect();
-            let chosen = choose(&values).map(|chosen| chosen.is_named);
+            let chosen = choose(&values).map(|chosen| (chosen.transport, chosen.is_named));
             assert_eq!(chosen, expected, "{accept:?}");
         }
     }

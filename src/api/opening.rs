@@ -2,51 +2,164 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::capacity::Full;
-use super::negotiation::Chosen;
+use bytes::Bytes;
+
+use super::capacity::{Full, Place};
+use super::ndjson::NDJSON;
+use super::negotiation::{Chosen, Transport};
+use super::poll::{self, POLL, Polling};
 use super::problem::Problem;
 use super::refusal::Refusal;
-use super::reserved::{Answer, Ask, Desk, Open, Opened};
-use super::sse;
+use super::reserved::{Answer, Ask, Desk, Open, Opened, Plain};
+use super::sse::{SSE, SSE_WITH_POSITION_EVENTS};
 use super::transport::Encoder;
+use super::wanted::{self, Wanted, WantedStream};
+use super::websocket::WEBSOCKET;
 use crate::access::credentials::Credentials;
-use crate::access::{self, Right};
-use crate::event::seal::Ids;
+use crate::access::{self, Caller, Right};
 use crate::filter::{Access, BindError};
+use crate::session::catalog::Found;
 use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
+use crate::session::many::Many;
 use crate::session::subscription::From;
 
-/// The id in the query, where a header can't be set.
-const LAST_EVENT_ID: &str = "lastEventId";
-/// How positions come without an event.
-const HEARTBEAT: &str = "heartbeat";
+/// How far a client's time may be ahead of all that is known here, in seconds.
+const AHEAD_SECONDS: u32 = 30;
+
+/// Who a connection's caller is, asked for when the first of its streams needs to know.
+pub(super) struct Identity {
+    credentials: Option<Box<Credentials>>,
+    /// For the connection to watch.
+    pub(super) right: Option<Box<Right>>,
+    caller: Option<Arc<Caller>>,
+}
+
+impl Identity {
+    pub(super) fn new(credentials: Credentials) -> Identity {
+        Identity { credentials: Some(Box::new(credentials)), right: None, caller: None }
+    }
+
+    async fn caller(&mut self, desk: &Desk) -> Result<Arc<Caller>, Refusal> {
+        if let Some(caller) = &self.caller {
+            return Ok(caller.clone());
+        }
+        let credentials = self.credentials.clone().unwrap_or_default();
+        let right = Box::pin(desk.identify(*credentials)).await?;
+        let caller = right.caller();
+        (self.right, self.caller) = (Some(Box::new(right)), Some(caller.clone()));
+        self.forget_credentials();
+        Ok(caller)
+    }
+
+    /// Nobody will ask any more.
+    pub(super) fn forget_credentials(&mut self) {
+        self.credentials = None;
+    }
+
+    /// The caller as the connection knows it by now; its right may have ended since.
+    pub(super) fn follow(&mut self, caller: Option<Arc<Caller>>) {
+        if self.right.is_none() && self.caller.is_some() {
+            self.caller = caller;
+        }
+    }
+}
 
 impl Desk {
     pub(super) async fn open(
         self: &Arc<Desk>,
-        ask: Ask<'_>,
+        mut ask: Ask<'_>,
         chosen: Chosen,
     ) -> Result<Answer, Refusal> {
+        let Chosen { transport, is_named } = chosen;
         if self.drain.has_begun() {
-            return Err(Refusal::passing(503, "this sidecar is shutting down", self.pace.retry));
+            let detail = "this sidecar is shutting down";
+            return Err(Refusal::passing(503, detail, self.pace.retry));
         }
-        let encoder = encoder(&ask.query)?;
-        let from = from(&ask, &self.pace.ids);
+        let style = style_of(transport, &ask.query)?;
+        let wait = poll::wait_of(wanted::value(&ask.query, "wait"))?;
+        let is_head = ask.method == "HEAD";
+        let address = ask.address;
+        let wanted = wanted::of(&mut ask, self.max_streams, &self.pace.ids)?;
         // First, since it costs nothing: a full house asks nobody who is at the door.
-        let mut open = self.take_place(ask.address)?;
-        let found =
-            self.catalog.find(ask.rest).map_err(|error| Problem::new(404, error.to_string()))?;
-        let right = match found.filter.access {
-            Access::Public => None,
-            Access::Authenticated | Access::Match(_) => {
-                Some(Box::pin(self.identify(ask.credentials)).await?)
+        let mut open = self.take_place(address, style)?;
+        let mut identity = Identity::new(ask.credentials);
+        // Who takes a refusal for final waits on an open stream.
+        let waits = transport == Transport::Sse && is_named;
+        let (connection, resume) = match wanted {
+            Wanted::One(stream) => {
+                let show = |position| self.pace.ids.show(position).into_owned();
+                let resume = position_in(&stream.from).map(show);
+                let member = self.join(stream, &mut identity, &mut open.place, waits).await?;
+                (Connection::new(self.catalog.clone(), self.control(&mut identity), member), resume)
+            }
+            Wanted::Many(streams) => {
+                let heartbeat = self.catalog.shared.heartbeat;
+                let mut many = Many::new(true, false, heartbeat);
+                self.join_all(&mut many, streams, &mut identity, &mut open.place, waits).await?;
+                let resume = many.bookmark();
+                let resume = (!resume.is_empty()).then(|| resume.to_text(&self.pace.ids)).flatten();
+                (
+                    Connection::with_many(self.catalog.clone(), self.control(&mut identity), many),
+                    resume,
+                )
             }
         };
-        let caller = right.as_ref().map(|right| right.caller());
+        self.count_outcome(transport, "accepted");
+        let fields =
+            style.encoder().headers().iter().map(|(name, value)| (*name, (*value).to_string()));
+        let fields = fields.collect();
+        let opened = Opened { connection, open };
+        match transport {
+            Transport::Poll if is_head => {
+                Ok(Answer::Plain(Plain { status: 200, headers: fields, body: Bytes::new() }))
+            }
+            Transport::Poll => {
+                let answers_at_once = resume.is_none();
+                let polling = Polling { opened, wait, answers_at_once, resume, fields };
+                Ok(Answer::Poll(Box::new(polling)))
+            }
+            _ => Ok(Answer::Stream(Box::new(opened), fields)),
+        }
+    }
+
+    /// Opens streams under names. One that is refused refuses them all, and is named.
+    pub(super) async fn join_all(
+        &self,
+        many: &mut Many,
+        streams: Vec<WantedStream>,
+        identity: &mut Identity,
+        place: &mut Place,
+        waits: bool,
+    ) -> Result<(), Refusal> {
+        for stream in streams {
+            let (label, from) = (stream.label.clone(), stream.from.clone());
+            let joined = self.join(stream, identity, place, waits).await;
+            let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
+            many.add(label, member, position_in(&from));
+        }
+        Ok(())
+    }
+
+    /// Opens one stream for a client.
+    pub(super) async fn join(
+        &self,
+        wanted: WantedStream,
+        identity: &mut Identity,
+        place: &mut Place,
+        waits: bool,
+    ) -> Result<Member, Refusal> {
+        let WantedStream { label, query, from, is_since } = wanted;
+        let found = self.catalog.find(&label.stream);
+        let found = found.map_err(|error| Problem::new(404, error.to_string()))?;
+        let caller = match found.filter.access {
+            Access::Public => None,
+            Access::Authenticated | Access::Match(_) => Some(identity.caller(self).await?),
+        };
         let claims = caller.as_ref().map(|caller| caller.claims.document());
-        let bound = found.filter.bind(&ask.query, claims).map_err(|error| {
+        let bound = found.filter.bind(&query, claims).map_err(|error| {
             if error.status() == 403 {
                 self.count_auth("forbidden");
             }
@@ -54,21 +167,22 @@ impl Desk {
         })?;
         if let Some(caller) = &caller {
             let values = (&found.filter.name, &bound.values);
-            open.place.count_for(caller, &values).map_err(|full| self.full(full))?;
+            place.count_for(caller, &values).map_err(|full| self.full(full))?;
             self.count_auth("allowed");
         }
-        // Before its feed was read for the first time, nobody can say where "now" is. Who takes a
-        // refusal for final waits on an open stream.
-        if !chosen.is_named && !found.was_read() {
+        // Before its feed was read for the first time, nobody can say where "now" is.
+        if !waits && !found.was_read() {
             return Err(Refusal::passing(503, "MongoDB has not been read yet", self.pace.retry));
         }
-        self.metrics.connections_total.with_label_values(&["sse", "accepted"]).inc();
+        if is_since {
+            check_time(&found, &from)?;
+        }
         let subscription = self.catalog.subscribe(&found, bound, from);
-        let member = Member { subscription, query: ask.query.into() };
-        let control = Control::new(&self.drain, self.max_duration, right);
-        let connection = Connection::new(self.catalog.clone(), control, member);
-        let fields = encoder.headers().iter().map(|(name, value)| (*name, (*value).to_string()));
-        Ok(Answer::Stream(Box::new(Opened { connection, encoder, open }), fields.collect()))
+        Ok(Member { subscription, query: query.into() })
+    }
+
+    pub(super) fn control(&self, identity: &mut Identity) -> Control {
+        Control::new(&self.drain, self.max_duration, identity.right.take().map(|right| *right))
     }
 
     pub(super) async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
@@ -104,10 +218,14 @@ impl Desk {
         Refusal::full(full.status(), full.to_string())
     }
 
-    fn take_place(self: &Arc<Desk>, address: Option<IpAddr>) -> Result<Open, Refusal> {
+    pub(super) fn take_place(
+        self: &Arc<Desk>,
+        address: Option<IpAddr>,
+        transport: Transport,
+    ) -> Result<Open, Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
-        self.metrics.connections.with_label_values(&["sse"]).inc();
-        Ok(Open { desk: self.clone(), place, _held: self.drain.hold() })
+        self.metrics.connections.with_label_values(&[transport.name()]).inc();
+        Ok(Open { desk: self.clone(), place, transport, _held: self.drain.hold() })
     }
 }
 
@@ -117,24 +235,45 @@ fn refusal_of(error: BindError) -> Problem {
     if status == 401 { problem.with_header("WWW-Authenticate", "Bearer") } else { problem }
 }
 
-/// How the client wants its event stream.
-fn encoder(query: &[(String, String)]) -> Result<&'static &'static dyn Encoder, Problem> {
-    let mut encoder = &sse::SSE;
-    for (_, value) in query.iter().filter(|(name, _)| name == HEARTBEAT) {
-        if value != "event" {
-            return Err(Problem::new(400, "`heartbeat` can only be `event`"));
-        }
-        encoder = &sse::SSE_WITH_POSITION_EVENTS;
+/// A page that knows when its data was read cannot have read it later than now, whoever's clock that
+/// is.
+fn check_time(found: &Found, from: &From) -> Result<(), Problem> {
+    let From::Position(position) = from else { return Ok(()) };
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let clock = u32::try_from(clock).unwrap_or(u32::MAX);
+    let known = found.newest().map_or(clock, |newest| newest.time.max(clock));
+    if position.time().time > known.saturating_add(AHEAD_SECONDS) {
+        return Err(Problem::new(400, "`since` is ahead of the newest time that is known here"));
     }
-    Ok(encoder)
+    Ok(())
 }
 
-/// The header wins over the query; an empty one means that the client has none.
-fn from(ask: &Ask<'_>, ids: &Ids) -> From {
-    let in_header = ask.last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
-    let in_query = || ask.query.iter().rfind(|(name, _)| name == LAST_EVENT_ID);
-    match in_header.or_else(|| Some(in_query()?.1.clone())).as_deref() {
-        None | Some("") => From::Now,
-        Some(id) => ids.read(id).map_or(From::Invalid, From::Position),
+fn position_in(from: &From) -> Option<&crate::event::Position> {
+    match from {
+        From::Position(position) => Some(position),
+        _ => None,
+    }
+}
+
+/// How the client wants its frames.
+fn style_of(transport: Transport, query: &[(String, String)]) -> Result<Transport, Problem> {
+    match wanted::value(query, "heartbeat") {
+        None => Ok(transport),
+        Some("event") if transport == Transport::Sse => Ok(Transport::SseWithPositionEvents),
+        Some("event") => Ok(transport),
+        Some(_) => Err(Problem::new(400, "`heartbeat` can only be `event`")),
+    }
+}
+
+impl Transport {
+    /// What makes its bytes.
+    pub(super) fn encoder(self) -> &'static dyn Encoder {
+        match self {
+            Transport::Sse => SSE,
+            Transport::SseWithPositionEvents => SSE_WITH_POSITION_EVENTS,
+            Transport::Ndjson => NDJSON,
+            Transport::Poll => POLL,
+            Transport::WebSocket => WEBSOCKET,
+        }
     }
 }

@@ -32,13 +32,16 @@ impl Problem {
             .unwrap_or("Error")
     }
 
-    pub fn body(&self) -> Bytes {
-        let body = json!({
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({
             "type": "about:blank",
             "title": self.title(),
             "status": self.status,
             "detail": self.detail,
-        });
-        Bytes::from(body.to_string())
+        })
+    }
+
+    pub fn body(&self) -> Bytes {
+        Bytes::from(self.to_json().to_string())
     }
 }

@@ -48,6 +48,17 @@ impl Refusal {
         Refusal { problem: Problem::new(status, detail), pause: Some(pause) }
     }
 
+    /// Names the stream, where there are several.
+    #[must_use]
+    pub fn of_stream(mut self, name: &str) -> Refusal {
+        self.problem.detail = format!("stream `{name}`: {}", self.problem.detail);
+        self
+    }
+
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// What it is, whatever the client is told: for metrics.
     pub fn status(&self) -> u16 {
         self.problem.status

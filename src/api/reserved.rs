@@ -11,9 +11,12 @@ use crate::access::origin::{self, Page};
 use crate::access::{Guard, Origin};
 use crate::api::capacity::{Limits, Place};
 use crate::api::negotiation::{self, Chosen, Transport};
+use crate::api::poll::Polling;
 use crate::api::problem::{self, Problem};
 use crate::api::refusal::Refusal;
-use crate::api::transport::{self, Encoder, Ending, Pace, Sink};
+use crate::api::transport::{self, Ending, Pace, Sink};
+use crate::api::wanted;
+use crate::api::websocket::Upgraded;
 use crate::drain::{Drain, Held};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
@@ -34,6 +37,9 @@ pub struct Ask<'a> {
     pub address: Option<IpAddr>,
     /// An upgrade to anything else is passed over, as HTTP allows.
     pub is_websocket: bool,
+    /// `Sec-WebSocket-Key` and `Sec-WebSocket-Version`
+    pub websocket_key: Option<&'a [u8]>,
+    pub websocket_version: Option<&'a [u8]>,
     /// Whether it asks, as browsers do, what it may ask.
     pub is_preflight: bool,
     pub has_cookies: bool,
@@ -45,6 +51,9 @@ pub struct Ask<'a> {
 pub enum Answer {
     /// And the fields of its head.
     Stream(Box<Opened>, Vec<(&'static str, String)>),
+    /// To be waited for.
+    Poll(Box<Polling>),
+    WebSocket(Box<Upgraded>),
     Plain(Plain),
 }
 
@@ -72,8 +81,6 @@ impl std::convert::From<Problem> for Plain {
 /// A stream that was let in.
 pub struct Opened {
     pub(super) connection: Connection,
-    /// Twice behind a reference, since that is smaller.
-    pub(super) encoder: &'static &'static dyn Encoder,
     pub(super) open: Open,
 }
 
@@ -81,12 +88,14 @@ pub struct Opened {
 pub(super) struct Open {
     pub(super) desk: Arc<Desk>,
     pub(super) place: Place,
+    pub(super) transport: Transport,
     pub(super) _held: Held,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.desk.metrics.connections.with_label_values(&["sse"]).dec();
+        let transport = self.transport.name();
+        self.desk.metrics.connections.with_label_values(&[transport]).dec();
     }
 }
 
@@ -99,6 +108,8 @@ pub struct Desk {
     pub pace: Pace,
     /// Zero: no limit.
     pub max_duration: Duration,
+    /// `clients.max_streams_per_connection`
+    pub max_streams: usize,
     pub(super) limits: Arc<Limits>,
 }
 
@@ -123,6 +134,7 @@ impl Desk {
             guard,
             pace,
             max_duration: clients.max_duration.unwrap_or_default(),
+            max_streams: clients.max_streams_per_connection,
             limits: Arc::new(Limits::new(clients)),
         }
     }
@@ -131,22 +143,49 @@ impl Desk {
     pub async fn answer(self: &Arc<Desk>, ask: Ask<'_>) -> Answer {
         let page = origin::page(ask.origin, self.guard.allowed_origins());
         let cors = origin::headers(&page, self.guard.allowed_origins());
-        let chosen = negotiation::choose(&ask.accept);
-        let is_event_stream = chosen.is_some_and(|chosen| {
-            chosen.is_named && chosen.transport == Transport::Sse && !ask.is_websocket
-        });
-        let mut answer = match self.decide(ask, &page, chosen).await {
+        let by_query = wanted::value(&ask.query, "transport").map(Transport::parse);
+        let chosen = match by_query {
+            Some(transport) => {
+                let accepts = negotiation::choose(&ask.accept);
+                let is_named =
+                    accepts.is_some_and(|it| it.is_named && Some(it.transport) == transport);
+                transport.map(|transport| Chosen { transport, is_named })
+            }
+            None => negotiation::choose(&ask.accept),
+        };
+        let transport = match ask.is_websocket {
+            true => Transport::WebSocket,
+            false => chosen.map_or(Transport::Sse, |chosen| chosen.transport),
+        };
+        let is_event_stream =
+            transport == Transport::Sse && chosen.is_some_and(|chosen| chosen.is_named);
+        let is_negotiated = !ask.is_websocket
+            && ask.method != "OPTIONS"
+            && (!ask.rest.is_empty() || wanted::has_many(&ask));
+        let decided = match by_query {
+            Some(None) if !ask.is_websocket => {
+                Err(Problem::new(400, "`transport` is one of sse, ndjson, poll").into())
+            }
+            _ => self.decide(ask, &page, chosen).await,
+        };
+        let mut answer = match decided {
             Ok(answer) => answer,
             Err(refusal) => {
                 // Whatever the client is told, it is counted as what it is.
-                let outcome = refusal.status().to_string();
-                self.metrics.connections_total.with_label_values(&["sse", &outcome]).inc();
+                self.count_outcome(transport, &refusal.status().to_string());
                 Answer::Plain(refusal.into_answer(is_event_stream))
             }
         };
-        match &mut answer {
-            Answer::Stream(_, fields) => fields.extend(cors),
-            Answer::Plain(plain) => plain.headers.extend(cors),
+        let headers = match &mut answer {
+            Answer::Stream(_, headers) => headers,
+            Answer::Poll(polling) => &mut polling.fields,
+            Answer::Plain(plain) => &mut plain.headers,
+            // Its origin was looked at, and a browser looks at nothing more.
+            Answer::WebSocket(_) => return answer,
+        };
+        headers.extend(cors);
+        if is_negotiated {
+            vary_by_accept(headers);
         }
         answer
     }
@@ -177,16 +216,22 @@ impl Desk {
         if ask.is_websocket && ask.has_cookies && ask.origin.origin.is_none() {
             return Err(Problem::new(403, "a WebSocket that brings cookies needs an Origin").into());
         }
-        if ask.rest.is_empty() {
+        if ask.is_websocket {
+            return Ok(Box::pin(self.upgrade(ask)).await?);
+        }
+        if ask.rest.is_empty() && !wanted::has_many(&ask) {
             return Box::pin(self.list(ask)).await;
         }
-        let chosen = chosen.filter(|_| !ask.is_websocket);
-        let chosen =
-            chosen.ok_or_else(|| Problem::new(406, "streams are sent as text/event-stream"))?;
+        let chosen = chosen
+            .ok_or_else(|| Problem::new(406, negotiation::OFFERED).with_header("Vary", "Accept"))?;
         self.open(ask, chosen).await
     }
 
-    fn count_end(&self, ended: Ended) {
+    pub(super) fn count_outcome(&self, transport: Transport, outcome: &str) {
+        self.metrics.connections_total.with_label_values(&[transport.name(), outcome]).inc();
+    }
+
+    pub(super) fn count_end(&self, ended: Ended) {
         if ended == Ended::Unauthorized {
             self.count_auth("ended");
         }
@@ -198,13 +243,22 @@ impl Desk {
     }
 }
 
+/// Also a refusal is another one for who accepts event streams.
+fn vary_by_accept(headers: &mut Vec<(&'static str, String)>) {
+    match headers.iter_mut().find(|(name, _)| *name == "Vary") {
+        Some((_, value)) => *value = format!("Accept, {value}"),
+        None => headers.push(("Vary", "Accept".to_string())),
+    }
+}
+
 impl Opened {
     /// Sends the stream until it ends. The head has been sent.
     ///
     /// Everything stays where it is, behind a pointer: what an idle stream holds is what it costs.
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ending {
-        let Opened { connection, encoder, open } = self;
-        let ending = transport::serve(sink, connection, **encoder, &open.desk.pace).await;
+        let Opened { connection, open } = self;
+        let ending =
+            transport::serve(sink, connection, open.transport.encoder(), &open.desk.pace).await;
         open.desk.count_end(ending.ended);
         ending
     }

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::transport::Encoder;
-use crate::event::Position;
-use crate::event::seal::Ids;
+use super::transport::{Encoder, Mark};
+use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
 use crate::session::subscription::FrameKind;
 
@@ -41,57 +40,65 @@ impl Encoder for Sse {
     }
 
     /// Spread by a quarter, so that the clients of a lost replica do not come back all at once.
-    fn first(&self, retry: Duration) -> Bytes {
+    fn first(&self, retry: Duration) -> Option<Bytes> {
         let millis = retry.mul_f64(1.0 + fastrand::f64() / 4.0).as_millis();
-        Bytes::from(format!("retry: {millis}\n"))
+        Some(Bytes::from(format!("retry: {millis}\n")))
     }
 
-    fn encode(&self, frame: &Frame, ids: &Ids) -> Bytes {
-        let block = |event: &str, data: &[u8], id: Option<&Position>| {
-            let id = id.map(|id| ids.show(id));
-            block(event, data, id.as_deref())
-        };
-        match &frame.kind {
-            FrameKind::Delivery(delivery) => delivery.sse(|delivery| {
-                block(delivery.event_name(), &delivery.json, delivery.id().as_ref())
-            }),
-            FrameKind::Position(position) if self.has_position_events => {
-                block("position", b"{}", Some(position))
+    fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+        let event = match &frame.kind {
+            // By far the most: what is made once for all.
+            FrameKind::Delivery(delivery) if mark.label.is_none() => {
+                return out.push(delivery.sse(|delivery| block_of(delivery, frame, mark)));
             }
+            FrameKind::Delivery(delivery) => {
+                let head = format!("event: {}\ndata: {{{}", delivery.event_name(), mark.members());
+                // Of the delivery's object, without the brace that opens it.
+                let rest = delivery.json.slice(1..);
+                return out.extend([Bytes::from(head), rest, Bytes::from(end_of(frame, mark))]);
+            }
+            FrameKind::Position(_) if self.has_position_events => "position",
             // By the standard, an id without data fires no event and is remembered all the same.
-            FrameKind::Position(position) => Bytes::from(format!("id: {}\n\n", ids.show(position))),
-            FrameKind::Keepalive => Bytes::from_static(b":\n"),
-            FrameKind::Reset(reason, position) => {
-                block("reset", &reason_of(reason.name()), position.as_ref())
+            FrameKind::Position(_) => {
+                return out.extend(mark.id(frame).map(|id| Bytes::from(format!("id: {id}\n\n"))));
             }
-            FrameKind::Ready(position) => block("ready", b"{}", Some(position)),
-            FrameKind::End(reason) => block("end", &reason_of(reason), None),
-        }
+            FrameKind::Keepalive => return out.push(Bytes::from_static(b":\n")),
+            FrameKind::Reset(..) => "reset",
+            FrameKind::Ready(_) => "ready",
+            FrameKind::End(_) => "end",
+        };
+        let reason = match &frame.kind {
+            FrameKind::Reset(reason, _) => format!("\"reason\":\"{}\"", reason.name()),
+            FrameKind::End(reason) => format!("\"reason\":\"{reason}\""),
+            _ => String::new(),
+        };
+        let members = format!("{}{reason}", mark.members());
+        let members = members.trim_end_matches(',');
+        let block = format!("event: {event}\ndata: {{{members}}}{}", end_of(frame, mark));
+        out.push(Bytes::from(block));
     }
 }
 
-fn reason_of(reason: &str) -> Vec<u8> {
-    format!("{{\"reason\":\"{reason}\"}}").into_bytes()
+/// What follows the data of a block.
+fn end_of(frame: &Frame, mark: &Mark<'_>) -> String {
+    match mark.id(frame) {
+        Some(id) => format!("\nid: {id}\n\n"),
+        None => "\n\n".to_string(),
+    }
 }
 
-fn block(event: &str, data: &[u8], id: Option<&str>) -> Bytes {
-    let length = id.map_or(0, str::len);
-    let mut out = Vec::with_capacity(event.len() + data.len() + length + 24);
-    for part in [b"event: ", event.as_bytes(), b"\ndata: ", data, b"\n"] {
-        out.extend_from_slice(part);
-    }
-    if let Some(id) = id {
-        for part in [b"id: ", id.as_bytes(), b"\n"] {
-            out.extend_from_slice(part);
-        }
-    }
-    out.push(b'\n');
-    Bytes::from(out)
+fn block_of(delivery: &Delivery, frame: &Frame, mark: &Mark<'_>) -> Bytes {
+    let end = end_of(frame, mark);
+    let parts =
+        [b"event: ", delivery.event_name().as_bytes(), b"\ndata: ", &delivery.json, end.as_bytes()];
+    Bytes::from(parts.concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Position;
+    use crate::event::seal::Ids;
     use crate::feed::routes::ResetReason;
 
     #[test]
@@ -129,9 +136,12 @@ mod tests {
             ),
         ] {
             let frame = Frame { stream: 0, kind };
-            assert_eq!(sse.encode(&frame, &Ids::Token), expected, "{frame:?}");
+            let mut out = Vec::new();
+            sse.encode(&frame, &Mark::plain(&Ids::Token), &mut out);
+            assert_eq!(out.concat(), expected.as_bytes(), "{frame:?}");
         }
-        let first = String::from_utf8(SSE.first(Duration::from_secs(2)).to_vec()).unwrap();
+        let first = SSE.first(Duration::from_secs(2)).unwrap();
+        let first = String::from_utf8(first.to_vec()).unwrap();
         assert!(first.starts_with("retry: 2") && first.ends_with('\n'), "{first:?}");
         assert_eq!(first.lines().count(), 1);
     }

@@ -4,6 +4,7 @@
 //! Knows neither HTTP version nor socket: it writes to a [`Sink`], and the proxy brings one for
 //! each way in. A transport is an [`Encoder`].
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::future::poll_fn;
 use std::io;
@@ -13,13 +14,16 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::event::seal::Ids;
 use crate::feed::routes::{Delivery, Kind};
 use crate::metrics::Metrics;
+use crate::session::bookmark::Bookmark;
 use crate::session::connection::{Connection, Frame};
 use crate::session::control::{Control, Ended};
+use crate::session::many::Label;
 use crate::session::subscription::FrameKind;
 
 /// How many bytes go together, at most; a larger event goes alone.
@@ -41,10 +45,61 @@ pub trait Sink: Send {
 pub trait Encoder: Sync {
     /// The head's fields, beside those of every answer.
     fn headers(&self) -> &'static [(&'static str, &'static str)];
-    /// What comes before any frame; `retry` is when a client should come back after a cut.
-    fn first(&self, retry: Duration) -> Bytes;
-    /// One frame. That of a delivery is made once, and shared by all who are sent it.
-    fn encode(&self, frame: &Frame, ids: &Ids) -> Bytes;
+    /// What comes before any frame, if anything; `retry` is when a client should come back after a
+    /// cut.
+    fn first(&self, retry: Duration) -> Option<Bytes>;
+    /// One frame, as pieces behind those that are there. What a delivery holds is made once, and
+    /// shared by all who are sent it.
+    fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>);
+}
+
+/// What a client is to know of a frame beside what it says.
+#[derive(Debug)]
+pub struct Mark<'a> {
+    /// The stream, where a connection has several.
+    pub label: Option<&'a Label>,
+    ids: &'a Ids,
+    /// Where one id says it of all streams.
+    bookmark: Option<Bookmark>,
+}
+
+impl<'a> Mark<'a> {
+    /// A frame's, by its connection; `ids` is how clients see positions.
+    pub fn of(frame: &Frame, connection: &'a Connection, ids: &'a Ids) -> Mark<'a> {
+        let label = connection.label(frame.stream);
+        let bookmark = label.and_then(|_| connection.bookmark());
+        Mark { label, ids, bookmark }
+    }
+
+    /// That of a connection with one stream.
+    pub fn plain(ids: &'a Ids) -> Mark<'a> {
+        Mark { label: None, ids, bookmark: None }
+    }
+
+    /// What to come back with after this frame, where it says so.
+    pub fn id(&self, frame: &Frame) -> Option<String> {
+        let position = frame.kind.position()?;
+        match &self.bookmark {
+            Some(bookmark) => bookmark.to_text(self.ids),
+            None => Some(self.ids.show(&position).into_owned()),
+        }
+    }
+
+    /// Whether one id says it of all streams.
+    pub fn has_shared_id(&self) -> bool {
+        self.bookmark.is_some()
+    }
+
+    /// The members that name the stream, at the beginning of a JSON object: with a comma at their
+    /// end, or nothing.
+    pub fn members(&self) -> String {
+        let Some(label) = self.label else { return String::new() };
+        let stream = json!(label.stream);
+        match &label.alias {
+            Some(alias) => format!("\"stream\":{stream},\"as\":{},", json!(alias)),
+            None => format!("\"stream\":{stream},"),
+        }
+    }
 }
 
 /// How a stream went.
@@ -57,7 +112,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    fn clean(ended: Ended) -> Ending {
+    pub(super) fn clean(ended: Ended) -> Ending {
         Ending { ended, is_cut: false }
     }
 
@@ -90,8 +145,10 @@ pub async fn serve<S: Sink>(
 ) -> Ending {
     // Boxed, and gone before the stream idles.
     let begun = Box::pin(async {
-        let first = encoder.first(pace.retry);
-        send(sink, &mut connection.control, pace, &[first]).await
+        match encoder.first(pace.retry) {
+            Some(first) => send(sink, &mut connection.control, pace, &[first]).await,
+            None => Ok(()),
+        }
     });
     if let Err(ending) = begun.await {
         return ending;
@@ -112,7 +169,7 @@ pub async fn serve<S: Sink>(
     }
 }
 
-async fn deliver<S: Sink>(
+pub(super) async fn deliver<S: Sink>(
     sink: &mut S,
     connection: &mut Connection,
     encoder: &dyn Encoder,
@@ -123,7 +180,7 @@ async fn deliver<S: Sink>(
     if !pieces.is_empty() {
         send(sink, &mut connection.control, pace, &pieces).await?;
     }
-    if let Some(large) = large {
+    if !large.is_empty() {
         Box::pin(send_large(sink, &mut connection.control, pace, large)).await?;
     }
     count(&pace.metrics, connection, &sent);
@@ -135,10 +192,13 @@ async fn send_large<S: Sink>(
     sink: &mut S,
     control: &mut Control,
     pace: &Pace,
-    mut rest: Bytes,
+    pieces: Vec<Bytes>,
 ) -> Result<(), Ending> {
-    while !rest.is_empty() {
-        let piece = rest.split_to(PIECE.min(rest.len()));
+    let mut rest: VecDeque<Bytes> = pieces.into();
+    while let Some(mut piece) = rest.pop_front() {
+        if piece.len() > PIECE {
+            rest.push_front(piece.split_off(PIECE));
+        }
         send(sink, control, pace, &[piece]).await?;
         let over = poll_fn(|cx| Poll::Ready(pin!(control.ended()).poll(cx))).await;
         if !rest.is_empty() && over == Poll::Ready(Ended::Unauthorized) {
@@ -148,7 +208,7 @@ async fn send_large<S: Sink>(
     Ok(())
 }
 
-async fn send<S: Sink>(
+pub(super) async fn send<S: Sink>(
     sink: &mut S,
     control: &mut Control,
     pace: &Pace,
@@ -189,7 +249,7 @@ struct Gathered {
     /// Small pieces that go into one write.
     pieces: Vec<Bytes>,
     /// What goes behind them by itself.
-    large: Option<Bytes>,
+    large: Vec<Bytes>,
     /// The deliveries among all of it, each with its stream.
     sent: Vec<(u16, Arc<Delivery>)>,
 }
@@ -200,11 +260,12 @@ fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: 
     let mut size = 0;
     let mut next = Some(first);
     while let Some(frame) = next {
-        let piece = encoder.encode(&frame, ids);
-        size += piece.len();
-        match piece.len() > MAX_WRITE {
-            true => gathered.large = Some(piece),
-            false => gathered.pieces.push(piece),
+        let begin = gathered.pieces.len();
+        encoder.encode(&frame, &Mark::of(&frame, connection, ids), &mut gathered.pieces);
+        let length: usize = gathered.pieces[begin..].iter().map(Bytes::len).sum();
+        size += length;
+        if length > MAX_WRITE {
+            gathered.large = gathered.pieces.split_off(begin);
         }
         if let FrameKind::Delivery(delivery) = frame.kind {
             gathered.sent.push((frame.stream, delivery));
@@ -214,7 +275,7 @@ fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: 
     gathered
 }
 
-fn count(metrics: &Metrics, connection: &Connection, sent: &[(u16, Arc<Delivery>)]) {
+pub(super) fn count(metrics: &Metrics, connection: &mut Connection, sent: &[(u16, Arc<Delivery>)]) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     for (stream, delivery) in sent {
         if !matches!(delivery.kind, Kind::Event(_)) {
@@ -261,7 +322,7 @@ mod tests {
         let mut control = Control::new(drain, Duration::ZERO, None);
         let pace =
             Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };
-        let sent = send_large(&mut sink, &mut control, &pace, event.clone()).await;
+        let sent = send_large(&mut sink, &mut control, &pace, vec![event.clone()]).await;
         (sent, sink)
     }
 

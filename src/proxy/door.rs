@@ -34,12 +34,15 @@ use super::side::{Request, Side};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Desk, Opened, Plain};
 use crate::api::transport::Sink;
+use crate::api::websocket::{Duplex, Upgraded};
 use crate::drain::Drain;
 
 /// A request head must be complete this long after its first byte.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request.
 const IDLE: Duration = Duration::from_secs(60);
+/// How many bytes of further requests are read while one is waited for.
+const MAX_HELD: usize = 64 * 1024;
 /// How long a refused client may take to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -131,26 +134,51 @@ impl Door {
                             tokio::spawn(stream);
                             return;
                         }
-                        Answer::Plain(plain) => {
-                            let is_last = !head.is_keep_alive
-                                || head.body != Body::None
-                                || self.drain.has_begun();
-                            let written =
-                                answer_plain(&mut client.socket, &plain, head.is_head, is_last);
-                            // Who asks again and again and takes no answer must not keep a
-                            // descriptor for ever.
-                            if !matches!(timeout(IDLE, written).await, Ok(Ok(()))) {
+                        Answer::WebSocket(upgraded) => {
+                            let held = bytes.split_off(head.length);
+                            tokio::spawn(websocket(client.socket, upgraded, held));
+                            return;
+                        }
+                        Answer::Poll(polling) => {
+                            let answer = polling.answer();
+                            let answer =
+                                Box::pin(answer_in_time(&mut client.socket, &mut bytes, answer));
+                            let Some(plain) = answer.await else { return };
+                            if !self.answer(&mut client, &head, &mut bytes, &plain).await {
                                 return;
                             }
-                            if is_last {
-                                return close(&mut client.socket).await;
+                        }
+                        Answer::Plain(plain) => {
+                            if !self.answer(&mut client, &head, &mut bytes, &plain).await {
+                                return;
                             }
-                            client.hold(bytes.split_off(head.length));
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Answers a request on the reserved path; says whether the connection goes on.
+    async fn answer(
+        &self,
+        client: &mut Client,
+        head: &Head,
+        bytes: &mut BytesMut,
+        plain: &Plain,
+    ) -> bool {
+        let is_last = !head.is_keep_alive || head.body != Body::None || self.drain.has_begun();
+        let written = answer_plain(&mut client.socket, plain, head.is_head, is_last);
+        // Who asks again and again and takes no answer must not keep a descriptor for ever.
+        if !matches!(timeout(IDLE, written).await, Ok(Ok(()))) {
+            return false;
+        }
+        if is_last {
+            close(&mut client.socket).await;
+            return false;
+        }
+        client.hold(bytes.split_off(head.length));
+        true
     }
 
     async fn read_head(
@@ -265,6 +293,53 @@ impl Clock {
     }
 }
 
+/// Waits for an answer as long as its client does; `None`: it has left. What it sends meanwhile is
+/// held for the next request.
+async fn answer_in_time(
+    socket: &mut Socket,
+    held: &mut BytesMut,
+    answer: impl Future<Output = Plain>,
+) -> Option<Plain> {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| {
+        if let Poll::Ready(plain) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Some(plain));
+        }
+        while held.len() < MAX_HELD {
+            match ready!(socket.poll_fill::<1024>(cx, held)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(None),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A WebSocket's own task; see [`stream`].
+fn websocket(
+    socket: Socket,
+    upgraded: Box<Upgraded>,
+    held: BytesMut,
+) -> impl Future<Output = ()> + Send {
+    let fields = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", upgraded.accept.as_str()),
+    ];
+    let head = head_of(101, &fields, 1);
+    let mut sink = SocketSink { socket, is_chunked: false };
+    async move {
+        if !matches!(timeout(IDLE, sink.socket.write_all(&head)).await, Ok(Ok(()))) {
+            return;
+        }
+        drop(head);
+        if !upgraded.serve(&mut sink, held).await.is_cut {
+            Box::pin(sink.finish()).await;
+        }
+    }
+}
+
 /// A stream's own task. A block that owns its parts, since a function would keep room for each of
 /// them twice: as it is given, and where it is used.
 fn stream(
@@ -329,6 +404,12 @@ impl SocketSink {
     }
 }
 
+impl Duplex for SocketSink {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.socket.poll_fill::<4096>(cx, to)
+    }
+}
+
 impl Sink for SocketSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let length: usize = pieces.iter().map(Bytes::len).sum();
@@ -375,12 +456,18 @@ mod tests {
         size_of::<F>()
     }
 
+    fn size_of_three<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
     /// Idle streams are what there is most of. With the 104 bytes that tokio adds to a task, this
     /// fits a piece of 768 bytes; what is opened, one of 256. The next larger ones that the allocator
     /// has are a sixth and a quarter more.
     #[test]
     fn a_stream_is_small() {
         assert!(size(stream) <= 664, "{}", size(stream));
+        // A WebSocket's fits one of 1,024.
+        assert!(size_of_three(websocket) <= 920, "{}", size_of_three(websocket));
         assert!(size_of::<Opened>() <= 256, "{}", size_of::<Opened>());
     }
 }

@@ -50,6 +50,8 @@ impl Side {
             origin,
             address,
             is_websocket: request.is_upgrade && asks_for_websocket(&values("upgrade")),
+            websocket_key: first("sec-websocket-key"),
+            websocket_version: first("sec-websocket-version"),
             is_preflight: first("access-control-request-method").is_some(),
             has_cookies: first("cookie").is_some(),
             credentials,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bson::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -48,6 +49,11 @@ impl Found {
     /// Whether its feed was ever read up to now: before, nobody can say where "now" is.
     pub fn was_read(&self) -> bool {
         self.feed.was_live()
+    }
+
+    /// The newest cluster time that was read.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.feed.now().map(|(head, _)| head.time())
     }
 }
 

@@ -1,7 +1,7 @@
-//! One client: the streams that it listens to, and what ends them: its caller's right, draining,
-//! and its lifetime.
+//! One client: the streams that it listens to, and what ends them.
 //!
-//! Knows neither HTTP nor bytes: it yields frames, and a transport makes bytes of them.
+//! Knows neither HTTP nor bytes: it yields frames, and a transport makes bytes of them. A connection
+//! has one stream, or any number under names of their own ([`Many`]).
 //!
 //! Law of this file:
 //!
@@ -21,15 +21,17 @@ use std::task::Poll;
 
 use crate::access::Caller;
 use crate::filter::Access;
+use crate::session::bookmark::Bookmark;
 use crate::session::catalog::Catalog;
 use crate::session::control::{Control, Ended};
+use crate::session::many::{Label, Many};
 use crate::session::query::Query;
 use crate::session::subscription::{FrameKind, From, Subscription};
 
 /// What a transport has to send: of which stream, and what.
 #[derive(Debug)]
 pub struct Frame {
-    /// The number of the stream on its connection, from 0.
+    /// The number of the stream on its connection, from 0. Any, where the frame is of none.
     pub stream: u16,
     pub kind: FrameKind,
 }
@@ -42,17 +44,73 @@ pub struct Member {
     pub query: Query,
 }
 
+/// The streams of a connection.
+enum Streams {
+    One(Member),
+    Many(Box<Many>),
+}
+
 /// See the file's head.
 pub struct Connection {
     catalog: Arc<Catalog>,
-    member: Member,
+    streams: Streams,
     /// For a transport whose write waits: it has to ask all the while whether the connection is over.
     pub control: Control,
 }
 
+/// What a look at everything gave.
+enum Step {
+    Ended(Ended),
+    CallerChanged,
+    /// Of this stream. `None`: its filter is no longer the one in force.
+    Kind(u16, Option<FrameKind>),
+}
+
 impl Connection {
+    /// With one stream, whose positions are its own.
     pub fn new(catalog: Arc<Catalog>, control: Control, member: Member) -> Connection {
-        Connection { catalog, member, control }
+        Connection { catalog, streams: Streams::One(member), control }
+    }
+
+    /// With streams under names.
+    pub fn with_many(catalog: Arc<Catalog>, control: Control, many: Many) -> Connection {
+        Connection { catalog, streams: Streams::Many(Box::new(many)), control }
+    }
+
+    /// Where streams have names: those, to add to and take from.
+    pub fn many(&mut self) -> Option<&mut Many> {
+        match &mut self.streams {
+            Streams::One(_) => None,
+            Streams::Many(many) => Some(many),
+        }
+    }
+
+    /// A stream's name, where streams have names.
+    pub fn label(&self, stream: u16) -> Option<&Label> {
+        match &self.streams {
+            Streams::One(_) => None,
+            Streams::Many(many) => many.label(stream),
+        }
+    }
+
+    /// How far all its streams are, where one id says it.
+    pub fn bookmark(&self) -> Option<Bookmark> {
+        match &self.streams {
+            Streams::Many(many) if many.has_one_id => Some(many.bookmark()),
+            Streams::One(_) | Streams::Many(_) => None,
+        }
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        match &self.streams {
+            Streams::One(_) => 1,
+            Streams::Many(many) => many.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// What can be given without waiting, to go into the same write.
@@ -60,8 +118,13 @@ impl Connection {
         if self.control.over().is_some() || self.control.is_recheck_due() {
             return None;
         }
-        let kind = self.member.subscription.next_ready()?;
-        Some(Frame { stream: 0, kind })
+        match &mut self.streams {
+            Streams::One(member) => {
+                let kind = member.subscription.next_ready()?;
+                Some(Frame { stream: 0, kind })
+            }
+            Streams::Many(many) => many.next_ready(),
+        }
     }
 
     /// The next thing to give.
@@ -70,27 +133,42 @@ impl Connection {
     /// Why the connection ends; its client was told, as far as it should know.
     pub async fn next(&mut self) -> Result<Frame, Ended> {
         loop {
+            if let Streams::Many(many) = &mut self.streams
+                && let Some(stream) = many.pop_unauthorized()
+            {
+                let kind = FrameKind::End(Ended::Unauthorized.reason());
+                return Ok(Frame { stream, kind });
+            }
             match self.step().await {
-                Step::Ended(ended) => {
-                    let tells = matches!(ended, Ended::Unauthorized | Ended::FilterChanged);
-                    if !tells || std::mem::replace(&mut self.control.has_said_why, true) {
-                        return Err(ended);
-                    }
-                    return Ok(Frame { stream: 0, kind: FrameKind::End(ended.reason()) });
+                // The streams that need no right go on.
+                Step::Ended(Ended::Unauthorized)
+                    if self.control.has_right() && self.outlives_right() =>
+                {
+                    self.control.forget_right();
                 }
+                Step::Ended(ended) => return self.last(ended).ok_or(ended),
                 Step::CallerChanged => self.hold_against_caller(),
-                Step::Kind(Some(kind)) => return Ok(Frame { stream: 0, kind }),
-                Step::Kind(None) => match self.reopen() {
-                    Some(next) => self.member.subscription = next,
-                    None => self.control.end(Ended::FilterChanged),
-                },
+                Step::Kind(stream, Some(kind)) => return Ok(Frame { stream, kind }),
+                Step::Kind(stream, None) => {
+                    if let Some(frame) = self.retire(stream) {
+                        return Ok(frame);
+                    }
+                }
             }
         }
     }
 
     async fn step(&mut self) -> Step {
-        let Connection { member, control, .. } = self;
-        let mut next = pin!(member.subscription.next());
+        let Connection { streams, control, .. } = self;
+        let mut next = pin!(async {
+            match streams {
+                Streams::One(member) => Step::Kind(0, member.subscription.next().await),
+                Streams::Many(many) => {
+                    let (stream, kind) = Box::pin(many.next()).await;
+                    Step::Kind(stream, kind)
+                }
+            }
+        });
         poll_fn(|cx| {
             // First: a stream that always has something to send must end all the same.
             if let Poll::Ready(ended) = control.poll_ended(cx) {
@@ -102,51 +180,113 @@ impl Connection {
             if control.is_recheck_due() {
                 return Poll::Pending;
             }
-            next.as_mut().poll(cx).map(Step::Kind)
+            next.as_mut().poll(cx)
         })
         .await
     }
 
-    /// Counts an event that was written of a stream.
-    pub fn count_sent(&self, _stream: u16) {
-        self.member.subscription.count_sent();
+    /// Whether there are streams that need no right; the others are done with.
+    fn outlives_right(&mut self) -> bool {
+        match &mut self.streams {
+            Streams::One(_) => false,
+            Streams::Many(many) => many.end_protected(),
+        }
     }
 
-    /// Opens a stream again after its filter was edited, if that is still possible.
-    fn reopen(&self) -> Option<Subscription> {
-        let Member { subscription, query } = &self.member;
+    /// The last frames: what a client should know of the end, of each stream that it concerns.
+    fn last(&mut self, ended: Ended) -> Option<Frame> {
+        let tells = matches!(ended, Ended::Unauthorized | Ended::FilterChanged);
+        if !tells || self.control.has_said_why {
+            return None;
+        }
+        let stream = match &mut self.streams {
+            Streams::One(_) => {
+                self.control.has_said_why = true;
+                0
+            }
+            Streams::Many(many) => many.pop()?,
+        };
+        Some(Frame { stream, kind: FrameKind::End(ended.reason()) })
+    }
+
+    /// A filter is no longer the one in force: goes on under the new one, or ends the stream. Says
+    /// what the client is to be told.
+    fn retire(&mut self, stream: u16) -> Option<Frame> {
         let caller = self.control.caller();
-        let claims = caller.as_ref().map(|caller| caller.claims.document());
-        let found = self.catalog.find(&subscription.filter().name).ok()?;
-        let bound = found.filter.bind(&query.pairs(), claims).ok()?;
-        let from = From::FilterChanged { was_ready: subscription.was_ready() };
-        Some(self.catalog.subscribe(&found, bound, from))
+        let member = match &mut self.streams {
+            Streams::One(member) => member,
+            Streams::Many(many) => many.member(stream)?,
+        };
+        if let Some(next) = reopen(&self.catalog, member, caller.as_deref()) {
+            member.subscription = next;
+            return None;
+        }
+        match &mut self.streams {
+            Streams::One(_) => {
+                self.control.end(Ended::FilterChanged);
+                None
+            }
+            Streams::Many(many) => {
+                many.end(stream);
+                if many.is_over() {
+                    self.control.end(Ended::FilterChanged);
+                }
+                let kind = FrameKind::End(Ended::FilterChanged.reason());
+                Some(Frame { stream, kind })
+            }
+        }
     }
 
     /// More or less is known of the caller than before. That is fine as long as it opens the same
-    /// stream with the same values: what is open is never quietly narrowed or widened.
+    /// streams with the same values: what is open is never quietly narrowed or widened.
     fn hold_against_caller(&mut self) {
         let Some((before, now)) = self.control.take_change() else { return };
-        let Member { subscription, query } = &self.member;
-        let bind = |caller: &Caller| {
-            let found = self.catalog.find(&subscription.filter().name).ok()?;
-            found.filter.bind(&query.pairs(), Some(caller.claims.document())).ok()
+        let catalog = &self.catalog;
+        let fits = |member: &Member| fits(catalog, member, &before, &now);
+        let all_fit = match &self.streams {
+            Streams::One(member) => fits(member),
+            Streams::Many(many) => many.members().all(fits),
         };
-        let is_protected = !matches!(subscription.filter().access, Access::Public);
-        let fits = match (bind(&before), bind(&now)) {
-            (Some(before), Some(now)) => before.values == now.values,
-            _ => false,
-        };
-        if is_protected && !fits {
+        if !all_fit {
             self.control.end(Ended::Unauthorized);
+        }
+    }
+
+    /// Counts an event that was written of a stream.
+    pub fn count_sent(&mut self, stream: u16) {
+        match &mut self.streams {
+            Streams::One(member) => member.subscription.count_sent(),
+            Streams::Many(many) => {
+                // Else it has ended meanwhile.
+                if let Some(member) = many.member(stream) {
+                    member.subscription.count_sent();
+                }
+            }
         }
     }
 }
 
-/// What a look at everything gave.
-enum Step {
-    Ended(Ended),
-    CallerChanged,
-    /// `None`: the stream's filter is no longer the one in force.
-    Kind(Option<FrameKind>),
+/// Opens a stream again after its filter was edited, if that is still possible.
+fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option<Subscription> {
+    let Member { subscription, query } = member;
+    let claims = caller.map(|caller| caller.claims.document());
+    let found = catalog.find(&subscription.filter().name).ok()?;
+    let bound = found.filter.bind(query, claims).ok()?;
+    let from = From::FilterChanged { was_ready: subscription.was_ready() };
+    Some(catalog.subscribe(&found, bound, from))
+}
+
+fn fits(catalog: &Catalog, member: &Member, before: &Caller, now: &Caller) -> bool {
+    let Member { subscription, query } = member;
+    if matches!(subscription.filter().access, Access::Public) {
+        return true;
+    }
+    let bind = |caller: &Caller| {
+        let found = catalog.find(&subscription.filter().name).ok()?;
+        found.filter.bind(query, Some(caller.claims.document())).ok()
+    };
+    match (bind(before), bind(now)) {
+        (Some(before), Some(now)) => before.values == now.values,
+        _ => false,
+    }
 }

@@ -131,7 +131,22 @@ impl Control {
         self.right.as_ref().is_some_and(|watched| watched.right.is_recheck_due())
     }
 
-    pub(super) fn caller(&self) -> Option<Arc<Caller>> {
+    /// Watches over the caller of a protected stream from now on.
+    pub fn set_right(&mut self, right: Right) {
+        self.right = Some(Box::new(Watched::new(right)));
+    }
+
+    pub(super) fn has_right(&self) -> bool {
+        self.right.is_some()
+    }
+
+    /// The right has ended, and something is left that needs none.
+    pub(super) fn forget_right(&mut self) {
+        (self.right, self.over) = (None, None);
+    }
+
+    /// Whose connection it is, where anybody asked.
+    pub fn caller(&self) -> Option<Arc<Caller>> {
         self.right.as_ref().map(|watched| watched.right.caller())
     }
 

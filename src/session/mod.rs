@@ -3,11 +3,13 @@
 //!
 //! Knows neither HTTP nor bytes on a wire.
 
+pub mod bookmark;
 pub mod catalog;
 pub mod connection;
 pub mod control;
 pub mod examples;
 pub mod explain;
+pub mod many;
 pub mod query;
 pub mod reload;
 pub mod subscription;

@@ -53,6 +53,18 @@ pub enum FrameKind {
     End(&'static str),
 }
 
+impl FrameKind {
+    /// What the client has then, and comes back with.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            FrameKind::Delivery(delivery) => delivery.id(),
+            FrameKind::Position(position) | FrameKind::Ready(position) => Some(position.clone()),
+            FrameKind::Reset(_, position) => position.clone(),
+            FrameKind::Keepalive | FrameKind::End(_) => None,
+        }
+    }
+}
+
 /// What a client came with.
 #[derive(Debug, Clone)]
 pub enum From {
@@ -60,6 +72,8 @@ pub enum From {
     Position(Position),
     /// An id that is none.
     Invalid,
+    /// Everything of the last so many seconds, counted from the newest cluster time that was read.
+    Ago(u32),
     /// Goes on from now, after the filter file of its stream was edited; and whether the client was
     /// told before that its stream is ready.
     FilterChanged {
@@ -79,13 +93,23 @@ pub struct Shared {
 
 #[derive(Debug)]
 enum Phase {
-    /// The feed was not read yet, so nobody can say where "now" is. A stream that came without a
-    /// position begins with this reset: what its page has loaded meanwhile may be older than "now".
-    Waiting(watch::Receiver<bool>, Option<ResetReason>),
+    /// The feed was not read yet, so nobody can say where "now" is.
+    Waiting(watch::Receiver<bool>, Begin),
     /// Reading routes and journal from this number on.
     Following(u64),
     /// Reading what the journal does not have.
     Replaying(Box<Replay>),
+}
+
+/// How a stream begins when its feed was read.
+#[derive(Debug, Clone, Copy)]
+enum Begin {
+    /// At its position.
+    There,
+    /// See [`From::Ago`].
+    Ago(u32),
+    /// With a reset: what its page has loaded meanwhile may be older than "now".
+    Reset(ResetReason),
 }
 
 /// What ended a wait.
@@ -134,7 +158,7 @@ impl Subscription {
             beat,
             timer: Box::pin(sleep_until(beat)),
             events_sent,
-            phase: Phase::Waiting(feed.watch_was_live(), None),
+            phase: Phase::Waiting(feed.watch_was_live(), Begin::There),
             shared,
             feed,
             route: joined.route,
@@ -146,6 +170,7 @@ impl Subscription {
         match from {
             From::Now => subscription.go_to_now(),
             From::Position(position) => subscription.go_to(position),
+            From::Ago(seconds) => subscription.go_back(seconds),
             From::Invalid => subscription.reset(ResetReason::InvalidToken),
             From::FilterChanged { .. } => subscription.reset(ResetReason::FilterChanged),
         }
@@ -194,7 +219,7 @@ impl Subscription {
             if self.feed.epoch() != self.epoch {
                 self.epoch = self.feed.epoch();
                 // One that waits to be reset for another reason misses nothing more by this.
-                if !matches!(self.phase, Phase::Waiting(_, Some(_))) {
+                if !matches!(self.phase, Phase::Waiting(_, Begin::Ago(_) | Begin::Reset(_))) {
                     self.reset(ResetReason::HistoryLost);
                 }
                 continue;
@@ -349,7 +374,7 @@ impl Subscription {
             Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
             // The journal still reads what was before the start, and may get there.
             _ if !self.feed.was_live() => {
-                self.phase = Phase::Waiting(self.feed.watch_was_live(), None);
+                self.phase = Phase::Waiting(self.feed.watch_was_live(), Begin::There);
             }
             _ => self.replay(position),
         }
@@ -357,14 +382,25 @@ impl Subscription {
 
     /// The journal has caught up: to where the client wanted to go.
     fn go_live(&mut self) {
-        let reason = match &mut self.phase {
-            Phase::Waiting(_, reason) => reason.take(),
-            Phase::Following(_) | Phase::Replaying(_) => None,
+        let begin = match &self.phase {
+            Phase::Waiting(_, begin) => *begin,
+            Phase::Following(_) | Phase::Replaying(_) => Begin::There,
         };
-        match (reason, self.position.clone()) {
-            (Some(reason), _) => self.reset(reason),
-            (None, Some(position)) => self.go_to(position),
-            (None, None) => self.go_to_now(),
+        match (begin, self.position.clone()) {
+            (Begin::Reset(reason), _) => self.reset(reason),
+            (Begin::Ago(seconds), _) => self.go_back(seconds),
+            (Begin::There, Some(position)) => self.go_to(position),
+            (Begin::There, None) => self.go_to_now(),
+        }
+    }
+
+    fn go_back(&mut self, seconds: u32) {
+        match self.feed.now() {
+            Some((head, _)) if self.feed.was_live() => {
+                let time = head.time().time.saturating_sub(seconds);
+                self.go_to(Position::before(Timestamp { time, increment: 1 }));
+            }
+            _ => self.wait_to(Begin::Ago(seconds)),
         }
     }
 
@@ -383,20 +419,20 @@ impl Subscription {
     fn go_to_now(&mut self) {
         match self.find_now() {
             Some(first) => self.begin_at(first),
-            None => self.wait_for(ResetReason::Started),
+            None => self.wait_to(Begin::Reset(ResetReason::Started)),
         }
     }
 
     fn reset(&mut self, reason: ResetReason) {
-        let Some(first) = self.find_now() else { return self.wait_for(reason) };
+        let Some(first) = self.find_now() else { return self.wait_to(Begin::Reset(reason)) };
         self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));
         self.begin_at(first);
     }
 
     /// A reset before the feed was read would be answered with data that is older than "now".
-    fn wait_for(&mut self, reason: ResetReason) {
-        self.phase = Phase::Waiting(self.feed.watch_was_live(), Some(reason));
+    fn wait_to(&mut self, begin: Begin) {
+        self.phase = Phase::Waiting(self.feed.watch_was_live(), begin);
     }
 
     /// Nothing has been missed at this place, since nothing was asked for before.

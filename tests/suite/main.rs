@@ -22,4 +22,5 @@ mod restart;
 mod rows;
 mod streams;
 mod support;
+mod transports;
 mod values;

@@ -1,5 +1,6 @@
 //! One request over HTTP/2: refused, answered by the desk, or forwarded.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,6 +53,17 @@ pub async fn answer(
             let decided = Box::pin(ask(&shared, &parts, target, &rest)).await;
             match decided {
                 Answer::Plain(plain) => send_plain(&mut respond, plain, is_head).await,
+                Answer::Poll(polling) => {
+                    let answer = tokio::select! {
+                        plain = polling.answer() => Some(plain),
+                        _ = poll_fn(|cx| respond.poll_reset(cx)) => None,
+                    };
+                    if let Some(plain) = answer {
+                        send_plain(&mut respond, plain, is_head).await;
+                    }
+                }
+                // Extended CONNECT (RFC 8441) is not offered, so nobody asks for one here.
+                Answer::WebSocket(_) => respond.send_reset(h2::Reason::INTERNAL_ERROR),
                 Answer::Stream(opened, fields) => {
                     if let Some(stream) = stream(respond, opened, &fields, is_head) {
                         // A task of its own, so that the memory of this one is given back.

@@ -37,7 +37,7 @@ async fn pages_of_other_origins_need_to_be_allowed() {
         assert_eq!(allowed, is_cors.then_some(origin), "{origin}");
         let credentials = answer.head.field("access-control-allow-credentials");
         assert_eq!(credentials, is_cors.then_some("true"), "{origin}");
-        assert_eq!(answer.head.field("vary"), Some("Origin"), "{origin}");
+        assert_eq!(answer.head.field("vary"), Some("Accept, Origin"), "{origin}");
 
         // A page may read why it was refused, if it is one that may ask.
         let refused = knock(listen, "/_events/b", &fields).await;
@@ -75,9 +75,9 @@ async fn a_websocket_with_cookies_needs_an_origin() {
     let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     for (more, status) in [
-        (String::new(), 406),
+        (String::new(), 101),
         ("Cookie: a=1\r\n".to_owned(), 403),
-        (format!("Cookie: a=1\r\nOrigin: http://{}\r\n", sidecar.listen), 406),
+        (format!("Cookie: a=1\r\nOrigin: http://{}\r\n", sidecar.listen), 101),
         ("Cookie: a=1\r\nOrigin: http://evil.example\r\n".to_owned(), 403),
     ] {
         let answer =

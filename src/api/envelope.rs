@@ -1,0 +1,40 @@
+//! One frame as a JSON object, for every transport but Server-Sent Events:
+//! `{"id":"8266…","event":"update","data":{…}}`.
+
+use bytes::Bytes;
+
+use super::transport::Mark;
+use crate::session::connection::Frame;
+use crate::session::subscription::FrameKind;
+
+/// Appends the object in pieces; what a delivery says is shared, and not copied.
+pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+    // A sign of life is of all streams, and so is a position that all of them share.
+    let mut members = match &frame.kind {
+        FrameKind::Keepalive => String::new(),
+        FrameKind::Position(_) if mark.has_shared_id() => String::new(),
+        _ => mark.members(),
+    };
+    if let Some(id) = mark.id(frame) {
+        members += &format!("\"id\":\"{id}\",");
+    }
+    let (event, data) = match &frame.kind {
+        FrameKind::Delivery(delivery) => {
+            let head = format!("{{{members}\"event\":\"{}\",\"data\":", delivery.event_name());
+            let data = delivery.json.clone();
+            return out.extend([Bytes::from(head), data, Bytes::from_static(b"}")]);
+        }
+        FrameKind::Position(_) | FrameKind::Keepalive => {
+            let members = members.trim_end_matches(',');
+            return out.push(Bytes::from(format!("{{{members}}}")));
+        }
+        FrameKind::Ready(_) => ("ready", "{}".to_string()),
+        FrameKind::Reset(reason, _) => ("reset", reason_of(reason.name())),
+        FrameKind::End(reason) => ("end", reason_of(reason)),
+    };
+    out.push(Bytes::from(format!("{{{members}\"event\":\"{event}\",\"data\":{data}}}")));
+}
+
+fn reason_of(reason: &str) -> String {
+    format!("{{\"reason\":\"{reason}\"}}")
+}

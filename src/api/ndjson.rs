@@ -1,0 +1,35 @@
+//! Newline-delimited JSON, for `fetch()` streaming: one envelope a line.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::envelope;
+use super::transport::{Encoder, Mark};
+use crate::session::connection::Frame;
+
+/// The encoder.
+#[derive(Debug)]
+struct Ndjson;
+
+pub static NDJSON: &dyn Encoder = &Ndjson;
+
+impl Encoder for Ndjson {
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("Content-Type", "application/x-ndjson"),
+            // A proxy that compresses or buffers would hold lines back.
+            ("Cache-Control", "no-store, no-transform"),
+            ("X-Accel-Buffering", "no"),
+        ]
+    }
+
+    fn first(&self, _retry: Duration) -> Option<Bytes> {
+        None
+    }
+
+    fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+        envelope::encode(frame, mark, out);
+        out.push(Bytes::from_static(b"\n"));
+    }
+}

@@ -1,0 +1,153 @@
+//! Long polling: one answer with what has come, and where to go on.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::envelope;
+use super::problem::Problem;
+use super::reserved::{Opened, Plain};
+use super::transport::{self, Encoder, Mark};
+use crate::feed::routes::Delivery;
+use crate::session::connection::Frame;
+use crate::session::subscription::FrameKind;
+
+/// How long a poll waits that does not say, and how long at most.
+const WAIT: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// So much goes into one answer, and one event more.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// The encoder of what is between the brackets.
+#[derive(Debug)]
+struct Poll;
+
+pub static POLL: &dyn Encoder = &Poll;
+
+impl Encoder for Poll {
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+    }
+
+    fn first(&self, _retry: Duration) -> Option<Bytes> {
+        None
+    }
+
+    fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+        envelope::encode(frame, mark, out);
+    }
+}
+
+/// A poll that was let in.
+pub struct Polling {
+    pub opened: Opened,
+    pub wait: Duration,
+    /// It came without a position: it is answered as soon as there is one.
+    pub answers_at_once: bool,
+    /// Where to go on, when nothing has come.
+    pub resume: Option<String>,
+    pub fields: Vec<(&'static str, String)>,
+}
+
+/// What has come.
+#[derive(Default)]
+struct Found {
+    pieces: Vec<Bytes>,
+    size: usize,
+    events: usize,
+    ready: usize,
+    sent: Vec<(u16, Arc<Delivery>)>,
+}
+
+/// Reads `wait`.
+///
+/// # Errors
+/// A 400.
+pub fn wait_of(text: Option<&str>) -> Result<Duration, Problem> {
+    let Some(text) = text else { return Ok(WAIT) };
+    match crate::config::parse_duration(text) {
+        Ok(wait) if wait <= MAX_WAIT => Ok(wait),
+        _ => Err(Problem::new(400, "`wait` is a duration of at most 60s, as 20s")),
+    }
+}
+
+impl Polling {
+    /// Waits for the first event, and answers with what has come by then.
+    pub async fn answer(mut self) -> Plain {
+        let mut found = Found::default();
+        {
+            let mut over = pin!(sleep(self.wait));
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    next = self.opened.connection.next() => next,
+                    () = &mut over => break,
+                };
+                // Draining, or the right has ended: what has come is answered all the same.
+                let Ok(frame) = next else { break };
+                self.take(frame, &mut found);
+                while found.size < MAX_BYTES
+                    && let Some(frame) = self.opened.connection.next_ready()
+                {
+                    self.take(frame, &mut found);
+                }
+                let is_there = found.ready >= self.opened.connection.len();
+                if found.events > 0 || (self.answers_at_once && is_there) {
+                    break;
+                }
+            }
+        }
+        let pace = &self.opened.open.desk.pace;
+        transport::count(&pace.metrics, &mut self.opened.connection, &found.sent);
+        let resume = json!(self.resume);
+        let mut body = b"{\"events\":[".to_vec();
+        body.extend_from_slice(&found.pieces.concat());
+        body.extend_from_slice(format!("],\"resume\":{resume}}}").as_bytes());
+        Plain { status: 200, headers: self.fields, body: Bytes::from(body) }
+    }
+
+    fn take(&mut self, frame: Frame, found: &mut Found) {
+        let Opened { connection, open, .. } = &self.opened;
+        let mark = Mark::of(&frame, connection, &open.desk.pace.ids);
+        if let Some(id) = mark.id(&frame) {
+            self.resume = Some(id);
+        }
+        match frame.kind {
+            FrameKind::Position(_) | FrameKind::Keepalive => return,
+            FrameKind::Ready(_) => {
+                found.ready += 1;
+                return;
+            }
+            FrameKind::Delivery(_) | FrameKind::Reset(..) | FrameKind::End(_) => {}
+        }
+        let begin = found.pieces.len();
+        if found.events > 0 {
+            found.pieces.push(Bytes::from_static(b","));
+        }
+        POLL.encode(&frame, &mark, &mut found.pieces);
+        found.size += found.pieces[begin..].iter().map(Bytes::len).sum::<usize>();
+        found.events += 1;
+        if let FrameKind::Delivery(delivery) = frame.kind {
+            found.sent.push((frame.stream, delivery));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_waits_a_minute_at_most() {
+        assert_eq!(wait_of(None).unwrap(), WAIT);
+        assert_eq!(wait_of(Some("0s")).unwrap(), Duration::ZERO);
+        assert_eq!(wait_of(Some("60s")).unwrap(), MAX_WAIT);
+        for wrong in ["61s", "1h", "", "20", "soon"] {
+            assert!(wait_of(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What a request wants: which streams, with which parameters, from where on. Pure.
+
+use bson::Timestamp;
+
+use super::problem::Problem;
+use super::reserved::Ask;
+use crate::event::Position;
+use crate::event::seal::Ids;
+use crate::session::bookmark::{self, Bookmark};
+use crate::session::many::Label;
+use crate::session::subscription::From;
+
+/// One stream.
+#[derive(Debug)]
+pub struct WantedStream {
+    pub label: Label,
+    /// Its parameters.
+    pub query: Vec<(String, String)>,
+    pub from: From,
+    /// Whether `from` is a time that the client has chosen.
+    pub is_since: bool,
+}
+
+/// The streams of a request.
+#[derive(Debug)]
+pub enum Wanted {
+    One(WantedStream),
+    /// Under names: `GET {prefix}?stream=…`.
+    Many(Vec<WantedStream>),
+}
+
+/// The last of a query's values with this name.
+pub fn value<'q>(query: &'q [(String, String)], name: &str) -> Option<&'q str> {
+    query.iter().rfind(|(known, _)| known == name).map(|(_, value)| value.as_str())
+}
+
+/// Whether it asks for streams under names.
+pub fn has_many(ask: &Ask<'_>) -> bool {
+    ask.rest.is_empty() && value(&ask.query, "stream").is_some()
+}
+
+/// # Errors
+/// A 400 that names what is wrong. `most` streams may share a connection.
+pub fn of(ask: &mut Ask<'_>, most: usize, ids: &Ids) -> Result<Wanted, Problem> {
+    let id = id_of(ask);
+    let since = value(&ask.query, "since").map(since).transpose()?;
+    let is_since = since.is_some();
+    if !has_many(ask) {
+        let from = from(id.as_deref(), since, ids);
+        let label = Label { stream: ask.rest.to_string(), alias: None };
+        let query = std::mem::take(&mut ask.query);
+        let is_since = is_since && id.is_none_or(|id| id.is_empty());
+        return Ok(Wanted::One(WantedStream { label, query, from, is_since }));
+    }
+    let labels = labels(&ask.query, most.min(bookmark::MAX_STREAMS))?;
+    let bookmark = match id.as_deref() {
+        None | Some("") => Ok(Bookmark::default()),
+        Some(id) => Bookmark::parse(id, ids),
+    };
+    let from_of = |label: &Label| match &bookmark {
+        Err(_) => From::Invalid,
+        Ok(bookmark) => match bookmark.get(label.name()) {
+            Some(place) => From::Position(place.clone()),
+            None => since.clone().unwrap_or(From::Now),
+        },
+    };
+    let mut streams: Vec<WantedStream> = labels
+        .into_iter()
+        .map(|label| {
+            let is_new =
+                bookmark.as_ref().is_ok_and(|bookmark| bookmark.get(label.name()).is_none());
+            let is_since = is_since && is_new;
+            WantedStream { from: from_of(&label), label, query: Vec::new(), is_since }
+        })
+        .collect();
+    for (name, value) in std::mem::take(&mut ask.query) {
+        if RESERVED.contains(&name.as_str()) {
+            continue;
+        }
+        let parameter = |stream: &WantedStream| {
+            name.strip_prefix(stream.label.name())?.strip_prefix('.').map(str::to_string)
+        };
+        // Names may hold dots: the longest that fits is meant.
+        let owner = streams
+            .iter_mut()
+            .filter(|stream| parameter(stream).is_some())
+            .max_by_key(|stream| stream.label.name().len());
+        match owner {
+            Some(stream) => {
+                let name = parameter(stream).unwrap_or_default();
+                stream.query.push((name, value));
+            }
+            None => {
+                let detail = format!(
+                    "parameter `{name}`: it names none of the streams; write `STREAM.parameter=value`"
+                );
+                return Err(Problem::new(400, detail));
+            }
+        }
+    }
+    Ok(Wanted::Many(streams))
+}
+
+/// Query names with a meaning of their own.
+const RESERVED: [&str; 6] = ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
+
+fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label>, Problem> {
+    let mut labels: Vec<Label> = Vec::new();
+    for (_, value) in query.iter().filter(|(name, _)| name == "stream") {
+        let label = match value.split_once(':') {
+            Some((alias, stream)) => {
+                Label { stream: stream.to_string(), alias: Some(alias.to_string()) }
+            }
+            None => Label { stream: value.clone(), alias: None },
+        };
+        if labels.iter().any(|known| known.name() == label.name()) {
+            let detail = format!(
+                "stream `{0}`: named twice; give each a name of its own, as in `stream=a:{0}`",
+                label.name()
+            );
+            return Err(Problem::new(400, detail));
+        }
+        labels.push(label);
+        if labels.len() > most {
+            let detail = format!("more than {most} streams on one connection");
+            return Err(Problem::new(400, detail));
+        }
+    }
+    Ok(labels)
+}
+
+/// The header wins over the query.
+fn id_of(ask: &Ask<'_>) -> Option<String> {
+    let in_header = ask.last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
+    in_header.or_else(|| value(&ask.query, "lastEventId").map(str::to_string))
+}
+
+/// Where a stream begins; an empty id means that the client has none.
+pub fn from(id: Option<&str>, since: Option<From>, ids: &Ids) -> From {
+    match id {
+        None | Some("") => since.unwrap_or(From::Now),
+        Some(id) => ids.read(id).map_or(From::Invalid, From::Position),
+    }
+}
+
+/// Reads `since`: a time, floored to the second and inclusive, or an age.
+///
+/// # Errors
+/// A 400.
+pub fn since(text: &str) -> Result<From, Problem> {
+    let invalid = || {
+        let detail = "`since` is a time, as 2026-11-27T20:00:00Z, or an age, as 30s or 5m";
+        Problem::new(400, detail)
+    };
+    if let Ok(age) = crate::config::parse_duration(text) {
+        let seconds = u32::try_from(age.as_secs()).map_err(|_| invalid())?;
+        return Ok(From::Ago(seconds));
+    }
+    // In a query a plus is a blank: of the offset of a time zone, most likely.
+    let time: jiff::Timestamp = text.replace(' ', "+").parse().map_err(|_| invalid())?;
+    let floored = time.as_second() - i64::from(time.subsec_nanosecond() < 0);
+    let time = u32::try_from(floored).map_err(|_| invalid())?;
+    Ok(From::Position(Position::before(Timestamp { time, increment: 1 })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time_of(text: &str) -> Option<u32> {
+        match since(text) {
+            Ok(From::Position(position)) => Some(position.time().time),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn since_is_a_time_or_an_age() {
+        assert_eq!(time_of("1970-01-01T00:01:40Z"), Some(100));
+        assert_eq!(time_of("1970-01-01T00:01:40.999Z"), Some(100));
+        assert_eq!(time_of("1970-01-01T01:01:40+01:00"), Some(100));
+        // As a query is decoded.
+        assert_eq!(time_of("1970-01-01T01:01:40 01:00"), Some(100));
+        assert!(matches!(since("30s"), Ok(From::Ago(30))));
+        assert!(matches!(since("1500ms"), Ok(From::Ago(1))));
+        for wrong in
+            ["", "yesterday", "30", "1969-01-01T00:00:00Z", "2026-11-27", "9999-13-01T00:00:00Z"]
+        {
+            assert!(since(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_are_told_apart() {
+        let query = |pairs: &[&str]| -> Vec<(String, String)> {
+            pairs.iter().map(|value| ("stream".to_string(), (*value).to_string())).collect()
+        };
+        let labels = |pairs: &[&str]| super::labels(&query(pairs), 3);
+        let found = labels(&["orders", "a:chat", "b:chat"]).unwrap();
+        assert_eq!(found.iter().map(Label::name).collect::<Vec<_>>(), ["orders", "a", "b"]);
+        assert_eq!(found[1].stream, "chat");
+        assert!(labels(&["chat", "chat"]).unwrap_err().detail.contains("stream=a:chat"));
+        assert!(labels(&["a", "b", "c", "d"]).is_err());
+    }
+}

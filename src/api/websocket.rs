@@ -1,0 +1,483 @@
+//! WebSocket: the envelopes as text messages, and streams that come and go by the client's word.
+
+mod incoming;
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::envelope;
+use super::negotiation::Transport;
+use super::opening::Identity;
+use super::problem::Problem;
+use super::refusal::Refusal;
+use super::reserved::{Answer, Ask, Desk, Opened};
+use super::transport::{self, Encoder, Ending, Mark, Sink};
+use super::wanted::{self, Wanted, WantedStream};
+use crate::event::seal::Ids;
+use crate::session::connection::{Connection, Frame};
+use crate::session::control::Ended;
+use crate::session::many::{Label, Many};
+use crate::session::subscription::FrameKind;
+use incoming::{Broken, Heard, Incoming};
+
+/// The most of a reason that a close frame carries, in bytes.
+const MAX_REASON: usize = 123;
+/// How long a client has to answer a close frame.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A socket that is read as well.
+pub trait Duplex: Sink {
+    /// Reads more into `to`; zero bytes at the end of the connection.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>>;
+}
+
+/// A handshake that is taken.
+pub struct Upgraded {
+    /// `Sec-WebSocket-Accept`
+    pub accept: String,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Open(Box<(Opened, Identity)>),
+    /// What a browser is to know goes with the close frame: it cannot read a status.
+    Closed(Close),
+}
+
+/// A close frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Close {
+    code: u16,
+    reason: String,
+}
+
+/// The encoder: each frame is one text message.
+#[derive(Debug)]
+struct WebSocket;
+
+pub static WEBSOCKET: &dyn Encoder = &WebSocket;
+
+impl Encoder for WebSocket {
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[("Upgrade", "websocket"), ("Connection", "Upgrade")]
+    }
+
+    fn first(&self, _retry: Duration) -> Option<Bytes> {
+        None
+    }
+
+    fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+        if matches!(frame.kind, FrameKind::Position(_) | FrameKind::Keepalive) {
+            out.push(frame_of(OpCode::Control(Control::Ping), b""));
+        }
+        let begin = out.len();
+        envelope::encode(frame, mark, out);
+        let length: usize = out[begin..].iter().map(Bytes::len).sum();
+        out.insert(begin, head_of(OpCode::Data(Data::Text), length));
+    }
+}
+
+/// A frame's head; we send each message in one.
+fn head_of(opcode: OpCode, length: usize) -> Bytes {
+    let mut head = BytesMut::with_capacity(10).writer();
+    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    // Writing to memory does not fail.
+    let _ = header.format(length as u64, &mut head);
+    head.into_inner().freeze()
+}
+
+fn frame_of(opcode: OpCode, payload: &[u8]) -> Bytes {
+    [&head_of(opcode, payload.len()), payload].concat().into()
+}
+
+impl Close {
+    fn new(code: u16, reason: &str) -> Close {
+        Close { code, reason: reason[..reason.floor_char_boundary(MAX_REASON)].to_string() }
+    }
+
+    /// For a refusal: final ones by their status, and what will pass as "try again".
+    fn of(refusal: &Refusal) -> Close {
+        let Problem { status, detail, .. } = refusal.problem();
+        let code = match status {
+            429 | 500.. => 1013,
+            status => 4000 + status,
+        };
+        Close::new(code, detail)
+    }
+
+    fn of_end(ended: Ended) -> Option<Close> {
+        match ended {
+            Ended::ClientGone | Ended::Stalled => None,
+            Ended::Draining => Some(Close::new(1001, "this sidecar is shutting down")),
+            Ended::Expired => Some(Close::new(1001, "clients.max_duration is over")),
+            Ended::FilterChanged => Some(Close::new(4404, "the stream's file was edited")),
+            Ended::Unauthorized => Some(Close::new(4401, "the right to listen has ended")),
+        }
+    }
+
+    fn to_frame(&self) -> Bytes {
+        let payload = [&self.code.to_be_bytes()[..], self.reason.as_bytes()].concat();
+        frame_of(OpCode::Control(Control::Close), &payload)
+    }
+}
+
+impl Desk {
+    /// Takes the handshake, and says the rest in WebSocket's own way.
+    pub(super) async fn upgrade(self: &Arc<Desk>, mut ask: Ask<'_>) -> Result<Answer, Problem> {
+        let Some(key) = ask.websocket_key.filter(|_| ask.method == "GET") else {
+            return Err(Problem::new(
+                400,
+                "a WebSocket's handshake is a GET with Sec-WebSocket-Key",
+            ));
+        };
+        if ask.websocket_version != Some(b"13") {
+            let problem = Problem::new(426, "version 13 of WebSocket is spoken here");
+            return Err(problem.with_header("Sec-WebSocket-Version", "13"));
+        }
+        let accept = tungstenite::handshake::derive_accept_key(key);
+        let outcome = match self.open_websocket(&mut ask).await {
+            Ok(open) => {
+                self.count_outcome(Transport::WebSocket, "accepted");
+                Outcome::Open(Box::new(open))
+            }
+            Err(refusal) => {
+                let status = refusal.status().to_string();
+                self.count_outcome(Transport::WebSocket, &status);
+                Outcome::Closed(match self.drain.has_begun() {
+                    true => Close::new(1001, &refusal.problem().detail),
+                    false => Close::of(&refusal),
+                })
+            }
+        };
+        Ok(Answer::WebSocket(Box::new(Upgraded { accept, outcome })))
+    }
+
+    async fn open_websocket(
+        self: &Arc<Desk>,
+        ask: &mut Ask<'_>,
+    ) -> Result<(Opened, Identity), Refusal> {
+        if self.drain.has_begun() {
+            let detail = "this sidecar is shutting down";
+            return Err(Refusal::passing(503, detail, self.pace.retry));
+        }
+        let mut identity = Identity::new(std::mem::take(&mut ask.credentials));
+        let heartbeat = self.catalog.shared.heartbeat;
+        let mut open;
+        let connection = if ask.rest.is_empty() && !wanted::has_many(ask) {
+            open = self.take_place(ask.address, Transport::WebSocket)?;
+            let many = Many::new(false, true, heartbeat);
+            Connection::with_many(self.catalog.clone(), self.control(&mut identity), many)
+        } else {
+            let address = ask.address;
+            let wanted = wanted::of(ask, self.max_streams, &self.pace.ids)?;
+            open = self.take_place(address, Transport::WebSocket)?;
+            match wanted {
+                Wanted::One(stream) => {
+                    let member = self.join(stream, &mut identity, &mut open.place, false).await?;
+                    let control = self.control(&mut identity);
+                    identity.forget_credentials();
+                    Connection::new(self.catalog.clone(), control, member)
+                }
+                Wanted::Many(streams) => {
+                    let mut many = Many::new(true, false, heartbeat);
+                    self.join_all(&mut many, streams, &mut identity, &mut open.place, false)
+                        .await?;
+                    let control = self.control(&mut identity);
+                    identity.forget_credentials();
+                    Connection::with_many(self.catalog.clone(), control, many)
+                }
+            }
+        };
+        Ok((Opened { connection, open }, identity))
+    }
+}
+
+/// What comes next on an open connection.
+enum Next {
+    Frame(Frame),
+    Ended(Ended),
+    Heard(Heard),
+    Broken(Broken),
+    Gone,
+}
+
+impl Upgraded {
+    /// Serves the connection to its end; `held` was read behind the handshake's head. The answer to
+    /// that has been sent.
+    pub async fn serve<D: Duplex>(mut self: Box<Self>, wire: &mut D, held: BytesMut) -> Ending {
+        match &mut self.outcome {
+            Outcome::Closed(close) => {
+                let mut incoming = Incoming::with(held);
+                Box::pin(say_goodbye(wire, &mut incoming, close)).await;
+                Ending::clean(Ended::ClientGone)
+            }
+            Outcome::Open(open) => {
+                // Where they are: idle connections wait here.
+                let (opened, identity) = &mut **open;
+                let incoming = Incoming::with(held);
+                let ending = Session { opened, identity, incoming }.serve(wire).await;
+                open.0.open.desk.count_end(ending.ended);
+                ending
+            }
+        }
+    }
+}
+
+struct Session<'a> {
+    opened: &'a mut Opened,
+    identity: &'a mut Identity,
+    incoming: Incoming,
+}
+
+impl Session<'_> {
+    async fn serve<D: Duplex>(&mut self, wire: &mut D) -> Ending {
+        loop {
+            let sent = match self.next(wire).await {
+                Next::Frame(frame) => {
+                    let Opened { connection, open } = &mut *self.opened;
+                    transport::deliver(wire, connection, WEBSOCKET, &open.desk.pace, frame).await
+                }
+                Next::Heard(Heard::Text(text)) => match Box::pin(self.act(&text)).await {
+                    Some(reply) => {
+                        let text = reply.to_string();
+                        let message = frame_of(OpCode::Data(Data::Text), text.as_bytes());
+                        Box::pin(self.send(wire, message)).await
+                    }
+                    None => Ok(()),
+                },
+                Next::Heard(Heard::Ping(payload)) => {
+                    let pong = frame_of(OpCode::Control(Control::Pong), &payload);
+                    Box::pin(self.send(wire, pong)).await
+                }
+                Next::Heard(Heard::Close(code)) => {
+                    let close = Close::new(code.unwrap_or(1000), "");
+                    let _ = Box::pin(self.send(wire, close.to_frame())).await;
+                    return Ending::clean(Ended::ClientGone);
+                }
+                Next::Broken(Broken { code, reason }) => {
+                    Box::pin(say_goodbye(wire, &mut self.incoming, &Close::new(code, reason)))
+                        .await;
+                    return Ending::clean(Ended::ClientGone);
+                }
+                Next::Ended(ended) => {
+                    if let Some(close) = Close::of_end(ended) {
+                        Box::pin(say_goodbye(wire, &mut self.incoming, &close)).await;
+                    }
+                    return Ending::clean(ended);
+                }
+                Next::Gone => return Ending::clean(Ended::ClientGone),
+            };
+            if let Err(ending) = sent {
+                return ending;
+            }
+        }
+    }
+
+    async fn next<D: Duplex>(&mut self, wire: &mut D) -> Next {
+        let Session { opened, incoming, .. } = self;
+        tokio::select! {
+            biased;
+            next = opened.connection.next() => match next {
+                Ok(frame) => Next::Frame(frame),
+                Err(ended) => Next::Ended(ended),
+            },
+            heard = hear(wire, incoming) => heard,
+        }
+    }
+
+    async fn send<D: Duplex>(&mut self, wire: &mut D, message: Bytes) -> Result<(), Ending> {
+        let Opened { connection, open, .. } = &mut *self.opened;
+        transport::send(wire, &mut connection.control, &open.desk.pace, &[message]).await
+    }
+
+    /// Does what a message asks for; gives what is to be said about it.
+    async fn act(&mut self, text: &str) -> Option<Value> {
+        let message: Message = match serde_json::from_str(text) {
+            Ok(message) => message,
+            Err(error) => {
+                let detail = format!(
+                    "{error}; a message is {{\"subscribe\":\"STREAM\",\"as\":\"NAME\"}} or \
+                     {{\"unsubscribe\":\"NAME\"}}"
+                );
+                return Some(error_of(None, &Problem::new(400, detail)));
+            }
+        };
+        let name = message.alias.clone();
+        let result = match (message.subscribe.is_some(), message.unsubscribe.as_deref()) {
+            (true, None) => self.subscribe(message).await,
+            (false, Some(label)) => self.unsubscribe(label),
+            _ => Err(Problem::new(400, "either `subscribe` or `unsubscribe` is expected").into()),
+        };
+        result.err().map(|refusal| error_of(name.as_deref(), refusal.problem()))
+    }
+
+    async fn subscribe(&mut self, message: Message) -> Result<(), Refusal> {
+        let Session { opened: Opened { connection, open }, identity, .. } = self;
+        let desk = open.desk.clone();
+        let wanted = message.wanted(&desk.pace.ids)?;
+        let most = desk.max_streams;
+        let Some(many) = connection.many().filter(|many| !many.has_one_id) else {
+            let detail = "this connection has its streams from its address: open one without";
+            return Err(Problem::new(400, detail).into());
+        };
+        let label = wanted.label.clone();
+        if many.has(label.name()) {
+            let detail = format!("`{}` is subscribed already", label.name());
+            return Err(Problem::new(400, detail).into());
+        }
+        if many.len() >= most {
+            let detail = format!("more than {most} streams on one connection");
+            return Err(Problem::new(429, detail).into());
+        }
+        identity.follow(connection.control.caller());
+        let member = desk.join(wanted, identity, &mut open.place, false).await?;
+        if let Some(right) = identity.right.take() {
+            connection.control.set_right(*right);
+        }
+        if let Some(many) = connection.many() {
+            many.add(label, member, None);
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, name: &str) -> Result<(), Refusal> {
+        let many = self.opened.connection.many().filter(|many| !many.has_one_id);
+        match many.is_some_and(|many| many.remove(name)) {
+            true => Ok(()),
+            false => Err(Problem::new(404, format!("nothing is subscribed as `{name}`")).into()),
+        }
+    }
+}
+
+fn error_of(name: Option<&str>, problem: &Problem) -> Value {
+    let mut message = Map::new();
+    if let Some(name) = name {
+        message.insert("as".to_string(), json!(name));
+    }
+    message.insert("error".to_string(), problem.to_json());
+    Value::Object(message)
+}
+
+/// What a client's message says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message {
+    subscribe: Option<String>,
+    unsubscribe: Option<String>,
+    #[serde(rename = "as")]
+    alias: Option<String>,
+    #[serde(default)]
+    params: Map<String, Value>,
+    resume: Option<String>,
+    since: Option<String>,
+}
+
+impl Message {
+    fn wanted(self, ids: &Ids) -> Result<WantedStream, Problem> {
+        let mut query = Vec::new();
+        for (name, value) in self.params {
+            let values = match value {
+                Value::Array(values) => values,
+                value => vec![value],
+            };
+            for value in values {
+                let text = match value {
+                    Value::String(text) => text,
+                    Value::Number(number) => number.to_string(),
+                    Value::Bool(truth) => truth.to_string(),
+                    Value::Null | Value::Array(_) | Value::Object(_) => {
+                        let detail = format!("parameter `{name}`: text, a number or a truth value");
+                        return Err(Problem::new(400, detail));
+                    }
+                };
+                query.push((name.clone(), text));
+            }
+        }
+        let since = self.since.as_deref().map(wanted::since).transpose()?;
+        let id = self.resume.filter(|id| !id.is_empty());
+        let is_since = since.is_some() && id.is_none();
+        let from = wanted::from(id.as_deref(), since, ids);
+        let label = Label { stream: self.subscribe.unwrap_or_default(), alias: self.alias };
+        Ok(WantedStream { label, query, from, is_since })
+    }
+}
+
+/// The next thing that the client says. May be dropped and called again.
+async fn hear<D: Duplex>(wire: &mut D, incoming: &mut Incoming) -> Next {
+    loop {
+        match incoming.take() {
+            Ok(Some(heard)) => return Next::Heard(heard),
+            Err(broken) => return Next::Broken(broken),
+            Ok(None) => {}
+        }
+        match poll_fn(|cx| wire.poll_fill(cx, &mut incoming.bytes)).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Next::Gone,
+        }
+    }
+}
+
+/// Closes, and waits for the client's own close frame: a moment, since there are others.
+async fn say_goodbye<D: Duplex>(wire: &mut D, incoming: &mut Incoming, close: &Close) {
+    let goodbye = async {
+        if wire.send(&[close.to_frame()]).await.is_err() {
+            return;
+        }
+        loop {
+            match hear(wire, incoming).await {
+                Next::Heard(Heard::Close(_)) | Next::Broken(_) | Next::Gone => return,
+                _ => {}
+            }
+        }
+    };
+    let _ = timeout(FAREWELL, goodbye).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_close_codes() {
+        let retry = Duration::from_secs(2);
+        for (refusal, code) in [
+            (Problem::new(400, "x").into(), 4400),
+            (Problem::new(401, "x").into(), 4401),
+            (Problem::new(403, "x").into(), 4403),
+            (Problem::new(404, "x").into(), 4404),
+            (Refusal::full(429, "x"), 1013),
+            (Refusal::passing(503, "x", retry), 1013),
+        ] {
+            assert_eq!(Close::of(&refusal).code, code);
+        }
+        let long = Close::new(4400, &"ä".repeat(100));
+        assert_eq!(long.reason.len(), 122);
+        let frame = long.to_frame();
+        assert_eq!(frame[..4], [0x88, 124, 0x11, 0x30]);
+    }
+
+    #[test]
+    fn parameters_are_values() {
+        let message =
+            |text: &str| serde_json::from_str::<Message>(text).unwrap().wanted(&Ids::Token);
+        let wanted = message(
+            r#"{"subscribe":"a","as":"1","params":{"n":3,"b":true,"s":["x","y"]},"since":"30s"}"#,
+        )
+        .unwrap();
+        let pairs = [("n", "3"), ("b", "true"), ("s", "x"), ("s", "y")];
+        assert_eq!(wanted.query, pairs.map(|(k, v)| (k.to_string(), v.to_string())));
+        assert_eq!(wanted.label.name(), "1");
+        assert!(wanted.is_since);
+        assert!(message(r#"{"subscribe":"a","params":{"n":{"$ne":1}}}"#).is_err());
+    }
+}

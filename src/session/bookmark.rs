@@ -1,0 +1,264 @@
+//! The id of several streams on one connection: how far each one is, in one short text.
+//!
+//! What a client holds of an event names no document here, whatever the stream: a place is written as
+//! its cluster time, and the operation's index in its transaction where there is one. Streams that
+//! stand alike share a place. In bytes, before base64url:
+//!
+//! ```text
+//! 1                            version
+//! places: number               0 to 255
+//!   kind, time, rest           kind 0: before this time. Else: the length of `rest`, and `rest` is a
+//!                              byte of the token's version and its index; up to this operation
+//! streams: number              0 to 255
+//!   label                      4 bytes, a hash of the stream's name on the connection
+//!   place                      the number of its place
+//! ```
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bson::Timestamp;
+
+use crate::event::Position;
+use crate::event::seal::Ids;
+
+const VERSION: u8 = 1;
+/// So many streams have room in an id, whatever their places.
+pub const MAX_STREAMS: usize = 32;
+/// No id is longer, in characters.
+pub const MAX_LENGTH: usize = 1024;
+
+/// Of a token's text: type byte, cluster time.
+const TIME: std::ops::Range<usize> = 2..18;
+/// The token's version, `2B` and a byte.
+const VERSION_BYTE: std::ops::Range<usize> = 20..22;
+/// What stands between the version and the index in an event's token.
+const EVENT: &str = "2C0100";
+const INDEX_AT: usize = 28;
+const END: &str = "FF";
+
+/// How far the streams of a connection are, by their names on it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Bookmark(Vec<(u32, Position)>);
+
+/// A text that is no bookmark of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invalid;
+
+/// A place as a bookmark can say it, that names no document: of an event, past it and before the
+/// next. `None` for tokens of a form that this version does not know.
+pub fn place_of(position: &Position) -> Option<Position> {
+    if position.is_ours() {
+        return Some(position.clone());
+    }
+    if position.names_document() {
+        return position.past_event();
+    }
+    Some(Position::before(position.time()))
+}
+
+impl Bookmark {
+    /// Says where a stream is; `place` is one of [`place_of`].
+    pub fn put(&mut self, label: &str, place: Position) {
+        self.0.push((hash(label), place));
+    }
+
+    pub fn get(&self, label: &str) -> Option<&Position> {
+        let label = hash(label);
+        self.0.iter().find(|(known, _)| *known == label).map(|(_, place)| place)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As clients are given it; `None` where it would be longer than [`MAX_LENGTH`].
+    pub fn to_text(&self, ids: &Ids) -> Option<String> {
+        let bytes = self.to_bytes()?;
+        let text = match ids {
+            Ids::Token => URL_SAFE_NO_PAD.encode(bytes),
+            Ids::Sealed(keys) => keys.seal(&bytes),
+        };
+        (text.len() <= MAX_LENGTH).then_some(text)
+    }
+
+    fn to_bytes(&self) -> Option<Vec<u8>> {
+        let mut places: Vec<&Position> = self.0.iter().map(|(_, place)| place).collect();
+        places.sort();
+        places.dedup();
+        let mut bytes = vec![VERSION, u8::try_from(places.len()).ok()?];
+        for place in &places {
+            write_place(place, &mut bytes)?;
+        }
+        bytes.push(u8::try_from(self.0.len()).ok()?);
+        for (label, place) in &self.0 {
+            bytes.extend_from_slice(&label.to_be_bytes());
+            // It is among them, and there are not more than a byte can say.
+            bytes.push(u8::try_from(places.binary_search(&place).ok()?).ok()?);
+        }
+        Some(bytes)
+    }
+
+    /// # Errors
+    /// [`Invalid`]
+    pub fn parse(text: &str, ids: &Ids) -> Result<Bookmark, Invalid> {
+        if text.len() > MAX_LENGTH {
+            return Err(Invalid);
+        }
+        let bytes = match ids {
+            Ids::Token => URL_SAFE_NO_PAD.decode(text).map_err(|_| Invalid)?,
+            Ids::Sealed(keys) => keys.open(text).ok_or(Invalid)?,
+        };
+        Reader(&bytes).bookmark().ok_or(Invalid)
+    }
+}
+
+fn write_place(place: &Position, bytes: &mut Vec<u8>) -> Option<()> {
+    let text = place.as_str();
+    let time = place.time();
+    let rest = match text.get(INDEX_AT..) {
+        None => Vec::new(),
+        Some(index) => {
+            let known = text.get(VERSION_BYTE.end..INDEX_AT)? == EVENT;
+            let index = index.strip_suffix(END).filter(|_| known)?;
+            [hex(text.get(VERSION_BYTE)?)?, hex(index)?].concat()
+        }
+    };
+    bytes.push(u8::try_from(rest.len()).ok()?);
+    bytes.extend_from_slice(&time.time.to_be_bytes());
+    bytes.extend_from_slice(&time.increment.to_be_bytes());
+    bytes.extend_from_slice(&rest);
+    Some(())
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2);
+    pairs.map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// Reads what a client sent.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn bookmark(mut self) -> Option<Bookmark> {
+        if self.byte()? != VERSION {
+            return None;
+        }
+        let places: Option<Vec<Position>> = (0..self.byte()?).map(|_| self.place()).collect();
+        let places = places?;
+        let mut streams = Vec::new();
+        for _ in 0..self.byte()? {
+            let label = u32::from_be_bytes(self.array()?);
+            let place = places.get(usize::from(self.byte()?))?;
+            streams.push((label, place.clone()));
+        }
+        self.0.is_empty().then_some(Bookmark(streams))
+    }
+
+    fn place(&mut self) -> Option<Position> {
+        let length = usize::from(self.byte()?);
+        let time = u32::from_be_bytes(self.array()?);
+        let increment = u32::from_be_bytes(self.array()?);
+        let before = Position::before(Timestamp { time, increment });
+        if length == 0 {
+            return Some(before);
+        }
+        let (rest, behind) = self.0.split_at_checked(length)?;
+        self.0 = behind;
+        let (version, index) = rest.split_first()?;
+        let index: String = index.iter().map(|byte| format!("{byte:02X}")).collect();
+        let text = format!("82{}2B{version:02X}{EVENT}{index}{END}", &before.as_str()[TIME]);
+        Position::parse(&text).ok().filter(Position::is_ours)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn array(&mut self) -> Option<[u8; 4]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+}
+
+/// FNV-1a: few labels stand on one connection, and a client gains nothing by two alike.
+fn hash(label: &str) -> u32 {
+    label.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::seal::Keys;
+
+    const EVENT_TOKEN: &str = "8266F3AAAA000000012B042C01002B02296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
+
+    fn position(text: &str) -> Position {
+        Position::parse(text).unwrap()
+    }
+
+    /// A place within a transaction, of so many operations.
+    fn past(time: u32, index: &str) -> Position {
+        position(&format!("82{time:08X}000000012B042C0100{index}6EFF"))
+    }
+
+    #[test]
+    fn a_place_names_no_document() {
+        let event = position("8266F3AAAA000000012B042C01002B026E5A1004D3F046645F0004");
+        let place = place_of(&event).unwrap();
+        assert!(!place.names_document() && place > event);
+        let mark = position("8266F3AAAA000000012B0229296E04");
+        assert_eq!(place_of(&mark).unwrap().as_str(), "8266F3AAAA00000001");
+        assert!(place_of(&position(EVENT_TOKEN)).is_none_or(|place| !place.names_document()));
+    }
+
+    #[test]
+    fn it_says_how_far_each_stream_is() {
+        let mut bookmark = Bookmark::default();
+        let before = Position::before(Timestamp { time: 7, increment: 9 });
+        bookmark.put("orders", before.clone());
+        bookmark.put("a", past(8, "29"));
+        bookmark.put("b", past(8, "2C0100"));
+        bookmark.put("chat", before.clone());
+        let text = bookmark.to_text(&Ids::Token).unwrap();
+        assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+        let read = Bookmark::parse(&text, &Ids::Token).unwrap();
+        assert_eq!(read, bookmark);
+        assert_eq!(read.get("chat"), Some(&before));
+        assert_eq!(read.get("b"), Some(&past(8, "2C0100")));
+        assert_eq!(read.get("other"), None);
+    }
+
+    #[test]
+    fn as_many_streams_as_there_may_be_fit() {
+        let mut bookmark = Bookmark::default();
+        for number in 0..32_u32 {
+            bookmark.put(&format!("stream/{number}"), past(1000 + number, "2E01020304"));
+        }
+        let text = bookmark.to_text(&Ids::Token).unwrap();
+        assert!(text.len() <= MAX_LENGTH, "{}", text.len());
+        assert_eq!(Bookmark::parse(&text, &Ids::Token).unwrap(), bookmark);
+        let sealed = Ids::Sealed(Keys::parse(&"5e".repeat(32)).unwrap());
+        let text = bookmark.to_text(&sealed).unwrap();
+        assert_eq!(Bookmark::parse(&text, &sealed).unwrap(), bookmark);
+        assert_eq!(Bookmark::parse(&text, &Ids::Token), Err(Invalid));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let text = URL_SAFE_NO_PAD.encode(&bytes);
+            if let Ok(read) = Bookmark::parse(&text, &Ids::Token) {
+                let again = read.to_text(&Ids::Token).and_then(|text| Bookmark::parse(&text, &Ids::Token).ok());
+                prop_assert_eq!(again, Some(read));
+            }
+            let mut versioned = vec![VERSION];
+            versioned.extend(bytes);
+            let _ = Bookmark::parse(&URL_SAFE_NO_PAD.encode(versioned), &Ids::Token);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Several streams on one connection, each under a name: each keeps its own order, resets and end.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::bookmark::{Bookmark, place_of};
+use super::connection::{Frame, Member};
+use super::subscription::FrameKind;
+use crate::event::Position;
+use crate::filter::Access;
+
+/// How a client tells a stream from the others of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The stream's own name.
+    pub stream: String,
+    /// What the client calls it.
+    pub alias: Option<String>,
+}
+
+impl Label {
+    /// What it goes by on its connection.
+    pub fn name(&self) -> &str {
+        self.alias.as_deref().unwrap_or(&self.stream)
+    }
+}
+
+struct Slot {
+    label: Label,
+    /// `None` once the stream has ended: its last frames still name it.
+    member: Option<Member>,
+    /// How far the client is, as an id of the connection says it.
+    place: Option<Position>,
+}
+
+/// See the file's head.
+pub struct Many {
+    /// By number. That of an ended stream is given again only when its last frame is long gone.
+    slots: Vec<Slot>,
+    free: VecDeque<u16>,
+    /// Streams that have ended with the caller's right, and whose client was not told yet.
+    unauthorized: VecDeque<u16>,
+    /// Whether one id says how far all of them are; else each has its own.
+    pub has_one_id: bool,
+    /// Whether the connection stays open without a stream.
+    pub stays_open: bool,
+    /// Where the next look begins, so that each has its turn.
+    turn: usize,
+    heartbeat: Duration,
+    /// When there has to be a sign of life: one for all.
+    beat: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Many {
+    pub fn new(has_one_id: bool, stays_open: bool, heartbeat: Duration) -> Many {
+        let beat = Instant::now() + heartbeat;
+        let timer = Box::pin(sleep_until(beat));
+        Many {
+            slots: Vec::new(),
+            free: VecDeque::new(),
+            unauthorized: VecDeque::new(),
+            has_one_id,
+            stays_open,
+            turn: 0,
+            heartbeat,
+            beat,
+            timer,
+        }
+    }
+
+    /// Adds a stream under a name that no other has; `position` is where it goes on.
+    pub fn add(&mut self, label: Label, member: Member, position: Option<&Position>) {
+        let place = position.and_then(place_of);
+        let slot = Slot { label, member: Some(member), place };
+        match self.free.pop_front() {
+            Some(free) => self.slots[usize::from(free)] = slot,
+            None => self.slots.push(slot),
+        }
+    }
+
+    /// Takes away the stream of this name; says whether there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let found = self.slots.iter().position(|slot| slot.is_open() && slot.label.name() == name);
+        let Some(number) = found.and_then(|at| u16::try_from(at).ok()) else { return false };
+        self.end(number);
+        true
+    }
+
+    /// Whether a stream goes by this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.slots.iter().any(|slot| slot.is_open() && slot.label.name() == name)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.members().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn label(&self, stream: u16) -> Option<&Label> {
+        self.slots.get(usize::from(stream)).map(|slot| &slot.label)
+    }
+
+    /// How far all of them are.
+    pub fn bookmark(&self) -> Bookmark {
+        let mut bookmark = Bookmark::default();
+        for slot in self.slots.iter().filter(|slot| slot.is_open()) {
+            if let Some(place) = &slot.place {
+                bookmark.put(slot.label.name(), place.clone());
+            }
+        }
+        bookmark
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.slots.iter().filter_map(|slot| slot.member.as_ref())
+    }
+
+    pub(super) fn member(&mut self, stream: u16) -> Option<&mut Member> {
+        self.slots.get_mut(usize::from(stream))?.member.as_mut()
+    }
+
+    /// Whether the connection has nothing more to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_empty() && !self.stays_open
+    }
+
+    pub(super) fn end(&mut self, stream: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(stream))
+            && slot.member.take().is_some()
+        {
+            self.free.push_back(stream);
+        }
+    }
+
+    /// Ends those that need a right, where others, or the connection by itself, go on without; says
+    /// whether they do.
+    pub(super) fn end_protected(&mut self) -> bool {
+        let is_public =
+            |member: &Member| matches!(member.subscription.filter().access, Access::Public);
+        if !self.stays_open && !self.members().any(is_public) {
+            return false;
+        }
+        for at in 0..self.slots.len() {
+            if self.slots[at].member.as_ref().is_some_and(|member| !is_public(member)) {
+                self.slots[at].member = None;
+                self.unauthorized.push_back(number(at));
+            }
+        }
+        true
+    }
+
+    pub(super) fn pop_unauthorized(&mut self) -> Option<u16> {
+        let stream = self.unauthorized.pop_front()?;
+        self.free.push_back(stream);
+        Some(stream)
+    }
+
+    /// Ends one of them, and says which.
+    pub(super) fn pop(&mut self) -> Option<u16> {
+        let at = self.slots.iter().position(Slot::is_open)?;
+        let number = u16::try_from(at).ok()?;
+        self.end(number);
+        Some(number)
+    }
+
+    /// What can be given without waiting.
+    pub(super) fn next_ready(&mut self) -> Option<Frame> {
+        for _ in 0..self.slots.len() {
+            self.turn = (self.turn + 1) % self.slots.len();
+            let Some(member) = &mut self.slots[self.turn].member else { continue };
+            if let Some(kind) = member.subscription.next_ready()
+                && let Some(frame) = self.take(self.turn, kind)
+            {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// The next frame of any of them, and whose it is. `None`: its filter is no longer the one in
+    /// force.
+    pub(super) async fn next(&mut self) -> (u16, Option<FrameKind>) {
+        loop {
+            let (at, kind) = self.wait().await;
+            match (at, kind) {
+                (None, _) if Instant::now() < self.beat => self.timer.as_mut().reset(self.beat),
+                (None, _) => {
+                    self.note();
+                    self.timer.as_mut().reset(self.beat);
+                    return (0, Some(FrameKind::Keepalive));
+                }
+                (Some(at), None) => return (number(at), None),
+                (Some(at), Some(kind)) => {
+                    if let Some(frame) = self.take(at, kind) {
+                        return (frame.stream, Some(frame.kind));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for one of them, or, `None`, for the time of a sign of life.
+    async fn wait(&mut self) -> (Option<usize>, Option<FrameKind>) {
+        self.turn = (self.turn + 1) % self.slots.len().max(1);
+        let (timer, turn) = (&mut self.timer, self.turn);
+        let mut waiting: Vec<_> = self
+            .slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, slot)| {
+                let member = slot.member.as_mut()?;
+                Some((at, Box::pin(member.subscription.next())))
+            })
+            .collect();
+        // Those behind the turn go first.
+        let behind = waiting.iter().position(|(at, _)| *at >= turn).unwrap_or(0);
+        waiting.rotate_left(behind);
+        poll_fn(|cx| {
+            for (at, next) in &mut waiting {
+                if let Poll::Ready(kind) = next.as_mut().poll(cx) {
+                    return Poll::Ready((Some(*at), kind));
+                }
+            }
+            timer.as_mut().poll(cx).map(|()| (None, None))
+        })
+        .await
+    }
+
+    /// Notes how far a frame brings its client. `None` for a sign of life: there is one for all.
+    fn take(&mut self, at: usize, kind: FrameKind) -> Option<Frame> {
+        if matches!(kind, FrameKind::Keepalive) {
+            return None;
+        }
+        if let Some(position) = kind.position() {
+            // One of a form that cannot be said leaves the place where it was.
+            let slot = &mut self.slots[at];
+            slot.place = place_of(&position).or(slot.place.take());
+        }
+        self.note();
+        Some(Frame { stream: number(at), kind })
+    }
+
+    fn note(&mut self) {
+        self.beat = Instant::now() + self.heartbeat;
+    }
+}
+
+/// There are far fewer than that.
+fn number(at: usize) -> u16 {
+    u16::try_from(at).unwrap_or(u16::MAX)
+}
+
+impl Slot {
+    fn is_open(&self) -> bool {
+        self.member.is_some()
+    }
+}

@@ -1,0 +1,34 @@
+//! The transports beside Server-Sent Events, and several streams on one connection.
+
+mod many;
+mod ndjson;
+mod poll;
+mod since;
+mod websocket;
+
+use mongodb::bson::{Document, doc};
+use mongodb::{Client, Collection};
+use serde_json::Value;
+
+use crate::support::mongo;
+
+fn filter(collection: &str, rest: &str) -> String {
+    format!("collection: {collection}\naccess: public\n{rest}")
+}
+
+async fn collection(database: &str, name: &str) -> Collection<Document> {
+    let client = Client::with_uri_str(mongo::uri()).await.expect("a client");
+    client.database(database).collection(name)
+}
+
+async fn insert(database: &str, name: &str, ids: std::ops::Range<i64>) {
+    let collection = collection(database, name).await;
+    for id in ids {
+        collection.insert_one(doc! { "_id": id }).await.expect("a write");
+    }
+}
+
+/// The key of an envelope's event.
+fn key(envelope: &Value) -> i64 {
+    envelope["data"]["documentKey"]["_id"].as_i64().unwrap_or_else(|| panic!("no key: {envelope}"))
+}

@@ -1,0 +1,122 @@
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{filter, insert, key};
+use crate::support::http::{self, Connection};
+use crate::support::sidecar::{self, Filters, metric};
+use crate::support::{mongo, unique, until};
+
+const ACCEPT: &str = "Accept: application/json\r\n";
+
+async fn poll(address: SocketAddr, target: &str) -> Value {
+    let answer = http::request(address, "GET", target, ACCEPT).await;
+    assert_eq!(answer.head.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn keys(answer: &Value) -> Vec<i64> {
+    answer["events"].as_array().expect("events").iter().map(key).collect()
+}
+
+fn next(answer: &Value) -> String {
+    answer["resume"].as_str().unwrap_or_else(|| panic!("no resume: {answer}")).to_string()
+}
+
+#[tokio::test]
+async fn a_poll_gives_what_came_and_where_to_go_on() {
+    let database = unique("poll");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let listen = sidecar.listen;
+    // Without a position: at once, with that of now.
+    let began = Instant::now();
+    let first = poll(listen, "/_events/a").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "it waited for an event");
+    assert_eq!(first["events"], json!([]));
+    let start = next(&first);
+
+    let target = format!("/_events/a?lastEventId={start}");
+    let waiting = tokio::spawn(async move { poll(listen, &target).await });
+    until("it waits", || async {
+        metric(sidecar.admin, "sidestream_connections{transport=\"poll\"}").await == 1.0
+    })
+    .await;
+    insert(&database, "a", 0..1).await;
+    let answer = waiting.await.expect("an answer");
+    assert_eq!(keys(&answer), [0]);
+    assert_eq!(answer["events"][0]["event"], "insert");
+    assert_eq!(answer["events"][0]["id"], answer["resume"]);
+
+    insert(&database, "a", 1..4).await;
+    // Repeating a poll is safe.
+    for _ in 0..2 {
+        let mut at = start.clone();
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            let answer = poll(listen, &format!("/_events/a?lastEventId={at}")).await;
+            seen.extend(keys(&answer));
+            at = next(&answer);
+        }
+        assert_eq!(seen, [0, 1, 2, 3]);
+    }
+    let invalid = poll(listen, "/_events/a?lastEventId=nonsense").await;
+    assert_eq!(invalid["events"][0]["data"], json!({ "reason": "invalid-token" }));
+    until("places are given back", || async {
+        metric(sidecar.admin, "sidestream_connections{transport=\"poll\"}").await == 0.0
+    })
+    .await;
+    let wrong = http::request(listen, "GET", "/_events/a?wait=2h", ACCEPT).await;
+    assert_eq!(wrong.head.status, 400);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn an_empty_answer_moves_the_position_on() {
+    let database = unique("poll");
+    let filters = Filters::new(&[
+        ("quiet", &filter(&format!("{database}.quiet"), "")),
+        ("busy", &filter(&format!("{database}.busy"), "")),
+    ]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let start = next(&poll(sidecar.listen, "/_events/quiet").await);
+    let busy = next(&poll(sidecar.listen, "/_events/busy").await);
+    insert(&database, "busy", 0..1).await;
+    assert_eq!(
+        keys(&poll(sidecar.listen, &format!("/_events/busy?lastEventId={busy}")).await),
+        [0]
+    );
+    let target = format!("/_events/quiet?lastEventId={start}&wait=50ms");
+    let empty = poll(sidecar.listen, &target).await;
+    assert_eq!(empty["events"], json!([]));
+    assert!(next(&empty) > start);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_polls_again_and_who_leaves_is_noticed() {
+    let database = unique("poll");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let start = next(&poll(sidecar.listen, "/_events/a").await);
+    let request = |wait: &str| {
+        format!(
+            "GET /_events/a?lastEventId={start}&wait={wait} HTTP/1.1\r\nHost: a\r\n{ACCEPT}\r\n"
+        )
+    };
+    let mut connection = Connection::open(sidecar.listen).await;
+    // The second one comes while the first is waited for.
+    connection.send(request("100ms")).await;
+    connection.send(request("0s")).await;
+    for _ in 0..2 {
+        let answer = connection.answer("GET").await.expect("an answer");
+        assert_eq!(answer.json()["events"], json!([]));
+    }
+    connection.send(request("60s")).await;
+    let open = "sidestream_connections{transport=\"poll\"}";
+    until("it waits", || async { metric(sidecar.admin, open).await == 1.0 }).await;
+    drop(connection);
+    until("it is noticed", || async { metric(sidecar.admin, open).await == 0.0 }).await;
+    sidecar.finish().await;
+}

@@ -1,0 +1,79 @@
+use serde_json::Value;
+
+use super::ndjson::Lines;
+use super::{collection, filter, insert, key};
+use crate::support::sidecar::{self, Filters};
+use crate::support::sse::Stream;
+use crate::support::{http, mongo, unique, until};
+use mongodb::bson::doc;
+
+fn seconds(event: &Value) -> i64 {
+    event["data"]["clusterTime"]["$timestamp"]["t"].as_i64().expect("a time")
+}
+
+/// For pages that know when their data was read.
+#[tokio::test]
+async fn a_stream_begins_at_a_time_or_so_long_ago() {
+    let database = unique("since");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut witness = Lines::open(sidecar.listen, "/_events/a", "").await;
+    assert_eq!(witness.event().await["event"], "ready");
+    insert(&database, "a", 0..1).await;
+    let first = seconds(&witness.event().await);
+    // The next one is of a later second.
+    let mut number = 1;
+    let later = loop {
+        insert(&database, "a", number..number + 1).await;
+        let event = witness.event().await;
+        number += 1;
+        if seconds(&event) > first {
+            break (key(&event), seconds(&event));
+        }
+    };
+    let time = |seconds: i64| jiff::Timestamp::from_second(seconds).expect("a time").to_string();
+    // Floored, and inclusive.
+    let at = time(later.1).replace('Z', ".9Z");
+    let mut stream = Lines::open(sidecar.listen, &format!("/_events/a?since={at}"), "").await;
+    assert_eq!(key(&stream.event().await), later.0);
+    let all = time(first);
+    let mut stream = Lines::open(sidecar.listen, &format!("/_events/a?since={all}"), "").await;
+    assert_eq!(key(&stream.event().await), 0);
+    let mut stream = Lines::open(sidecar.listen, "/_events/a?since=1h", "").await;
+    assert_eq!(key(&stream.event().await), 0);
+    // An id wins.
+    let id = stream.event().await["id"].as_str().expect("an id").to_string();
+    let target = format!("/_events/a?since=1h&lastEventId={id}");
+    let mut stream = Lines::open(sidecar.listen, &target, "").await;
+    assert_eq!(key(&stream.event().await), 2);
+
+    for (since, status) in [("2100-01-01T00:00:00Z", 400), ("yesterday", 400), ("5", 400)] {
+        let answer = http::get(sidecar.listen, &format!("/_events/a?since={since}")).await;
+        assert_eq!(answer.head.status, status, "{since}");
+        assert!(answer.json()["detail"].as_str().expect("a detail").contains("`since`"));
+    }
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn ages_are_counted_from_what_was_read() {
+    let database = unique("since");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let a = collection(&database, "a").await;
+    a.insert_one(doc! { "_id": 0 }).await.unwrap();
+    // Open before anything was read: the age is counted when it was.
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &mongo::uri(), &filters, &[]).await;
+    let mut early = None;
+    until("the stream is there", || async {
+        http::request(sidecar.listen, "HEAD", "/_events/a", "Accept: text/event-stream\r\n")
+            .await
+            .head
+            .status
+            == 200
+    })
+    .await;
+    early.replace(Stream::open(sidecar.listen, "/_events/a?since=10m").await);
+    let told = early.as_mut().expect("a stream").until_ready().await;
+    assert_eq!(told.iter().map(|event| event.name()).collect::<Vec<_>>(), ["insert"]);
+    sidecar.finish().await;
+}

@@ -1,0 +1,207 @@
+use std::net::SocketAddr;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::{filter, insert, key};
+use crate::access::issuer::{claims, secret};
+use crate::support::sidecar::{self, Filters, metric};
+use crate::support::{PATIENCE, http, mongo, unique, until};
+
+struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+async fn connect(
+    address: SocketAddr,
+    target: &str,
+    fields: &[(&'static str, &str)],
+) -> Result<Socket, Error> {
+    let mut request = format!("ws://{address}{target}").into_client_request()?;
+    for (name, value) in fields {
+        request.headers_mut().insert(*name, value.parse().expect("a value"));
+    }
+    connect_async(request).await.map(|(socket, _)| Socket(socket))
+}
+
+impl Socket {
+    async fn open(address: SocketAddr, target: &str) -> Socket {
+        connect(address, target, &[]).await.expect("a WebSocket")
+    }
+
+    async fn say(&mut self, message: Value) {
+        self.0.send(Message::text(message.to_string())).await.expect("it is sent");
+    }
+
+    async fn message(&mut self) -> Option<Message> {
+        let next = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a message in time");
+        next.and_then(Result::ok)
+    }
+
+    /// The next message that is an event or an error.
+    async fn event(&mut self) -> Value {
+        loop {
+            if let Some(Message::Text(text)) = self.message().await {
+                let json: Value = serde_json::from_str(&text).expect("JSON");
+                if json.get("event").is_some() || json.get("error").is_some() {
+                    return json;
+                }
+            }
+        }
+    }
+
+    /// Reads to the close frame.
+    async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match self.message().await.expect("a close frame") {
+                Message::Close(Some(frame)) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
+                Message::Close(None) => panic!("a close frame without a code"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn files(database: &str) -> Filters {
+    Filters::new(&[
+        ("orders", &filter(&format!("{database}.orders"), "")),
+        (
+            "chat",
+            &filter(
+                &format!("{database}.chat"),
+                "match: { _id: { $param: id } }\nparams: { id: { type: int } }\n",
+            ),
+        ),
+        ("mine", &format!("collection: {database}.orders\naccess: authenticated\n")),
+    ])
+}
+
+const AUTH: [(&str, &str); 2] =
+    [("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
+
+#[tokio::test]
+async fn the_same_events_come_as_messages() {
+    let database = unique("websocket");
+    let filters = files(&database);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &AUTH).await;
+    let mut socket = Socket::open(sidecar.listen, "/_events/orders").await;
+    let ready = socket.event().await;
+    assert_eq!((&ready["event"], ready.get("stream")), (&"ready".into(), None));
+    insert(&database, "orders", 0..3).await;
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        let event = socket.event().await;
+        assert_eq!((&event["event"], key(&event)), (&"insert".into(), number));
+        ids.push(event["id"].as_str().expect("an id").to_string());
+    }
+    // A sign of life is a ping, and a message that a page can see.
+    let ping = socket.message().await.expect("it goes on");
+    assert!(matches!(ping, Message::Ping(_)), "{ping:?}");
+    let Some(Message::Text(text)) = socket.message().await else { panic!("no message") };
+    assert!(text.starts_with('{') && !text.contains("event"), "{text}");
+    socket.0.send(Message::Ping("here?".into())).await.unwrap();
+    while socket.message().await.expect("it goes on") != Message::Pong("here?".into()) {}
+
+    let target = format!("/_events/orders?lastEventId={}", ids[0]);
+    let mut resumed = Socket::open(sidecar.listen, &target).await;
+    assert_eq!(key(&resumed.event().await), 1);
+    let open = "sidestream_connections{transport=\"websocket\"}";
+    assert_eq!(metric(sidecar.admin, open).await, 2.0);
+    resumed.0.close(None).await.unwrap();
+    until("it is closed", || async { metric(sidecar.admin, open).await == 1.0 }).await;
+    drop(socket);
+    until("who leaves is noticed", || async { metric(sidecar.admin, open).await == 0.0 }).await;
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn streams_come_and_go_by_the_clients_word() {
+    let database = unique("websocket");
+    let filters = files(&database);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &AUTH).await;
+    let token = format!("Bearer {}", secret("s3cret").sign(&claims(json!({}))));
+    let fields = [("authorization", token.as_str())];
+    let mut socket = connect(sidecar.listen, "/_events", &fields).await.expect("a WebSocket");
+    socket.say(json!({ "subscribe": "orders", "as": "1" })).await;
+    let ready = socket.event().await;
+    assert_eq!((&ready["event"], &ready["as"]), (&"ready".into(), &"1".into()));
+    insert(&database, "orders", 0..2).await;
+    let first = socket.event().await;
+    assert_eq!((&first["as"], key(&first)), (&"1".into(), 0));
+    assert_eq!(key(&socket.event().await), 1);
+    let resume = first["id"].clone();
+
+    for (message, status, name) in [
+        (json!({ "subscribe": "orders", "as": "1" }), 400, Some("1")),
+        (json!({ "subscribe": "nothing", "as": "2" }), 404, Some("2")),
+        (json!({ "subscribe": "chat", "as": "3", "params": { "id": "x" } }), 400, Some("3")),
+        (
+            json!({ "subscribe": "chat", "as": "4", "params": { "id": { "$ne": 1 } } }),
+            400,
+            Some("4"),
+        ),
+        (json!({ "unsubscribe": "5" }), 404, None),
+        (json!({ "listen": "orders" }), 400, None),
+        (json!([1]), 400, None),
+    ] {
+        socket.say(message.clone()).await;
+        let error = socket.event().await;
+        assert_eq!(error["error"]["status"], status, "{message}");
+        assert_eq!(error.get("as").and_then(Value::as_str), name, "{message}");
+    }
+    // None of that has closed anything.
+    socket.say(json!({ "subscribe": "mine", "as": "again", "resume": resume })).await;
+    let event = socket.event().await;
+    assert_eq!((&event["as"], key(&event)), (&"again".into(), 1));
+    assert_eq!(socket.event().await["event"], "ready");
+    socket.say(json!({ "unsubscribe": "1" })).await;
+    socket.say(json!({ "subscribe": "chat", "as": "c", "params": { "id": 7 } })).await;
+    assert_eq!(socket.event().await["as"], "c");
+    insert(&database, "chat", 6..8).await;
+    assert_eq!(key(&socket.event().await), 7);
+    insert(&database, "orders", 9..10).await;
+    let event = socket.event().await;
+    assert_eq!((&event["as"], key(&event)), (&"again".into(), 9));
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn refusals_are_close_codes_and_foreign_pages_a_403() {
+    let database = unique("websocket");
+    let filters = files(&database);
+    let settings = [&AUTH[..], &[("SIDESTREAM_CLIENTS__MAX_CONNECTIONS", "1")]].concat();
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    let listen = sidecar.listen;
+    for (target, code) in [
+        ("/_events/nothing", 4404),
+        ("/_events/chat?id=x", 4400),
+        ("/_events/mine", 4401),
+        ("/_events?stream=orders&stream=nothing", 4404),
+    ] {
+        let (got, reason) = Socket::open(listen, target).await.closed().await;
+        assert_eq!(got, code, "{target}: {reason}");
+        assert!(!reason.is_empty() && reason.len() <= 123);
+    }
+    let foreign =
+        connect(listen, "/_events/orders", &[("origin", "http://elsewhere.example")]).await;
+    assert!(matches!(foreign, Err(Error::Http(answer)) if answer.status() == 403));
+    // Cookies without an origin are nobody's page.
+    let lost = connect(listen, "/_events/orders", &[("cookie", "a=1")]).await;
+    assert!(matches!(lost, Err(Error::Http(answer)) if answer.status() == 403));
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let answer = http::request(listen, "GET", "/_events/orders", upgrade).await;
+    assert_eq!(answer.head.status, 400);
+
+    let mut only = Socket::open(listen, "/_events/orders").await;
+    assert_eq!(only.event().await["event"], "ready");
+    let (code, reason) = Socket::open(listen, "/_events/orders").await.closed().await;
+    assert_eq!(code, 1013, "{reason}");
+    sidecar.drain();
+    assert_eq!(only.closed().await.0, 1001);
+    assert_eq!(Socket::open(listen, "/_events/orders").await.closed().await.0, 1001);
+    sidecar.finish().await;
+}
