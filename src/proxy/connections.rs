@@ -32,6 +32,10 @@ use crate::api::capacity::{Full, most_by_descriptors};
 const MAX_HANDSHAKES: usize = 4096;
 /// Of all that may be closed, one in so many is closed at once: the search costs the same for one.
 const SHARE: usize = 32;
+/// A handshake that has not begun ages so many times as fast as others: whoever floods the port with
+/// those, and opens them again, ends them before one that has begun. It is not ended first whatever
+/// its age, since a single byte begins one.
+const SILENCE_AGES: u64 = 4;
 
 /// A connection that answers a request.
 const BUSY: u64 = 0;
@@ -62,6 +66,8 @@ struct Entry {
     /// [`BUSY`], [`CLOSED`], or since when it waits: milliseconds after `began`, from 1.
     state: AtomicU64,
     is_shaking: AtomicBool,
+    /// Nothing has come yet.
+    is_silent: AtomicBool,
     task: OnceLock<AbortHandle>,
 }
 
@@ -75,8 +81,9 @@ pub struct Guest {
     pub held: Held,
 }
 
-/// How long connections wait, and whose they are: what is looked through for those that go.
-type Waiting = HashMap<Option<IpAddr>, Vec<(u64, Arc<Entry>)>>;
+/// By network: for how long each connection has waited, as that counts, and its state when that was
+/// looked at.
+type Waiting = HashMap<Option<IpAddr>, Vec<(u64, u64, Arc<Entry>)>>;
 
 impl Connections {
     /// `descriptors` is how many this process may have; `None`: no limit. `closed` counts those that
@@ -121,6 +128,7 @@ impl Connections {
             network,
             state: AtomicU64::new(self.now()),
             is_shaking: AtomicBool::new(is_shaking),
+            is_silent: AtomicBool::new(true),
             task: OnceLock::new(),
         });
         if is_shaking && self.handshakes.fetch_add(1, Ordering::AcqRel) >= self.most_handshakes {
@@ -146,17 +154,19 @@ impl Connections {
     }
 
     fn close(&self, count: usize, may_go: impl Fn(&Entry) -> bool) -> usize {
+        let now = self.now();
         let mut waiting = Waiting::new();
         for entry in self.entries.lock().values() {
             let state = entry.state.load(Ordering::Acquire);
             if state != BUSY && state != CLOSED && may_go(entry) {
-                waiting.entry(entry.network).or_default().push((state, entry.clone()));
+                let age = entry.age(now.saturating_sub(state));
+                waiting.entry(entry.network).or_default().push((age, state, entry.clone()));
             }
         }
         let mut crowds: BinaryHeap<(usize, Option<IpAddr>)> = BinaryHeap::new();
         for (network, entries) in &mut waiting {
             // The last one goes first: the one that has waited longest.
-            entries.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
+            entries.sort_unstable_by_key(|(age, ..)| *age);
             crowds.push((entries.len(), *network));
         }
         let mut closed = 0;
@@ -164,8 +174,8 @@ impl Connections {
             && let Some((_, network)) = crowds.pop()
         {
             let Some(entries) = waiting.get_mut(&network) else { continue };
-            let Some((since, entry)) = entries.pop() else { continue };
-            closed += usize::from(entry.close(since));
+            let Some((_, state, entry)) = entries.pop() else { continue };
+            closed += usize::from(entry.close(state));
             crowds.push((entries.len(), network));
         }
         self.closed.inc_by(u64::try_from(closed).unwrap_or(0));
@@ -178,6 +188,15 @@ impl Connections {
 }
 
 impl Entry {
+    /// How long it has waited, as that counts.
+    fn age(&self, waited: u64) -> u64 {
+        let is_handshake = self.is_shaking.load(Ordering::Acquire);
+        match is_handshake && self.is_silent.load(Ordering::Acquire) {
+            true => waited.saturating_mul(SILENCE_AGES),
+            false => waited,
+        }
+    }
+
     fn close(&self, since: u64) -> bool {
         let closed =
             self.state.compare_exchange(since, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok();
@@ -202,6 +221,7 @@ impl Guest {
 
     /// The client has said something while the connection waited.
     pub fn stir(&self) -> bool {
+        self.entry.is_silent.store(false, Ordering::Release);
         self.change(self.connections.now())
     }
 
@@ -298,6 +318,24 @@ mod tests {
         assert_eq!(connections.closed.get(), 3);
         drop((lone, many));
         assert!(connections.entries.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_has_not_begun_goes_before_one_that_has() {
+        let connections = connections();
+        let enter = || connections.enter(address(1), 5, true).unwrap();
+        let begun = enter();
+        assert!(begun.stir());
+        tokio::time::advance(std::time::Duration::from_millis(300)).await;
+        let silent = enter();
+        tokio::time::advance(std::time::Duration::from_millis(150)).await;
+        assert_eq!(connections.close(1, |_| true), 1);
+        assert!(is_closed(&silent) && !is_closed(&begun));
+        // One that is new is not told from one that will begin.
+        tokio::time::advance(std::time::Duration::from_millis(300)).await;
+        let new = enter();
+        assert_eq!(connections.close(1, |_| true), 1);
+        assert!(is_closed(&begun) && !is_closed(&new));
     }
 
     #[test]

@@ -223,7 +223,7 @@ struct Exchange {
 #[allow(clippy::large_enum_variant, reason = "almost all that last are of the large one")]
 enum Answer {
     Awaited(SendResponse<Bytes>),
-    Sending(Sending),
+    Sending(Box<Sending>),
     Done,
 }
 
@@ -367,7 +367,7 @@ impl Exchange {
                     });
                     self.answer = match is_last {
                         true => Answer::Done,
-                        false => Answer::Sending(Sending {
+                        false => Answer::Sending(Box::new(Sending {
                             stream,
                             piece: Bytes::new(),
                             is_more: true,
@@ -376,7 +376,7 @@ impl Exchange {
                             pause: Pause::new(shared.site.patience.client),
                             is_for_app: false,
                             has_sent: true,
-                        }),
+                        })),
                     };
                 }
                 Answer::Sending(sending) => {
