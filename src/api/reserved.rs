@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::access::credentials::Credentials;
 use crate::access::origin::{self, Page};
 use crate::access::{Guard, Origin};
+use crate::api::asyncapi;
 use crate::api::capacity::{Limits, Place};
 use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::problem::{self, Problem};
@@ -100,6 +101,8 @@ pub struct Desk {
     /// Zero: no limit.
     pub max_duration: Duration,
     pub(super) limits: Arc<Limits>,
+    /// The reserved path.
+    pub(super) prefix: String,
 }
 
 impl Desk {
@@ -108,8 +111,9 @@ impl Desk {
         drain: Drain,
         metrics: Arc<Metrics>,
         guard: Guard,
-        clients: &crate::config::Clients,
+        config: &crate::config::Config,
     ) -> Desk {
+        let clients = &config.clients;
         let pace = Pace {
             metrics: metrics.clone(),
             ids: catalog.shared.ids.clone(),
@@ -124,6 +128,7 @@ impl Desk {
             pace,
             max_duration: clients.max_duration.unwrap_or_default(),
             limits: Arc::new(Limits::new(clients)),
+            prefix: config.prefix.clone(),
         }
     }
 
@@ -179,6 +184,9 @@ impl Desk {
         }
         if ask.rest.is_empty() {
             return Box::pin(self.list(ask)).await;
+        }
+        if ask.rest == asyncapi::NAME {
+            return Box::pin(self.asyncapi(ask)).await;
         }
         let chosen = chosen.filter(|_| !ask.is_websocket);
         let chosen =
