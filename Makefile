@@ -9,7 +9,7 @@
 CARGO := scripts/cargo
 
 # What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test check-docs helm-check deny
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test asyncapi-test check-docs helm-check deny
 
 .PHONY: help
 help: ## Show this
@@ -76,6 +76,10 @@ fuzz: ## Fuzz what strangers send, 40 seconds for each target
 .PHONY: browser-test
 browser-test: build ## The demo in a real browser
 	scripts/browser-test
+
+.PHONY: asyncapi-test
+asyncapi-test: ## The AsyncAPI document, by AsyncAPI's own parser
+	scripts/asyncapi-test
 
 .PHONY: clients-test
 clients-test: build ## Other people's clients and our own, and proxies in front, against the real thing

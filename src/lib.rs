@@ -175,8 +175,7 @@ impl Sidecar {
         let (seen, broken_filters) = reload.load();
 
         let guard = Guard::new(config.auth.clone());
-        let desk =
-            Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config.clients);
+        let desk = Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config);
         let desk = Arc::new(desk);
         let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
         let admin_app = Arc::new(Admin::new(

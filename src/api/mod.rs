@@ -2,6 +2,7 @@
 //!
 //! Touches no socket: the proxy brings a [`transport::Sink`] for each way in.
 
+pub mod asyncapi;
 pub mod capacity;
 mod envelope;
 mod listing;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::access::credentials::Credentials;
 use crate::access::origin::{self, Page};
 use crate::access::{Guard, Origin};
+use crate::api::asyncapi;
 use crate::api::capacity::{Limits, Place};
 use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::poll::Polling;
@@ -111,6 +112,8 @@ pub struct Desk {
     /// `clients.max_streams_per_connection`
     pub max_streams: usize,
     pub(super) limits: Arc<Limits>,
+    /// The reserved path.
+    pub(super) prefix: String,
 }
 
 impl Desk {
@@ -119,8 +122,9 @@ impl Desk {
         drain: Drain,
         metrics: Arc<Metrics>,
         guard: Guard,
-        clients: &crate::config::Clients,
+        config: &crate::config::Config,
     ) -> Desk {
+        let clients = &config.clients;
         let pace = Pace {
             metrics: metrics.clone(),
             ids: catalog.shared.ids.clone(),
@@ -136,6 +140,7 @@ impl Desk {
             max_duration: clients.max_duration.unwrap_or_default(),
             max_streams: clients.max_streams_per_connection,
             limits: Arc::new(Limits::new(clients)),
+            prefix: config.prefix.clone(),
         }
     }
 
@@ -221,6 +226,9 @@ impl Desk {
         }
         if ask.rest.is_empty() && !wanted::has_many(&ask) {
             return Box::pin(self.list(ask)).await;
+        }
+        if ask.rest == asyncapi::NAME {
+            return Box::pin(self.asyncapi(ask)).await;
         }
         let chosen = chosen
             .ok_or_else(|| Problem::new(406, negotiation::OFFERED).with_header("Vary", "Accept"))?;

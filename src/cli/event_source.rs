@@ -32,6 +32,11 @@ pub struct Parser {
 const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Parser {
+    /// Behind an event that is known already; empty: none.
+    pub fn starting_at(last_event_id: String) -> Parser {
+        Parser { last_event_id, ..Parser::default() }
+    }
+
     /// Takes what came, and gives the events that it completes.
     ///
     /// # Errors

@@ -51,6 +51,9 @@ fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
     let namespace = Namespace::read(&args.collection)
         .map_err(|(message, hint)| bad(format!("--collection: {message}; {hint}")))?;
     let dir = args.file.filters(args.filters.as_deref()).map_err(bad)?;
+    // As short as it was written.
+    let here = std::env::current_dir().unwrap_or_default();
+    let dir = dir.strip_prefix(&here).map(PathBuf::from).unwrap_or(dir);
     if !filter::is_stream_name(&args.stream) {
         return Err(bad(format!(
             "`{}` cannot be a stream's name: use letters, digits and _ . -, with / between \\

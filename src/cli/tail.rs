@@ -83,8 +83,7 @@ async fn follow(args: TailArgs) -> End {
             return End::Failed(message, BAD_USAGE);
         }
     };
-    let mut parser = Parser::default();
-    parser.last_event_id = args.last_event_id.clone().unwrap_or_default();
+    let mut parser = Parser::starting_at(args.last_event_id.clone().unwrap_or_default());
     let http = Http::default();
     let mut printer = Printer::new(args.count);
     let mut was_open = false;

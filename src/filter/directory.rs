@@ -249,6 +249,8 @@ impl Walk {
         let name = format!("{prefix}{segment}");
         if !parts.all(|part| !part.is_empty() && part.chars().all(is_good))
             || name.len() > MAX_NAME_BYTES
+            // It is asked for the description of all streams.
+            || name == "asyncapi.json"
         {
             let hint = format!(
                 "streams are named by their path: use letters, digits and _ . -, \

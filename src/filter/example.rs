@@ -1,5 +1,5 @@
 //! `examples` of a filter file: what is written. They are run by whoever can judge events
-//! ([`crate::session::trial`]); here they are only read.
+//! (`session::trial`); here they are only read.
 
 use bson::{Bson, Document, RawDocumentBuf};
 

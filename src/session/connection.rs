@@ -271,7 +271,7 @@ fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option
     let Member { subscription, query } = member;
     let claims = caller.map(|caller| caller.claims.document());
     let found = catalog.find(&subscription.filter().name).ok()?;
-    let bound = found.filter.bind(query, claims).ok()?;
+    let bound = found.filter.bind(&query.pairs(), claims).ok()?;
     let from = From::FilterChanged { was_ready: subscription.was_ready() };
     Some(catalog.subscribe(&found, bound, from))
 }
@@ -283,7 +283,7 @@ fn fits(catalog: &Catalog, member: &Member, before: &Caller, now: &Caller) -> bo
     }
     let bind = |caller: &Caller| {
         let found = catalog.find(&subscription.filter().name).ok()?;
-        found.filter.bind(query, Some(caller.claims.document())).ok()
+        found.filter.bind(&query.pairs(), Some(caller.claims.document())).ok()
     };
     match (bind(before), bind(now)) {
         (Some(before), Some(now)) => before.values == now.values,

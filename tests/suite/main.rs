@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod commands;
 mod docs;
 mod events;
 mod examples;
@@ -20,6 +21,8 @@ mod proxy;
 mod reload;
 mod restart;
 mod rows;
+mod same;
+mod schema;
 mod streams;
 mod support;
 mod transports;

@@ -44,6 +44,17 @@ impl Filters {
 
 /// Settings for tests: quick heartbeats, ports that are free.
 pub fn settings(mongodb: &str, filters: &Path, app: SocketAddr, more: &[(&str, &str)]) -> Config {
+    settings_on("127.0.0.1:0", mongodb, filters, app, more)
+}
+
+/// The same on an address that is known.
+pub fn settings_on(
+    listen: &str,
+    mongodb: &str,
+    filters: &Path,
+    app: SocketAddr,
+    more: &[(&str, &str)],
+) -> Config {
     let mut env = vec![
         ("SIDESTREAM_CLIENTS__HEARTBEAT", "200ms".to_string()),
         ("SIDESTREAM_DRAIN", "2s".to_string()),
@@ -56,7 +67,7 @@ pub fn settings(mongodb: &str, filters: &Path, app: SocketAddr, more: &[(&str, &
         working_dir: filters.to_path_buf(),
         env: env.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         flags: Flags::from([
-            ("listen", "127.0.0.1:0"),
+            ("listen", listen),
             ("app", &format!("http://{app}")),
             ("filters", &filters.display().to_string()),
             ("mongodb.uri", mongodb),
