@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::transport::Encoder;
 use crate::event::Position;
 use crate::event::seal::Ids;
+use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
 use crate::session::subscription::FrameKind;
 
@@ -46,15 +47,19 @@ impl Encoder for Sse {
         Bytes::from(format!("retry: {millis}\n"))
     }
 
-    fn encode(&self, frame: &Frame, ids: &Ids) -> Bytes {
+    fn encode(&self, frame: &Frame, ids: &Ids, out: &mut Vec<Bytes>) {
         let block = |event: &str, data: &[u8], id: Option<&Position>| {
             let id = id.map(|id| ids.show(id));
             block(event, data, id.as_deref())
         };
-        match &frame.kind {
-            FrameKind::Delivery(delivery) => delivery.sse(|delivery| {
-                block(delivery.event_name(), &delivery.json, delivery.id().as_ref())
-            }),
+        let last = match &frame.kind {
+            FrameKind::Delivery(delivery) => {
+                out.extend([Bytes::from_static(head_of(delivery)), delivery.json.clone()]);
+                if let Some(id) = delivery.shown_id(ids) {
+                    out.extend([Bytes::from_static(b"\nid: "), id]);
+                }
+                Bytes::from_static(b"\n\n")
+            }
             FrameKind::Position(position) if self.has_position_events => {
                 block("position", b"{}", Some(position))
             }
@@ -66,7 +71,20 @@ impl Encoder for Sse {
             }
             FrameKind::Ready(position) => block("ready", b"{}", Some(position)),
             FrameKind::End(reason) => block("end", &reason_of(reason), None),
-        }
+        };
+        out.push(last);
+    }
+}
+
+/// What comes before the data of a delivery.
+fn head_of(delivery: &Delivery) -> &'static [u8] {
+    match delivery.event_name() {
+        "insert" => b"event: insert\ndata: ",
+        "update" => b"event: update\ndata: ",
+        "replace" => b"event: replace\ndata: ",
+        "delete" => b"event: delete\ndata: ",
+        // Nothing else is delivered.
+        _ => b"event: reset\ndata: ",
     }
 }
 
@@ -129,7 +147,9 @@ mod tests {
             ),
         ] {
             let frame = Frame { stream: 0, kind };
-            assert_eq!(sse.encode(&frame, &Ids::Token), expected, "{frame:?}");
+            let mut out = Vec::new();
+            sse.encode(&frame, &Ids::Token, &mut out);
+            assert_eq!(out.concat(), expected.as_bytes(), "{frame:?}");
         }
         let first = String::from_utf8(SSE.first(Duration::from_secs(2)).to_vec()).unwrap();
         assert!(first.starts_with("retry: 2") && first.ends_with('\n'), "{first:?}");

@@ -4,6 +4,7 @@
 //! Knows neither HTTP version nor socket: it writes to a [`Sink`], and the proxy brings one for
 //! each way in. A transport is an [`Encoder`].
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::future::poll_fn;
 use std::io;
@@ -43,8 +44,9 @@ pub trait Encoder: Sync {
     fn headers(&self) -> &'static [(&'static str, &'static str)];
     /// What comes before any frame; `retry` is when a client should come back after a cut.
     fn first(&self, retry: Duration) -> Bytes;
-    /// One frame. That of a delivery is made once, and shared by all who are sent it.
-    fn encode(&self, frame: &Frame, ids: &Ids) -> Bytes;
+    /// One frame, as pieces behind those that are there. What a delivery holds is made once, and
+    /// shared by all who are sent it.
+    fn encode(&self, frame: &Frame, ids: &Ids, out: &mut Vec<Bytes>);
 }
 
 /// How a stream went.
@@ -123,7 +125,7 @@ async fn deliver<S: Sink>(
     if !pieces.is_empty() {
         send(sink, &mut connection.control, pace, &pieces).await?;
     }
-    if let Some(large) = large {
+    if !large.is_empty() {
         Box::pin(send_large(sink, &mut connection.control, pace, large)).await?;
     }
     count(&pace.metrics, connection, &sent);
@@ -135,10 +137,13 @@ async fn send_large<S: Sink>(
     sink: &mut S,
     control: &mut Control,
     pace: &Pace,
-    mut rest: Bytes,
+    pieces: Vec<Bytes>,
 ) -> Result<(), Ending> {
-    while !rest.is_empty() {
-        let piece = rest.split_to(PIECE.min(rest.len()));
+    let mut rest: VecDeque<Bytes> = pieces.into();
+    while let Some(mut piece) = rest.pop_front() {
+        if piece.len() > PIECE {
+            rest.push_front(piece.split_off(PIECE));
+        }
         send(sink, control, pace, &[piece]).await?;
         let over = poll_fn(|cx| Poll::Ready(pin!(control.ended()).poll(cx))).await;
         if !rest.is_empty() && over == Poll::Ready(Ended::Unauthorized) {
@@ -189,7 +194,7 @@ struct Gathered {
     /// Small pieces that go into one write.
     pieces: Vec<Bytes>,
     /// What goes behind them by itself.
-    large: Option<Bytes>,
+    large: Vec<Bytes>,
     /// The deliveries among all of it, each with its stream.
     sent: Vec<(u16, Arc<Delivery>)>,
 }
@@ -200,11 +205,12 @@ fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: 
     let mut size = 0;
     let mut next = Some(first);
     while let Some(frame) = next {
-        let piece = encoder.encode(&frame, ids);
-        size += piece.len();
-        match piece.len() > MAX_WRITE {
-            true => gathered.large = Some(piece),
-            false => gathered.pieces.push(piece),
+        let begin = gathered.pieces.len();
+        encoder.encode(&frame, ids, &mut gathered.pieces);
+        let length: usize = gathered.pieces[begin..].iter().map(Bytes::len).sum();
+        size += length;
+        if length > MAX_WRITE {
+            gathered.large = gathered.pieces.split_off(begin);
         }
         if let FrameKind::Delivery(delivery) = frame.kind {
             gathered.sent.push((frame.stream, delivery));
@@ -261,7 +267,7 @@ mod tests {
         let mut control = Control::new(drain, Duration::ZERO, None);
         let pace =
             Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };
-        let sent = send_large(&mut sink, &mut control, &pace, event.clone()).await;
+        let sent = send_large(&mut sink, &mut control, &pace, vec![event.clone()]).await;
         (sent, sink)
     }
 
