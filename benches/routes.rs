@@ -2,6 +2,7 @@
 //!
 //!     cargo bench --bench routes              up to a million routes
 //!     cargo bench --bench routes -- --smoke   a hundred times fewer, to see that it runs
+//!     cargo bench --bench routes -- large     only what a large event costs others
 //!
 //! Every row is measured in the same run as the linear evaluation beside it. These are times of
 //! one machine on one day: compare the columns, not runs.
@@ -26,6 +27,9 @@ const LEAST_TIME: Duration = Duration::from_millis(300);
 fn main() {
     let is_smoke = std::env::args().any(|argument| argument == "--smoke");
     let shrink = if is_smoke { 100 } else { 1 };
+    if std::env::args().any(|argument| argument == "large") {
+        return large_event(16 << 20);
+    }
     println!(
         "one event of {} bytes against routes that want other values",
         order(0).as_bytes().len()

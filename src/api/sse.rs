@@ -47,9 +47,13 @@ impl Encoder for Sse {
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
         let event = match &frame.kind {
-            // By far the most: what is made once for all.
+            // By far the most: pieces that are made once for all.
             FrameKind::Delivery(delivery) if mark.label.is_none() => {
-                return out.push(delivery.sse(|delivery| block_of(delivery, frame, mark)));
+                out.extend([Bytes::from_static(head_of(delivery)), delivery.json.clone()]);
+                if let Some(id) = delivery.shown_id(mark.ids) {
+                    out.extend([Bytes::from_static(b"\nid: "), id]);
+                }
+                return out.push(Bytes::from_static(b"\n\n"));
             }
             FrameKind::Delivery(delivery) => {
                 let head = format!("event: {}\ndata: {{{}", delivery.event_name(), mark.members());
@@ -79,19 +83,24 @@ impl Encoder for Sse {
     }
 }
 
+/// What comes before the data of a delivery.
+fn head_of(delivery: &Delivery) -> &'static [u8] {
+    match delivery.event_name() {
+        "insert" => b"event: insert\ndata: ",
+        "update" => b"event: update\ndata: ",
+        "replace" => b"event: replace\ndata: ",
+        "delete" => b"event: delete\ndata: ",
+        // Nothing else is delivered.
+        _ => b"event: reset\ndata: ",
+    }
+}
+
 /// What follows the data of a block.
 fn end_of(frame: &Frame, mark: &Mark<'_>) -> String {
     match mark.id(frame) {
         Some(id) => format!("\nid: {id}\n\n"),
         None => "\n\n".to_string(),
     }
-}
-
-fn block_of(delivery: &Delivery, frame: &Frame, mark: &Mark<'_>) -> Bytes {
-    let end = end_of(frame, mark);
-    let parts =
-        [b"event: ", delivery.event_name().as_bytes(), b"\ndata: ", &delivery.json, end.as_bytes()];
-    Bytes::from(parts.concat())
 }
 
 #[cfg(test)]

@@ -58,7 +58,8 @@ pub trait Encoder: Sync {
 pub struct Mark<'a> {
     /// The stream, where a connection has several.
     pub label: Option<&'a Label>,
-    ids: &'a Ids,
+    /// How clients see positions.
+    pub ids: &'a Ids,
     /// Where one id says it of all streams.
     bookmark: Option<Bookmark>,
 }

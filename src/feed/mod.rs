@@ -204,6 +204,11 @@ impl Feed {
         self.is_sharded.store(is_sharded, Ordering::Relaxed);
     }
 
+    /// Whether events of one cluster time can come from several servers.
+    pub fn is_sharded(&self) -> bool {
+        self.is_sharded.load(Ordering::Relaxed)
+    }
+
     /// The cursor is open and reads what comes after `start`: either for the first time or again
     /// without a break.
     pub fn opened_at(&self, start: &Position) {

@@ -24,6 +24,7 @@ mod parse;
 pub(crate) mod path;
 pub(crate) mod pattern;
 pub mod projection;
+mod query;
 mod schema;
 mod types;
 mod why;
@@ -191,6 +192,12 @@ impl Predicate {
     /// tell: where it is `false`, the document matches after the update if it did before.
     pub fn may_depend_on(&self, update_description: &RawDocument) -> bool {
         depends::may_depend(&self.root, update_description)
+    }
+
+    /// What to ask `find` for, with the simple collation: every document that matches is found by it,
+    /// and perhaps others. Empty: all of them.
+    pub fn query(&self) -> Document {
+        query::of(&self.root).unwrap_or_default()
     }
 
     pub(crate) fn root(&self) -> &BoundNode {

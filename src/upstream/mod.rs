@@ -11,6 +11,7 @@ pub mod inspection;
 mod large;
 pub mod replay;
 pub mod sample;
+pub mod snapshot;
 pub mod trouble;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 mod ghosts;
 mod hidden;
 mod ids;
+mod join;
 
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{Acknowledgment, ChangeStreamPreAndPostImages, WriteConcern};

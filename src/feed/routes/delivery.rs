@@ -3,11 +3,12 @@
 
 use std::sync::OnceLock;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 
 use crate::event::json::{write_relaxed, write_relaxed_document};
 use crate::event::position::MAX_ID;
+use crate::event::seal::Ids;
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::filter::Filter;
 use crate::matcher::projection::{Images, Projection};
@@ -77,8 +78,8 @@ pub struct Delivery {
     pub json: Bytes,
     /// When the server wrote it, in milliseconds since 1970.
     pub wall_millis: Option<i64>,
-    /// A transport's encoding of it, made by the first client that needs it.
-    sse: OnceLock<Bytes>,
+    /// The id as clients see it, made by the first one that needs it.
+    shown_id: OnceLock<Bytes>,
 }
 
 impl Delivery {
@@ -99,7 +100,7 @@ impl Delivery {
             id: Some(id),
             json: encode(event, projection, view).into(),
             wall_millis: event.wall_millis(),
-            sse: OnceLock::new(),
+            shown_id: OnceLock::new(),
         }
     }
 
@@ -117,7 +118,7 @@ impl Delivery {
             id,
             json: format!("{{\"reason\":\"{}\"}}", reason.name()).into(),
             wall_millis: event.wall_millis(),
-            sse: OnceLock::new(),
+            shown_id: OnceLock::new(),
         }
     }
 
@@ -134,14 +135,18 @@ impl Delivery {
         }
     }
 
-    /// What it takes, with its encoding for a transport, in bytes.
+    /// What it takes, in bytes. Transports put what they need before and behind the JSON, and do not
+    /// copy it.
     pub fn size(&self) -> usize {
-        size_of::<Delivery>() + 2 * self.json.len()
+        let id = self.id.as_ref().map_or(0, |id| id.as_str().len());
+        size_of::<Delivery>() + self.json.len() + 2 * id
     }
 
-    /// The encoding for Server-Sent Events, made once by `encode`.
-    pub fn sse(&self, encode: impl FnOnce(&Delivery) -> Bytes) -> Bytes {
-        self.sse.get_or_init(|| encode(self)).clone()
+    /// What a client is given to come back with, as text: the same bytes for all of them.
+    pub fn shown_id(&self, ids: &Ids) -> Option<Bytes> {
+        let id = self.id.as_ref()?;
+        let shown = self.shown_id.get_or_init(|| Bytes::from(ids.show(id).into_owned()));
+        Some(shown.clone())
     }
 }
 
@@ -234,6 +239,32 @@ fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<Vie
         out.shrink_to_fit();
     }
     out
+}
+
+/// A document of a snapshot, restricted like those of events: the data of a `document` event.
+pub(crate) fn encode_document(
+    (database, collection): (&str, &str),
+    document: &RawDocument,
+    projection: Option<&Projection>,
+) -> Bytes {
+    let mut out = Vec::with_capacity(256 + document.as_bytes().len());
+    out.extend_from_slice(b"{\"operationType\":\"snapshot\"");
+    name(&mut out, "ns");
+    let ns = bson::rawdoc! { "db": database, "coll": collection };
+    write_relaxed_document(&ns, &mut out);
+    name(&mut out, "documentKey");
+    let mut key = RawDocumentBuf::new();
+    if let Ok(Some(id)) = document.get("_id") {
+        key.append(bson::raw::cstr!("_id"), id);
+    }
+    match projection {
+        Some(projection) => write_relaxed_document(&projection.apply_key(&key), &mut out),
+        None => write_relaxed_document(&key, &mut out),
+    }
+    write_projected(&mut out, "fullDocument", document, projection);
+    out.push(b'}');
+    out.shrink_to_fit();
+    out.into()
 }
 
 fn name(out: &mut Vec<u8>, key: &str) {

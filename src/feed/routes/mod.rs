@@ -18,6 +18,7 @@ mod shelf;
 pub mod table;
 mod terms;
 
+pub(crate) use delivery::encode_document;
 pub use delivery::{Delivery, Kind, ResetReason};
 pub(crate) use finder::Finder;
 pub use index::{Description, Index};

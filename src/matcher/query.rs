@@ -1,0 +1,108 @@
+//! What of a predicate MongoDB is asked for: a condition that every matching document fulfils.
+//!
+//! Only what `find` decides in the same way is in it, with no error on any document and whatever the
+//! values are; the matcher decides about what comes. Compare by the simple collation with it.
+
+use bson::{Bson, Document, RawDocument, doc};
+
+use super::compare::Comparison;
+use super::eval::{BoundNode, BoundTest};
+use super::node::{Node, Set, Test};
+use super::path::Path;
+use crate::event::raw::{Owned, tag};
+
+/// `None`: every document may match.
+pub(super) fn of(node: &BoundNode) -> Option<Document> {
+    match node {
+        Node::Constant(false) => Some(nothing()),
+        Node::And(nodes) => {
+            let mut conditions: Vec<Document> = nodes.iter().filter_map(of).collect();
+            match conditions.len() {
+                0 => None,
+                1 => conditions.pop(),
+                _ => Some(doc! { "$and": conditions }),
+            }
+        }
+        Node::Or(branches) if branches.is_empty() => Some(nothing()),
+        Node::Or(branches) => {
+            let conditions: Option<Vec<Document>> = branches.iter().map(of).collect();
+            Some(doc! { "$or": conditions? })
+        }
+        Node::Field { path, test } => field(path, test),
+        Node::All { path, members } => {
+            let values = listed(members)?;
+            (!values.is_empty()).then(|| on(path, doc! { "$all": values }))?
+        }
+        Node::Constant(true) | Node::Not(_) | Node::Expression(_) | Node::Schema(_) => None,
+    }
+}
+
+/// A condition that no document fulfils.
+fn nothing() -> Document {
+    doc! { "_id": { "$in": [] } }
+}
+
+fn field(path: &Path, test: &BoundTest) -> Option<Document> {
+    let condition = match test {
+        Test::Compare(Comparison::Equal, value) if value.get().tag == tag::IMPOSSIBLE => {
+            return Some(nothing());
+        }
+        Test::Compare(comparison, value) => {
+            let operator = match comparison {
+                Comparison::Equal => "$eq",
+                Comparison::Less => "$lt",
+                Comparison::LessOrEqual => "$lte",
+                Comparison::Greater => "$gt",
+                Comparison::GreaterOrEqual => "$gte",
+            };
+            doc! { operator: plain(value)? }
+        }
+        Test::In(set) => doc! { "$in": listed(set)? },
+        Test::Exists => doc! { "$exists": true },
+        _ => return None,
+    };
+    on(path, condition)
+}
+
+/// Inside `$elemMatch` a path may be empty.
+fn on(path: &Path, condition: Document) -> Option<Document> {
+    let path = path.dotted();
+    (!path.is_empty()).then(|| doc! { path: condition })
+}
+
+fn listed(set: &Set) -> Option<Vec<Bson>> {
+    if !set.regexes().is_empty() {
+        return None;
+    }
+    // In a list a document could be taken for an operator.
+    let is_safe = |value: &Owned| value.get().tag != tag::DOCUMENT;
+    set.values().iter().map(|value| is_safe(value).then(|| plain(value))?).collect()
+}
+
+/// A value that means the same to `find` under every operator here.
+fn plain(value: &Owned) -> Option<Bson> {
+    let value = value.get();
+    if !matches!(
+        value.tag,
+        tag::DOUBLE
+            | tag::STRING
+            | tag::DOCUMENT
+            | tag::ARRAY
+            | tag::BINARY
+            | tag::OBJECT_ID
+            | tag::BOOLEAN
+            | tag::DATE
+            | tag::NULL
+            | tag::INT32
+            | tag::TIMESTAMP
+            | tag::INT64
+            | tag::DECIMAL
+    ) {
+        return None;
+    }
+    let mut holder = super::write::Writer::document();
+    holder.element(b"v", value);
+    let holder = holder.finish();
+    let holder: &RawDocument = &holder;
+    Bson::try_from(holder.get("v").ok()??).ok()
+}
