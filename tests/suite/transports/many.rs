@@ -21,8 +21,10 @@ fn files(database: &str) -> Filters {
     ])
 }
 
-const AUTH: [(&str, &str); 2] =
-    [("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
+const AUTH: [(&str, &str); 2] = [
+    ("SIDESTREAM_AUTH__JWT__SECRET", "a secret that is long enough for HS256"),
+    ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
+];
 
 async fn say(database: &str, id: i64, room: i32) {
     let chat = super::collection(database, "chat").await;

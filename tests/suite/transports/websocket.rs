@@ -80,8 +80,10 @@ fn files(database: &str) -> Filters {
     ])
 }
 
-const AUTH: [(&str, &str); 2] =
-    [("SIDESTREAM_AUTH__JWT__SECRET", "s3cret"), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
+const AUTH: [(&str, &str); 2] = [
+    ("SIDESTREAM_AUTH__JWT__SECRET", "a secret that is long enough for HS256"),
+    ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
+];
 
 #[tokio::test]
 async fn the_same_events_come_as_messages() {
@@ -123,7 +125,10 @@ async fn streams_come_and_go_by_the_clients_word() {
     let database = unique("websocket");
     let filters = files(&database);
     let sidecar = sidecar::start(&mongo::uri(), &filters, &AUTH).await;
-    let token = format!("Bearer {}", secret("s3cret").sign(&claims(json!({}))));
+    let token = format!(
+        "Bearer {}",
+        secret("a secret that is long enough for HS256").sign(&claims(json!({})))
+    );
     let fields = [("authorization", token.as_str())];
     let mut socket = connect(sidecar.listen, "/_events", &fields).await.expect("a WebSocket");
     socket.say(json!({ "subscribe": "orders", "as": "1" })).await;
