@@ -2,10 +2,14 @@
 // SIDECAR is Sidestream's address, APP the stand's.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { test } from "node:test";
+import compression from "compression";
 import { EventSource } from "eventsource";
+import express from "express";
 import faye from "faye";
 import { createClient } from "graphql-ws";
+import { createProxyMiddleware } from "http-proxy-middleware";
 import { io } from "socket.io-client";
 import WebSocket from "ws";
 import { ids, post, until, write } from "../../clients/js/test/stand.mjs";
@@ -91,6 +95,35 @@ test("the app's own server-sent events, and Sidestream's beside them", async (t)
     await write(["insert", ids(1)[0]]);
     return things.length;
   });
+});
+
+// As webpack's development server and others do. It has to pass each event on at once, the head too.
+test("a development server that compresses, in front", async (t) => {
+  const front = express().use(compression(), createProxyMiddleware({ target: SIDECAR, changeOrigin: true, logger: null }));
+  const server = front.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.closeAllConnections());
+  t.after(() => server.close());
+  const abort = new AbortController();
+  t.after(() => abort.abort());
+  const answer = await fetch(`http://127.0.0.1:${server.address().port}/_events/things`, {
+    headers: { accept: "text/event-stream", "accept-encoding": "gzip, br" },
+    signal: AbortSignal.any([abort.signal, AbortSignal.timeout(10_000)]),
+  });
+  assert.equal(answer.headers.get("content-encoding"), null);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  const [id] = ids(1);
+  let isWritten = false;
+  while (!text.includes("event: insert") || !text.includes(`"_id":${id}`)) {
+    const { value, done } = await reader.read();
+    assert.equal(done, false);
+    text += value;
+    if (!isWritten && text.includes("event: ready")) {
+      isWritten = true;
+      await write(["insert", id]);
+    }
+  }
 });
 
 test("what the app has open comes back by itself after a restart of the sidecar", async (t) => {

@@ -16,6 +16,7 @@ mod house;
 mod kubernetes;
 mod matcher;
 mod mongodb;
+mod numbers;
 mod process;
 mod proxy;
 mod reload;

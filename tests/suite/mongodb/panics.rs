@@ -2,11 +2,12 @@
 //! on.
 
 use mongodb::Client;
+use tokio::net::TcpListener;
 
 use super::{collection, expect, expect_reset, filter, id, insert};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
-use crate::support::{http, mongo, unique, until};
+use crate::support::{PATIENCE, http, mongo, unique, until};
 
 async fn panics(sidecar: &sidestream::Sidecar, task: &str) -> f64 {
     metric(sidecar.admin, &format!("sidestream_task_panics_total{{task=\"{task}\"}}")).await
@@ -85,13 +86,37 @@ async fn files_are_read_on_after_the_watching_panicked() {
     sidecar.finish().await;
 }
 
+// The keys' server takes its time, and that is when it happens.
+#[tokio::test]
+async fn streams_go_on_when_the_reading_of_keys_panics() {
+    let database = unique("panics");
+    let filters = Filters::new(&[("orders", &filter(&format!("{database}.orders")))]);
+    let keys = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks", keys.local_addr().unwrap());
+    let settings = [
+        ("SIDESTREAM_AUTH__JWT__JWKS_URL", url.as_str()),
+        ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "[RS256]"),
+    ];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    let (asked, _) = keys.accept().await.unwrap();
+    sidecar.tasks().make_panic("keys");
+    until("it panicked", || async { panics(&sidecar, "keys").await == 1.0 }).await;
+    drop(asked);
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let client = Client::with_uri_str(mongo::uri()).await.unwrap();
+    insert(&collection(&client, &database, "orders"), 0..2).await;
+    expect(&mut stream, 0..2).await;
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn without_its_public_port_the_process_has_no_use() {
     let database = unique("panics");
     let filters = Filters::new(&[("orders", &filter(&format!("{database}.orders")))]);
     let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
     sidecar.tasks().make_panic("public-port");
-    let failed = tokio::time::timeout(crate::support::PATIENCE, sidecar.tasks().failed()).await;
+    let failed = tokio::time::timeout(PATIENCE, sidecar.tasks().failed()).await;
     assert!(failed.unwrap().starts_with("public-port: "));
     sidecar.finish().await;
 }
