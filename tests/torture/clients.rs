@@ -361,6 +361,12 @@ fn chunk(bytes: &[u8]) -> Option<(usize, usize)> {
     (bytes.len() >= end + 2).then_some((start, end))
 }
 
+/// Numbers that a browser would round come as text.
+fn whole(number: &Value) -> i64 {
+    let large = || number["$numberLong"].as_str()?.parse().ok();
+    number.as_i64().or_else(large).unwrap_or_default()
+}
+
 fn event(id: String, op: &str, json: &Value) -> Event {
     let key = &json["documentKey"]["_id"];
     let seq = match op {
@@ -374,8 +380,8 @@ fn event(id: String, op: &str, json: &Value) -> Event {
         collection: json["ns"]["coll"].as_str().unwrap_or_default().to_string(),
         key: Key {
             writer: key["w"].as_str().unwrap_or_default().to_string(),
-            number: key["n"].as_i64().unwrap_or_default(),
-            owner: key["owner"].as_i64().unwrap_or_default(),
+            number: whole(&key["n"]),
+            owner: whole(&key["owner"]),
         },
         seq: seq.as_i64(),
         view: json["view"].as_str().map(str::to_string),
