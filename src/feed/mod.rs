@@ -423,6 +423,14 @@ impl Feed {
         }
     }
 
+    /// A place that was read, as one that is not of a collection; as it is where that is not exact.
+    pub fn without_collection(&self, position: Position) -> Position {
+        match self.is_sharded.load(Ordering::Relaxed) {
+            true => position,
+            false => position.past_event().unwrap_or(position),
+        }
+    }
+
     /// Whether a position may have been given to clients of this filter, as far as its collection
     /// tells.
     pub fn knows(&self, filter: &Filter, position: &Position) -> bool {

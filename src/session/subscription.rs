@@ -296,14 +296,23 @@ impl Subscription {
         match look {
             Look::Nothing => return false,
             Look::Deliveries(found) => self.queue(found),
-            Look::Met(position) => {
-                self.reach(position);
-                self.go_on();
-            }
+            Look::Met(position) => self.meet(position),
             Look::Again => self.go_on(),
             Look::Lost(reason) => self.reset(reason),
         }
         true
+    }
+
+    /// After a replay that the journal goes on from. Its end may be an event of another collection,
+    /// whose token is none of this filter's: it is located as the sidecar's own, and kept as a place
+    /// that shows no collection.
+    fn meet(&mut self, position: Position) {
+        let located = self.feed.locate(&position);
+        self.reach(self.feed.without_collection(position));
+        match located {
+            Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
+            _ => self.go_on(),
+        }
     }
 
     /// After a replay, or a part of one: from where the client is now.
@@ -475,7 +484,7 @@ impl Subscription {
         // It may be newer than `head`: then what came in between is not for this route.
         let first = self.feed.position_without_document(&self.route, end);
         let first = first.map_or_else(|| Position::before(head.time()), |(first, _)| first);
-        self.position = Some(first.clone().max(head));
+        self.position = Some(first.clone().max(self.feed.without_collection(head)));
         Some(first)
     }
 

@@ -54,6 +54,39 @@ async fn old_positions_are_read_from_the_oplog_a_few_at_a_time() {
     sidecar.finish().await;
 }
 
+// Where a replay meets the journal, and where "now" was, there may be an event of another collection,
+// whose token would be none of this stream's if a client brought it.
+#[tokio::test]
+async fn a_replay_may_end_at_an_event_of_another_collection() {
+    let database = unique("met");
+    let filters = Filters::new(&[
+        ("orders", &filter(&format!("{database}.orders"))),
+        ("bills", &filter(&format!("{database}.bills"))),
+    ]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[SMALL_JOURNAL]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    let first = stream.settled().await;
+    let client = shared().await;
+    let (orders, bills) =
+        (collection(&client, &database, "orders"), collection(&client, &database, "bills"));
+    insert(&orders, 0..50).await;
+    expect(&mut stream, 0..50).await;
+    let pad = "x".repeat(2000);
+    let padded: Vec<Document> = (0..200).map(|id: i64| doc! { "_id": id, "pad": &pad }).collect();
+    let mut other = Stream::open(sidecar.listen, "/_events/bills").await;
+    other.settled().await;
+    bills.insert_many(padded).await.unwrap();
+    assert_eq!(other.events(200).await.len(), 200);
+
+    let mut back = Stream::resume(sidecar.listen, "/_events/orders", &first).await;
+    expect(&mut back, 0..50).await;
+    insert(&orders, 50..52).await;
+    for stream in [&mut stream, &mut back] {
+        expect(stream, 50..52).await;
+    }
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn a_position_within_a_transaction_is_exact() {
     let database = unique("transaction");
