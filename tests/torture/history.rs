@@ -348,12 +348,17 @@ fn is_same(event: &Event, change: &Change) -> bool {
     let view = match (event.view.as_deref(), change.op) {
         (None, _) => true,
         (Some(view), Op::Insert) => view == "enter",
-        (Some(view), Op::Update | Op::Replace) => view == "stay",
+        (Some(view), Op::Update | Op::Replace) => view == "stay" || is_ghost(event),
         (Some(view), Op::Delete) => view == "leave",
         (Some(_), Op::Drop | Op::Rename) => false,
     };
     view && Op::parse(&event.op) == Some(change.op)
         && event.collection == change.collection
         && event.key == change.key
-        && event.seq == change.seq
+        // What has left the view is told without its content: here, what was gone when looked up.
+        && (event.seq == change.seq || is_ghost(event))
+}
+/// An update whose document was gone when it was looked up.
+fn is_ghost(event: &Event) -> bool {
+    event.op == "update" && event.seq.is_none() && event.view.as_deref() == Some("leave")
 }
