@@ -16,7 +16,7 @@
 //! - [`session`]: the streams in force, and one client's cursor
 //! - [`api`]: the reserved path: opening, listing, refusals, capacity, transports
 //! - [`proxy`]: the public port: the app, or the reserved path; alone speaks to the app for clients
-//! - [`admin`]: health, metrics, what is open
+//! - [`admin`]: health, metrics, what is open, and the console
 //! - [`kubernetes`]: adds the sidecar to pods: files, and the admission webhook; alone touches the
 //!   Kubernetes API
 //! - [`cli`]: the commands, one file each
@@ -63,7 +63,7 @@ use feed::journal::Limits;
 use metrics::Metrics;
 use proxy::PublicPort;
 use session::catalog::{Catalog, FeedSettings};
-use session::reload::{Reload, Seen};
+use session::reload::{Reload, Seen, Told};
 use session::subscription::Shared;
 use session::survey::Survey;
 use tasks::Tasks;
@@ -171,6 +171,7 @@ impl Sidecar {
             has_source: config.auth.has_source(),
             catalog: catalog.clone(),
             metrics: metrics.clone(),
+            told: Told::default(),
         };
         let (seen, broken_filters) = reload.load();
 
@@ -178,12 +179,14 @@ impl Sidecar {
         let desk = Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config);
         let desk = Arc::new(desk);
         let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
-        let admin_app = Arc::new(Admin::new(
-            catalog.clone(),
-            metrics.clone(),
-            drain.clone(),
-            config.console.hosts,
-        ));
+        let admin_app = Arc::new(Admin::new(admin::Parts {
+            catalog: catalog.clone(),
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+            told: reload.told.clone(),
+            journal_limit: config.replay.max_bytes,
+            hosts: config.console.hosts,
+        }));
         let sidecar =
             Sidecar { listen, admin, probes, broken_filters, drain, catalog, server, tasks };
         let survey = Survey {

@@ -12,6 +12,7 @@ mod run;
 mod schema;
 mod settings;
 mod tail;
+mod top;
 mod webhook;
 
 use std::process::ExitCode;
@@ -107,6 +108,11 @@ enum Command {
         In a pipe, one JSON object a line. Exit code 0: --count is reached. 1: refused. 3: nothing answers."
     )]
     Tail(tail::TailArgs),
+    /// Show what a sidecar is doing, as a live table: its change streams, its streams, their rates.
+    #[command(after_help = "Example:\n  sidestream top\n  \
+        sidestream top --once --output json http://127.0.0.1:9180 | jq '.streams[].state'\n\n\
+        Ends with Ctrl-C. Exit code 0: printed. 2: the command line is wrong. 3: nobody answers there.")]
+    Top(top::TopArgs),
 }
 
 /// For people, or for machines.
@@ -140,5 +146,6 @@ pub fn main() -> ExitCode {
         Command::Webhook(args) => webhook::webhook(*args),
         Command::New(args) => new::new(&args),
         Command::Tail(args) => tail::tail(args),
+        Command::Top(args) => top::top(&args),
     }
 }

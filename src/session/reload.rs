@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::diagnostic::Diagnostic;
 use crate::filter::{self, Loaded, Stamp};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
@@ -33,6 +35,25 @@ pub struct Reload {
     pub has_source: bool,
     pub catalog: Arc<Catalog>,
     pub metrics: Arc<Metrics>,
+    pub told: Told,
+}
+
+/// What was found in the files when they were last read, for whoever asks.
+#[derive(Clone, Default)]
+pub struct Told(Arc<Mutex<Arc<Findings>>>);
+
+/// See [`Told`].
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What the files' paths begin with.
+    pub dir: PathBuf,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Told {
+    pub fn look(&self) -> Arc<Findings> {
+        self.0.lock().clone()
+    }
 }
 
 /// What was read last.
@@ -78,6 +99,7 @@ impl Reload {
         let (trouble_count, result) =
             (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
         let reloaded = self.catalog.put(filters, troubles);
+        *self.told.0.lock() = Arc::new(Findings { dir: self.dir.clone(), diagnostics });
         self.metrics.filter_reloads_total.with_label_values(&[result]).inc();
         for (what, names) in [
             ("added", reloaded.added),

@@ -1,0 +1,265 @@
+// The console: asks the admin port for JSON, and shows it. Nothing is asked while the page is hidden.
+// Everything that is shown goes in as text, never as markup.
+"use strict";
+
+const EVERY = 2000; // milliseconds between two looks
+const KEPT = 90; // samples of a chart: three minutes
+const SVG = "http://www.w3.org/2000/svg";
+const samples = []; // of /overview
+const sent = new Map(); // by stream: the last two samples of events_sent
+const main = document.getElementById("main");
+let drawn = ""; // the page that `main` holds
+let turn = 0; // counts looks, so that an answer that comes late is dropped
+
+// An element with attributes and children; a child that is no node becomes text.
+function el(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const number = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits });
+const perSecond = (value) => (value === null ? "–" : `${number(value, value < 10 ? 1 : 0)}/s`);
+const badge = (state) => el("span", { class: "badge", "data-state": state }, state);
+
+function bytes(value) {
+  for (const unit of ["B", "KiB", "MiB"]) {
+    if (value < 1024) return `${number(value, 1)} ${unit}`;
+    value /= 1024;
+  }
+  return `${number(value, 1)} GiB`;
+}
+
+async function ask(path) {
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+  return { ok: answer.ok, body: await answer.json() };
+}
+
+// The rate of a counter, from one sample to the next; null where there is none.
+function rates(counter) {
+  const found = [];
+  for (let i = 1; i < samples.length; i++) {
+    const seconds = samples[i].uptime_seconds - samples[i - 1].uptime_seconds;
+    const more = counter(samples[i]) - counter(samples[i - 1]);
+    found.push(seconds > 0 && more >= 0 ? more / seconds : 0); // below 0: another process
+  }
+  return found;
+}
+
+function chart(label, points) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${KEPT} 30`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  const most = Math.max(...points, 0);
+  const span = Math.round((points.length * EVERY) / 1000);
+  svg.setAttribute("aria-label", `${label}, last ${span} seconds: at most ${number(most, 1)}`);
+  const line = (kind, coordinates) => {
+    const made = document.createElementNS(SVG, "polyline");
+    made.setAttribute("class", kind);
+    made.setAttribute("points", coordinates);
+    svg.append(made);
+  };
+  line("ground", `0,29 ${KEPT},29`);
+  const height = (value) => (most > 0 ? 29 - (27 * value) / most : 29).toFixed(1);
+  line("plot", points.map((value, i) => `${KEPT - points.length + i + 1},${height(value)}`).join(" "));
+  return svg;
+}
+
+const card = (name, value, ...more) =>
+  el("li", {}, el("span", { class: "name" }, name), el("span", { class: "value" }, value), ...more);
+
+function live(name, counter) {
+  const points = rates(counter);
+  return card(name, perSecond(points.at(-1) ?? null), chart(`${name} a second`, points));
+}
+
+function overview(now, { upstreams }) {
+  const level = (read) => samples.map((sample) => read(sample) ?? 0);
+  const fill = now.journal_limit_bytes > 0 ? (100 * now.journal_bytes) / now.journal_limit_bytes : 0;
+  return [
+    el("h2", {}, "Overview"),
+    troubles(now),
+    el("ul", { class: "cards" },
+      card("Lag behind MongoDB", now.lag_seconds === null ? "–" : `${number(now.lag_seconds, 1)} s`,
+        chart("lag in seconds", level((sample) => sample.lag_seconds))),
+      card("Connections", number(now.connections), chart("connections", level((sample) => sample.connections))),
+      live("Events in", (sample) => sample.events_read),
+      live("Events out", (sample) => sample.events_sent),
+      card("Oplog reaches back", now.oplog_hours === null ? "unknown" : `${number(now.oplog_hours, 1)} h`),
+      card("Change streams", number(now.cursors), el("small", {}, ` and ${number(now.replay_cursors)} for replays`)),
+      card("Journal", `${number(fill, 1)} %`,
+        el("small", {}, ` ${bytes(now.journal_bytes)} of ${bytes(now.journal_limit_bytes)}`)),
+      live("Requests to the app", (sample) => sample.requests)),
+    el("h3", {}, "Resets by reason"),
+    el("ul", { class: "cards" }, Object.keys(now.resets).map((reason) =>
+      card(reason, number(now.resets[reason]),
+        chart(`resets a second, ${reason}`, rates((sample) => sample.resets[reason] ?? 0))))),
+    el("h3", {}, "Change streams"),
+    table("What is read from MongoDB", ["database", "images", "status", "lag#", "routes#", "journal#"],
+      upstreams.map((it) => [it.database, it.mode, badge(it.status),
+        it.lag_seconds === null ? "–" : `${number(it.lag_seconds, 1)} s`, number(it.routes), bytes(it.journal_bytes)])),
+  ];
+}
+
+function troubles(now) {
+  return now.troubles.map((trouble) => el("p", { class: "trouble" }, trouble));
+}
+
+// A heading that ends with # is of a column of numbers.
+function table(caption, heads, rows) {
+  if (rows.length === 0) return el("p", { class: "dim" }, `${caption}: none`);
+  const kind = (i) => (heads[i].endsWith("#") ? { class: "number" } : {});
+  return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": caption }, el("table", {},
+    el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", ...kind(i) }, head.replace("#", ""))))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, i) => el("td", kind(i), cell)))))));
+}
+
+function streamRate(name) {
+  const [before, after] = sent.get(name) ?? [];
+  if (!after) return null;
+  const seconds = after.at - before.at;
+  return seconds > 0 && after.count >= before.count ? (after.count - before.count) / seconds : 0;
+}
+
+const streamLink = (name) => el("a", { href: `#/stream/${encodeURIComponent(name)}` }, name);
+const findings = (diagnostics) => diagnostics.map((it) => el("pre", {}, it.text));
+
+function streams(now, { streams }, { filters, diagnostics }) {
+  const troubled = filters.filter((it) => it.diagnostics.length > 0);
+  return [
+    el("h2", {}, "Streams"),
+    troubles(now),
+    table("Streams and their files", ["stream", "state", "listeners#", "events out#", "so far#", "to know"],
+      streams.map((it) => [streamLink(it.name), badge(it.state), number(it.subscriptions),
+        perSecond(streamRate(it.name)), number(it.events_sent), it.reason ?? ""])),
+    troubled.length + diagnostics.length > 0 ? el("h3", {}, "What the files get wrong") : null,
+    troubled.map((it) => [el("p", {}, streamLink(it.stream)), ...findings(it.diagnostics)]),
+    findings(diagnostics),
+  ];
+}
+
+// One stream is drawn once, and then only its numbers: what is typed into its form stays.
+function stream(name, { streams }, { filters }) {
+  const found = filters.find((it) => it.stream === name);
+  if (!found) return [el("h2", {}, name), el("p", {}, "There is no file for this stream.")];
+  const numbers = streams.find((it) => it.name === name);
+  const said = found.declared;
+  const facts = el("div", { id: "facts" },
+    el("p", {}, badge(found.state), found.reason ? ` ${found.reason}` : ""),
+    said?.description ? el("p", {}, said.description) : null,
+    el("ul", { class: "cards" },
+      card("Listeners", number(numbers?.subscriptions)),
+      card("Events out", perSecond(streamRate(name))),
+      card("Collection", said ? `${said.database}.${said.collection ?? "*"}` : "–"),
+      card("Who may listen", said?.access ?? "–")),
+    findings(found.diagnostics));
+  const old = document.getElementById("facts");
+  if (old && drawn === location.hash) {
+    old.replaceWith(facts);
+    return null;
+  }
+  const result = el("pre", { id: "explanation", role: "region", tabindex: "0", "aria-label": "Explanation" });
+  const field = (id, label, hint) =>
+    el("div", {}, el("label", { for: id }, label), el("input", { id, placeholder: hint, autocomplete: "off", spellcheck: "false" }));
+  const form = el("form", {}, field("params", "Parameters", "status=paid region=eu"),
+    field("claims", "Claims", "sub=ada"), el("button", {}, "Explain"));
+  const explain = async () => {
+    const query = new URLSearchParams({ stream: name });
+    for (const [key, id] of [["param", "params"], ["claim", "claims"]]) {
+      const text = form.querySelector(`#${id}`).value.trim();
+      for (const pair of text ? text.split(/\s+/) : []) query.append(key, pair);
+    }
+    try {
+      const { ok, body } = await ask(`/explain?${query}`);
+      result.textContent = ok ? JSON.stringify(body, null, 2) : body.error;
+    } catch (error) {
+      result.textContent = `The sidecar does not answer: ${error.message}`;
+    }
+  };
+  form.addEventListener("submit", (event) => { event.preventDefault(); explain(); });
+  explain();
+  return [el("h2", {}, name), facts, el("h3", {}, "What it becomes"),
+    el("p", { class: "dim" }, "As `sidestream explain` says it. Values as NAME=VALUE, blanks between them."), form, result];
+}
+
+function show(page, content) {
+  if (content !== null) {
+    // What was scrolled and focused stays so where the page is the same.
+    const at = drawn === page ? focusPath() : null;
+    main.replaceChildren(...content.flat(3).filter(Boolean));
+    at?.();
+  }
+  for (const link of document.querySelectorAll("nav a")) {
+    const is = link.dataset.page === (page.startsWith("#/stream") ? "streams" : "overview");
+    if (is) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  drawn = page;
+}
+
+// Remembers which link or region of `main` has the focus, by its place among them.
+function focusPath() {
+  const all = () => [...main.querySelectorAll("a, [tabindex]")];
+  const at = all().indexOf(document.activeElement);
+  const scrolled = [...main.querySelectorAll(".wide")].map((it) => it.scrollLeft);
+  return () => {
+    if (at >= 0) all()[at]?.focus({ preventScroll: true });
+    main.querySelectorAll(".wide").forEach((it, i) => (it.scrollLeft = scrolled[i] ?? 0));
+  };
+}
+
+// Said only when it changes, since a screen reader reads it out.
+function say(state, text) {
+  const line = document.getElementById("state");
+  if (line.textContent !== text) line.replaceChildren(el("span", { class: "badge", "data-state": state }, text));
+}
+
+async function look() {
+  const mine = ++turn;
+  try {
+    const [now, open, files] = (await Promise.all([ask("/overview"), ask("/streams"), ask("/filters")]))
+      .map((answer) => answer.body);
+    if (mine !== turn) return;
+    samples.push(now);
+    if (samples.length > KEPT) samples.shift();
+    for (const { name, events_sent: count } of open.streams) {
+      const last = sent.get(name)?.at(-1);
+      const next = { at: now.uptime_seconds, count };
+      sent.set(name, last ? [last, next] : [next]);
+    }
+    document.getElementById("version").textContent = now.version;
+    const broken = open.streams.filter((it) => it.state === "broken").length;
+    if (!now.ready) say("away", now.leaving ? "leaving" : "not ready");
+    else if (now.troubles.length > 0) say("waiting", "ready, MongoDB is away");
+    else if (broken > 0) say("waiting", `ready, ${broken} broken ${broken === 1 ? "file" : "files"}`);
+    else say("ready", "ready");
+    const page = location.hash || "#/";
+    const name = page.startsWith("#/stream/") ? decodeURIComponent(page.slice("#/stream/".length)) : null;
+    if (name !== null) show(page, stream(name, open, files));
+    else if (page === "#/streams") show(page, streams(now, open, files));
+    else show(page, overview(now, open));
+  } catch (error) {
+    if (mine === turn) say("away", `the sidecar does not answer: ${error.message}`);
+  }
+}
+
+let timer = null;
+function wake() {
+  clearInterval(timer);
+  timer = null;
+  if (document.visibilityState === "hidden") return;
+  timer = setInterval(look, EVERY);
+  look();
+}
+
+addEventListener("hashchange", () => look().then(() => main.focus()));
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment names the page
+  main.focus();
+});
+document.addEventListener("visibilitychange", wake);
+wake();

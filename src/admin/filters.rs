@@ -1,0 +1,139 @@
+//! The filter files: what is in force, what is wrong with them, and what one of them becomes.
+
+use std::path::Path;
+
+use http::Response;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::Admin;
+use crate::access::claims::Claims;
+use crate::diagnostic::{Diagnostic, Origin};
+use crate::filter::{Access, Filter, FilterSet};
+use crate::session::explain::Explanation;
+
+impl Admin {
+    /// Each stream with its file, its state and its diagnostics; then what is wrong beside.
+    pub(super) fn filters(&self) -> Response<Vec<u8>> {
+        let told = self.told.look();
+        let declared = self.catalog.declared();
+        let streams = self.catalog.streams();
+        let is_of = |diagnostic: &Diagnostic, name: &str| {
+            stream_of(&told.dir, diagnostic).as_deref() == Some(name)
+        };
+        let filters: Vec<Value> = streams
+            .iter()
+            .map(|stream| {
+                let filter = declared.iter().find(|filter| filter.name == stream.name);
+                let of_it = told.diagnostics.iter().filter(|one| is_of(one, &stream.name));
+                json!({
+                    "stream": stream.name,
+                    "state": stream.state.name(),
+                    "in_force": stream.is_in_force,
+                    "reason": stream.reason,
+                    "declared": filter.map(|filter| declaration(filter)),
+                    "diagnostics": of_it.map(shown).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        let is_beside = |one: &&Diagnostic| !streams.iter().any(|it| is_of(one, &it.name));
+        let beside: Vec<Value> = told.diagnostics.iter().filter(is_beside).map(shown).collect();
+        super::json(200, &json!({ "filters": filters, "diagnostics": beside }))
+    }
+
+    /// `?stream=NAME`, with `&param=NAME=VALUE` and `&claim=NAME=VALUE` as often as needed: what
+    /// `sidestream explain` says of the files in force.
+    pub(super) fn explain(&self, query: &str) -> Response<Vec<u8>> {
+        let (mut stream, mut params, mut claims) = (None, Vec::new(), Vec::new());
+        for (key, value) in pairs(query) {
+            let list = match key.as_str() {
+                "stream" => {
+                    stream = Some(value);
+                    continue;
+                }
+                "param" => &mut params,
+                "claim" => &mut claims,
+                _ => return refuse(400, &format!("`{key}` is not known: stream, param, claim")),
+            };
+            let Some((name, value)) = value.split_once('=') else {
+                return refuse(400, &format!("`{key}`: write it as NAME=VALUE"));
+            };
+            list.push((name.to_owned(), value.to_owned()));
+        }
+        let Some(stream) = stream else {
+            return refuse(400, "say which: /explain?stream=NAME");
+        };
+        let filters = self.catalog.filters();
+        let set = FilterSet(filters.into_iter().map(|it| (it.name.clone(), it)).collect());
+        let Some(filter) = set.0.get(&stream) else {
+            return refuse(404, "no such stream is in force");
+        };
+        let claims = Claims::of_pairs(&claims);
+        match Explanation::of(filter, &set, &params, claims.document()) {
+            Ok(explanation) => super::json(200, &explanation.to_json()),
+            Err(error) => refuse(400, &error.to_string()),
+        }
+    }
+}
+
+fn refuse(status: u16, why: &str) -> Response<Vec<u8>> {
+    super::json(status, &json!({ "error": why }))
+}
+
+/// What the file says, as far as it can be said in a line.
+fn declaration(filter: &Filter) -> Value {
+    json!({
+        "description": filter.description,
+        "database": filter.namespace.database,
+        "collection": filter.namespace.collection,
+        "access": match &filter.access {
+            Access::Public => "public",
+            Access::Authenticated => "authenticated",
+            Access::Match(_) => "match",
+        },
+        "operations": filter.operations.names().collect::<Vec<_>>(),
+        "params": filter.params.to_json(),
+    })
+}
+
+/// A diagnostic as `check --output json` has it, and as `check` prints it: `text`.
+fn shown(diagnostic: &Diagnostic) -> Value {
+    let mut shown = diagnostic.to_json();
+    shown["text"] = diagnostic.to_string().into();
+    shown
+}
+
+/// The stream of the file that a diagnostic is about.
+fn stream_of(dir: &Path, diagnostic: &Diagnostic) -> Option<String> {
+    let Origin::File { path, .. } = &diagnostic.origin else { return None };
+    let below = path.strip_prefix(dir).ok()?.with_extension("");
+    below.to_str().map(str::to_owned)
+}
+
+/// A query, decoded as forms are.
+fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    let decode = |text: &str| {
+        let text = text.replace('+', " ");
+        percent_decode_str(&text).decode_utf8_lossy().into_owned()
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key), decode(value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_a_form() {
+        let of = |query| pairs(query).collect::<Vec<_>>();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            of("stream=a%2Fb&param=x=1+%2B&&y"),
+            [pair("stream", "a/b"), pair("param", "x=1 +"), pair("y", "")]
+        );
+        assert_eq!(of("%ff=%"), [pair("\u{fffd}", "%")]);
+    }
+}

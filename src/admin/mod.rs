@@ -1,0 +1,176 @@
+//! The admin port: health, metrics, what is open, and the console, served by pingora. Never on the
+//! public port. One file for each kind of page; each adds its answers to [`Admin`].
+//!
+//! Nothing here changes anything, but for `POST /drain`.
+
+mod console;
+mod filters;
+mod health;
+mod host;
+mod streams;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use http::Response;
+use parking_lot::Mutex;
+use pingora::apps::ServerApp;
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::stream::Stream;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::session::catalog::Catalog;
+use crate::session::reload::Told;
+
+/// What there is, for whoever asks for something else.
+const PAGES: &str = "not here: / (the console) /healthz /readyz /metrics /overview /streams /filters \
+                     /explain?stream=NAME\n";
+
+/// Which pages a port has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    All,
+    /// `/healthz`, `/readyz` and `/metrics`: for kubelet and Prometheus, who come from outside.
+    Probes,
+}
+
+/// Answers the admin port, and that of the probes.
+pub struct Admin {
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+    /// What the filter files were found to say.
+    told: Told,
+    /// `replay.max_bytes`: of each upstream.
+    journal_limit: usize,
+    /// Names under which it may be asked for, beside addresses and `localhost`.
+    hosts: Vec<String>,
+    started_at: Instant,
+    /// What is told of streams and feeds is put into the metrics when it is asked for, by one at a
+    /// time: those that are gone must not come back.
+    telling: Mutex<()>,
+}
+
+/// What [`Admin`] is made of.
+pub struct Parts {
+    pub catalog: Arc<Catalog>,
+    pub metrics: Arc<Metrics>,
+    pub drain: Drain,
+    /// Of the [`Reload`](crate::session::reload::Reload) that reads the files.
+    pub told: Told,
+    /// `replay.max_bytes`
+    pub journal_limit: usize,
+    /// `console.hosts`
+    pub hosts: Vec<String>,
+}
+
+impl Admin {
+    pub fn new(parts: Parts) -> Admin {
+        let Parts { catalog, metrics, drain, told, journal_limit, hosts } = parts;
+        Admin {
+            catalog,
+            metrics,
+            drain,
+            told,
+            journal_limit,
+            hosts,
+            started_at: Instant::now(),
+            telling: Mutex::default(),
+        }
+    }
+
+    /// Serves these pages until the returned future is dropped: health is asked for to the very end.
+    pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>, pages: Pages) {
+        let app = Arc::new(Port { admin: self, pages });
+        let (_never, shutdown) = watch::channel(false);
+        loop {
+            match listener.accept().await {
+                Ok((tcp, _)) => {
+                    let app = app.clone();
+                    let shutdown = shutdown.clone();
+                    tokio::spawn(async move {
+                        app.process_new(Box::new(Stream::from(tcp)), &shutdown).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no connection accepted on the admin port");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+/// One of its ports.
+struct Port {
+    admin: Arc<Admin>,
+    pages: Pages,
+}
+
+#[async_trait]
+impl ServeHttp for Port {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let request = session.req_header();
+        let (admin, has_all) = (&self.admin, self.pages == Pages::All);
+        // The probes are asked for by whatever name kubelet and Prometheus know.
+        if has_all && !host::is_known(&request.headers, &admin.hosts) {
+            return text(
+                421,
+                "not under this name: list it in console.hosts, or use the address\n",
+            );
+        }
+        if has_all && request.method == http::Method::POST && request.uri.path() == "/drain" {
+            return admin.leave(&request.headers);
+        }
+        if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
+            return text(405, "only GET\n");
+        }
+        match request.uri.path() {
+            "/healthz" => text(200, "alive\n"),
+            "/readyz" => admin.ready(),
+            "/metrics" => admin.metrics(),
+            _ if !has_all => text(404, "not here: /healthz /readyz /metrics\n"),
+            "/" => console::page(),
+            "/streams" => admin.streams(),
+            "/overview" => admin.overview(),
+            "/filters" => admin.filters(),
+            "/explain" => admin.explain(request.uri.query().unwrap_or_default()),
+            _ => text(404, PAGES),
+        }
+    }
+}
+
+fn text(status: u16, body: &str) -> Response<Vec<u8>> {
+    answer(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn json(status: u16, body: &Value) -> Response<Vec<u8>> {
+    answer(status, "application/json", body.to_string().into_bytes())
+}
+
+fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
+    let length = body.len();
+    let mut response = Response::new(body);
+    // All that come here are statuses and header values of this file.
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    if let Ok(value) = http::HeaderValue::from_str(content_type) {
+        headers.insert(http::header::CONTENT_TYPE, value);
+    }
+    headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    // No page of another origin reads it, nor shows it as something else than it is.
+    for (name, value) in
+        [("cross-origin-resource-policy", "same-origin"), ("x-content-type-options", "nosniff")]
+    {
+        headers.insert(name, http::HeaderValue::from_static(value));
+    }
+    response
+}
