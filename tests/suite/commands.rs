@@ -113,7 +113,7 @@ async fn a_new_file_lists_what_is_in_the_collection() {
     }
     let types = |field: &str| {
         let line = text.lines().find(|line| line.starts_with(&format!("#   {field} ")));
-        line.unwrap().split_once("  ").unwrap().1.trim().to_owned()
+        line.unwrap().split_whitespace().skip(2).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(types("status"), "string");
     assert_eq!(types("placed"), "date");

@@ -43,7 +43,10 @@ fn rows() -> Vec<Row> {
     let mut paths = Vec::new();
     files_below(&root.join("filters"), "yaml", &mut paths);
     files_below(&root.join("examples"), "yaml", &mut paths);
-    paths.retain(|path| path.components().any(|part| part.as_os_str() == "filters"));
+    paths.retain(|path| {
+        let below = path.strip_prefix(&root).expect("it is below");
+        below.components().any(|part| part.as_os_str() == "filters")
+    });
     for path in &paths {
         texts.push((path.display().to_string(), std::fs::read_to_string(path).unwrap()));
     }

@@ -53,7 +53,11 @@ fn good() -> Vec<(String, String)> {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let is_filter = path.extension().is_some_and(|end| end == "yaml")
-                && path.components().any(|part| part.as_os_str() == "filters");
+                && path
+                    .strip_prefix(root())
+                    .expect("it is below")
+                    .components()
+                    .any(|part| part.as_os_str() == "filters");
             if path.is_dir() {
                 directories.push(path);
             } else if is_filter {
