@@ -148,18 +148,6 @@ def url(relay, name):
     return f"http://127.0.0.1:{relay.port}/_events/things{query}"
 
 
-def answers_polls(stand):
-    """Whether this Sidestream has long polls; it is said where it has none."""
-    host, port = stand.sidecars[0].address()
-    request = urllib.request.Request(f"http://{host}:{port}/_events/things", headers={"Accept": "application/json"})
-    try:
-        urllib.request.urlopen(request, timeout=10).close()
-        return True
-    except urllib.error.HTTPError as refused:
-        say(f"  SKIPPED: long polls, which are answered with {refused.code}")
-        return False
-
-
 def hear_something(stand, followers):
     """Events that come before a client's stream is open are not for it: each has to have heard something."""
     hello = iter(range(10 * EVENTS, 100 * EVENTS))
@@ -170,12 +158,11 @@ def hear_something(stand, followers):
 def lose_nothing(stand, cleanup, args):
     files = clients_of_docs()
     followers = []
-    polls = answers_polls(stand)
     with devtools.picking_ports():
         plain = fronts.start_plain(stand)
         stand.fronts = list(plain.values())
     for seed, (name, command, env, *front) in enumerate([*others(files), *ours()]):
-        if args.only not in name or "poll" in name and not polls:
+        if args.only not in name:
             continue
         # The one byte at which this client loses an event has a test of its own, below.
         relay = stand.relays.open(plain[front[0]].address() if front and front[0] in plain else stand.sidecars[0].address(),

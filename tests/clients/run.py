@@ -24,7 +24,7 @@ import time
 
 import followers
 import fronts
-from followers import HERE, RECIPES, answers_polls, write_blocks
+from followers import HERE, RECIPES, write_blocks
 from stand import ROOT, Stand, devtools
 from devtools import Failure, say
 
@@ -63,7 +63,7 @@ def part_js(stand, _cleanup, _args):
         raise Failure(f"the package holds {sorted(listed)} instead of {sorted(wanted)}")
     write_blocks("recipe")
     run("node --test", ["node", "--test", *sorted((directory / "test").glob("*.test.mjs")), HERE / "recipes.mjs"],
-        env=environment(stand, POLLS="1" if answers_polls(stand) else ""))
+        env=environment(stand))
 
 
 def part_python(stand, _cleanup, _args):

@@ -81,7 +81,7 @@ test('a restart of the sidecar loses nothing', async (t) => {
   assert.deepEqual(of(keys), keys.map((key) => ['insert', key]));
 });
 
-test('long polls take over where something holds the stream back', { skip: !process.env.POLLS }, async (t) => {
+test('long polls take over where something holds the stream back', async (t) => {
   const way = await relay({ mode: 'buffering' });
   const { things, of } = open(way.url, t, { openTimeout: 300 });
   const keys = ids(40);
