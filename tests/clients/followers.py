@@ -9,8 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import fronts
 from stand import ROOT, TEXT, blocks, devtools
