@@ -85,7 +85,8 @@ fn list_fields(seen: &Seen, out: &mut String) {
         return;
     }
     let _ = writeln!(out, "#\n# Seen in {} documents:", seen.documents);
-    let widest = seen.fields.iter().take(MAX_FIELDS).map(|(name, _)| name.chars().count()).max();
+    let widest =
+        seen.fields.iter().take(MAX_FIELDS).map(|(name, _)| escaped(name).chars().count()).max();
     let width = widest.unwrap_or_default().min(30);
     for (name, types) in seen.fields.iter().take(MAX_FIELDS) {
         let _ = writeln!(out, "#   {:width$}  {}", escaped(name), types.join(", "));
