@@ -196,17 +196,29 @@ async fn send_large<S: Sink>(
     pieces: Vec<Bytes>,
 ) -> Result<(), Ending> {
     let mut rest: VecDeque<Bytes> = pieces.into();
-    while let Some(mut piece) = rest.pop_front() {
-        if piece.len() > PIECE {
-            rest.push_front(piece.split_off(PIECE));
-        }
-        send(sink, control, pace, &[piece]).await?;
+    while !rest.is_empty() {
+        send(sink, control, pace, &take_piece(&mut rest)).await?;
         let over = poll_fn(|cx| Poll::Ready(pin!(control.ended()).poll(cx))).await;
         if !rest.is_empty() && over == Poll::Ready(Ended::Unauthorized) {
             return Err(Ending::cut(Ended::Unauthorized));
         }
     }
     Ok(())
+}
+
+/// The next [`PIECE`] bytes, as slices of what is there.
+fn take_piece(rest: &mut VecDeque<Bytes>) -> Vec<Bytes> {
+    let (mut taken, mut room) = (Vec::new(), PIECE);
+    while room > 0
+        && let Some(mut piece) = rest.pop_front()
+    {
+        if piece.len() > room {
+            rest.push_front(piece.split_off(room));
+        }
+        room -= piece.len();
+        taken.push(piece);
+    }
+    taken
 }
 
 pub(super) async fn send<S: Sink>(
