@@ -82,9 +82,19 @@ fn check_host(request: &Parts) -> Result<(), &'static str> {
     }
 }
 
+/// A token of [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2), as names of fields are in
+/// HTTP/1.
+pub fn is_field_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
 fn check_fields(fields: &HeaderMap) -> Result<(), &'static str> {
     for (name, value) in fields {
         let name = name.as_str();
+        // The library takes a quotation mark, too.
+        if !is_field_name(name) {
+            return Err("a header field's name contains a character that it may not");
+        }
         if is_twin(name) {
             return Err("a header field's name has other dashes than the name that it looks like");
         }
@@ -146,6 +156,7 @@ mod tests {
             (&[("content_length", "3")], Some(400)),
             (&[("x_forwarded-for", "1")], Some(400)),
             (&[("x_y", "1")], None),
+            (&[("x\"y", "1")], Some(400)),
             (&[("x", " 1")], Some(400)),
             (&[("x", "1\t")], Some(400)),
             (&[("x", "")], None),

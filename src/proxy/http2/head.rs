@@ -162,7 +162,7 @@ pub fn answer_trailers(lines: &[u8]) -> HeaderMap {
 pub fn put_last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
     out.put_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
-        if chunks::is_kept(name.as_str()) {
+        if chunks::is_kept(name.as_str()) && gate::is_field_name(name.as_str()) {
             put(out, name.as_str(), value.as_bytes());
         }
     }

@@ -1,11 +1,12 @@
 use serde_json::Value;
 
 use super::ndjson::Lines;
-use super::{collection, filter, insert, key};
+use super::{filter, key};
+use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
-use crate::support::{http, mongo, unique, until};
-use mongodb::bson::doc;
+use crate::support::{http, until};
+use mongodb::bson::{Document, doc};
 
 fn seconds(event: &Value) -> i64 {
     event["data"]["clusterTime"]["$timestamp"]["t"].as_i64().expect("a time")
@@ -14,17 +15,19 @@ fn seconds(event: &Value) -> i64 {
 /// For pages that know when their data was read.
 #[tokio::test]
 async fn a_stream_begins_at_a_time_or_so_long_ago() {
-    let database = unique("since");
-    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
-    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    // A server of its own: nothing has left its oplog.
+    let own = Own::start(Setup::default()).await;
+    let a = own.client().await.database("since").collection::<Document>("a");
+    let filters = Filters::new(&[("a", &filter("since.a", ""))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
     let mut witness = Lines::open(sidecar.listen, "/_events/a", "").await;
     assert_eq!(witness.event().await["event"], "ready");
-    insert(&database, "a", 0..1).await;
+    a.insert_one(doc! { "_id": 0_i64 }).await.unwrap();
     let first = seconds(&witness.event().await);
     // The next one is of a later second.
-    let mut number = 1;
+    let mut number = 1_i64;
     let later = loop {
-        insert(&database, "a", number..number + 1).await;
+        a.insert_one(doc! { "_id": number }).await.unwrap();
         let event = witness.event().await;
         number += 1;
         if seconds(&event) > first {
@@ -57,12 +60,12 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
 
 #[tokio::test]
 async fn ages_are_counted_from_what_was_read() {
-    let database = unique("since");
-    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
-    let a = collection(&database, "a").await;
+    let own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("a", &filter("since.a", ""))]);
+    let a = own.client().await.database("since").collection::<Document>("a");
     a.insert_one(doc! { "_id": 0 }).await.unwrap();
     // Open before anything was read: the age is counted when it was.
-    let sidecar = sidecar::start_before(sidecar::nowhere(), &mongo::uri(), &filters, &[]).await;
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &own.uri(), &filters, &[]).await;
     let mut early = None;
     until("the stream is there", || async {
         http::request(sidecar.listen, "HEAD", "/_events/a", "Accept: text/event-stream\r\n")
