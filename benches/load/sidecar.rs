@@ -95,12 +95,12 @@ pub fn filters(dir: &Path) -> PathBuf {
 
 /// One request on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+    request(address, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"))
 }
 
 pub fn post(address: SocketAddr, path: &str, kind: &str, body: &str) -> Option<(u16, String)> {
     let length = body.len();
-    let fields = format!("Host: x\r\nConnection: close\r\nContent-Type: {kind}");
+    let fields = format!("Host: 127.0.0.1\r\nConnection: close\r\nContent-Type: {kind}");
     let head = format!("POST {path} HTTP/1.1\r\n{fields}\r\nContent-Length: {length}\r\n\r\n");
     request(address, &(head + body))
 }
