@@ -95,7 +95,10 @@ pub fn filters(dir: &Path) -> PathBuf {
 
 /// One request on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    request(address, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"))
+    request(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"),
+    )
 }
 
 pub fn post(address: SocketAddr, path: &str, kind: &str, body: &str) -> Option<(u16, String)> {

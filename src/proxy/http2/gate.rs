@@ -126,8 +126,9 @@ mod tests {
         let mut request = http::Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             // As the h2 crate makes them.
+            let name = http::HeaderName::from_lowercase(name.as_bytes()).unwrap();
             let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            request = request.header(*name, value);
+            request = request.header(name, value);
         }
         check(&request.body(()).unwrap().into_parts().0).err().map(|refusal| refusal.status)
     }
