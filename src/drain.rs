@@ -15,11 +15,11 @@ const SPREAD: f64 = 0.8;
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct Drain {
-    shared: Arc<Shared>,
+    shared: Arc<DrainState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct DrainState {
     /// Whether it was said that the end is near.
     announced: AtomicBool,
     /// When draining began, once it has.
@@ -34,13 +34,13 @@ struct Shared {
 
 /// A connection that has to end before the process may.
 #[derive(Debug)]
-pub struct Held {
-    shared: Arc<Shared>,
+pub struct DrainHold {
+    shared: Arc<DrainState>,
 }
 
 impl Drain {
     pub fn new(over: Duration) -> Drain {
-        let shared = Shared {
+        let shared = DrainState {
             announced: AtomicBool::new(false),
             began: OnceLock::new(),
             beginning: Arc::new(Notify::new()),
@@ -91,9 +91,9 @@ impl Drain {
     }
 
     /// Counts a connection as open until the result is dropped.
-    pub fn hold(&self) -> Held {
+    pub fn hold(&self) -> DrainHold {
         self.shared.open.fetch_add(1, Ordering::AcqRel);
-        Held { shared: self.shared.clone() }
+        DrainHold { shared: self.shared.clone() }
     }
 
     /// Waits until nothing is open any more, or the drain time is over, counted from its beginning
@@ -116,7 +116,7 @@ impl Drain {
     }
 }
 
-impl Drop for Held {
+impl Drop for DrainHold {
     fn drop(&mut self) {
         if self.shared.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.emptied.notify_waiters();

@@ -55,7 +55,7 @@ use tracing::error;
 
 use access::Guard;
 use admin::{Admin, Pages};
-use api::reserved::Desk;
+use api::reserved::Handler;
 use config::{Config, Mongodb};
 use drain::Drain;
 use event::seal::{Ids, Keys};
@@ -176,9 +176,9 @@ impl Sidecar {
         let (seen, broken_filters) = reload.load();
 
         let guard = Guard::new(config.auth.clone());
-        let desk = Desk::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config);
-        let desk = Arc::new(desk);
-        let public = PublicPort::new(&config, desk.clone(), drain.clone(), tls);
+        let handler = Handler::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config);
+        let handler = Arc::new(handler);
+        let public = PublicPort::new(&config, handler.clone(), drain.clone(), tls);
         let admin_app = Arc::new(Admin::new(admin::Parts {
             catalog: catalog.clone(),
             metrics: metrics.clone(),
@@ -197,7 +197,7 @@ impl Sidecar {
             news,
         };
         sidecar.connect(config.mongodb);
-        sidecar.start_tasks((reload, seen), survey, desk);
+        sidecar.start_tasks((reload, seen), survey, handler);
         let ports = [
             ("admin-port", Some(admin_listener), Pages::All),
             ("probes-port", probes_listener, Pages::Probes),
@@ -228,14 +228,14 @@ impl Sidecar {
     }
 
     /// What goes on beside the ports.
-    fn start_tasks(&self, (reload, seen): (Reload, Seen), survey: Survey, desk: Arc<Desk>) {
+    fn start_tasks(&self, (reload, seen): (Reload, Seen), survey: Survey, handler: Arc<Handler>) {
         // After a panic, what is in force is looked at again.
         let mut seen = Some(seen);
         self.tasks.keep("reload", |_| {}, move || reload.clone().watch(seen.take()));
         self.tasks.keep("survey", |_| {}, move || survey.clone().run());
         let read_keys = move || {
-            let desk = desk.clone();
-            async move { desk.guard.warm_up().await }
+            let handler = handler.clone();
+            async move { handler.guard.warm_up().await }
         };
         self.tasks.keep("keys", |_| {}, read_keys);
     }

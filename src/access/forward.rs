@@ -41,7 +41,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// What the app said.
 #[derive(Debug, Clone)]
-pub enum Verdict {
+pub enum AuthAnswer {
     Vouched(Vouched),
     /// Who this is, the app does not know.
     Unknown,
@@ -59,12 +59,12 @@ pub struct Vouched {
 
 /// A verdict, and when it was asked for.
 #[derive(Debug, Clone)]
-pub struct Said {
-    pub verdict: Verdict,
+pub struct CachedAnswer {
+    pub verdict: AuthAnswer,
     pub at: Instant,
 }
 
-/// See the file's head.
+/// Asks the app who a client is, and keeps the answers for `auth.forward.cache`.
 #[derive(Debug)]
 pub struct Forward {
     settings: ForwardAuth,
@@ -113,7 +113,7 @@ impl Forward {
 
     /// What the app says about a credential, by an answer that may be as old as `cache`. `None`:
     /// trouble.
-    pub async fn ask(self: &Arc<Forward>, credentials: &Arc<Forwarded>) -> Option<Said> {
+    pub async fn ask(self: &Arc<Forward>, credentials: &Arc<Forwarded>) -> Option<CachedAnswer> {
         let cache = self.settings.cache;
         self.ask_for(credentials, |said| said.at.elapsed() < cache).await
     }
@@ -123,15 +123,15 @@ impl Forward {
         self: &Arc<Forward>,
         credentials: &Arc<Forwarded>,
         at: Instant,
-    ) -> Option<Said> {
+    ) -> Option<CachedAnswer> {
         self.ask_for(credentials, |said| said.at > at).await
     }
 
     async fn ask_for(
         self: &Arc<Forward>,
         credentials: &Arc<Forwarded>,
-        is_good: impl Fn(&Said) -> bool,
-    ) -> Option<Said> {
+        is_good: impl Fn(&CachedAnswer) -> bool,
+    ) -> Option<CachedAnswer> {
         let session = self.session(credentials);
         if let Some(said) = session.said.lock().as_ref().filter(|said| is_good(said)) {
             return Some(said.clone());
@@ -152,7 +152,7 @@ impl Forward {
         self: Arc<Forward>,
         session: &Session,
         credentials: Arc<Forwarded>,
-    ) -> Option<Said> {
+    ) -> Option<CachedAnswer> {
         let said = self.put(credentials).await;
         match &said {
             Some(said) => {
@@ -164,7 +164,7 @@ impl Forward {
         said
     }
 
-    async fn put(&self, credentials: Arc<Forwarded>) -> Option<Said> {
+    async fn put(&self, credentials: Arc<Forwarded>) -> Option<CachedAnswer> {
         let _waiting = self.waiting.try_acquire().ok()?;
         let own = self.turns.of(credentials.address)?;
         let turns = async { Some((own.acquire().await?, self.questions.acquire().await.ok()?)) };
@@ -177,14 +177,14 @@ impl Forward {
             read(&answer, claims).map(|meaning| match meaning {
                 Meaning::Vouched(claims) => {
                     let caller = Arc::new(Caller::new(claims, credentials.address));
-                    Verdict::Vouched(Vouched { caller, credentials })
+                    AuthAnswer::Vouched(Vouched { caller, credentials })
                 }
-                Meaning::Unknown => Verdict::Unknown,
-                Meaning::Forbidden => Verdict::Forbidden,
+                Meaning::Unknown => AuthAnswer::Unknown,
+                Meaning::Forbidden => AuthAnswer::Forbidden,
             })
         });
         match verdict {
-            Ok(verdict) => Some(Said { verdict, at }),
+            Ok(verdict) => Some(CachedAnswer { verdict, at }),
             Err(reason) => {
                 self.trouble.warn(&format!("auth.forward.url gives no usable answer: {reason}"));
                 None
@@ -226,7 +226,9 @@ impl Forward {
                 }
             };
             match said.verdict {
-                Verdict::Vouched(again) if fits(&again.caller) => (vouched, at) = (again, said.at),
+                AuthAnswer::Vouched(again) if fits(&again.caller) => {
+                    (vouched, at) = (again, said.at)
+                }
                 _ => return,
             }
         }

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::config::{Auth, TokenSource};
 use claims::Claims;
 use credentials::{Credentials, Forwarded};
-use forward::{Forward, Said, Verdict, Vouched};
+use forward::{AuthAnswer, CachedAnswer, Forward, Vouched};
 use keys::KeySource;
 use token::{Rules, TokenError, Verified};
 
@@ -183,7 +183,7 @@ impl Right {
     }
 }
 
-/// See the file's head.
+/// Identifies callers by the configured sources: tokens, the app, or none.
 #[derive(Debug)]
 pub struct Guard {
     tokens: Option<Tokens>,
@@ -275,14 +275,16 @@ impl Guard {
                 return Err(refusal);
             }
             match forward.ask(&Arc::new(forwarded)).await {
-                Some(Said { verdict: Verdict::Vouched(vouched), at }) => {
+                Some(CachedAnswer { verdict: AuthAnswer::Vouched(vouched), at }) => {
                     let caller = Mutex::new(vouched.caller.clone());
                     let forward = forward.clone();
                     let until = Until::Refused { forward, vouched, at };
                     return Ok(Right { caller, is_recheck_due: AtomicBool::new(false), until });
                 }
-                Some(Said { verdict: Verdict::Unknown, .. }) => refuse(Refusal::Unknown),
-                Some(Said { verdict: Verdict::Forbidden, .. }) => refuse(Refusal::Forbidden),
+                Some(CachedAnswer { verdict: AuthAnswer::Unknown, .. }) => refuse(Refusal::Unknown),
+                Some(CachedAnswer { verdict: AuthAnswer::Forbidden, .. }) => {
+                    refuse(Refusal::Forbidden)
+                }
                 None => refuse(Refusal::Unavailable),
             }
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::forward::{Said, Verdict};
+use super::forward::{AuthAnswer, CachedAnswer};
 use super::network_of;
 use super::once::Once;
 
@@ -24,15 +24,15 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// One credential.
 #[derive(Debug, Default)]
 pub(super) struct Session {
-    pub said: Mutex<Option<Said>>,
+    pub said: Mutex<Option<CachedAnswer>>,
     pub trouble_at: Mutex<Option<Instant>>,
     /// Nothing: trouble.
-    pub question: Once<Option<Said>>,
+    pub question: Once<Option<CachedAnswer>>,
 }
 
 impl Session {
     fn is_vouched(&self) -> bool {
-        matches!(&*self.said.lock(), Some(Said { verdict: Verdict::Vouched(_), .. }))
+        matches!(&*self.said.lock(), Some(CachedAnswer { verdict: AuthAnswer::Vouched(_), .. }))
     }
 }
 
@@ -70,7 +70,7 @@ impl Sessions {
         self.swept_at = Instant::now();
         let mut vouched = 0;
         self.known.retain(|_, session| {
-            let is_fresh = |said: &Said| said.at.elapsed() < cache;
+            let is_fresh = |said: &CachedAnswer| said.at.elapsed() < cache;
             let is_kept = is_in_use(session) || session.said.lock().as_ref().is_some_and(is_fresh);
             // Too many: those are asked about again, no more.
             if is_kept && session.is_vouched() {
@@ -179,8 +179,8 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
-    fn said(verdict: Verdict) -> Option<Said> {
-        Some(Said { verdict, at: Instant::now() })
+    fn said(verdict: AuthAnswer) -> Option<CachedAnswer> {
+        Some(CachedAnswer { verdict, at: Instant::now() })
     }
 
     fn digest(number: usize) -> [u8; 32] {
@@ -195,7 +195,7 @@ mod tests {
         let mut sessions = Sessions::default();
         let waiting = sessions.of(digest(0), cache);
         for number in 1..3 * MAX_KEPT {
-            *sessions.of(digest(number), cache).said.lock() = said(Verdict::Unknown);
+            *sessions.of(digest(number), cache).said.lock() = said(AuthAnswer::Unknown);
             assert!(sessions.known.len() <= MAX_KEPT);
         }
         assert!(Arc::ptr_eq(&waiting, &sessions.of(digest(0), cache)), "somebody waits for it");

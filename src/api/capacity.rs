@@ -90,7 +90,8 @@ pub fn most_by_descriptors(limit: Option<u64>) -> usize {
     usize::try_from(limit.saturating_sub(spare).max(1)).unwrap_or(usize::MAX)
 }
 
-/// See the file's head.
+/// The limits of `clients.max_*`, and what is open now. All counts are of streams
+/// (connections on the reserved path).
 #[derive(Debug)]
 pub struct Limits {
     open: AtomicUsize,
@@ -125,7 +126,7 @@ struct Counted {
 
 /// One open connection. Given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     limits: Arc<Limits>,
     /// Counted only where there is a limit for it.
     address: Option<Box<IpAddr>>,
@@ -154,9 +155,9 @@ impl Limits {
     ///
     /// # Errors
     /// What is used up.
-    pub fn take(self: &Arc<Limits>, address: Option<IpAddr>) -> Result<Place, Full> {
+    pub fn take(self: &Arc<Limits>, address: Option<IpAddr>) -> Result<ConnectionSlot, Full> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let mut place = Place { limits: self.clone(), address: None, subject: None };
+        let mut place = ConnectionSlot { limits: self.clone(), address: None, subject: None };
         if open >= self.most {
             return Err(Full::Connections);
         }
@@ -180,7 +181,7 @@ impl Limits {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Counts a stream of the connection for its caller, too; `values` is what it listens with.
     ///
     /// # Errors
@@ -218,7 +219,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::AcqRel);
         if let Some(address) = &self.address {

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::asyncapi;
 use super::refusal::Refusal;
-use super::reserved::{Answer, Ask, Desk, Plain};
+use super::reserved::{Answer, Ask, Handler, Plain};
 use crate::filter::{Access, Filter};
 
-impl Desk {
+impl Handler {
     /// What this client may open. Of a stream that it may not, it learns nothing.
     pub(super) async fn list(&self, ask: Ask<'_>) -> Result<Answer, Refusal> {
         let streams: Vec<_> = self

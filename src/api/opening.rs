@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::capacity::{Full, Place};
+use super::capacity::{ConnectionSlot, Full};
 use super::ndjson::NDJSON;
 use super::negotiation::{Chosen, Transport};
 use super::poll::{self, POLL, Polling};
 use super::problem::Problem;
 use super::refusal::Refusal;
-use super::reserved::{Answer, Ask, Desk, Open, Opened, Plain};
+use super::reserved::{Answer, Ask, Handler, Open, Opened, Plain};
 use super::sse::{SSE, SSE_WITH_POSITION_EVENTS};
 use super::transport::Encoder;
 use super::wanted::{self, Wanted, WantedStream};
@@ -42,12 +42,12 @@ impl Identity {
         Identity { credentials: Some(Box::new(credentials)), right: None, caller: None }
     }
 
-    async fn caller(&mut self, desk: &Desk) -> Result<Arc<Caller>, Refusal> {
+    async fn caller(&mut self, handler: &Handler) -> Result<Arc<Caller>, Refusal> {
         if let Some(caller) = &self.caller {
             return Ok(caller.clone());
         }
         let credentials = self.credentials.clone().unwrap_or_default();
-        let right = Box::pin(desk.identify(*credentials)).await?;
+        let right = Box::pin(handler.identify(*credentials)).await?;
         let caller = right.caller();
         (self.right, self.caller) = (Some(Box::new(right)), Some(caller.clone()));
         self.forget_credentials();
@@ -67,9 +67,9 @@ impl Identity {
     }
 }
 
-impl Desk {
+impl Handler {
     pub(super) async fn open(
-        self: &Arc<Desk>,
+        self: &Arc<Handler>,
         mut ask: Ask<'_>,
         chosen: Chosen,
     ) -> Result<Answer, Refusal> {
@@ -83,7 +83,7 @@ impl Desk {
         let is_head = ask.method == "HEAD";
         let address = ask.address;
         let wanted = wanted::of(&mut ask, self.max_streams, &self.pace.ids)?;
-        // First, since it costs nothing: a full house asks nobody who is at the door.
+        // First, since it costs nothing: when it is full, nobody is asked who this is.
         let mut open = self.take_place(address, style)?;
         let mut identity = Identity::new(ask.credentials);
         // Who takes a refusal for final waits on an open stream.
@@ -131,7 +131,7 @@ impl Desk {
         many: &mut Many,
         streams: Vec<WantedStream>,
         identity: &mut Identity,
-        place: &mut Place,
+        place: &mut ConnectionSlot,
         waits: bool,
     ) -> Result<(), Refusal> {
         for stream in streams {
@@ -148,7 +148,7 @@ impl Desk {
         &self,
         wanted: WantedStream,
         identity: &mut Identity,
-        place: &mut Place,
+        place: &mut ConnectionSlot,
         waits: bool,
     ) -> Result<Member, Refusal> {
         let WantedStream { label, query, from, is_since } = wanted;
@@ -219,13 +219,13 @@ impl Desk {
     }
 
     pub(super) fn take_place(
-        self: &Arc<Desk>,
+        self: &Arc<Handler>,
         address: Option<IpAddr>,
         transport: Transport,
     ) -> Result<Open, Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&[transport.name()]).inc();
-        Ok(Open { desk: self.clone(), place, transport, _held: self.drain.hold() })
+        Ok(Open { handler: self.clone(), place, transport, _held: self.drain.hold() })
     }
 }
 

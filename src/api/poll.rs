@@ -101,7 +101,7 @@ impl Polling {
                 }
             }
         }
-        let pace = &self.opened.open.desk.pace;
+        let pace = &self.opened.open.handler.pace;
         transport::count(&pace.metrics, &mut self.opened.connection, &found.sent);
         let resume = json!(self.resume);
         let mut body = b"{\"events\":[".to_vec();
@@ -112,7 +112,7 @@ impl Polling {
 
     fn take(&mut self, frame: Frame, found: &mut Found) {
         let Opened { connection, open, .. } = &self.opened;
-        let mark = Mark::of(&frame, connection, &open.desk.pace.ids);
+        let mark = Mark::of(&frame, connection, &open.handler.pace.ids);
         if let Some(id) = mark.id(&frame) {
             self.resume = Some(id);
         }

@@ -10,7 +10,7 @@ use crate::access::credentials::Credentials;
 use crate::access::origin::{self, Page};
 use crate::access::{Guard, Origin};
 use crate::api::asyncapi;
-use crate::api::capacity::{Limits, Place};
+use crate::api::capacity::{ConnectionSlot, Limits};
 use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::poll::Polling;
 use crate::api::problem::{self, Problem};
@@ -18,7 +18,7 @@ use crate::api::refusal::Refusal;
 use crate::api::transport::{self, Ending, Pace, Sink};
 use crate::api::wanted;
 use crate::api::websocket::Upgraded;
-use crate::drain::{Drain, Held};
+use crate::drain::{Drain, DrainHold};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
 use crate::session::connection::Connection;
@@ -87,21 +87,21 @@ pub struct Opened {
 
 /// What an open stream holds, given back when dropped.
 pub(super) struct Open {
-    pub(super) desk: Arc<Desk>,
-    pub(super) place: Place,
+    pub(super) handler: Arc<Handler>,
+    pub(super) place: ConnectionSlot,
     pub(super) transport: Transport,
-    pub(super) _held: Held,
+    pub(super) _held: DrainHold,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let transport = self.transport.name();
-        self.desk.metrics.connections.with_label_values(&[transport]).dec();
+        self.handler.metrics.connections.with_label_values(&[transport]).dec();
     }
 }
 
 /// Answers the reserved path.
-pub struct Desk {
+pub struct Handler {
     pub catalog: Arc<Catalog>,
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
@@ -116,14 +116,14 @@ pub struct Desk {
     pub(super) prefix: String,
 }
 
-impl Desk {
+impl Handler {
     pub fn new(
         catalog: Arc<Catalog>,
         drain: Drain,
         metrics: Arc<Metrics>,
         guard: Guard,
         config: &crate::config::Config,
-    ) -> Desk {
+    ) -> Handler {
         let clients = &config.clients;
         let pace = Pace {
             metrics: metrics.clone(),
@@ -131,7 +131,7 @@ impl Desk {
             retry: clients.retry,
             send_timeout: clients.send_timeout,
         };
-        Desk {
+        Handler {
             catalog,
             drain,
             metrics,
@@ -145,7 +145,7 @@ impl Desk {
     }
 
     /// Decides about a request. Waits for nothing, but where it has to be found out who asks.
-    pub async fn answer(self: &Arc<Desk>, ask: Ask<'_>) -> Answer {
+    pub async fn answer(self: &Arc<Handler>, ask: Ask<'_>) -> Answer {
         let page = origin::page(ask.origin, self.guard.allowed_origins());
         let cors = origin::headers(&page, self.guard.allowed_origins());
         let by_query = wanted::value(&ask.query, "transport").map(Transport::parse);
@@ -196,7 +196,7 @@ impl Desk {
     }
 
     async fn decide(
-        self: &Arc<Desk>,
+        self: &Arc<Handler>,
         ask: Ask<'_>,
         page: &Page,
         chosen: Option<Chosen>,
@@ -266,8 +266,8 @@ impl Opened {
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ending {
         let Opened { connection, open } = self;
         let ending =
-            transport::serve(sink, connection, open.transport.encoder(), &open.desk.pace).await;
-        open.desk.count_end(ending.ended);
+            transport::serve(sink, connection, open.transport.encoder(), &open.handler.pace).await;
+        open.handler.count_end(ending.ended);
         ending
     }
 }

@@ -20,7 +20,7 @@ use super::negotiation::Transport;
 use super::opening::Identity;
 use super::problem::Problem;
 use super::refusal::Refusal;
-use super::reserved::{Answer, Ask, Desk, Opened};
+use super::reserved::{Answer, Ask, Handler, Opened};
 use super::transport::{self, Encoder, Ending, Mark, Sink};
 use super::wanted::{self, Wanted, WantedStream};
 use crate::event::seal::Ids;
@@ -131,9 +131,9 @@ impl Close {
     }
 }
 
-impl Desk {
+impl Handler {
     /// Takes the handshake, and says the rest in WebSocket's own way.
-    pub(super) async fn upgrade(self: &Arc<Desk>, mut ask: Ask<'_>) -> Result<Answer, Problem> {
+    pub(super) async fn upgrade(self: &Arc<Handler>, mut ask: Ask<'_>) -> Result<Answer, Problem> {
         let Some(key) = ask.websocket_key.filter(|_| ask.method == "GET") else {
             return Err(Problem::new(
                 400,
@@ -163,7 +163,7 @@ impl Desk {
     }
 
     async fn open_websocket(
-        self: &Arc<Desk>,
+        self: &Arc<Handler>,
         ask: &mut Ask<'_>,
     ) -> Result<(Opened, Identity), Refusal> {
         if self.drain.has_begun() {
@@ -226,7 +226,7 @@ impl Upgraded {
                 let (opened, identity) = &mut **open;
                 let incoming = Incoming::with(held);
                 let ending = Session { opened, identity, incoming }.serve(wire).await;
-                open.0.open.desk.count_end(ending.ended);
+                open.0.open.handler.count_end(ending.ended);
                 ending
             }
         }
@@ -245,7 +245,7 @@ impl Session<'_> {
             let sent = match self.next(wire).await {
                 Next::Frame(frame) => {
                     let Opened { connection, open } = &mut *self.opened;
-                    transport::deliver(wire, connection, WEBSOCKET, &open.desk.pace, frame).await
+                    transport::deliver(wire, connection, WEBSOCKET, &open.handler.pace, frame).await
                 }
                 Next::Heard(Heard::Text(text)) => match Box::pin(self.act(&text)).await {
                     Some(reply) => {
@@ -297,7 +297,7 @@ impl Session<'_> {
 
     async fn send<D: Duplex>(&mut self, wire: &mut D, message: Bytes) -> Result<(), Ending> {
         let Opened { connection, open, .. } = &mut *self.opened;
-        transport::send(wire, &mut connection.control, &open.desk.pace, &[message]).await
+        transport::send(wire, &mut connection.control, &open.handler.pace, &[message]).await
     }
 
     /// Does what a message asks for; gives what is to be said about it.
@@ -323,9 +323,9 @@ impl Session<'_> {
 
     async fn subscribe(&mut self, message: Message) -> Result<(), Refusal> {
         let Session { opened: Opened { connection, open }, identity, .. } = self;
-        let desk = open.desk.clone();
-        let wanted = message.wanted(&desk.pace.ids)?;
-        let most = desk.max_streams;
+        let handler = open.handler.clone();
+        let wanted = message.wanted(&handler.pace.ids)?;
+        let most = handler.max_streams;
         let Some(many) = connection.many().filter(|many| !many.has_one_id) else {
             let detail = "this connection has its streams from its address: open one without";
             return Err(Problem::new(400, detail).into());
@@ -340,7 +340,7 @@ impl Session<'_> {
             return Err(Problem::new(429, detail).into());
         }
         identity.follow(connection.control.caller());
-        let member = desk.join(wanted, identity, &mut open.place, false).await?;
+        let member = handler.join(wanted, identity, &mut open.place, false).await?;
         if let Some(right) = identity.right.take() {
             connection.control.set_right(*right);
         }

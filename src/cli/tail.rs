@@ -99,12 +99,12 @@ async fn follow(args: TailArgs) -> End {
                     None => note("the stream ended"),
                 }
             }
-            Err(Trouble::Refused(message)) => return End::Failed(message, BAD_INPUT),
-            Err(Trouble::Unreachable(reason)) if was_open => {
+            Err(TailError::Refused(message)) => return End::Failed(message, BAD_INPUT),
+            Err(TailError::Unreachable(reason)) if was_open => {
                 note(&format!("not connected: {reason}"))
             }
             // Nothing was there to begin with: most likely another address.
-            Err(Trouble::Unreachable(reason)) => {
+            Err(TailError::Unreachable(reason)) => {
                 return End::Failed(
                     format!("cannot connect to {}: {reason}", shown(&uri)),
                     UNAVAILABLE,
@@ -128,7 +128,7 @@ fn shown(uri: &Uri) -> String {
     format!("{}://{host}{}", uri.scheme_str().unwrap_or("http"), uri.path())
 }
 
-enum Trouble {
+enum TailError {
     /// An answer that is no stream; a browser would give up, too.
     Refused(String),
     Unreachable(String),
@@ -139,12 +139,12 @@ async fn connect(
     uri: &Uri,
     headers: &[(HeaderName, HeaderValue)],
     last_event_id: &str,
-) -> Result<Incoming, Trouble> {
+) -> Result<Incoming, TailError> {
     let mut fields = HeaderMap::new();
     fields.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     if !last_event_id.is_empty() {
         let id = HeaderValue::from_str(last_event_id)
-            .map_err(|_| Trouble::Refused("the id cannot stand in a header field".to_owned()))?;
+            .map_err(|_| TailError::Refused("the id cannot stand in a header field".to_owned()))?;
         fields.insert("last-event-id", id);
     }
     for (name, value) in headers {
@@ -153,7 +153,7 @@ async fn connect(
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = fields;
-    let answer = http.open(request).await.map_err(Trouble::Unreachable)?;
+    let answer = http.open(request).await.map_err(TailError::Unreachable)?;
     let (head, body) = answer.into_parts();
     let is_stream = head
         .headers
@@ -166,7 +166,7 @@ async fn connect(
     let place = head.headers.get(LOCATION).and_then(|place| place.to_str().ok());
     let text = Limited::new(body, MAX_PROBLEM_BYTES).collect().await;
     let text = text.map(|text| String::from_utf8_lossy(&text.to_bytes()).into_owned());
-    Err(Trouble::Refused(refusal(head.status.as_u16(), place, &text.unwrap_or_default())))
+    Err(TailError::Refused(refusal(head.status.as_u16(), place, &text.unwrap_or_default())))
 }
 
 /// What an answer says that is no stream: the text of a problem (RFC 9457), where it is one.

@@ -13,7 +13,7 @@
 //! - Pasts and the deliveries that they keep stay within `budget` bytes. A pass that has filled its
 //!   share ends there; who wants more asks again from where it is then.
 //! - Whoever asks has enabled a `Notified` of the route before; see [`Feed::is_looking_back`].
-//! - The desk's lock and the feed's are never held together, nor while predicates are evaluated.
+//! - The lock of its state and the feed's are never held together, nor while predicates are evaluated.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -58,17 +58,18 @@ pub enum Back {
     Gone,
 }
 
-/// See the file's head.
+/// Finds, in one pass over the journal for all who ask, the events that their routes no longer
+/// keep.
 #[derive(Debug)]
 pub(super) struct LookBack {
     budget: usize,
-    desk: Mutex<Desk>,
+    state: Mutex<State>,
     /// For the task, when it has nothing to do.
     asked: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Desk {
+struct State {
     asked: HashMap<RouteId, Ask>,
     /// Whom the pass under way looks for.
     taken: HashMap<RouteId, Arc<Route>>,
@@ -147,7 +148,7 @@ impl Feed {
                 (Some(delivery), _) => delivery,
                 (None, Some(event)) => {
                     // The same predicate found it wanted before.
-                    let made_of = self.shelf.deliver(route, number, &event);
+                    let made_of = self.large_deliveries.deliver(route, number, &event);
                     let Some(delivery) = made_of else { continue };
                     made.push(delivery.clone());
                     delivery
@@ -164,8 +165,8 @@ impl Feed {
 
     /// Whether a route that asked is still to be woken. Asked after a `Notified` was enabled.
     pub fn is_looking_back(&self, route: &Route) -> bool {
-        let desk = self.lookback.desk.lock();
-        desk.asked.contains_key(&route.id()) || desk.taken.contains_key(&route.id())
+        let state = self.lookback.state.lock();
+        state.asked.contains_key(&route.id()) || state.taken.contains_key(&route.id())
     }
 
     /// The events of a page that nobody has made deliveries of; `None` for others, and for those
@@ -187,12 +188,12 @@ impl LookBack {
     /// For a journal of so many bytes.
     pub fn new(journal_bytes: usize) -> LookBack {
         let budget = (journal_bytes / SHARE).max(LEAST_BUDGET);
-        LookBack { budget, desk: Mutex::default(), asked: Notify::new() }
+        LookBack { budget, state: Mutex::default(), asked: Notify::new() }
     }
 
     fn page(&self, route: RouteId, cursor: u64, max: usize) -> Option<Page> {
-        let desk = self.desk.lock();
-        let past = desk.pasts.get(&route)?;
+        let state = self.state.lock();
+        let past = state.pasts.get(&route)?;
         if !(past.from..past.to).contains(&cursor) {
             return None;
         }
@@ -208,12 +209,12 @@ impl LookBack {
 
     /// Says whether a task has to be started.
     fn ask(&self, route: &Arc<Route>, from: u64) -> bool {
-        let mut desk = self.desk.lock();
-        let ask = desk.asked.entry(route.id());
+        let mut state = self.state.lock();
+        let ask = state.asked.entry(route.id());
         let ask = ask.or_insert_with(|| Ask { route: route.clone(), from });
         ask.from = ask.from.min(from);
         self.asked.notify_one();
-        !std::mem::replace(&mut desk.has_task, true)
+        !std::mem::replace(&mut state.has_task, true)
     }
 
     /// Lets the others of this route share what one of them made, as far as there is room.
@@ -221,8 +222,8 @@ impl LookBack {
         if made.is_empty() {
             return;
         }
-        let mut desk = self.desk.lock();
-        let Desk { pasts, used, .. } = &mut *desk;
+        let mut state = self.state.lock();
+        let State { pasts, used, .. } = &mut *state;
         let Some(past) = pasts.get_mut(&route) else { return };
         for delivery in made {
             let found = past.entries.binary_search_by_key(&delivery.number, |entry| entry.number);
@@ -243,10 +244,10 @@ impl LookBack {
         let mut age = LINGER;
         loop {
             {
-                let mut desk = self.desk.lock();
-                desk.pasts.retain(|_, past| past.since.elapsed() < age);
-                desk.used = desk.pasts.values().map(|past| past.bytes).sum();
-                if desk.used <= self.budget / 2 {
+                let mut state = self.state.lock();
+                state.pasts.retain(|_, past| past.since.elapsed() < age);
+                state.used = state.pasts.values().map(|past| past.bytes).sum();
+                if state.used <= self.budget / 2 {
                     return;
                 }
             }
@@ -257,8 +258,8 @@ impl LookBack {
 
     /// Those who want what comes from `at` on, or later.
     fn take(&self, at: u64) -> Vec<Ask> {
-        let mut desk = self.desk.lock();
-        let Desk { asked, taken, .. } = &mut *desk;
+        let mut state = self.state.lock();
+        let State { asked, taken, .. } = &mut *state;
         let asks: Vec<Ask> =
             asked.extract_if(|_, ask| ask.from >= at).map(|(_, ask)| ask).collect();
         taken.extend(asks.iter().map(|ask| (ask.route.id(), ask.route.clone())));
@@ -267,25 +268,25 @@ impl LookBack {
 
     /// What is known of a route already.
     fn known(&self, route: RouteId) -> Option<Range<u64>> {
-        self.desk.lock().pasts.get(&route).map(|past| past.from..past.to)
+        self.state.lock().pasts.get(&route).map(|past| past.from..past.to)
     }
 
     /// Adds what a pass found until it ended before the event of this number, and wakes everybody
     /// who asked.
     fn publish(&self, pass: Pass, end: u64) {
         let woken = {
-            let mut desk = self.desk.lock();
+            let mut state = self.state.lock();
             for (id, search) in pass.searches {
                 if end <= search.from {
                     continue;
                 }
-                let before = desk.pasts.remove(&id);
-                desk.used -= before.as_ref().map_or(0, |past| past.bytes);
+                let before = state.pasts.remove(&id);
+                state.used -= before.as_ref().map_or(0, |past| past.bytes);
                 let past = search.end(before, end);
-                desk.used += past.bytes;
-                desk.pasts.insert(id, past);
+                state.used += past.bytes;
+                state.pasts.insert(id, past);
             }
-            std::mem::take(&mut desk.taken)
+            std::mem::take(&mut state.taken)
         };
         for route in woken.into_values() {
             route.wake.notify_waiters();
@@ -294,10 +295,10 @@ impl LookBack {
 
     /// Says whether there is nothing more to do; then everything is given back.
     fn rest(&self) -> bool {
-        let mut desk = self.desk.lock();
-        let is_idle = desk.asked.is_empty();
+        let mut state = self.state.lock();
+        let is_idle = state.asked.is_empty();
         if is_idle {
-            *desk = Desk::default();
+            *state = State::default();
         }
         is_idle
     }
@@ -362,7 +363,7 @@ async fn serve(feed: Arc<Feed>) {
     let back = &feed.lookback;
     let mut gather = GATHER;
     loop {
-        if !back.desk.lock().asked.is_empty() {
+        if !back.state.lock().asked.is_empty() {
             tokio::time::sleep(gather).await;
             let began = Instant::now();
             back.make_room().await;
@@ -382,7 +383,7 @@ async fn serve(feed: Arc<Feed>) {
 /// One pass over the journal, from the oldest place that is asked for to its end.
 async fn look(feed: &Arc<Feed>) {
     let back = &feed.lookback;
-    let room = back.budget.saturating_sub(back.desk.lock().used);
+    let room = back.budget.saturating_sub(back.state.lock().used);
     let mut pass = Pass::default();
     pass.admit(feed, 0).await;
     let Some(start) = pass.searches.values().map(|search| search.from).min() else {
@@ -464,9 +465,9 @@ impl Drop for Task {
         {
             self.feed.restart_at(&head);
         }
-        let desk = std::mem::take(&mut *self.feed.lookback.desk.lock());
-        let asked = desk.asked.into_values().map(|ask| ask.route);
-        for route in asked.chain(desk.taken.into_values()) {
+        let state = std::mem::take(&mut *self.feed.lookback.state.lock());
+        let asked = state.asked.into_values().map(|ask| ask.route);
+        for route in asked.chain(state.taken.into_values()) {
             route.wake.notify_waiters();
         }
     }

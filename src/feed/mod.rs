@@ -33,7 +33,7 @@ use lookback::LookBack;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
-use crate::feed::routes::{Offer, Route, RouteTable, Shelf};
+use crate::feed::routes::{LargeDeliveries, Offer, Route, RouteTable};
 use crate::filter::{Bound, Filter};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
@@ -101,7 +101,7 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
     if is_threaded { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// See the file's head.
+/// The journal and the routes of one upstream: one writer, any number of readers.
 #[derive(Debug)]
 pub struct Feed {
     key: FeedKey,
@@ -113,7 +113,7 @@ pub struct Feed {
     known: Arc<KnownCollections>,
     lookback: LookBack,
     /// What was made of large events for those who lag behind.
-    shelf: Shelf,
+    large_deliveries: LargeDeliveries,
     /// Rises when the history breaks: every subscription has to be told.
     epoch: AtomicU64,
     /// Whether events of one cluster time can come from several servers.
@@ -148,7 +148,7 @@ impl Feed {
             }),
             known: Arc::default(),
             lookback: LookBack::new(limits.max_bytes),
-            shelf: Shelf::default(),
+            large_deliveries: LargeDeliveries::default(),
             relisted: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             is_sharded: AtomicBool::new(false),

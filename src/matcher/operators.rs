@@ -9,7 +9,7 @@ use super::compare::Comparison;
 use super::node::{BitTest, Bits, Node, Test};
 use super::number::{Number, is_truthy};
 use super::operand::{OpenSet, Operand};
-use super::parse::{Parser, Place, single_or};
+use super::parse::{Context, Parser, single_or};
 use super::path::Path;
 use super::types::TypeSet;
 use super::{Role, Step, names, operand};
@@ -26,7 +26,7 @@ impl Parser {
         &mut self,
         path: &Arc<Path>,
         operators: &Document,
-        place: Place,
+        place: Context,
         nodes: &mut Vec<OpenNode>,
     ) {
         for (operator, value) in operators {
@@ -43,7 +43,7 @@ impl Parser {
         operator: &str,
         value: &Bson,
         siblings: &Document,
-        place: Place,
+        place: Context,
     ) -> Option<OpenNode> {
         let field = |test: OpenTest| Node::Field { path: Arc::clone(path), test };
         let not = |node: OpenNode| Node::Not(Box::new(node));
@@ -145,7 +145,7 @@ impl Parser {
         Some(single_or(nodes, Node::And))
     }
 
-    fn not(&mut self, path: &Arc<Path>, value: &Bson, place: Place) -> Option<OpenNode> {
+    fn not(&mut self, path: &Arc<Path>, value: &Bson, place: Context) -> Option<OpenNode> {
         if let Bson::RegularExpression(regex) = value {
             let pattern = self.pattern(regex.pattern.as_str(), regex.options.as_str())?;
             return Some(Node::Field { path: Arc::clone(path), test: Test::Regex(pattern) });
@@ -370,7 +370,7 @@ impl Parser {
         let mut nodes = Vec::new();
         let itself = Arc::new(Path::itself());
         self.below_element(|parser| {
-            parser.operators(&itself, document, Place::Element, &mut nodes);
+            parser.operators(&itself, document, Context::Element, &mut nodes);
         })?;
         Some(Test::ElementValue(Box::new(single_or(nodes, Node::And))))
     }

@@ -43,7 +43,7 @@ pub(crate) struct Parser {
 
 /// Which conditions stand in a list of operators.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Context {
     Field,
     Element,
 }
@@ -213,7 +213,7 @@ impl Parser {
         }
         let path = Arc::new(Path::new(key));
         if let Some(operators) = self.operators_in(value) {
-            self.operators(&path, operators, Place::Field, nodes);
+            self.operators(&path, operators, Context::Field, nodes);
             return;
         }
         self.count_condition();

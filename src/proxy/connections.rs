@@ -23,7 +23,7 @@ use prometheus::IntCounter;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::requests::{Held, Requests};
+use super::requests::{HeldRequests, Requests};
 use crate::access::network_of;
 use crate::api::capacity::{Full, most_by_descriptors};
 
@@ -42,7 +42,7 @@ const BUSY: u64 = 0;
 /// A connection that was told to go.
 const CLOSED: u64 = u64::MAX;
 
-/// See the file's head.
+/// Every open connection of the public port, and which of them can be closed to make room.
 #[derive(Debug)]
 pub struct Connections {
     began: Instant,
@@ -73,12 +73,12 @@ struct Entry {
 
 /// One connection's entry. Removed when dropped.
 #[derive(Debug)]
-pub struct Guest {
+pub struct Registration {
     connections: Arc<Connections>,
     number: u64,
     entry: Arc<Entry>,
     /// Requests from its address.
-    pub held: Held,
+    pub held: HeldRequests,
 }
 
 /// By network: for how long each connection has waited, as that counts, and its state when that was
@@ -118,7 +118,7 @@ impl Connections {
         address: Option<IpAddr>,
         descriptor: usize,
         is_shaking: bool,
-    ) -> Result<Guest, Full> {
+    ) -> Result<Registration, Full> {
         // Descriptors are given out from the lowest: this many are in use.
         if descriptor >= self.crowded && self.make_room() == 0 && descriptor >= self.full {
             return Err(Full::Descriptors);
@@ -139,7 +139,7 @@ impl Connections {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.entries.lock().insert(number, entry.clone());
         let held = self.requests.held_by(network);
-        Ok(Guest { connections: self.clone(), number, entry, held })
+        Ok(Registration { connections: self.clone(), number, entry, held })
     }
 
     /// Whether so high a descriptor means that they run out.
@@ -207,7 +207,7 @@ impl Entry {
     }
 }
 
-impl Guest {
+impl Registration {
     /// What closes this connection; the task is what holds it.
     pub fn handle(&self) -> Handle {
         Handle(self.entry.clone())
@@ -248,7 +248,7 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.has_shaken();
         self.connections.entries.lock().remove(&self.number);
@@ -287,8 +287,8 @@ mod tests {
         Some(IpAddr::from([192, 0, 2, last]))
     }
 
-    fn is_closed(guest: &Guest) -> bool {
-        guest.entry.state.load(Ordering::Acquire) == CLOSED
+    fn is_closed(registration: &Registration) -> bool {
+        registration.entry.state.load(Ordering::Acquire) == CLOSED
     }
 
     #[tokio::test(start_paused = true)]
@@ -343,13 +343,16 @@ mod tests {
         let connections = connections();
         let ready = connections.enter(address(1), 5, false).unwrap();
         let most = connections.most_handshakes;
-        let mut shaking: Vec<Guest> =
+        let mut shaking: Vec<Registration> =
             (0..most).map(|_| connections.enter(address(1), 5, true).unwrap()).collect();
-        assert_eq!(shaking.iter().filter(|guest| is_closed(guest)).count(), 0);
+        assert_eq!(shaking.iter().filter(|registration| is_closed(registration)).count(), 0);
         shaking.push(connections.enter(address(1), 5, true).unwrap());
-        assert_eq!(shaking.iter().filter(|guest| is_closed(guest)).count(), most / SHARE);
+        assert_eq!(
+            shaking.iter().filter(|registration| is_closed(registration)).count(),
+            most / SHARE
+        );
         assert!(!is_closed(&ready) && !is_closed(&shaking[most]));
-        shaking.iter().for_each(Guest::has_shaken);
+        shaking.iter().for_each(Registration::has_shaken);
         drop(shaking);
         assert_eq!(connections.handshakes.load(Ordering::Acquire), 0);
     }

@@ -40,7 +40,7 @@ pub enum Body {
     Chunked,
 }
 
-/// What the door has to know of a request; the rest stays in its bytes.
+/// What the dispatcher has to know of a request; the rest stays in its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The head's length in bytes, its empty line included.

@@ -1,7 +1,7 @@
 //! The public port: the app, or the reserved path.
 //!
 //! Accepts connections, does the TLS handshake where one is wanted, and gives each connection to
-//! the [`door::Door`]. Never depends on MongoDB: a sidecar whose event side is broken is still a
+//! the [`dispatcher::Dispatcher`]. Never depends on MongoDB: a sidecar whose event side is broken is still a
 //! good proxy.
 
 pub mod app;
@@ -9,7 +9,7 @@ mod budget;
 pub mod chunks;
 pub mod connections;
 pub mod date;
-pub mod door;
+pub mod dispatcher;
 mod forwarded;
 pub mod gate;
 pub mod http1;
@@ -34,13 +34,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::api::reserved::Desk;
+use crate::api::reserved::Handler;
 use crate::config::Config;
 use crate::drain::Drain;
 use app::App;
-use connections::{Connections, Guest};
-use door::Door;
-use http1::Lane;
+use connections::{Connections, Registration};
+use dispatcher::Dispatcher;
+use http1::Forwarder;
 use http1::exchange::Patience;
 use http2::Site;
 use io::Socket;
@@ -54,7 +54,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The public port, ready to be served.
 pub struct PublicPort {
-    door: Door,
+    dispatcher: Dispatcher,
     tls: Option<Arc<Certificates>>,
     drain: Drain,
     connections: Arc<Connections>,
@@ -63,7 +63,7 @@ pub struct PublicPort {
 impl PublicPort {
     pub fn new(
         config: &Config,
-        desk: Arc<Desk>,
+        handler: Arc<Handler>,
         drain: Drain,
         tls: Option<Arc<Certificates>>,
     ) -> Self {
@@ -75,28 +75,29 @@ impl PublicPort {
         let connections = Connections::new(
             rustix::process::getrlimit(Resource::Nofile).current,
             config.clients.max_requests_per_address,
-            desk.metrics.refused_total.with_label_values(&["waiting"]),
+            handler.metrics.refused_total.with_label_values(&["waiting"]),
         );
         let patience =
             Patience { client: config.clients.send_timeout, app: config.app_read_timeout };
         let app = App::new(config.app.clone(), connections.clone());
-        let lane = Lane {
+        let forwarder = Forwarder {
             app: app.clone(),
             side: side.clone(),
-            metrics: desk.metrics.clone(),
+            metrics: handler.metrics.clone(),
             drain: drain.clone(),
             patience,
         };
         let site = Arc::new(Site {
-            desk: desk.clone(),
+            handler: handler.clone(),
             app,
             prefix: prefix.clone(),
             side: side.clone(),
             drain: drain.clone(),
             patience,
         });
-        let door = Door { lane, desk, prefix, side, drain: drain.clone(), site };
-        PublicPort { door, tls, drain, connections }
+        let dispatcher =
+            Dispatcher { forwarder, handler, prefix, side, drain: drain.clone(), site };
+        PublicPort { dispatcher, tls, drain, connections }
     }
 
     /// Accepts connections until draining is finished: a load balancer may send requests until it
@@ -138,20 +139,20 @@ impl PublicPort {
         }
         let descriptor = usize::try_from(tcp.as_raw_fd()).unwrap_or(0);
         let entered = self.connections.enter(Some(address), descriptor, tls.is_some());
-        let guest = match entered {
-            Ok(guest) => guest,
+        let registration = match entered {
+            Ok(registration) => registration,
             Err(full) => {
-                let metrics = &self.door.lane.metrics;
+                let metrics = &self.dispatcher.forwarder.metrics;
                 return metrics.refused_total.with_label_values(&[full.name()]).inc();
             }
         };
-        let door = self.door.clone();
-        let handle = guest.handle();
+        let dispatcher = self.dispatcher.clone();
+        let handle = registration.handle();
         let task = match tls.cloned() {
-            None => tokio::spawn(door.serve(Socket::Plain(tcp), guest)),
+            None => tokio::spawn(dispatcher.serve(Socket::Plain(tcp), registration)),
             Some(tls) => tokio::spawn(async move {
-                match shake(tls, tcp, &guest).await {
-                    Ok(socket) => door.serve(socket, guest).await,
+                match shake(tls, tcp, &registration).await {
+                    Ok(socket) => dispatcher.serve(socket, registration).await,
                     Err(error) => debug!(%error, "TLS handshake failed"),
                 }
             }),
@@ -161,14 +162,18 @@ impl PublicPort {
 }
 
 /// The handshake. One that does not begin is a task with a socket, and nothing of TLS.
-async fn shake(tls: TlsAcceptor, tcp: TcpStream, guest: &Guest) -> std::io::Result<Socket> {
+async fn shake(
+    tls: TlsAcceptor,
+    tcp: TcpStream,
+    registration: &Registration,
+) -> std::io::Result<Socket> {
     let shaking = async {
         tcp.readable().await?;
-        guest.stir();
+        registration.stir();
         // Boxed: most connections are past this.
         Box::pin(tls.accept(tcp)).await
     };
     let stream = timeout(HANDSHAKE_DEADLINE, shaking).await.map_err(std::io::Error::from)??;
-    guest.has_shaken();
+    registration.has_shaken();
     Ok(Socket::Tls(Box::new(stream)))
 }

@@ -21,24 +21,24 @@ const RETRY_AFTER: &str = "2";
 /// An address may hold so many times what is left.
 const FAIRNESS: usize = 8;
 
-/// See the file's head.
+/// Limits how many requests may be on their way to the app, in all and for each address.
 #[derive(Debug)]
 pub struct Requests {
     open: AtomicUsize,
     most: usize,
     most_per_address: Option<usize>,
     /// Of the addresses that have connections, or requests through a trusted proxy.
-    addresses: Mutex<HashMap<Option<IpAddr>, Held>>,
+    addresses: Mutex<HashMap<Option<IpAddr>, HeldRequests>>,
 }
 
 /// How many requests an address has on their way.
-pub type Held = Arc<AtomicUsize>;
+pub type HeldRequests = Arc<AtomicUsize>;
 
 /// A request on its way. Given back when dropped.
 #[derive(Debug)]
-pub struct Turn<'a> {
+pub struct RequestSlot<'a> {
     requests: &'a Requests,
-    held: Held,
+    held: HeldRequests,
     /// Nobody else remembers the count of this one.
     forget: Option<IpAddr>,
 }
@@ -60,13 +60,13 @@ impl Requests {
     }
 
     /// The count of an address; see [`Requests::forget`].
-    pub fn held_by(&self, network: Option<IpAddr>) -> Held {
+    pub fn held_by(&self, network: Option<IpAddr>) -> HeldRequests {
         self.addresses.lock().entry(network).or_default().clone()
     }
 
     /// Gives a count back, so that addresses that are gone take no memory.
-    pub fn forget(&self, network: Option<IpAddr>, held: &mut Held) {
-        *held = Held::default();
+    pub fn forget(&self, network: Option<IpAddr>, held: &mut HeldRequests) {
+        *held = HeldRequests::default();
         let mut addresses = self.addresses.lock();
         if addresses.get(&network).is_some_and(|held| Arc::strong_count(held) == 1) {
             addresses.remove(&network);
@@ -77,10 +77,10 @@ impl Requests {
     ///
     /// # Errors
     /// There are too many, of this address or in all.
-    pub fn take(&self, held: &Held) -> Result<Turn<'_>, Full> {
+    pub fn take(&self, held: &HeldRequests) -> Result<RequestSlot<'_>, Full> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let of_address = held.fetch_add(1, Ordering::AcqRel);
-        let turn = Turn { requests: self, held: held.clone(), forget: None };
+        let turn = RequestSlot { requests: self, held: held.clone(), forget: None };
         if self.most_per_address.is_some_and(|most| of_address >= most) {
             return Err(Full::AddressRequests);
         }
@@ -94,7 +94,7 @@ impl Requests {
     ///
     /// # Errors
     /// There are too many, of this address or in all.
-    pub fn take_for(&self, client: IpAddr) -> Result<Turn<'_>, Full> {
+    pub fn take_for(&self, client: IpAddr) -> Result<RequestSlot<'_>, Full> {
         let network = network_of(client.to_canonical());
         let mut held = self.held_by(Some(network));
         match self.take(&held) {
@@ -110,7 +110,7 @@ impl Requests {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RequestSlot<'_> {
     fn drop(&mut self) {
         self.held.fetch_sub(1, Ordering::AcqRel);
         self.requests.open.fetch_sub(1, Ordering::AcqRel);
@@ -132,7 +132,7 @@ mod tests {
     fn an_address_leaves_room_for_others() {
         let requests = Requests::new(1600, None);
         assert_eq!(requests.most, 700);
-        let fill = |last| -> Vec<Turn<'_>> {
+        let fill = |last| -> Vec<RequestSlot<'_>> {
             let held = requests.held_by(address(last));
             std::iter::from_fn(|| requests.take(&held).ok()).collect()
         };

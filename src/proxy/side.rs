@@ -1,5 +1,5 @@
 //! What a request tells of itself, whichever way it came in: where its client is, how the app is told
-//! of that, and what the desk has to know.
+//! of that, and what the handler has to know.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub struct Request<'a> {
 }
 
 impl Side {
-    /// What the desk has to know of a request; `values` gives header fields by name.
+    /// What the handler has to know of a request; `values` gives header fields by name.
     pub fn ask_of<'a>(
         &'a self,
         request: Request<'a>,

@@ -100,7 +100,7 @@ struct Supplied {
     unused_since: Option<Instant>,
 }
 
-/// See the file's head.
+/// The streams in force, by name, and the feeds that supply them.
 pub struct Catalog {
     state: RwLock<State>,
     settings: FeedSettings,

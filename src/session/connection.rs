@@ -50,7 +50,7 @@ enum Streams {
     Many(Box<Many>),
 }
 
-/// See the file's head.
+/// One client with its streams: yields their frames in order until it ends.
 pub struct Connection {
     catalog: Arc<Catalog>,
     streams: Streams,

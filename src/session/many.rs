@@ -38,7 +38,7 @@ struct Slot {
     place: Option<Position>,
 }
 
-/// See the file's head.
+/// The streams of a connection that carries several.
 pub struct Many {
     /// By number. That of an ended stream is given again only when its last frame is long gone.
     slots: Vec<Slot>,

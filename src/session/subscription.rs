@@ -119,7 +119,7 @@ enum Woke {
     Live,
 }
 
-/// See the file's head.
+/// One stream of one client: its cursor in the feed.
 #[derive(Debug)]
 pub struct Subscription {
     shared: Arc<Shared>,

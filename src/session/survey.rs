@@ -24,7 +24,7 @@ const GATHER: Duration = Duration::from_millis(200);
 /// A look that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// See the file's head.
+/// Inspects the deployment at the start, after reloads and every minute.
 #[derive(Clone)]
 pub struct Survey {
     pub catalog: Arc<Catalog>,

@@ -31,7 +31,7 @@ pub struct Budget {
 
 /// Holds a change stream's place.
 #[derive(Debug)]
-pub struct Place {
+pub struct CursorSlot {
     _cursor: OwnedSemaphorePermit,
     _feed: Option<OwnedSemaphorePermit>,
 }
@@ -80,21 +80,21 @@ impl Budget {
     }
 
     /// A feed's place, if one is free.
-    pub fn try_feed(&self) -> Option<Place> {
+    pub fn try_feed(&self) -> Option<CursorSlot> {
         let feed = self.feeds.clone().try_acquire_owned().ok()?;
         let cursor = self.cursors.clone().try_acquire_owned().ok()?;
-        Some(Place { _cursor: cursor, _feed: Some(feed) })
+        Some(CursorSlot { _cursor: cursor, _feed: Some(feed) })
     }
 
     /// A feed's place, when one is free; in the order of asking.
-    pub async fn feed(&self) -> Place {
+    pub async fn feed(&self) -> CursorSlot {
         let feed = acquire(&self.feeds).await;
-        Place { _cursor: acquire(&self.cursors).await, _feed: Some(feed) }
+        CursorSlot { _cursor: acquire(&self.cursors).await, _feed: Some(feed) }
     }
 
     /// A replay's place, when one is free; in the order of asking.
-    pub async fn replay(&self) -> Place {
-        Place { _cursor: acquire(&self.cursors).await, _feed: None }
+    pub async fn replay(&self) -> CursorSlot {
+        CursorSlot { _cursor: acquire(&self.cursors).await, _feed: None }
     }
 
     /// Why a feed has no place, and what to do.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::deployment::{self, Deployment, DeploymentError, Look};
-use super::trouble::{self, Trouble};
+use super::failure::{self, Failure};
 use crate::config::MongodbUri;
 
 /// How long a server is looked for, unless the URI says `serverSelectionTimeoutMS`.
@@ -103,15 +103,15 @@ impl Server {
                         Err(error) => break error,
                     }
                 }
-                Err(error) if Trouble::of(&error) == Trouble::Unreachable => {
-                    let message = trouble::message(&error);
+                Err(error) if Failure::of(&error) == Failure::Unreachable => {
+                    let message = failure::message(&error);
                     warn!("{UNRESOLVED}: {message}");
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => break error,
             }
         };
-        let reason = trouble::message(&error);
+        let reason = failure::message(&error);
         self.connected.send_replace(State::Refused(reason.clone()));
         Err(reason)
     }
@@ -187,11 +187,11 @@ impl Server {
         let Connected { client, options, .. } = *tokio::select! {
             connected = self.connected() => connected,
             () = tokio::time::sleep(SERVER_SELECTION_TIMEOUT) => {
-                let (trouble, reason) = (Trouble::Unreachable, UNRESOLVED.to_string());
+                let (trouble, reason) = (Failure::Unreachable, UNRESOLVED.to_string());
                 return Err(DeploymentError::InVain { trouble, reason });
             }
             reason = self.refused() => {
-                return Err(DeploymentError::InVain { trouble: Trouble::ConnectionString, reason });
+                return Err(DeploymentError::InVain { trouble: Failure::ConnectionString, reason });
             }
         };
         tokio::select! {
@@ -219,7 +219,7 @@ impl Server {
             Ok(deployment) => return Ok(deployment),
             Err(error) => error,
         };
-        if error.trouble() != Trouble::Unreachable {
+        if error.trouble() != Failure::Unreachable {
             let advice = error.trouble().advice("admin");
             return Err(ProbeError::Unusable(error.explain(None, &advice)));
         }
@@ -228,7 +228,7 @@ impl Server {
             Look::Refused | Look::Silent => Err(ProbeError::Unavailable(format!(
                 "nothing answers at {}: {}",
                 deployment::hosts(&options),
-                Trouble::Unreachable.advice("")
+                Failure::Unreachable.advice("")
             ))),
         }
     }
@@ -275,7 +275,7 @@ async fn look_until_in_vain(options: &ClientOptions) -> DeploymentError {
         };
         if refusals == REFUSALS {
             let reason = format!("nothing listens at {}", deployment::hosts(options));
-            return DeploymentError::InVain { trouble: Trouble::Unreachable, reason };
+            return DeploymentError::InVain { trouble: Failure::Unreachable, reason };
         }
     }
 }

@@ -16,8 +16,8 @@ use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDo
 use tokio::sync::mpsc;
 
 use super::connect::Server;
+use super::failure::Failure;
 use super::large::Fragments;
-use super::trouble::Trouble;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
 use crate::filter::{FullDocument, FullDocumentBeforeChange};
@@ -204,7 +204,7 @@ pub async fn open(
     {
         let find =
             |pace| tokio::time::timeout(SEARCH, find(server, key, collections, position, pace));
-        let is_too_large = |error: &Error| Trouble::of(error) == Trouble::TooLarge;
+        let is_too_large = |error: &Error| Failure::of(error) == Failure::TooLarge;
         match find(pace).await {
             Ok(Ok(Some(events))) => return Ok(events),
             Ok(Ok(None)) => {}
@@ -282,7 +282,7 @@ async fn open_at(
     // It has to be the last stage.
     let split = [stages.clone(), vec![doc! { "$changeStreamSplitLargeEvent": {} }]].concat();
     match opened(split).await {
-        Err(error) if Trouble::of(&error) == Trouble::Unsupported => {
+        Err(error) if Failure::of(&error) == Failure::Unsupported => {
             let events = opened(stages).await?;
             // Had the server no change streams at all, this one would have failed too.
             server.note_lacks_split();

@@ -10,7 +10,7 @@ use mongodb::options::{ClientOptions, ServerAddress};
 use tokio::net::TcpStream;
 
 use super::FUTURE_SLACK_SECONDS;
-use super::trouble::{self, Trouble};
+use super::failure::{self, Failure};
 use crate::event::Position;
 
 /// For looking whether anything listens at a host.
@@ -48,27 +48,27 @@ pub enum DeploymentError {
     OtherDeployment,
     /// The driver would wait for a server that it cannot have.
     #[error("{reason}")]
-    InVain { trouble: Trouble, reason: String },
+    InVain { trouble: Failure, reason: String },
     /// The next event can be read in no way, or has no place: what lies up to now is lost.
     #[error("the next event cannot be read: {0}")]
     Unreadable(String),
     #[error("no answer within {0:?}")]
     Stalled(Duration),
-    #[error("{}", trouble::message(.0))]
+    #[error("{}", failure::message(.0))]
     Driver(#[from] Error),
 }
 
 impl DeploymentError {
-    pub fn trouble(&self) -> Trouble {
+    pub fn trouble(&self) -> Failure {
         match self {
-            DeploymentError::Standalone => Trouble::Standalone,
-            DeploymentError::NotInitiated => Trouble::NotInitiated,
-            DeploymentError::Unsupported => Trouble::Unsupported,
-            DeploymentError::OtherDeployment => Trouble::Fatal,
+            DeploymentError::Standalone => Failure::Standalone,
+            DeploymentError::NotInitiated => Failure::NotInitiated,
+            DeploymentError::Unsupported => Failure::Unsupported,
+            DeploymentError::OtherDeployment => Failure::Fatal,
             DeploymentError::InVain { trouble, .. } => *trouble,
-            DeploymentError::Unreadable(_) => Trouble::Unreadable,
-            DeploymentError::Stalled(_) => Trouble::Passing,
-            DeploymentError::Driver(error) => Trouble::of(error),
+            DeploymentError::Unreadable(_) => Failure::Unreadable,
+            DeploymentError::Stalled(_) => Failure::Passing,
+            DeploymentError::Driver(error) => Failure::of(error),
         }
     }
 
@@ -127,7 +127,7 @@ pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
 #[derive(Debug)]
 pub enum Look {
     /// One answers, and the driver will not take it before somebody has done something.
-    InVain(Trouble, String),
+    InVain(Failure, String),
     /// One is of the set that is asked for; why it cannot be used yet.
     Member(String),
     /// Every host refuses connections: nothing listens there.
@@ -180,11 +180,11 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
     let hello = match hello.await {
         Ok(hello) => hello,
         Err(error) => {
-            let trouble = Trouble::of(&error);
-            let message = trouble::message(&error);
+            let trouble = Failure::of(&error);
+            let message = failure::message(&error);
             let reason = format!("{address} accepts connections, but: {message}");
             return match trouble {
-                Trouble::Authentication => Look::InVain(trouble, reason),
+                Failure::Authentication => Look::InVain(trouble, reason),
                 _ => Look::Member(reason),
             };
         }
@@ -192,7 +192,7 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
     if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
         return match wanted {
             Some(name) => Look::InVain(
-                Trouble::ConnectionString,
+                Failure::ConnectionString,
                 format!("{address} is a mongos, but mongodb.uri asks for replicaSet={name}"),
             ),
             None => Look::Member(format!("{address} is a mongos that cannot be used at present")),
@@ -200,7 +200,7 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
     }
     match (hello.get_str("setName").ok(), wanted) {
         (Some(name), Some(wanted)) if name != wanted => Look::InVain(
-            Trouble::WrongSet,
+            Failure::WrongSet,
             format!(
                 "{address} is a member of the replica set `{name}`, but mongodb.uri asks for \
                  replicaSet={wanted}"
@@ -211,11 +211,11 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
              present, or its members' names (rs.conf()) cannot be reached from here"
         )),
         (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => Look::InVain(
-            Trouble::NotInitiated,
+            Failure::NotInitiated,
             format!("{address} runs with --replSet, but the replica set is not initiated"),
         ),
         (None, Some(_)) => {
-            Look::InVain(Trouble::Standalone, format!("{address} is a standalone server"))
+            Look::InVain(Failure::Standalone, format!("{address} is a standalone server"))
         }
         // Without `replicaSet` the driver takes it, and its own answer says so.
         (None, None) => Look::Member(format!("{address} is a standalone server")),

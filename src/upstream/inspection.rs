@@ -16,7 +16,7 @@ use mongodb::Client;
 use mongodb::error::Error;
 
 use super::connect::{ProbeError, Server};
-use super::trouble::{self, Trouble};
+use super::failure::{self, Failure};
 use crate::config::MongodbUri;
 use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
 use collections::{Collection, Listing};
@@ -157,7 +157,7 @@ pub async fn inspect_uri(
     let found = match server.probe().await {
         Ok(_) => inspect(&server.client().await, filters, replay_window)
             .await
-            .map_err(|error| ProbeError::Unavailable(trouble::message(&error))),
+            .map_err(|error| ProbeError::Unavailable(failure::message(&error))),
         Err(ProbeError::Unusable(reason)) => {
             let findings = vec![Finding::general(Kind::Deployment, reason, None)];
             Ok(Inspection { findings, ..Inspection::default() })
@@ -402,13 +402,13 @@ async fn image_expiry(
     let asked = doc! { "getClusterParameter": "changeStreamOptions" };
     let answer = match command(client, "admin", asked).await {
         Ok(answer) => answer,
-        Err(error) if Trouble::of(&error) == Trouble::Privileges => {
+        Err(error) if Failure::of(&error) == Failure::Privileges => {
             let message = "this user may not see how long images of documents are kept";
             let fix = rights.grant_role("clusterMonitor", "admin");
             return Ok(Some(Finding::general(Kind::Unknown, message.to_owned(), fix)));
         }
         // Older, or not the server's to tell.
-        Err(error) if matches!(Trouble::of(&error), Trouble::Command(_) | Trouble::Unsupported) => {
+        Err(error) if matches!(Failure::of(&error), Failure::Command(_) | Failure::Unsupported) => {
             return Ok(None);
         }
         Err(error) => return Err(error),

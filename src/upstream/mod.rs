@@ -7,12 +7,12 @@ pub mod budget;
 pub mod connect;
 pub mod cursor;
 pub mod deployment;
+pub mod failure;
 pub mod inspection;
 mod large;
 pub mod replay;
 pub mod sample;
 pub mod snapshot;
-pub mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,11 +28,11 @@ use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use budget::{Budget, Counted, Place};
+use budget::{Budget, Counted, CursorSlot};
 use connect::Server;
 use cursor::{Ahead, Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
-use trouble::Trouble;
+use failure::Failure;
 
 /// First and longest pause between attempts that time may heal.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -64,13 +64,13 @@ pub struct Upstream {
     /// Told when the change stream is read, after it was not.
     pub news: Arc<Notify>,
     /// Its own, as long as it has one; waited for where there is none.
-    pub place: Mutex<Option<Place>>,
+    pub place: Mutex<Option<CursorSlot>>,
     /// Turns true when the feed is not wanted any more.
     pub shutdown: watch::Receiver<bool>,
 }
 
 /// Why following a cursor ended.
-enum Ended {
+enum CursorEnd {
     /// The list of collections grew.
     Relisted,
     /// The database was dropped, and the cursor with it.
@@ -165,17 +165,17 @@ impl Upstream {
                         (failures, stalls, is_doubted) = (0, 0, false);
                     }
                     match ended {
-                        Ended::Relisted => {
+                        CursorEnd::Relisted => {
                             self.count_restart("collections");
                             continue;
                         }
-                        Ended::Invalidated => {
+                        CursorEnd::Invalidated => {
                             self.count_restart("invalidate");
                             continue;
                         }
                         // Whether the place is lost for good shows when it is opened again: what the
                         // server said of a cursor may have been about its own trouble.
-                        Ended::Failed(error)
+                        CursorEnd::Failed(error)
                             if error.trouble().is_loss()
                                 && !matches!(error, DeploymentError::Unreadable(_))
                                 && !is_doubted =>
@@ -184,7 +184,7 @@ impl Upstream {
                             self.count_restart(error.trouble().reason());
                             continue;
                         }
-                        Ended::Failed(error) => error,
+                        CursorEnd::Failed(error) => error,
                     }
                 }
                 Ok(Err(error)) => error,
@@ -201,7 +201,7 @@ impl Upstream {
                 // The window may reach back further than the oplog; see `warm_start`.
                 (_, Resume::First) if self.feed.now().is_none() => Resume::First,
                 (trouble, _) if trouble.is_loss() => Resume::FromNow,
-                (Trouble::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
+                (Failure::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
                 (_, Resume::FromNow) => Resume::FromNow,
                 (_, _) => Resume::FromHead,
             };
@@ -219,12 +219,12 @@ impl Upstream {
         generation: u64,
         collections: &Collections,
     ) -> (Pace, Option<DeploymentError>) {
-        let (true, Some((head, _))) = (error.trouble() == Trouble::TooLarge, self.feed.now())
+        let (true, Some((head, _))) = (error.trouble() == Failure::TooLarge, self.feed.now())
         else {
             return (Pace::Batches, Some(error));
         };
         if pace == Pace::Batches {
-            self.count_restart(Trouble::TooLarge.reason());
+            self.count_restart(Failure::TooLarge.reason());
             return (Pace::OneByOne, None);
         }
         match large::skim(&self.server, self.feed.key(), collections, &head).await {
@@ -234,8 +234,8 @@ impl Upstream {
                 (Pace::Batches, None)
             }
             // Not even without its documents: its key alone is too large for a message.
-            Err(error) if Trouble::of(&error) == Trouble::TooLarge => {
-                let error = DeploymentError::Unreadable(trouble::message(&error));
+            Err(error) if Failure::of(&error) == Failure::TooLarge => {
+                let error = DeploymentError::Unreadable(failure::message(&error));
                 (Pace::Batches, Some(error))
             }
             Err(error) => (Pace::OneByOne, Some(error.into())),
@@ -278,7 +278,7 @@ impl Upstream {
         let (server, key) = (&self.server, self.feed.key());
         let opened = cursor::open(server, key, collections, start, pace).await;
         let error = match opened {
-            Err(error) if Trouble::of(&error) == Trouble::Privileges => error,
+            Err(error) if Failure::of(&error) == Failure::Privileges => error,
             opened => return opened,
         };
         let Some(alone) = collections.alone() else {
@@ -314,8 +314,8 @@ impl Upstream {
                 Err(error)
                     if back > 0
                         && matches!(
-                            Trouble::of(&error),
-                            Trouble::HistoryLost | Trouble::TooLarge
+                            Failure::of(&error),
+                            Failure::HistoryLost | Failure::TooLarge
                         ) =>
                 {
                     back /= 2;
@@ -342,7 +342,7 @@ impl Upstream {
         generation: u64,
         deployment: Deployment,
         patience: Duration,
-    ) -> (Ended, bool) {
+    ) -> (CursorEnd, bool) {
         let mut has_read = false;
         if self.has_caught_up(deployment.majority_time, events.read_past()) {
             self.note_live();
@@ -371,7 +371,7 @@ impl Upstream {
         deployment: &Deployment,
         patience: Duration,
         has_read: &mut bool,
-    ) -> Ended {
+    ) -> CursorEnd {
         let mut generations = self.feed.watch_generation();
         let mut is_live = self.feed.status() == Status::Live;
         let mut expired_at = Instant::now();
@@ -386,12 +386,12 @@ impl Upstream {
                 biased;
                 next = tokio::time::timeout(patience, read.recv()) => next,
                 _ = generations.wait_for(|current| *current != generation) => {
-                    return Ended::Relisted;
+                    return CursorEnd::Relisted;
                 }
             };
             let next = match next {
                 Ok(next) => next.unwrap_or(Ahead::Closed),
-                Err(_) => return Ended::Failed(DeploymentError::Stalled(patience)),
+                Err(_) => return CursorEnd::Failed(DeploymentError::Stalled(patience)),
             };
             *has_read |= matches!(next, Ahead::Events(_) | Ahead::Nothing(_));
             match next {
@@ -407,14 +407,14 @@ impl Upstream {
                         self.note_live();
                     }
                     if head.is_some_and(|head| !self.feed.advance(generation, head)) {
-                        return Ended::Relisted;
+                        return CursorEnd::Relisted;
                     }
                 }
                 Ahead::Closed => {
                     let error = Error::custom("the server closed the cursor");
-                    return Ended::Failed(error.into());
+                    return CursorEnd::Failed(error.into());
                 }
-                Ahead::Failed(error) => return Ended::Failed(error.into()),
+                Ahead::Failed(error) => return CursorEnd::Failed(error.into()),
             }
             if expired_at.elapsed() >= EXPIRE_EVERY {
                 expired_at = Instant::now();
@@ -424,7 +424,7 @@ impl Upstream {
     }
 
     /// Takes in what came together, some events at a time, so that clients run in between.
-    async fn take_in(&self, generation: u64, events: Vec<RawDocumentBuf>) -> Result<(), Ended> {
+    async fn take_in(&self, generation: u64, events: Vec<RawDocumentBuf>) -> Result<(), CursorEnd> {
         let upstream = self.feed.key().to_string();
         let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
         let mut events = events.into_iter().peekable();
@@ -447,17 +447,21 @@ impl Upstream {
                 }
             }
             if !self.feed.append_all(generation, next) {
-                return Err(Ended::Relisted);
+                return Err(CursorEnd::Relisted);
             }
             match last {
                 None => {}
                 Some(Ok(invalidate)) => {
                     let was_taken = self.feed.advance(generation, invalidate.token().clone());
-                    return Err(if was_taken { Ended::Invalidated } else { Ended::Relisted });
+                    return Err(if was_taken {
+                        CursorEnd::Invalidated
+                    } else {
+                        CursorEnd::Relisted
+                    });
                 }
                 Some(Err(error)) => {
                     let error = DeploymentError::Unreadable(error.to_string());
-                    return Err(Ended::Failed(error));
+                    return Err(CursorEnd::Failed(error));
                 }
             }
             tokio::task::yield_now().await;
@@ -484,7 +488,7 @@ impl Upstream {
         self.feed.set_status(Status::Live);
     }
 
-    async fn report(&self, error: &DeploymentError, failures: u32) -> (Trouble, Duration) {
+    async fn report(&self, error: &DeploymentError, failures: u32) -> (Failure, Duration) {
         let trouble = error.trouble();
         let (first, longest) = if trouble.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
         let doubled = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
@@ -492,7 +496,7 @@ impl Upstream {
         self.count_restart(trouble.reason());
         let seen = match error {
             // The driver's own message lists what it knows of every host; a look says more.
-            DeploymentError::Driver(_) if trouble == Trouble::Unreachable => {
+            DeploymentError::Driver(_) if trouble == Failure::Unreachable => {
                 Some(self.server.diagnose().await)
             }
             _ => None,

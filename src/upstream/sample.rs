@@ -7,7 +7,7 @@ use mongodb::Client;
 use mongodb::error::Error;
 
 use super::connect::{ProbeError, Server};
-use super::trouble::{self, Trouble};
+use super::failure::{self, Failure};
 use crate::config::MongodbUri;
 use crate::filter::{Namespace, Seen};
 
@@ -36,9 +36,9 @@ pub async fn look(uri: &MongodbUri, namespace: &Namespace) -> Result<Sample, Pro
         Ok(_) | Err(ProbeError::Unusable(_)) => see(&server.client().await, namespace)
             .await
             .map(|seen| Sample { seen })
-            .map_err(|error| match Trouble::of(&error) {
-                Trouble::Unreachable => ProbeError::Unavailable(trouble::message(&error)),
-                _ => ProbeError::Unusable(trouble::message(&error)),
+            .map_err(|error| match Failure::of(&error) {
+                Failure::Unreachable => ProbeError::Unavailable(failure::message(&error)),
+                _ => ProbeError::Unusable(failure::message(&error)),
             }),
         Err(error) => Err(error),
     };

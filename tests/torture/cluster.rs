@@ -23,7 +23,7 @@ use crate::writers;
 pub const APP: &str = "torture-sidecar";
 pub const MEMBERS: usize = 3;
 
-/// See the file's head.
+/// The replica set, the sidecars, and the relays in front of them.
 pub struct Cluster {
     pub own: Own,
     /// Between everybody and a member of the set; only the sidecars suffer from it.

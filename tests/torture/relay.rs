@@ -42,7 +42,7 @@ struct Control {
     refuses: bool,
 }
 
-/// See the file's head.
+/// Passes bytes on to one address until it is told to cut, delay or stall.
 pub struct Relay {
     pub address: SocketAddr,
     control: watch::Sender<Control>,

@@ -174,7 +174,7 @@ async fn memory_is_bounded_however_much_is_asked_for() {
         if let Ok(Some(numbers)) = tokio::time::timeout(pause, clients.join_next()).await {
             assert_eq!(numbers.unwrap().unwrap(), (first..end).collect::<Vec<u64>>());
         }
-        most = most.max(feed.lookback.desk.lock().used);
+        most = most.max(feed.lookback.state.lock().used);
     }
     // The last event that fitted may concern all of them.
     assert!(most <= budget + routes * size_of::<Entry>(), "{most} of {budget}");

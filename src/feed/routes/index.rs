@@ -37,7 +37,7 @@ pub struct Index<Id> {
     /// Ids by slot, apart from the rest: looking up touches nothing else of a route.
     ids: Vec<Option<Id>>,
     /// Where the terms of each slot are filed.
-    places: Vec<Box<[Place]>>,
+    places: Vec<Box<[Location]>>,
     free: Vec<u32>,
     by_id: HashMap<Id, u32>,
     /// Hash of path and value, to routes. Two values that share a hash share their candidates.
@@ -57,7 +57,7 @@ pub struct Index<Id> {
 
 /// Where one term of a route is filed.
 #[derive(Debug)]
-struct Place {
+struct Location {
     file: File,
     place: u32,
 }
@@ -132,7 +132,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
         self.remove(&id);
         let slot = self.free.pop().unwrap_or(self.ids.len() as u32);
         let terms = self.choose(terms::ways(predicate));
-        let places: Box<[Place]> = match terms {
+        let places: Box<[Location]> = match terms {
             None => Box::new([self.file(File::Always, Entry { slot, term: 0 })]),
             Some(terms) => terms
                 .into_iter()
@@ -157,7 +157,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
         let Some(slot) = self.by_id.remove(id) else { return false };
         for term in 0..self.places[slot as usize].len() {
             // One by one and in place: what moves up may be a later entry of this same route.
-            let gone = Place { file: File::Always, place: 0 };
+            let gone = Location { file: File::Always, place: 0 };
             let place = std::mem::replace(&mut self.places[slot as usize][term], gone);
             self.unfile(place);
         }
@@ -356,7 +356,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
         }
     }
 
-    fn file(&mut self, file: File, entry: Entry) -> Place {
+    fn file(&mut self, file: File, entry: Entry) -> Location {
         let place = match &file {
             File::Equal { path, hash, is_null } => {
                 let paths = &mut self.paths[*path as usize];
@@ -384,10 +384,10 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
             File::Exists { path } => push(&mut self.paths[*path as usize].exists, entry),
             File::Always => push(&mut self.always, entry),
         };
-        Place { file, place }
+        Location { file, place }
     }
 
-    fn unfile(&mut self, Place { file, place }: Place) {
+    fn unfile(&mut self, Location { file, place }: Location) {
         let mut used_path = None;
         let removed = match &file {
             File::Equal { path, hash, is_null } => {

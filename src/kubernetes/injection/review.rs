@@ -13,7 +13,7 @@ const API_VERSION: &str = "admission.k8s.io/v1";
 
 /// What was decided; for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     Injected,
     /// Left alone, and its owner was told why.
     Warned,
@@ -21,14 +21,14 @@ pub enum Verdict {
     Refused,
 }
 
-impl Verdict {
+impl Decision {
     /// As the metrics call it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Verdict::Injected => "injected",
-            Verdict::Warned => "warned",
-            Verdict::Unchanged => "unchanged",
-            Verdict::Refused => "refused",
+            Decision::Injected => "injected",
+            Decision::Warned => "warned",
+            Decision::Unchanged => "unchanged",
+            Decision::Refused => "refused",
         }
     }
 }
@@ -38,7 +38,7 @@ impl Verdict {
 pub struct Answered {
     /// The review to send back.
     pub review: Value,
-    pub verdict: Verdict,
+    pub verdict: Decision,
     /// `namespace/name` of the pod, for the log.
     pub pod: String,
 }
@@ -88,14 +88,14 @@ fn decide(
     object: &Value,
     platform: &Platform,
     version: Version,
-) -> (Value, Verdict) {
+) -> (Value, Decision) {
     let is_created_pod = request.pointer("/kind/kind").is_some_and(|kind| kind == "Pod")
         && request.pointer("/kind/group").is_none_or(|group| group == "")
         && request.get("operation").is_some_and(|operation| operation == "CREATE")
         && request.get("subResource").is_none_or(|name| name.is_null() || name == "");
     if !is_created_pod {
         // A rule that sends more than was asked for must not keep anything from being made.
-        return (json!({ "allowed": true }), Verdict::Unchanged);
+        return (json!({ "allowed": true }), Decision::Unchanged);
     }
     let is_of_job = workload::is_owned_by_job(object);
     match pod::inject(object, Situation { platform, version, is_of_job }) {
@@ -105,19 +105,19 @@ fn decide(
             let patch = STANDARD.encode(Value::Array(steps).to_string());
             let mut response = json!({ "allowed": true, "patchType": "JSONPatch", "patch": patch });
             warn(&mut response, &warnings);
-            (response, Verdict::Injected)
+            (response, Decision::Injected)
         }
         Outcome::Unchanged { warning: Some(warning) } => {
             let mut response = json!({ "allowed": true });
             warn(&mut response, &[warning]);
-            (response, Verdict::Warned)
+            (response, Decision::Warned)
         }
-        Outcome::Unchanged { warning: None } => (json!({ "allowed": true }), Verdict::Unchanged),
+        Outcome::Unchanged { warning: None } => (json!({ "allowed": true }), Decision::Unchanged),
         Outcome::Refused(mistakes) => {
             let sentences: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             let message = cut(&format!("sidestream: {}", sentences.join("; ")), MAX_MESSAGE_CHARS);
             let status = json!({ "code": 403, "reason": "Forbidden", "message": message });
-            (json!({ "allowed": false, "status": status }), Verdict::Refused)
+            (json!({ "allowed": false, "status": status }), Decision::Refused)
         }
     }
 }

@@ -18,7 +18,7 @@ use prometheus::{
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::Shared;
+use super::WebhookState;
 
 /// Seconds: an answer is a matter of microseconds, or something is wrong.
 const BUCKETS: [f64; 8] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.5, 5.0];
@@ -121,7 +121,7 @@ impl Metrics {
 }
 
 /// Serves until it is dropped: health is asked for to the very end.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+pub async fn serve(listener: TcpListener, shared: Arc<WebhookState>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
@@ -147,7 +147,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn page(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+fn page(request: &Request<Incoming>, shared: &WebhookState) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
     }
@@ -160,7 +160,7 @@ fn page(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     }
 }
 
-fn why_not_ready(shared: &Shared) -> String {
+fn why_not_ready(shared: &WebhookState) -> String {
     let why = if *shared.is_leaving.borrow() {
         "shutting down"
     } else if !shared.certificate.is_there() {

@@ -6,15 +6,15 @@
 //!
 //! - [`server`]: TLS, HTTP, limits
 //! - [`certificate`]: the certificate in force, and making one
-//! - [`keeper`]: keeps it in force: from files, or made by one leader among the replicas
+//! - [`manager`]: keeps it in force: from files, or made by one leader among the replicas
 //! - [`lease`]: who that leader is
 //! - [`api`]: the Kubernetes API
 //! - [`metrics`]: what can be measured, and the pages for kubelet and Prometheus
 
 mod api;
 mod certificate;
-mod keeper;
 mod lease;
+mod manager;
 mod metrics;
 mod server;
 
@@ -35,7 +35,7 @@ pub use api::{Access, ApiError};
 use super::{Platform, Version};
 use api::Api;
 use certificate::Certificate;
-use keeper::Keeper;
+use manager::CertificateManager;
 use metrics::Metrics;
 
 /// Everything that the webhook is told.
@@ -93,7 +93,7 @@ pub enum StartError {
 }
 
 /// What requests are answered from.
-struct Shared {
+struct WebhookState {
     platform: Platform,
     version: RwLock<Option<Version>>,
     certificate: Certificate,
@@ -101,7 +101,7 @@ struct Shared {
     is_leaving: watch::Sender<bool>,
 }
 
-impl Shared {
+impl WebhookState {
     fn is_ready(&self) -> bool {
         !*self.is_leaving.borrow() && self.certificate.is_there() && self.version.read().is_some()
     }
@@ -113,7 +113,7 @@ pub struct Webhook {
     pub listen: SocketAddr,
     /// The pages for kubelet, as bound.
     pub probes: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<WebhookState>,
     leave: Duration,
     closing: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -138,7 +138,7 @@ impl Webhook {
         let (listen, listener) = bind(options.listen).await?;
         let (probes, probes_listener) = bind(options.probes).await?;
         let has_election = matches!(options.certificate, CertificateSource::Own(_));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WebhookState {
             platform: options.platform,
             version: RwLock::new(options.version),
             certificate: Certificate::default(),
@@ -146,14 +146,14 @@ impl Webhook {
             is_leaving: watch::Sender::new(false),
         });
         let closing = watch::Sender::new(false);
-        let keeper = Keeper::new(shared.clone(), options.certificate, api);
+        let manager = CertificateManager::new(shared.clone(), options.certificate, api);
         Ok(Webhook {
             listen,
             probes,
             leave: options.leave,
             server: tokio::spawn(server::serve(listener, shared.clone(), closing.subscribe())),
             probing: tokio::spawn(metrics::serve(probes_listener, shared.clone())),
-            keeping: tokio::spawn(keeper.run()),
+            keeping: tokio::spawn(manager.run()),
             shared,
             closing,
         })
@@ -174,7 +174,7 @@ impl Webhook {
             warn!(%error, "the webhook's server ended badly");
         }
         if let Err(error) = self.keeping.await {
-            warn!(%error, "the keeper of the certificate ended badly");
+            warn!(%error, "the certificate manager ended badly");
         }
         self.probing.abort();
     }

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::Shared;
+use super::WebhookState;
 use super::metrics::text;
-use crate::kubernetes::review::{self, Answered, Verdict};
+use crate::kubernetes::review::{self, Answered, Decision};
 
 /// The path that the webhook configuration names.
 const PATH: &str = "/inject";
@@ -35,7 +35,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until `closing`, and then until the last request has its answer.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    shared: Arc<WebhookState>,
+    mut closing: watch::Receiver<bool>,
+) {
     let acceptor = TlsAcceptor::from(shared.certificate.server_config());
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let at_a_time = Arc::new(Semaphore::new(MAX_AT_A_TIME));
@@ -75,7 +79,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut closing: watc
 
 struct Connection {
     acceptor: TlsAcceptor,
-    shared: Arc<Shared>,
+    shared: Arc<WebhookState>,
     at_a_time: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
@@ -122,7 +126,7 @@ async fn until_true(watched: &mut watch::Receiver<bool>) {
 
 async fn respond(
     request: Request<Incoming>,
-    shared: &Shared,
+    shared: &WebhookState,
     at_a_time: &Semaphore,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
@@ -192,12 +196,12 @@ fn is_json(request: &Request<Incoming>) -> bool {
 fn tell(answered: &Answered) {
     let pod = &answered.pod;
     match answered.verdict {
-        Verdict::Injected => info!(pod, "a sidecar was added"),
-        Verdict::Refused => {
+        Decision::Injected => info!(pod, "a sidecar was added"),
+        Decision::Refused => {
             let why = answered.review.pointer("/response/status/message");
             info!(pod, "refused: {}", why.and_then(|why| why.as_str()).unwrap_or_default());
         }
-        Verdict::Warned | Verdict::Unchanged => debug!(pod, "left alone"),
+        Decision::Warned | Decision::Unchanged => debug!(pod, "left alone"),
     }
 }
 

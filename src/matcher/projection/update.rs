@@ -51,7 +51,7 @@ enum Sight<'t> {
 
 /// Where a reading has come to in the projection.
 #[derive(Clone, Copy)]
-enum Place<'t> {
+enum Visibility<'t> {
     Hidden,
     All,
     At(&'t Tree),
@@ -67,16 +67,16 @@ struct Readings<'t> {
 }
 
 impl<'t> Readings<'t> {
-    fn add(&mut self, place: Place<'t>) {
+    fn add(&mut self, place: Visibility<'t>) {
         match (place, self.shown) {
-            (Place::Hidden, _) => self.is_hidden = true,
-            (Place::All, None) => self.shown = Some(Seen::All),
-            (Place::All, Some(_)) => {}
+            (Visibility::Hidden, _) => self.is_hidden = true,
+            (Visibility::All, None) => self.shown = Some(Seen::All),
+            (Visibility::All, Some(_)) => {}
             // Two that leave different things of it: none that is sure.
-            (Place::At(tree), Some(Seen::Inside(other))) if !std::ptr::eq(tree, other) => {
+            (Visibility::At(tree), Some(Seen::Inside(other))) if !std::ptr::eq(tree, other) => {
                 self.is_hidden = true;
             }
-            (Place::At(tree), _) => self.shown = Some(Seen::Inside(tree)),
+            (Visibility::At(tree), _) => self.shown = Some(Seen::Inside(tree)),
         }
     }
 
@@ -230,10 +230,10 @@ impl Projection {
     /// documents.
     pub(super) fn write_key(&self, path: &[u8], value: Value<'_>, writer: &mut Writer) {
         let parts = path.split(|byte| *byte == b'.');
-        match parts.fold(Place::At(&self.root), |place, name| self.step(place, name)) {
-            Place::Hidden => {}
-            Place::All => writer.element(path, value),
-            Place::At(tree) => self.project_inside(path, value, tree, MAX_NESTING, writer),
+        match parts.fold(Visibility::At(&self.root), |place, name| self.step(place, name)) {
+            Visibility::Hidden => {}
+            Visibility::All => writer.element(path, value),
+            Visibility::At(tree) => self.project_inside(path, value, tree, MAX_NESTING, writer),
         }
     }
 
@@ -248,7 +248,7 @@ impl Projection {
         let disambiguated = clues.disambiguated.and_then(|paths| clues.fields.find(paths, path));
         if let Some(parts) = disambiguated {
             let mut readings = Readings::default();
-            readings.add(parts.elements().fold(Place::At(&self.root), |place, (_, part)| {
+            readings.add(parts.elements().fold(Visibility::At(&self.root), |place, (_, part)| {
                 match part.is_number() {
                     true => place,
                     false => self.step(place, part.text()),
@@ -260,7 +260,7 @@ impl Projection {
             return Sight::Doubtful;
         }
         let mut readings = Readings::default();
-        self.all_readings(Place::At(&self.root), path, true, &mut readings);
+        self.all_readings(Visibility::At(&self.root), path, true, &mut readings);
         let mut sight = readings.sight();
         // Of what is no document, nothing is shown, not even that it is there.
         let may_be_bare = match change {
@@ -306,28 +306,28 @@ impl Projection {
         is_there: &dyn Fn(Value<'_>) -> bool,
     ) -> Readings<'t> {
         let mut readings = Readings::default();
-        self.readings_in(image, Place::At(&self.root), path, is_there, fields, &mut readings);
+        self.readings_in(image, Visibility::At(&self.root), path, is_there, fields, &mut readings);
         readings
     }
 
-    fn step<'t>(&self, place: Place<'t>, name: &[u8]) -> Place<'t> {
-        let Place::At(tree) = place else { return place };
+    fn step<'t>(&self, place: Visibility<'t>, name: &[u8]) -> Visibility<'t> {
+        let Visibility::At(tree) = place else { return place };
         match (tree.child(name), self.mode) {
-            (Some(child), _) if !child.is_leaf() => Place::At(child),
-            (Some(_), Mode::Include) | (None, Mode::Exclude) => Place::All,
-            (Some(_), Mode::Exclude) | (None, Mode::Include) => Place::Hidden,
+            (Some(child), _) if !child.is_leaf() => Visibility::At(child),
+            (Some(_), Mode::Include) | (None, Mode::Exclude) => Visibility::All,
+            (Some(_), Mode::Exclude) | (None, Mode::Include) => Visibility::Hidden,
         }
     }
 
     /// Every way to read a path. The first part is a name: a document is no array.
     fn all_readings<'t>(
         &self,
-        place: Place<'t>,
+        place: Visibility<'t>,
         path: &[u8],
         is_first: bool,
         readings: &mut Readings<'t>,
     ) {
-        if !matches!(place, Place::At(_)) {
+        if !matches!(place, Visibility::At(_)) {
             return readings.add(place);
         }
         let (first, rest) = split(path, path.iter().position(|byte| *byte == b'.'));
@@ -348,7 +348,7 @@ impl Projection {
     fn readings_in<'a, 't>(
         &self,
         container: Value<'a>,
-        place: Place<'t>,
+        place: Visibility<'t>,
         path: &[u8],
         is_there: &dyn Fn(Value<'_>) -> bool,
         fields: &Fields<'a>,
@@ -364,9 +364,9 @@ impl Projection {
             };
             match (fields.find(container, first), rest) {
                 (Some(value), None) if is_there(value) => match (next, self.mode) {
-                    (Place::At(_), Mode::Include) if !value.is_container() => {
+                    (Visibility::At(_), Mode::Include) if !value.is_container() => {
                         readings.is_bare = true;
-                        readings.add(Place::Hidden);
+                        readings.add(Visibility::Hidden);
                     }
                     _ => readings.add(next),
                 },

@@ -68,7 +68,7 @@ impl From<Malformed> for Broken {
     }
 }
 
-/// See the file's head.
+/// A connection to the app, and how far its present exchange has come.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) socket: Socket,

@@ -62,14 +62,14 @@ impl Unreachable {
     }
 }
 
-/// See the file's head. Cheap to clone; all clones are one.
+/// Opens connections to the app and pools idle ones. Cheap to clone; all clones share one pool.
 #[derive(Debug, Clone)]
 pub struct App {
-    shared: Arc<Shared>,
+    shared: Arc<PoolState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PoolState {
     address: AppAddress,
     /// For an app that speaks TLS.
     secure: Option<Secure>,
@@ -117,7 +117,7 @@ impl App {
             AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),
             _ => None,
         };
-        let shared = Shared {
+        let shared = PoolState {
             address,
             secure,
             resolved: Mutex::new(None),
@@ -269,7 +269,7 @@ async fn in_time<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T
 }
 
 /// Closes connections that have been idle for too long, until there are none.
-async fn close_idle(shared: std::sync::Weak<Shared>) {
+async fn close_idle(shared: std::sync::Weak<PoolState>) {
     loop {
         let next = {
             let Some(shared) = shared.upgrade() else { return };

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-/// See the file's head.
+/// A connected socket to the app.
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),

@@ -28,7 +28,7 @@ const STEP: usize = 2 * 1024 * 1024;
 /// Room for one read.
 const ROOM: usize = 64 * 1024;
 
-/// See the file's head.
+/// Reads ahead of a stalled upload to notice that its client has left.
 #[derive(Debug, Default)]
 pub struct Ahead {
     look: Option<Pin<Box<Interval>>>,

@@ -109,7 +109,7 @@ struct Down {
     silence: Option<Pause>,
 }
 
-/// See the file's head.
+/// Forwards one request and its response, both directions at once.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     pub client: &'a mut Client,

@@ -23,11 +23,11 @@ use super::app::answer::Asked;
 use super::app::body::Body;
 use super::app::{App, Broken, Connection};
 use super::chunks::Malformed;
-use super::connections::Guest;
+use super::connections::Registration;
 use super::gate::{self, Head};
 use super::pause::TOO_LATE;
 use super::plain;
-use super::requests::{self, Turn};
+use super::requests::{self, RequestSlot};
 use super::side::Side;
 use crate::api::capacity::Full;
 use crate::api::problem::Problem;
@@ -41,7 +41,7 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Forwards requests. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Lane {
+pub struct Forwarder {
     pub app: App,
     pub side: Arc<Side>,
     pub metrics: Arc<Metrics>,
@@ -50,20 +50,20 @@ pub struct Lane {
 }
 
 /// How an exchange ended for the client.
-struct Ended {
+struct ExchangeEnd {
     /// The status that it got, or 0.
     status: u16,
     /// Whether its connection can be used again.
     is_reusable: bool,
 }
 
-impl Ended {
-    fn last(status: u16) -> Ended {
-        Ended { status, is_reusable: false }
+impl ExchangeEnd {
+    fn last(status: u16) -> ExchangeEnd {
+        ExchangeEnd { status, is_reusable: false }
     }
 }
 
-impl Lane {
+impl Forwarder {
     /// Forwards the request whose head is at the beginning of these bytes, and passes the answer
     /// on. `false` when the client's connection is over.
     pub async fn forward(
@@ -72,11 +72,11 @@ impl Lane {
         bytes: BytesMut,
         head: Head,
         peer: Option<IpAddr>,
-        guest: &Guest,
+        registration: &Registration,
     ) -> bool {
         let began = Instant::now();
         let _held = self.drain.hold();
-        let ended = match self.turn(&bytes[..head.length], peer, guest) {
+        let ended = match self.turn(&bytes[..head.length], peer, registration) {
             Ok(_turn) => self.exchange(client, bytes, head, peer).await,
             Err(full) => {
                 self.metrics.refused_total.with_label_values(&[full.name()]).inc();
@@ -93,12 +93,12 @@ impl Lane {
         &'a self,
         head: &[u8],
         peer: Option<IpAddr>,
-        guest: &'a Guest,
-    ) -> Result<Turn<'a>, Full> {
-        let requests = &guest.connections().requests;
+        registration: &'a Registration,
+    ) -> Result<RequestSlot<'a>, Full> {
+        let requests = &registration.connections().requests;
         let chain = || gate::header_values(head, "x-forwarded-for");
         match self.side.forwarded_for(peer, chain) {
-            None => requests.take(&guest.held),
+            None => requests.take(&registration.held),
             Some(client) => requests.take_for(client),
         }
     }
@@ -109,7 +109,7 @@ impl Lane {
         mut bytes: BytesMut,
         head: Head,
         peer: Option<IpAddr>,
-    ) -> Ended {
+    ) -> ExchangeEnd {
         let mut first = BytesMut::with_capacity(head.length + 512);
         let sent = match request::write(&head, &bytes, &self.side, peer, &mut first) {
             Ok(sent) => sent,
@@ -154,7 +154,7 @@ impl Lane {
             Ok(()) if exchange.status() == 101 => {
                 let (client, app, _) = exchange.into_parts();
                 tunnel(client, app).await;
-                Ended::last(101)
+                ExchangeEnd::last(101)
             }
             Ok(()) => self.finish(exchange).await,
             Err(stop) => abandon(exchange, stop, &head).await,
@@ -162,7 +162,7 @@ impl Lane {
     }
 
     /// The answer is passed on whole.
-    async fn finish(&self, exchange: Exchange<'_>) -> Ended {
+    async fn finish(&self, exchange: Exchange<'_>) -> ExchangeEnd {
         let (status, is_sending) = (exchange.status(), exchange.is_sending());
         let is_reusable = !exchange.is_last() && !is_sending;
         let (client, app, is_whole) = exchange.into_parts();
@@ -176,12 +176,12 @@ impl Lane {
                 client.socket.linger().await;
             }
         }
-        Ended { status, is_reusable }
+        ExchangeEnd { status, is_reusable }
     }
 }
 
 /// What is told about a request that did not get its answer.
-async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> Ended {
+async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> ExchangeEnd {
     let status = exchange.status();
     if status == 0 && !exchange.is_cut() {
         return tell_stop(exchange.client, head, stop).await;
@@ -192,16 +192,16 @@ async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> Ended {
         // Else it would look as if it were whole, or the kernel would keep what nobody takes.
         exchange.client.socket.reset_on_close();
     }
-    Ended::last(status)
+    ExchangeEnd::last(status)
 }
 
-async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> Ended {
+async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> ExchangeEnd {
     let problem = match &stop {
         // Nobody is there to read it.
-        Stop::Gone => return Ended::last(0),
+        Stop::Gone => return ExchangeEnd::last(0),
         Stop::Stalled => {
             client.socket.reset_on_close();
-            return Ended::last(0);
+            return ExchangeEnd::last(0);
         }
         Stop::Malformed => Problem::new(400, Malformed.to_string()),
         Stop::Late => Problem::new(408, TOO_LATE),
@@ -226,7 +226,7 @@ async fn tell_unreachable(
     client: &mut Client,
     head: &Head,
     error: &super::app::Unreachable,
-) -> Ended {
+) -> ExchangeEnd {
     let detail = match error.status() {
         504 => "the app did not accept the connection in time",
         _ => "the app behind this address does not answer",
@@ -240,7 +240,7 @@ async fn tell(
     head: &Head,
     problem: Problem,
     error: &(dyn std::fmt::Display + Sync),
-) -> Ended {
+) -> ExchangeEnd {
     let status = problem.status;
     match status {
         502 | 504 => warn!(status, %error, "request not forwarded"),
@@ -255,8 +255,8 @@ async fn tell(
     };
     // A client that does not read it has had its chance.
     match timeout(REFUSAL_DEADLINE, telling).await {
-        Ok(Err(_)) => Ended::last(0),
-        _ => Ended::last(status),
+        Ok(Err(_)) => ExchangeEnd::last(0),
+        _ => ExchangeEnd::last(status),
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::head::{self, Framing};
 use super::plain::{head_of, send_plain};
-use super::shared::{HeldHead, Shared};
+use super::shared::{ConnectionState, HeldHead};
 use super::sink::{Gone, poll_send};
 use super::upload::Upload;
 use crate::api::capacity::Full;
@@ -29,7 +29,7 @@ use crate::proxy::app::body::Body;
 use crate::proxy::app::connection::ROOM;
 use crate::proxy::app::{Broken, Connection, Unreachable};
 use crate::proxy::pause::{Pause, TOO_LATE};
-use crate::proxy::requests::{self, Turn};
+use crate::proxy::requests::{self, RequestSlot};
 
 /// What gRPC's clients are told, as the app's side is HTTP/1.1.
 const NO_GRPC: &str = "gRPC is not supported here: requests reach the app as HTTP/1.1, and gRPC needs \
@@ -63,7 +63,7 @@ impl From<Gone> for Failure {
 
 /// Forwards one request. `held` is its head, counted.
 pub async fn forward(
-    shared: &Arc<Shared>,
+    shared: &Arc<ConnectionState>,
     parts: Parts,
     held: HeldHead,
     body: RecvStream,
@@ -81,7 +81,7 @@ pub async fn forward(
         // Held until the end.
         Ok(_turn) => exchange.run(&ending).await,
         Err(full) => {
-            site.desk.metrics.refused_total.with_label_values(&[full.name()]).inc();
+            site.handler.metrics.refused_total.with_label_values(&[full.name()]).inc();
             Err(full.into())
         }
     };
@@ -90,26 +90,26 @@ pub async fn forward(
     if let Err(failure) = ended {
         status = ending.tell(exchange, failure).await.unwrap_or(status);
     }
-    let metrics = &site.desk.metrics;
+    let metrics = &site.handler.metrics;
     metrics.count_proxied(status);
     metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
 }
 
 /// The request's head is gone when this is done, but for its bytes for the app.
 fn begin<'a>(
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<ConnectionState>,
     parts: Parts,
     held: HeldHead,
     body: RecvStream,
     respond: SendResponse<Bytes>,
-) -> (Exchange, Result<Turn<'a>, Full>) {
+) -> (Exchange, Result<RequestSlot<'a>, Full>) {
     let site = &shared.site;
     let has_body = !body.is_end_stream();
     let (head, framing) = head::request(&parts, has_body, &site.side, shared.peer);
     let chain = || parts.headers.get_all("x-forwarded-for").iter().map(|value| value.as_bytes());
-    let requests = &shared.guest.connections().requests;
+    let requests = &shared.registration.connections().requests;
     let turn = match site.side.forwarded_for(shared.peer, || chain().collect()) {
-        None => requests.take(&shared.guest.held),
+        None => requests.take(&shared.registration.held),
         Some(client) => requests.take_for(client),
     };
     let upload = Upload::new(head, framing, body, shared.clone());
@@ -215,7 +215,7 @@ struct Exchange {
     status: u16,
     /// The request's, until it can be forgotten.
     head: Option<HeldHead>,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     /// Of the app, where that is limited.
     silence: Option<Pause>,
 }
@@ -404,7 +404,7 @@ impl Sending {
     fn poll(
         &mut self,
         app: &mut Connection,
-        shared: &Arc<Shared>,
+        shared: &Arc<ConnectionState>,
         has_heard: &mut impl FnMut(),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
@@ -421,7 +421,7 @@ impl Sending {
     fn poll_on(
         &mut self,
         app: &mut Connection,
-        shared: &Arc<Shared>,
+        shared: &Arc<ConnectionState>,
         has_heard: &mut impl FnMut(),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
@@ -465,7 +465,11 @@ impl Sending {
 
     /// How much may be read of the app's answer: no more than the client has made room for, so that
     /// one that does not read holds nothing here.
-    fn poll_room(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
+    fn poll_room(
+        &mut self,
+        shared: &ConnectionState,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Gone>> {
         ready!(shared.poll_unsent(cx));
         self.stream.reserve_capacity(ROOM);
         let mut room = self.stream.capacity();

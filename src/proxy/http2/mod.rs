@@ -36,15 +36,15 @@ use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
 use super::app::App;
-use super::connections::Guest;
+use super::connections::Registration;
 use super::gate::MAX_HEAD;
 use super::http1::exchange::Patience;
 use super::io::Socket;
 use super::pause::Pause;
 use super::side::Side;
-use crate::api::reserved::Desk;
-use crate::drain::{Drain, Held};
-use shared::Shared;
+use crate::api::reserved::Handler;
+use crate::drain::{Drain, DrainHold};
+use shared::ConnectionState;
 
 /// The handshake must be complete this long after the connection's first byte.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ const MAX_UNSENT: usize = 64 * 1024;
 
 /// What requests are answered with, whichever connection they come on.
 pub struct Site {
-    pub desk: Arc<Desk>,
+    pub handler: Arc<Handler>,
     pub app: App,
     pub prefix: Arc<str>,
     pub side: Arc<Side>,
@@ -93,10 +93,10 @@ fn settings() -> Builder {
 }
 
 /// Serves one connection to its end; `read` is what was read of it before.
-pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, guest: Guest) {
+pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, registration: Registration) {
     let peer = socket.peer().map(|peer| peer.ip());
     let pause = Pause::new(site.patience.client);
-    guest.rest();
+    registration.rest();
     let shaking = settings().handshake::<_, Bytes>(Prefixed { read, socket, pause });
     // Boxed: done long before the connection is.
     let connection = match Box::pin(timeout(HANDSHAKE_DEADLINE, shaking)).await {
@@ -105,7 +105,7 @@ pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, guest: Guest
         Err(_) => return debug!("HTTP/2 handshake took too long"),
     };
     let drain = site.drain.clone();
-    let shared = Arc::new(Shared::new(site, peer, guest));
+    let shared = Arc::new(ConnectionState::new(site, peer, registration));
     let mut serving = Serving {
         connection,
         shared: shared.clone(),
@@ -128,9 +128,9 @@ type Asked = (http::Request<RecvStream>, SendResponse<Bytes>);
 
 struct Serving {
     connection: h2::server::Connection<Prefixed, Bytes>,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     /// While there are streams.
-    held: Option<Held>,
+    held: Option<DrainHold>,
     /// While there are none.
     idle: Option<Pin<Box<Sleep>>>,
     is_used: bool,
@@ -167,7 +167,7 @@ impl Serving {
                 Poll::Ready(Some(Ok(asked))) => {
                     broken.into_iter().for_each(|broken| self.shared.put_broken(broken));
                     // It was closed to make room for others.
-                    if !self.shared.guest.work() {
+                    if !self.shared.registration.work() {
                         return Poll::Ready(None);
                     }
                     self.accepted += 1;
@@ -193,7 +193,7 @@ impl Serving {
                 return Poll::Pending;
             }
             if self.held.take().is_some() {
-                self.shared.guest.rest();
+                self.shared.registration.rest();
             }
             let patience = if self.is_leaving { FAREWELL } else { IDLE };
             let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));

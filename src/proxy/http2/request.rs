@@ -1,4 +1,4 @@
-//! One request over HTTP/2: refused, answered by the desk, or forwarded.
+//! One request over HTTP/2: refused, answered by the handler, or forwarded.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use http::request::Parts;
 
 use super::plain::{head_of, send_plain};
 use super::sink::StreamSink;
-use super::{Shared, forward, gate};
+use super::{ConnectionState, forward, gate};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened};
 use crate::proxy::path::{self, Target};
@@ -19,7 +19,7 @@ use crate::proxy::side::Request;
 
 /// Answers one request.
 pub async fn answer(
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -27,7 +27,7 @@ pub async fn answer(
     let site = &shared.site;
     let is_head = parts.method == http::Method::HEAD;
     let Some(held) = shared.hold_head(head_size(&parts)) else {
-        site.desk.metrics.refused_total.with_label_values(&["heads"]).inc();
+        site.handler.metrics.refused_total.with_label_values(&["heads"]).inc();
         // By the standard, nothing was done and the client may try again.
         return respond.send_reset(h2::Reason::REFUSED_STREAM);
     };
@@ -84,7 +84,7 @@ fn head_size(parts: &Parts) -> usize {
     fields.sum::<usize>() + target
 }
 
-async fn ask(shared: &Shared, parts: &Parts, target: &[u8], rest: &str) -> Answer {
+async fn ask(shared: &ConnectionState, parts: &Parts, target: &[u8], rest: &str) -> Answer {
     let site = &shared.site;
     let values = |name: &str| -> Vec<&[u8]> {
         parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
@@ -97,17 +97,17 @@ async fn ask(shared: &Shared, parts: &Parts, target: &[u8], rest: &str) -> Answe
         peer: shared.peer,
         is_upgrade: false,
     };
-    let ask = site.side.ask_of(request, &values, &site.desk.guard);
-    site.desk.answer(ask).await
+    let ask = site.side.ask_of(request, &values, &site.handler.guard);
+    site.handler.answer(ask).await
 }
 
 async fn refuse(
-    shared: &Shared,
+    shared: &ConnectionState,
     respond: &mut SendResponse<Bytes>,
     problem: Problem,
     is_head: bool,
 ) {
-    shared.site.desk.metrics.count_proxied(problem.status);
+    shared.site.handler.metrics.count_proxied(problem.status);
     send_plain(respond, problem.into(), is_head).await;
 }
 

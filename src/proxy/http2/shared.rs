@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::{STREAM_WINDOW, Site};
 use crate::proxy::budget::{HEADS, Lease, UNSENT, UPLOADS};
-use crate::proxy::connections::Guest;
+use crate::proxy::connections::Registration;
 
 /// Request heads that are held at the same time, in bytes as we hold them.
 const MAX_HEADS: usize = 1024 * 1024;
@@ -29,11 +29,11 @@ const OWN_UNSENT: usize = 32 * 1024;
 /// A stream whose answer is cut short, and why.
 pub type Broken = (SendStream<Bytes>, Reason);
 
-/// See the file's head.
-pub struct Shared {
+/// What the streams of one HTTP/2 connection share.
+pub struct ConnectionState {
     pub site: Arc<Site>,
     pub peer: Option<IpAddr>,
-    pub guest: Guest,
+    pub registration: Registration,
     to_connection: Mutex<ToConnection>,
     given_up: AtomicUsize,
     /// Uploads that the app does not take, and that have a place of their own.
@@ -52,12 +52,16 @@ struct ToConnection {
     waker: Option<Waker>,
 }
 
-impl Shared {
-    pub fn new(site: Arc<Site>, peer: Option<IpAddr>, guest: Guest) -> Shared {
-        Shared {
+impl ConnectionState {
+    pub fn new(
+        site: Arc<Site>,
+        peer: Option<IpAddr>,
+        registration: Registration,
+    ) -> ConnectionState {
+        ConnectionState {
             site,
             peer,
-            guest,
+            registration,
             to_connection: Mutex::default(),
             given_up: AtomicUsize::new(0),
             stuck: AtomicU32::new(0),
@@ -97,7 +101,7 @@ impl Shared {
     }
 
     /// A place for an upload that the app does not take; its client may send as much on others.
-    pub fn stick(self: &Arc<Shared>) -> Option<Stuck> {
+    pub fn stick(self: &Arc<ConnectionState>) -> Option<Stuck> {
         let lease = UPLOADS.take(usize::try_from(STREAM_WINDOW).unwrap_or(usize::MAX))?;
         self.stuck.fetch_add(1, Ordering::AcqRel);
         self.to_connection.lock().wake();
@@ -105,7 +109,7 @@ impl Shared {
     }
 
     /// Holds a request head of so many bytes; `None` when this connection holds too much of them.
-    pub fn hold_head(self: &Arc<Shared>, bytes: usize) -> Option<HeldHead> {
+    pub fn hold_head(self: &Arc<ConnectionState>, bytes: usize) -> Option<HeldHead> {
         let before = self.heads.fetch_add(bytes, Ordering::AcqRel);
         let mut held = HeldHead { shared: self.clone(), bytes, lease: None };
         if before + bytes > OWN_HEADS {
@@ -133,7 +137,7 @@ impl Shared {
     }
 
     /// Counts a piece of an answer until it is sent.
-    pub fn counted(self: &Arc<Shared>, piece: Bytes) -> Bytes {
+    pub fn counted(self: &Arc<ConnectionState>, piece: Bytes) -> Bytes {
         if piece.is_empty() {
             return piece;
         }
@@ -151,9 +155,9 @@ impl ToConnection {
     }
 }
 
-/// See [`Shared::stick`]. Given back when dropped.
+/// See [`ConnectionState::stick`]. Given back when dropped.
 pub struct Stuck {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     _lease: Lease,
 }
 
@@ -164,9 +168,9 @@ impl Drop for Stuck {
     }
 }
 
-/// See [`Shared::hold_head`]. Given back when dropped.
+/// See [`ConnectionState::hold_head`]. Given back when dropped.
 pub struct HeldHead {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     bytes: usize,
     lease: Option<Lease>,
 }
@@ -180,7 +184,7 @@ impl Drop for HeldHead {
 /// A piece of an answer that is not sent yet.
 struct Counted {
     piece: Bytes,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     _lease: Option<Lease>,
 }
 

@@ -9,7 +9,7 @@ use h2::RecvStream;
 
 use super::forward::Failure;
 use super::head::{self, Framing};
-use super::shared::{Shared, Stuck};
+use super::shared::{ConnectionState, Stuck};
 use super::sink::Gone;
 use crate::proxy::app::Connection;
 use crate::proxy::app::body::put_chunk;
@@ -40,7 +40,7 @@ pub struct Upload {
     /// What was written is on its way.
     is_flushed: bool,
     pause: Pause,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     /// While the app takes nothing.
     blocked: Pause,
     /// What lets the client go on with others meanwhile.
@@ -48,7 +48,12 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub fn new(head: Bytes, framing: Framing, body: RecvStream, shared: Arc<Shared>) -> Upload {
+    pub fn new(
+        head: Bytes,
+        framing: Framing,
+        body: RecvStream,
+        shared: Arc<ConnectionState>,
+    ) -> Upload {
         let out = BytesMut::from(&head[..]);
         let body = Some(body).filter(|_| framing != Framing::None);
         let is_ended = body.is_none();

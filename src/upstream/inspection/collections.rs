@@ -7,7 +7,7 @@ use mongodb::Client;
 use mongodb::error::Error;
 
 use super::command;
-use crate::upstream::trouble::Trouble;
+use crate::upstream::failure::Failure;
 
 /// Of one database, by name.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Listing {
 /// Those of the driver, but for missing rights.
 pub(super) async fn list(client: &Client, database: &str) -> Result<Listing, Error> {
     let names_only = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true };
-    let is_refused = |error: &Error| Trouble::of(error) == Trouble::Privileges;
+    let is_refused = |error: &Error| Failure::of(error) == Failure::Privileges;
     let listed = match run(client, database, doc! { "listCollections": 1 }).await {
         Err(error) if is_refused(&error) => run(client, database, names_only).await,
         listed => listed,
@@ -80,7 +80,7 @@ async fn run(client: &Client, database: &str, command: Document) -> Result<Listi
 pub(super) async fn databases(client: &Client) -> Result<Vec<String>, Error> {
     let asked = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
     let answer = match command(client, "admin", asked).await {
-        Err(error) if Trouble::of(&error) == Trouble::Privileges => return Ok(Vec::new()),
+        Err(error) if Failure::of(&error) == Failure::Privileges => return Ok(Vec::new()),
         answer => answer?,
     };
     let databases = answer.get_array("databases").map(Vec::as_slice).unwrap_or_default();

@@ -8,7 +8,7 @@ use mongodb::error::Error;
 
 use super::rights::Rights;
 use super::{Finding, Kind};
-use crate::upstream::trouble::Trouble;
+use crate::upstream::failure::Failure;
 
 /// A shorter oplog that has begun to forget is told of.
 const SHORT: Duration = Duration::from_secs(3600);
@@ -29,7 +29,7 @@ pub(super) async fn look(
 ) -> Result<Oplog, Error> {
     let (first, last) = match ends(client).await {
         Ok(ends) => ends,
-        Err(error) if Trouble::of(&error) == Trouble::Privileges => {
+        Err(error) if Failure::of(&error) == Failure::Privileges => {
             let message = "this user may not see how far back the oplog reaches".to_owned();
             let fix = rights.grant_role("read", "local");
             let finding = Finding::general(Kind::Unknown, message, fix);

@@ -21,7 +21,7 @@ use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{ResetReason, Route};
 
-/// See the file's head.
+/// The clients of a pass: who follows it already, and who joins it at a later position.
 #[derive(Debug)]
 pub(super) struct Admission {
     live: Arc<Feed>,

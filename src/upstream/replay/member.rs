@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::pass::{End, Ended};
+use super::pass::{End, PassEnd};
 use super::{Replayer, Reply};
 use crate::event::Position;
 use crate::feed::journal::Located;
@@ -178,9 +178,9 @@ impl Member {
         match self.route.read(&mut self.cursor, BATCH) {
             Read::UpToDate => match ended {
                 None => Look::Nothing,
-                Some(Ended::Met(position)) => Look::Met(position.clone()),
-                Some(Ended::Lost(reason)) => Look::Lost(*reason),
-                Some(Ended::Stopped) => Look::Again,
+                Some(PassEnd::Met(position)) => Look::Met(position.clone()),
+                Some(PassEnd::Lost(reason)) => Look::Lost(*reason),
+                Some(PassEnd::Stopped) => Look::Again,
             },
             Read::Deliveries(found) => {
                 self.advance();

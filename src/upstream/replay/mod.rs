@@ -54,10 +54,10 @@ const SWEEP_AT: usize = 256;
 
 /// Starts replays, so many at a time.
 #[derive(Debug, Clone)]
-pub struct Replayer(Arc<Shared>);
+pub struct Replayer(Arc<ReplayState>);
 
 #[derive(Debug)]
-struct Shared {
+struct ReplayState {
     server: Server,
     /// What a pass keeps for those who have not taken it yet.
     limits: Limits,
@@ -66,15 +66,15 @@ struct Shared {
     tasks: Tasks,
     budget: Budget,
     vouching: Vouching,
-    desks: Mutex<HashMap<FeedKey, Desk>>,
+    queues: Mutex<HashMap<FeedKey, Queue>>,
     /// Passes that have ended and still hold what their clients have not taken, the oldest first.
-    /// Apart from the desks, which go when nobody waits. Locked alone.
+    /// Apart from the queues, which go when nobody waits. Locked alone.
     lingering: Mutex<HashMap<FeedKey, VecDeque<Weak<Pass>>>>,
 }
 
 /// Who waits, and what is under way, for one feed.
 #[derive(Debug, Default)]
-struct Desk {
+struct Queue {
     /// For the next pass.
     waiting: Vec<Request>,
     /// Passes that may be joined.
@@ -124,7 +124,7 @@ impl Replayer {
         metrics: Arc<Metrics>,
         (tasks, budget): (Tasks, Budget),
     ) -> Replayer {
-        Replayer(Arc::new(Shared {
+        Replayer(Arc::new(ReplayState {
             server,
             limits,
             turns: Semaphore::new(max_concurrent),
@@ -132,7 +132,7 @@ impl Replayer {
             tasks,
             budget,
             vouching: Vouching::default(),
-            desks: Mutex::default(),
+            queues: Mutex::default(),
             lingering: Mutex::default(),
         }))
     }
@@ -151,22 +151,24 @@ impl Replayer {
     fn ask(&self, feed: &Arc<Feed>, route: &Arc<Route>, after: Position) -> Replay {
         let (reply, replied) = oneshot::channel();
         let request = Request { route: route.clone(), after, reply };
-        let mut desks = self.0.desks.lock();
-        let desk = desks.entry(feed.key().clone()).or_default();
-        desk.put(feed, request);
-        self.dispatch(desk, feed);
+        let mut queues = self.0.queues.lock();
+        let queue = queues.entry(feed.key().clone()).or_default();
+        queue.put(feed, request);
+        self.dispatch(queue, feed);
         Replay::queued(replied)
     }
 
-    /// Begins what there is to begin. Under the desks' lock.
-    fn dispatch(&self, desk: &mut Desk, feed: &Arc<Feed>) {
-        if desk.passes >= PASSES || desk.is_gathering || desk.waiting.is_empty() {
+    /// Begins what there is to begin. Under the queues' lock.
+    fn dispatch(&self, queue: &mut Queue, feed: &Arc<Feed>) {
+        if queue.passes >= PASSES || queue.is_gathering || queue.waiting.is_empty() {
             return;
         }
-        desk.is_gathering = true;
-        desk.passes += 1;
+        queue.is_gathering = true;
+        queue.passes += 1;
         let (replayer, feed) = (self.clone(), feed.clone());
-        self.0.tasks.spawn("replay", Turn { replayer, feed, gathers: true, pass: None }.take());
+        self.0
+            .tasks
+            .spawn("replay", PassGuard { replayer, feed, gathers: true, pass: None }.take());
     }
 }
 
@@ -189,7 +191,7 @@ impl Replayer {
     }
 }
 
-impl Desk {
+impl Queue {
     fn put(&mut self, feed: &Feed, request: Request) {
         self.forget_those_who_left();
         let mut request = Some(request);
@@ -223,8 +225,8 @@ impl Request {
     }
 }
 
-/// One pass from its announcement to its end. Dropping it, also in a panic, clears the desk.
-struct Turn {
+/// One pass from its announcement to its end. Dropping it, also in a panic, clears the queue.
+struct PassGuard {
     replayer: Replayer,
     feed: Arc<Feed>,
     /// Has still to take those who wait.
@@ -233,7 +235,7 @@ struct Turn {
     pass: Option<Arc<Pass>>,
 }
 
-impl Turn {
+impl PassGuard {
     async fn take(mut self) {
         let shared = self.replayer.0.clone();
         // The semaphore is never closed, so there is no error to hear of.
@@ -260,21 +262,21 @@ impl Turn {
     }
 
     fn everybody(&mut self) -> Vec<Request> {
-        let mut desks = self.replayer.0.desks.lock();
-        let Some(desk) = desks.get_mut(self.feed.key()) else { return Vec::new() };
+        let mut queues = self.replayer.0.queues.lock();
+        let Some(queue) = queues.get_mut(self.feed.key()) else { return Vec::new() };
         self.gathers = false;
-        desk.is_gathering = false;
-        std::mem::take(&mut desk.waiting)
+        queue.is_gathering = false;
+        std::mem::take(&mut queue.waiting)
     }
 
     /// Lets others join, those first who came while the pass was opened.
     fn publish(&mut self, pass: &Arc<Pass>) {
         self.pass = Some(pass.clone());
-        let mut desks = self.replayer.0.desks.lock();
-        if let Some(desk) = desks.get_mut(self.feed.key()) {
-            desk.joinable.push(pass.clone());
-            for request in std::mem::take(&mut desk.waiting) {
-                desk.put(&self.feed, request);
+        let mut queues = self.replayer.0.queues.lock();
+        if let Some(queue) = queues.get_mut(self.feed.key()) {
+            queue.joinable.push(pass.clone());
+            for request in std::mem::take(&mut queue.waiting) {
+                queue.put(&self.feed, request);
             }
         }
     }
@@ -290,19 +292,19 @@ impl Drop for Ends {
     }
 }
 
-impl Drop for Turn {
+impl Drop for PassGuard {
     fn drop(&mut self) {
-        let mut desks = self.replayer.0.desks.lock();
-        let Some(desk) = desks.get_mut(self.feed.key()) else { return };
-        desk.passes -= 1;
-        desk.is_gathering &= !self.gathers;
+        let mut queues = self.replayer.0.queues.lock();
+        let Some(queue) = queues.get_mut(self.feed.key()) else { return };
+        queue.passes -= 1;
+        queue.is_gathering &= !self.gathers;
         if let Some(pass) = &self.pass {
-            desk.joinable.retain(|other| !Arc::ptr_eq(other, pass));
-            desk.waiting.extend(pass.admission.close());
+            queue.joinable.retain(|other| !Arc::ptr_eq(other, pass));
+            queue.waiting.extend(pass.admission.close());
         }
-        self.replayer.dispatch(desk, &self.feed);
-        if desk.is_idle() {
-            desks.remove(self.feed.key());
+        self.replayer.dispatch(queue, &self.feed);
+        if queue.is_idle() {
+            queues.remove(self.feed.key());
         }
     }
 }
@@ -321,18 +323,18 @@ mod tests {
         let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
         let feed = Feed::new(FeedKey::of(&filter), limits, 16);
         let route = feed.join(&filter, filter.bind(&[], None).unwrap()).route;
-        let mut desk = Desk::default();
+        let mut queue = Queue::default();
         let mut staying = Vec::new();
         for number in 0..20_000 {
             let (reply, replied) = oneshot::channel();
             let after = Position::parse(&format!("82{number:016X}")).unwrap();
-            desk.put(&feed, Request { route: route.clone(), after, reply });
+            queue.put(&feed, Request { route: route.clone(), after, reply });
             if number % 100 == 0 {
                 staying.push(replied);
             }
         }
-        assert!(desk.waiting.len() <= 2 * staying.len() + SWEEP_AT);
-        let open = desk.waiting.iter().filter(|request| !request.reply.is_closed()).count();
+        assert!(queue.waiting.len() <= 2 * staying.len() + SWEEP_AT);
+        let open = queue.waiting.iter().filter(|request| !request.reply.is_closed()).count();
         assert_eq!(open, staying.len());
     }
 }

@@ -8,13 +8,13 @@ use tracing::debug;
 
 use super::pass::Pass;
 use super::patience::Patience;
-use super::{RETRY, Reply, Request, Shared};
+use super::{RETRY, ReplayState, Reply, Request};
 use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
 use crate::upstream::cursor::{self, Events, Pace, Start};
-use crate::upstream::trouble::Trouble;
+use crate::upstream::failure::Failure;
 
 /// Why there is no cursor.
 pub(super) enum Refusal {
@@ -29,7 +29,7 @@ pub(super) enum Refusal {
 /// Opens a cursor for these clients, however long MongoDB is away. `None` when nobody is left who
 /// waits: each was answered, or went.
 pub(super) async fn open(
-    shared: &Shared,
+    shared: &ReplayState,
     feed: &Arc<Feed>,
     mut requests: Vec<Request>,
 ) -> Option<(Option<Events>, Pass)> {
@@ -79,7 +79,7 @@ fn lose(requests: impl IntoIterator<Item = Request>, reason: ResetReason) {
 /// lost for everybody before it too, so a few positions have to be tried. `None`: MongoDB is away,
 /// or nobody is left.
 async fn oldest_readable(
-    shared: &Shared,
+    shared: &ReplayState,
     feed: &Feed,
     requests: &mut Vec<Request>,
     patience: &mut Patience,
@@ -92,9 +92,9 @@ async fn oldest_readable(
         let opened = open_at(shared, feed, &Start::At(time), Pace::Batches, patience).await;
         let events = match opened {
             Ok(events) => Some(events),
-            Err(error) => match Trouble::of(&error) {
-                Trouble::TooLarge => None,
-                Trouble::HistoryLost => {
+            Err(error) => match Failure::of(&error) {
+                Failure::TooLarge => None,
+                Failure::HistoryLost => {
                     lost = probe + 1;
                     probe = usize::midpoint(lost, readable);
                     continue;
@@ -114,7 +114,7 @@ async fn oldest_readable(
 }
 
 async fn open_at(
-    shared: &Shared,
+    shared: &ReplayState,
     feed: &Feed,
     start: &Start,
     pace: Pace,
@@ -127,7 +127,7 @@ async fn open_at(
 
 /// Opens right behind a position that the server gave in this pass.
 pub(super) async fn resume(
-    shared: &Shared,
+    shared: &ReplayState,
     feed: &Feed,
     after: &Position,
     pace: Pace,
@@ -136,7 +136,7 @@ pub(super) async fn resume(
     let start = Start::after(after);
     let mut opened = open_at(shared, feed, &start, pace, patience).await;
     if let Err(error) = &opened
-        && matches!(Trouble::of(error), Trouble::Command(_))
+        && matches!(Failure::of(error), Failure::Command(_))
     {
         // Only what happens twice is because of the token.
         opened = open_at(shared, feed, &start, pace, patience).await;
@@ -145,14 +145,14 @@ pub(super) async fn resume(
         Ok(events) => return Ok(events),
         Err(error) => error,
     };
-    match Trouble::of(&error) {
-        Trouble::TooLarge => Err(Refusal::TooLarge),
-        Trouble::HistoryLost | Trouble::Unreadable | Trouble::Fatal => {
+    match Failure::of(&error) {
+        Failure::TooLarge => Err(Refusal::TooLarge),
+        Failure::HistoryLost | Failure::Unreadable | Failure::Fatal => {
             Err(Refusal::Lost(ResetReason::HistoryLost))
         }
         // Servers have many codes for a token that they cannot read. Whether it was the token is
         // seen by going without one.
-        Trouble::Command(_) => {
+        Failure::Command(_) => {
             let deployment = shared.server.ask().await.map_err(|_| Refusal::Away)?;
             let now = Start::At(deployment.majority_time);
             match open_at(shared, feed, &now, pace, patience).await {

@@ -16,14 +16,14 @@ use tracing::{debug, warn};
 use super::admission::Admission;
 use super::opening::{self, Refusal};
 use super::patience::Patience;
-use super::{RETRY, Reply, Request, Shared};
+use super::{RETRY, ReplayState, Reply, Request};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
 use crate::feed::journal::{Limits, Located};
 use crate::feed::routes::ResetReason;
 use crate::upstream::cursor::{Events, Pace};
+use crate::upstream::failure::Failure;
 use crate::upstream::large;
-use crate::upstream::trouble::Trouble;
 
 /// Of what the journal may hold, a pass's ring may hold so much.
 const SHARE: usize = 4;
@@ -39,10 +39,10 @@ const LINGER_POLL: Duration = Duration::from_millis(50);
 const BURST: u32 = 64;
 
 /// How a pass ended, once it has; said before its routes are retired.
-pub(super) type End = OnceLock<Ended>;
+pub(super) type End = OnceLock<PassEnd>;
 
 #[derive(Debug, Clone)]
-pub(super) enum Ended {
+pub(super) enum PassEnd {
     /// The journal has everything after this.
     Met(Position),
     Lost(ResetReason),
@@ -63,7 +63,7 @@ pub(super) struct Pass {
 
 /// Why reading one cursor ended.
 enum Stop {
-    Ended(Ended),
+    PassEnd(PassEnd),
     /// Nobody is left who wants it.
     Unwanted,
     /// Again, from here.
@@ -73,7 +73,7 @@ enum Stop {
 }
 
 /// How far a pass has come.
-struct Place {
+struct Progress {
     position: Position,
     pace: Pace,
     patience: Patience,
@@ -102,26 +102,26 @@ impl Pass {
 
     /// Reads until the journal is met, or nobody wants it any more.
     /// Without a cursor, opening it told that the first event is too large.
-    pub async fn run(&self, shared: &Shared, opened: Option<Events>) {
-        let mut place = Place {
+    pub async fn run(&self, shared: &ReplayState, opened: Option<Events>) {
+        let mut progress = Progress {
             position: self.start.clone(),
             pace: Pace::Batches,
             patience: Patience::default(),
         };
         let mut stop = match opened {
-            Some(events) => self.follow(events, &mut place).await,
+            Some(events) => self.follow(events, &mut progress).await,
             None => Stop::TooLarge,
         };
         loop {
             match stop {
-                Stop::Ended(ended) => {
+                Stop::PassEnd(ended) => {
                     self.finish(ended);
                     break;
                 }
                 Stop::Unwanted => break,
                 Stop::Again => tokio::time::sleep(RETRY).await,
                 Stop::TooLarge => {
-                    if let Some(ended) = self.judge_size(shared, &mut place).await {
+                    if let Some(ended) = self.judge_size(shared, &mut progress).await {
                         self.finish(ended);
                         break;
                     }
@@ -130,10 +130,10 @@ impl Pass {
             if self.admission.is_unwanted() {
                 break;
             }
-            let Place { position, pace, patience, .. } = &mut place;
+            let Progress { position, pace, patience, .. } = &mut progress;
             stop = match opening::resume(shared, &self.live, position, *pace, patience).await {
-                Ok(events) => self.follow(events, &mut place).await,
-                Err(Refusal::Lost(reason)) => Stop::Ended(Ended::Lost(reason)),
+                Ok(events) => self.follow(events, &mut progress).await,
+                Err(Refusal::Lost(reason)) => Stop::PassEnd(PassEnd::Lost(reason)),
                 Err(Refusal::TooLarge) => Stop::TooLarge,
                 Err(Refusal::Away) => Stop::Again,
             };
@@ -142,23 +142,23 @@ impl Pass {
 
     /// The events before a large one come one by one, and then the next is the large one. Says how
     /// the pass ends where that cannot be read in any way.
-    async fn judge_size(&self, shared: &Shared, place: &mut Place) -> Option<Ended> {
-        if place.pace == Pace::Batches {
-            place.pace = Pace::OneByOne;
+    async fn judge_size(&self, shared: &ReplayState, progress: &mut Progress) -> Option<PassEnd> {
+        if progress.pace == Pace::Batches {
+            progress.pace = Pace::OneByOne;
             return None;
         }
         let (_, collections) = self.live.collections();
         let key = self.live.key();
-        let skimming = large::skim(&shared.server, key, &collections, &place.position);
-        match place.patience.open(skimming).await {
+        let skimming = large::skim(&shared.server, key, &collections, &progress.position);
+        match progress.patience.open(skimming).await {
             Ok(Some(event)) => {
-                place.position = event.token().clone();
+                progress.position = event.token().clone();
                 self.take(event).await;
-                place.pace = Pace::Batches;
+                progress.pace = Pace::Batches;
             }
-            Ok(None) => place.pace = Pace::Batches,
-            Err(error) if Trouble::of(&error) == Trouble::TooLarge => {
-                return Some(Ended::Lost(ResetReason::HistoryLost));
+            Ok(None) => progress.pace = Pace::Batches,
+            Err(error) if Failure::of(&error) == Failure::TooLarge => {
+                return Some(PassEnd::Lost(ResetReason::HistoryLost));
             }
             Err(error) => {
                 debug!(upstream = %key, %error, "replay interrupted");
@@ -168,8 +168,8 @@ impl Pass {
         None
     }
 
-    fn finish(&self, ended: Ended) {
-        if let Ended::Lost(reason) = ended {
+    fn finish(&self, ended: PassEnd) {
+        if let PassEnd::Lost(reason) = ended {
             // Perhaps the first one could not be read at all. The others try again without it.
             for request in self.admission.first() {
                 let _ = request.reply.send(Reply::Lost(reason));
@@ -179,8 +179,8 @@ impl Pass {
         let _ = self.end.set(ended);
     }
 
-    async fn follow(&self, mut events: Events, place: &mut Place) -> Stop {
-        let Place { position, patience, .. } = place;
+    async fn follow(&self, mut events: Events, progress: &mut Progress) -> Stop {
+        let Progress { position, patience, .. } = progress;
         let mut burst = 0;
         loop {
             let Some(next) = patience.answer(events.next_if_any()).await else {
@@ -193,7 +193,7 @@ impl Pass {
                         Err(error) => {
                             let upstream = self.live.key();
                             warn!(%upstream, %error, "an event cannot be placed: its clients are reset");
-                            return Stop::Ended(Ended::Lost(ResetReason::HistoryLost));
+                            return Stop::PassEnd(PassEnd::Lost(ResetReason::HistoryLost));
                         }
                     };
                     let token = event.token().clone();
@@ -225,7 +225,7 @@ impl Pass {
                 Err(error) => return self.judge(&error),
             }
             if let Some(Located::At(_)) = self.live.locate(position) {
-                return Stop::Ended(Ended::Met(position.clone()));
+                return Stop::PassEnd(PassEnd::Met(position.clone()));
             }
             burst += 1;
             if burst >= BURST {
@@ -239,11 +239,11 @@ impl Pass {
     }
 
     fn judge(&self, error: &Error) -> Stop {
-        match Trouble::of(error) {
-            Trouble::HistoryLost | Trouble::Unreadable | Trouble::Fatal => {
-                Stop::Ended(Ended::Lost(ResetReason::HistoryLost))
+        match Failure::of(error) {
+            Failure::HistoryLost | Failure::Unreadable | Failure::Fatal => {
+                Stop::PassEnd(PassEnd::Lost(ResetReason::HistoryLost))
             }
-            Trouble::TooLarge => Stop::TooLarge,
+            Failure::TooLarge => Stop::TooLarge,
             _ => {
                 debug!(upstream = %self.live.key(), %error, "replay interrupted");
                 Stop::Again
@@ -276,7 +276,7 @@ impl Pass {
     /// Tells the members of the end, and stays until they have taken what was read.
     pub async fn linger(&self) {
         // Somebody may have come in after the last look at whether anybody is there.
-        let _ = self.end.set(Ended::Stopped);
+        let _ = self.end.set(PassEnd::Stopped);
         self.read.retire_all();
         let deadline = Instant::now() + LINGER;
         while !self.admission.is_unwanted() && Instant::now() < deadline {
@@ -287,7 +287,7 @@ impl Pass {
 
     /// Tells the members that what they wait for is lost, unless they were told how it ended.
     pub fn break_off(&self) {
-        if self.end.set(Ended::Lost(ResetReason::HistoryLost)).is_ok() {
+        if self.end.set(PassEnd::Lost(ResetReason::HistoryLost)).is_ok() {
             self.read.retire_all();
         }
     }

@@ -17,7 +17,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the answer may take; without one, what was read has to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// See the file's head.
+/// What MongoDB said of the collections of each feed, and when.
 #[derive(Debug, Default)]
 pub(super) struct Vouching {
     /// When a feed's collections were asked about, and whether there was an answer. Held while

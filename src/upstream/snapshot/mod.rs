@@ -22,7 +22,7 @@ use mongodb::options::Collation;
 use crate::event::Position;
 use crate::matcher::Predicate;
 use crate::upstream::deployment::{self, DeploymentError};
-use crate::upstream::trouble;
+use crate::upstream::failure;
 
 pub use shared::{Snapshots, Taken};
 
@@ -70,7 +70,7 @@ pub enum SnapshotError {
     #[error("MongoDB's user may not read the collection: {0}; grant it `find`")]
     Privileges(String),
     /// Will pass.
-    #[error("{}", trouble::message(.0))]
+    #[error("{}", failure::message(.0))]
     Driver(#[from] Error),
 }
 
@@ -81,13 +81,13 @@ impl SnapshotError {
         };
         match command.code {
             SNAPSHOT_TOO_OLD | SNAPSHOT_UNAVAILABLE => {
-                SnapshotError::Passed(trouble::message(&error))
+                SnapshotError::Passed(failure::message(&error))
             }
             NOT_A_REPLICA_SET | INVALID_OPTIONS => {
-                SnapshotError::Unsupported(trouble::message(&error))
+                SnapshotError::Unsupported(failure::message(&error))
             }
             MAX_TIME_EXPIRED => SnapshotError::TooLarge("snapshot.max_time"),
-            UNAUTHORIZED => SnapshotError::Privileges(trouble::message(&error)),
+            UNAUTHORIZED => SnapshotError::Privileges(failure::message(&error)),
             _ => SnapshotError::Driver(error),
         }
     }

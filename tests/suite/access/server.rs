@@ -44,7 +44,7 @@ impl Reply {
 
 type Answerer = Arc<dyn Fn(&Question) -> Reply + Send + Sync>;
 
-/// See the file's head.
+/// Answers each request as a test says, and remembers it.
 #[derive(Clone)]
 pub struct Server {
     pub address: SocketAddr,

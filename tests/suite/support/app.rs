@@ -33,7 +33,7 @@ impl Seen {
 /// What to answer at `/script/NAME`: parts, each sent when the test lets it go.
 type Scripts = Arc<Mutex<HashMap<String, (Vec<u8>, bool)>>>;
 
-/// See the file's head.
+/// An app that remembers each request and answers with the bytes it is given.
 pub struct App {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,

@@ -18,13 +18,13 @@ use crate::filter::Filter;
 type Key = (u64, usize, Verdict);
 type Made = HashMap<Key, (Arc<Filter>, Weak<Delivery>)>;
 
-/// See the file's head.
+/// Deliveries of large events, kept only as long as someone is sending them.
 #[derive(Debug, Default)]
-pub(crate) struct Shelf {
+pub(crate) struct LargeDeliveries {
     made: Mutex<Made>,
 }
 
-impl Shelf {
+impl LargeDeliveries {
     /// What the event is for this route's clients; `None` when they do not see it.
     pub fn deliver(
         &self,
@@ -90,18 +90,18 @@ mod tests {
         };
         let [first, second, too_large] = [1, 2, 11].map(|size| join(&whole, size));
         let other = join(&part, 1);
-        let (shelf, large) = (Shelf::default(), event(READ_BYTES));
-        let made = shelf.deliver(&first, 7, &large).unwrap();
-        assert!(Arc::ptr_eq(&made, &shelf.deliver(&second, 7, &large).unwrap()));
-        assert!(!Arc::ptr_eq(&made, &shelf.deliver(&second, 8, &large).unwrap()));
-        let small = shelf.deliver(&other, 7, &large).unwrap();
+        let (large_deliveries, large) = (LargeDeliveries::default(), event(READ_BYTES));
+        let made = large_deliveries.deliver(&first, 7, &large).unwrap();
+        assert!(Arc::ptr_eq(&made, &large_deliveries.deliver(&second, 7, &large).unwrap()));
+        assert!(!Arc::ptr_eq(&made, &large_deliveries.deliver(&second, 8, &large).unwrap()));
+        let small = large_deliveries.deliver(&other, 7, &large).unwrap();
         assert!(small.json.len() < 1000 && made.json.len() > READ_BYTES);
-        assert!(shelf.deliver(&too_large, 7, &large).is_none());
+        assert!(large_deliveries.deliver(&too_large, 7, &large).is_none());
         drop((made, small));
-        let again = shelf.deliver(&first, 9, &large).unwrap();
+        let again = large_deliveries.deliver(&first, 9, &large).unwrap();
         // What nobody sends any more is not kept.
-        assert_eq!((shelf.made.lock().len(), Arc::strong_count(&again)), (1, 1));
-        let one = shelf.deliver(&first, 1, &event(10)).unwrap();
-        assert!(!Arc::ptr_eq(&one, &shelf.deliver(&first, 1, &event(10)).unwrap()));
+        assert_eq!((large_deliveries.made.lock().len(), Arc::strong_count(&again)), (1, 1));
+        let one = large_deliveries.deliver(&first, 1, &event(10)).unwrap();
+        assert!(!Arc::ptr_eq(&one, &large_deliveries.deliver(&first, 1, &event(10)).unwrap()));
     }
 }

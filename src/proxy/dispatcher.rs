@@ -1,10 +1,10 @@
-//! The door of the public port: reads each request head once, applies the gate, and either answers
+//! Serves each connection of the public port: reads a request head once, applies the gate, and answers
 //! the reserved path on the bare socket, so that an idle client costs a small task, or forwards by
-//! the lane. HTTP/2 connections are handed to [`http2`] as they are.
+//! the forwarder. HTTP/2 connections are handed to [`http2`] as they are.
 //!
 //! Law of this file:
 //!
-//! - A connection is in one of four hands: the door's (a head is awaited), the lane's (a request
+//! - A connection is in one of four hands: the dispatcher's (a head is awaited), the forwarder's (a request
 //!   is answered), HTTP/2's, or a stream's task. It never has two owners.
 //! - Bytes that were read are never dropped while the connection lives: they are the request's, or
 //!   held for the next one.
@@ -21,9 +21,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::connections::Guest;
+use super::connections::Registration;
 use super::gate::{self, Body, Gate, Head, Verdict};
-use super::http1::Lane;
+use super::http1::Forwarder;
 use super::http1::client::Client;
 use super::http2::{self, Site};
 use super::io::Socket;
@@ -32,7 +32,7 @@ use super::pieces::{MAX_COPY, Pieces};
 use super::plain::{answer_plain, close, head_of};
 use super::side::{Request, Side};
 use crate::api::problem::Problem;
-use crate::api::reserved::{Answer, Desk, Opened, Plain};
+use crate::api::reserved::{Answer, Handler, Opened, Plain};
 use crate::api::transport::Sink;
 use crate::api::websocket::{Duplex, Upgraded};
 use crate::drain::Drain;
@@ -48,9 +48,9 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Serves connections of the public port. Cheap to clone.
 #[derive(Clone)]
-pub struct Door {
-    pub lane: Lane,
-    pub desk: Arc<Desk>,
+pub struct Dispatcher {
+    pub forwarder: Forwarder,
+    pub handler: Arc<Handler>,
     pub prefix: Arc<str>,
     pub side: Arc<Side>,
     pub drain: Drain,
@@ -67,16 +67,16 @@ enum Read {
     Refused(Problem),
 }
 
-impl Door {
+impl Dispatcher {
     /// Serves one connection to its end.
-    pub async fn serve(self, socket: Socket, guest: Guest) {
+    pub async fn serve(self, socket: Socket, registration: Registration) {
         let peer = socket.peer();
         // Nobody else notices clients that are gone without a word while they wait for the app.
         socket.limit_unacknowledged();
         socket.limit_unsent();
         socket.probe();
         if socket.is_h2() {
-            return Box::pin(http2::serve(self.site, socket, BytesMut::new(), guest)).await;
+            return Box::pin(http2::serve(self.site, socket, BytesMut::new(), registration)).await;
         }
         let mut may_be_h2 = socket.may_be_h2();
         let mut client = Client::new(socket);
@@ -88,18 +88,19 @@ impl Door {
             let mut bytes = std::mem::take(&mut client.held);
             let draining = (!is_first).then_some(draining.as_mut());
             let gate = if may_be_h2 { Gate::default() } else { Gate::late() };
-            guest.rest();
+            registration.rest();
             let socket = &mut client.socket;
-            let read = Door::read_head(socket, &mut bytes, gate, &mut clock, draining).await;
+            let read = Dispatcher::read_head(socket, &mut bytes, gate, &mut clock, draining).await;
             (is_first, may_be_h2) = (false, false);
             // It was closed to make room for others.
-            if !guest.work() {
+            if !registration.work() {
                 return;
             }
             let head = match read {
                 Read::Request(head) => head,
                 Read::Http2 => {
-                    return Box::pin(http2::serve(self.site, client.socket, bytes, guest)).await;
+                    return Box::pin(http2::serve(self.site, client.socket, bytes, registration))
+                        .await;
                 }
                 Read::Over => return,
                 Read::Refused(problem) => return self.refuse(&mut client.socket, problem).await,
@@ -108,8 +109,13 @@ impl Door {
                 Target::App => {
                     let ip = peer.map(|peer| peer.ip());
                     // Boxed: idle connections wait here.
-                    let forwarded =
-                        Box::pin(self.lane.forward(&mut client, bytes, head, ip, &guest));
+                    let forwarded = Box::pin(self.forwarder.forward(
+                        &mut client,
+                        bytes,
+                        head,
+                        ip,
+                        &registration,
+                    ));
                     if !forwarded.await {
                         return;
                     }
@@ -128,7 +134,7 @@ impl Door {
                     match answer {
                         Answer::Stream(opened, fields) => {
                             // A task of its own, so that the memory of this one is given back.
-                            drop(guest);
+                            drop(registration);
                             let stream =
                                 stream(client.socket, opened, &fields, head.minor, head.is_head);
                             tokio::spawn(stream);
@@ -236,7 +242,7 @@ impl Door {
 
     /// Answers, and closes: nobody can say where the next request would begin.
     async fn refuse(&self, socket: &mut Socket, problem: Problem) {
-        self.desk.metrics.count_proxied(problem.status);
+        self.handler.metrics.count_proxied(problem.status);
         let plain = Plain::from(problem);
         let answer = async {
             answer_plain(socket, &plain, false, true).await?;
@@ -257,8 +263,8 @@ impl Door {
             peer: peer.map(|peer| peer.ip()),
             is_upgrade: head.is_upgrade,
         };
-        let ask = self.side.ask_of(request, &values, &self.desk.guard);
-        self.desk.answer(ask).await
+        let ask = self.side.ask_of(request, &values, &self.handler.guard);
+        self.handler.answer(ask).await
     }
 }
 

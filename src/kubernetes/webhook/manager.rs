@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::api::{Api, ApiError};
 use super::certificate::{self, Made};
 use super::lease::Election;
-use super::{CertificateSource, Own, Shared};
+use super::{CertificateSource, Own, WebhookState};
 use crate::kubernetes::Version;
 
 /// How often everything is looked at. A third of a lease's duration.
@@ -27,8 +27,8 @@ const VERSION_EVERY: Duration = Duration::from_secs(600);
 /// The key of the Secret that says when the next certificate is due, in seconds since 1970.
 const RENEW_AT: &str = "renew-at";
 
-pub struct Keeper {
-    shared: Arc<Shared>,
+pub struct CertificateManager {
+    shared: Arc<WebhookState>,
     source: CertificateSource,
     api: Option<Api>,
     election: Option<Election>,
@@ -38,14 +38,26 @@ pub struct Keeper {
     asks_version: bool,
 }
 
-impl Keeper {
-    pub fn new(shared: Arc<Shared>, source: CertificateSource, api: Option<Api>) -> Keeper {
+impl CertificateManager {
+    pub fn new(
+        shared: Arc<WebhookState>,
+        source: CertificateSource,
+        api: Option<Api>,
+    ) -> CertificateManager {
         let election = match (&source, &api) {
             (CertificateSource::Own(own), Some(api)) => Some(Election::new(api.clone(), own)),
             _ => None,
         };
         let asks_version = shared.version.read().is_none();
-        Keeper { shared, source, api, election, loaded: None, version_asked: None, asks_version }
+        CertificateManager {
+            shared,
+            source,
+            api,
+            election,
+            loaded: None,
+            version_asked: None,
+            asks_version,
+        }
     }
 
     /// Runs until the webhook leaves.

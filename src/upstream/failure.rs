@@ -21,7 +21,7 @@ const UNKNOWN_STAGE: i32 = 40324;
 
 /// What went wrong with a change stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Failure {
     /// The oplog no longer holds the place to go on from.
     HistoryLost,
     /// The server will never go on from this token.
@@ -49,114 +49,114 @@ pub enum Trouble {
     Passing,
 }
 
-impl Trouble {
-    pub fn of(error: &Error) -> Trouble {
+impl Failure {
+    pub fn of(error: &Error) -> Failure {
         match error.kind.as_ref() {
-            ErrorKind::Authentication { .. } => Trouble::Authentication,
+            ErrorKind::Authentication { .. } => Failure::Authentication,
             ErrorKind::ServerSelection { .. } | ErrorKind::DnsResolve { .. } => {
-                Trouble::Unreachable
+                Failure::Unreachable
             }
             ErrorKind::Command(command) => match command.code {
-                CHANGE_STREAM_HISTORY_LOST => Trouble::HistoryLost,
-                CHANGE_STREAM_FATAL | INVALID_RESUME_TOKEN => Trouble::Fatal,
-                BSON_OBJECT_TOO_LARGE => Trouble::TooLarge,
-                NO_MATCHING_DOCUMENT => Trouble::Unreadable,
-                UNAUTHORIZED => Trouble::Privileges,
-                AUTHENTICATION_FAILED => Trouble::Authentication,
-                NOT_A_REPLICA_SET => Trouble::Standalone,
-                COMMAND_NOT_FOUND | UNKNOWN_STAGE => Trouble::Unsupported,
+                CHANGE_STREAM_HISTORY_LOST => Failure::HistoryLost,
+                CHANGE_STREAM_FATAL | INVALID_RESUME_TOKEN => Failure::Fatal,
+                BSON_OBJECT_TOO_LARGE => Failure::TooLarge,
+                NO_MATCHING_DOCUMENT => Failure::Unreadable,
+                UNAUTHORIZED => Failure::Privileges,
+                AUTHENTICATION_FAILED => Failure::Authentication,
+                NOT_A_REPLICA_SET => Failure::Standalone,
+                COMMAND_NOT_FOUND | UNKNOWN_STAGE => Failure::Unsupported,
                 // The driver marks what a change stream may be resumed after.
                 _ if error.contains_label("ResumableChangeStreamError")
                     || error.contains_label("RetryableWriteError")
                     || is_of_a_changing_server(command.code) =>
                 {
-                    Trouble::Passing
+                    Failure::Passing
                 }
-                code => Trouble::Command(code),
+                code => Failure::Command(code),
             },
-            _ => Trouble::Passing,
+            _ => Failure::Passing,
         }
     }
 
     /// For the metric `upstream_restarts_total{reason}`.
     pub fn reason(self) -> &'static str {
         match self {
-            Trouble::HistoryLost => "history-lost",
-            Trouble::Fatal => "fatal",
-            Trouble::TooLarge => "too-large",
-            Trouble::Unreadable => "unreadable",
-            Trouble::Privileges => "privileges",
-            Trouble::Authentication => "authentication",
-            Trouble::Standalone => "standalone",
-            Trouble::ConnectionString => "connection-string",
-            Trouble::NotInitiated => "not-initiated",
-            Trouble::WrongSet => "wrong-set",
-            Trouble::Unsupported => "unsupported",
-            Trouble::Unreachable => "unreachable",
-            Trouble::Command(_) => "command",
-            Trouble::Passing => "network",
+            Failure::HistoryLost => "history-lost",
+            Failure::Fatal => "fatal",
+            Failure::TooLarge => "too-large",
+            Failure::Unreadable => "unreadable",
+            Failure::Privileges => "privileges",
+            Failure::Authentication => "authentication",
+            Failure::Standalone => "standalone",
+            Failure::ConnectionString => "connection-string",
+            Failure::NotInitiated => "not-initiated",
+            Failure::WrongSet => "wrong-set",
+            Failure::Unsupported => "unsupported",
+            Failure::Unreachable => "unreachable",
+            Failure::Command(_) => "command",
+            Failure::Passing => "network",
         }
     }
 
     /// Whether what came after the place can no longer be read.
     pub fn is_loss(self) -> bool {
-        matches!(self, Trouble::HistoryLost | Trouble::Fatal | Trouble::Unreadable)
+        matches!(self, Failure::HistoryLost | Failure::Fatal | Failure::Unreadable)
     }
 
     /// Whether somebody has to do something before it can work; tried again slowly meanwhile.
     pub fn needs_a_person(self) -> bool {
         matches!(
             self,
-            Trouble::Privileges
-                | Trouble::Authentication
-                | Trouble::Standalone
-                | Trouble::ConnectionString
-                | Trouble::NotInitiated
-                | Trouble::WrongSet
-                | Trouble::Unsupported
+            Failure::Privileges
+                | Failure::Authentication
+                | Failure::Standalone
+                | Failure::ConnectionString
+                | Failure::NotInitiated
+                | Failure::WrongSet
+                | Failure::Unsupported
         )
     }
 
     /// What to do, in a sentence.
     pub fn advice(self, database: &str) -> String {
         match self {
-            Trouble::HistoryLost => "the oplog is too small for the outage: clients are told to \
+            Failure::HistoryLost => "the oplog is too small for the outage: clients are told to \
                 refetch; a larger oplog keeps more history"
                 .to_string(),
-            Trouble::Fatal => {
+            Failure::Fatal => {
                 "clients are told to refetch, and reading goes on from now".to_string()
             }
-            Trouble::TooLarge => "an event is larger than 16 MB: it is skipped, and clients of \
+            Failure::TooLarge => "an event is larger than 16 MB: it is skipped, and clients of \
                 its collection are told to refetch; MongoDB 6.0.9 and newer can split it"
                 .to_string(),
-            Trouble::Unreadable => "an image of the document was not kept: clients are told to \
+            Failure::Unreadable => "an image of the document was not kept: clients are told to \
                 refetch, and reading goes on from now"
                 .to_string(),
-            Trouble::Privileges => format!(
+            Failure::Privileges => format!(
                 "the MongoDB user needs `find` and `changeStream` on the database `{database}` as a \
                  whole, which {{ role: \"read\", db: \"{database}\" }} holds, or on each collection \
                  that the filters name; for a role with nothing else, run in mongosh: {}",
                 super::inspection::grant(database)
             ),
-            Trouble::Authentication => "check user, password and authSource in mongodb.uri \
+            Failure::Authentication => "check user, password and authSource in mongodb.uri \
                 (special characters in a password are percent-encoded)"
                 .to_string(),
-            Trouble::Standalone => "change streams need a replica set, and one member is enough: \
+            Failure::Standalone => "change streams need a replica set, and one member is enough: \
                 start mongod with --replSet rs0 and run rs.initiate() once in mongosh"
                 .to_string(),
-            Trouble::ConnectionString => "correct mongodb.uri and start again".to_string(),
-            Trouble::NotInitiated => "run rs.initiate() once in mongosh".to_string(),
-            Trouble::WrongSet => "make the name in mongodb.uri that of the set".to_string(),
-            Trouble::Unsupported => "this server answers like MongoDB but has no change streams; \
+            Failure::ConnectionString => "correct mongodb.uri and start again".to_string(),
+            Failure::NotInitiated => "run rs.initiate() once in mongosh".to_string(),
+            Failure::WrongSet => "make the name in mongodb.uri that of the set".to_string(),
+            Failure::Unsupported => "this server answers like MongoDB but has no change streams; \
                 MongoDB 4.0 or newer is needed, as a replica set or a sharded cluster"
                 .to_string(),
-            Trouble::Unreachable => "check that MongoDB runs, that mongodb.uri names its hosts as \
+            Failure::Unreachable => "check that MongoDB runs, that mongodb.uri names its hosts as \
                 the replica set itself does (rs.conf()), and that no firewall is in between"
                 .to_string(),
-            Trouble::Command(code) => {
+            Failure::Command(code) => {
                 format!("MongoDB refused the change stream with code {code}; it is tried again")
             }
-            Trouble::Passing => "it is tried again by itself".to_string(),
+            Failure::Passing => "it is tried again by itself".to_string(),
         }
     }
 }
