@@ -60,6 +60,8 @@ settings! {
         replay: Replay,
         /// What a client gets, and how much of it.
         clients: Clients,
+        /// The documents that match when a client comes, of filters with `snapshot: true`.
+        snapshot: Snapshot,
         /// Who vouches for clients.
         auth: Auth,
         /// TLS on the public port, where set.
@@ -128,6 +130,21 @@ settings! {
         /// A client that takes nothing of an answer, or sends nothing of a request, for so long is
         /// let go.
         send_timeout: Duration = duration("60s", MILLISECOND.saturating_mul(100), HOUR),
+    }
+}
+
+settings! {
+    /// The documents that match when a client comes, of filters with `snapshot: true`.
+    #[derive(Copy, PartialEq, Eq)]
+    pub struct Snapshot in "snapshot." {
+        /// The most documents of one snapshot; a stream that would begin with more is ended.
+        max_documents: usize = count("10000", 1, 10_000_000),
+        /// The most bytes of one snapshot as BSON, and of those that are kept for clients to come.
+        max_bytes: usize = declared(Kind::Size { least: KIB, most: TIB }, "16MiB"),
+        /// How long the query of one snapshot may take.
+        max_time: Duration = duration("10s", MILLISECOND.saturating_mul(10), HOUR),
+        /// Queries at a time; the others wait their turn.
+        max_concurrent: usize = count("4", 1, 1000),
     }
 }
 

@@ -47,10 +47,7 @@ pub(super) fn advise(
     declaration: &Declaration<'_>,
     reporter: &mut Reporter<'_>,
 ) {
-    let mut fields = BTreeSet::new();
-    collect_fields(document, &mut fields);
-    // A delete's key holds `_id`; the fields of a shard key too, but no file tells those.
-    fields.retain(|field| field != "_id" && !field.starts_with("_id."));
+    let fields = fields_beside_key(document);
     if fields.is_empty() {
         return;
     }
@@ -81,6 +78,15 @@ pub(super) fn advise(
     }
 }
 
+/// The dotted fields that conditions ask for and a delete does not carry. Its key holds `_id`; the
+/// fields of a shard key too, but no file tells those.
+pub(super) fn fields_beside_key(document: &Document) -> BTreeSet<String> {
+    let mut fields = BTreeSet::new();
+    collect_fields(document, &mut fields);
+    fields.retain(|field| field != "_id" && !field.starts_with("_id."));
+    fields
+}
+
 /// The dotted fields that conditions ask for. What reads the document in other ways (`$expr`)
 /// counts under its own name.
 fn collect_fields(document: &Document, fields: &mut BTreeSet<String>) {
@@ -100,7 +106,7 @@ fn collect_fields(document: &Document, fields: &mut BTreeSet<String>) {
 }
 
 /// At most three, in backticks.
-fn list(fields: &BTreeSet<String>) -> String {
+pub(super) fn list(fields: &BTreeSet<String>) -> String {
     let mut shown: Vec<String> = fields.iter().take(3).map(|field| format!("`{field}`")).collect();
     if fields.len() > shown.len() {
         shown.push("…".to_owned());
@@ -108,6 +114,6 @@ fn list(fields: &BTreeSet<String>) -> String {
     shown.join(", ")
 }
 
-fn place_of(entry: Option<&Entry>) -> Place {
+pub(super) fn place_of(entry: Option<&Entry>) -> Place {
     entry.map_or(Place::START, |entry| entry.key_place)
 }

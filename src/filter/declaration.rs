@@ -4,7 +4,7 @@ use crate::diagnostic::{Reporter, nearest};
 use crate::yaml::{Entry, Node};
 
 /// Every key of a filter file, in the order in which the documentation has them.
-pub(super) const KEYS: [&str; 10] = [
+pub(super) const KEYS: [&str; 11] = [
     "description",
     "collection",
     "operations",
@@ -14,6 +14,7 @@ pub(super) const KEYS: [&str; 10] = [
     "fullDocument",
     "fullDocumentBeforeChange",
     "access",
+    "snapshot",
     "examples",
 ];
 
@@ -57,6 +58,7 @@ pub(super) struct Declaration<'t> {
     pub full_document: Option<&'t Entry>,
     pub before_image: Option<&'t Entry>,
     pub access: Option<&'t Entry>,
+    pub snapshot: Option<&'t Entry>,
     pub examples: Option<&'t Entry>,
     /// Known keys that are given without a value, or under a name that is nearly theirs: they have
     /// been complained about, and are not missing on top of that.
@@ -86,6 +88,7 @@ impl<'t> Declaration<'t> {
                 "fullDocument" => &mut declaration.full_document,
                 "fullDocumentBeforeChange" => &mut declaration.before_image,
                 "access" => &mut declaration.access,
+                "snapshot" => &mut declaration.snapshot,
                 "examples" => &mut declaration.examples,
                 unknown => {
                     unknown_key(unknown, entry, &KEYS, reporter);

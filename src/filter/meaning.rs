@@ -174,6 +174,10 @@ mod tests {
             ("min: 1", "min: 2"),
             ("access: public", "access: authenticated"),
             ("access: public", "access: public\nproject: { a: 1 }"),
+            (
+                "access: public",
+                "access: public\nfullDocumentBeforeChange: required\nsnapshot: true",
+            ),
             ("access: public", "access: public\nfullDocument: default"),
             ("access: public", "access: public\noperations: [insert, update]"),
         ] {

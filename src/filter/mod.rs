@@ -28,6 +28,7 @@ mod resolve;
 mod same;
 mod scaffold;
 mod schema;
+mod snapshot;
 mod stamp;
 mod suspect;
 mod tree;
@@ -74,6 +75,8 @@ pub struct Filter {
     pub full_document: FullDocument,
     pub before_image: FullDocumentBeforeChange,
     pub access: Access,
+    /// Whether a client first gets the documents that match now: see [`Filter::snapshot`].
+    has_snapshot: bool,
     pub examples: Vec<Example>,
     /// Without a message: to report what is found out later about the collection.
     pub at_collection: Diagnostic,
@@ -90,6 +93,11 @@ impl Filter {
     /// Whether both are the same stream with the same meaning, perhaps read from two texts.
     pub fn is_same(&self, other: &Filter) -> bool {
         self.name == other.name && self.meaning == other.meaning
+    }
+
+    /// Of a stream that begins with the documents that match now: the collection that holds them.
+    pub fn snapshot(&self) -> Option<&str> {
+        self.has_snapshot.then_some(self.namespace.collection.as_deref()).flatten()
     }
 
     /// Whether an event that comes without an image cannot be told to this filter's clients.
@@ -124,6 +132,11 @@ impl Operations {
     pub fn contains(self, operation: OperationType) -> bool {
         let index = Operations::KNOWN.iter().position(|(known, _)| *known == operation);
         index.is_some_and(|index| self.0 & (1 << index) != 0)
+    }
+
+    /// Whether events of this type are asked for, and of no other.
+    pub fn is_only(self, operation: OperationType) -> bool {
+        self.0.count_ones() == 1 && self.contains(operation)
     }
 
     /// MongoDB's names of the operations in the set.

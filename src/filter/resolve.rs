@@ -11,7 +11,7 @@ use super::tree::Tree;
 use super::value::ParamType;
 use super::{
     Access, Filter, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params, access,
-    advice, contradiction, example, json, literal, mistakes, params,
+    advice, contradiction, example, json, literal, mistakes, params, snapshot,
 };
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::matcher::pattern::TOTAL_BYTES;
@@ -85,6 +85,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         word(entry, &FullDocumentBeforeChange::KNOWN, reporter)
             .unwrap_or(FullDocumentBeforeChange::Off)
     });
+    let has_snapshot = declaration.snapshot.is_some_and(|entry| snapshot::read(entry, reporter));
     let examples = declaration.examples;
     let examples = examples.map(|entry| example::read(entry, before_image, reporter));
     let access = match declaration.access {
@@ -133,6 +134,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         full_document,
         before_image,
         access: access?,
+        has_snapshot,
         examples: examples.unwrap_or_default(),
         at_collection: reporter.make(
             Severity::Warning,
@@ -144,7 +146,10 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         warnings: Vec::new(),
         meaning,
     };
-    advice::advise(&filter, &document, &declaration, reporter);
+    match has_snapshot {
+        true => snapshot::check(&filter, &document, &declaration, reporter),
+        false => advice::advise(&filter, &document, &declaration, reporter),
+    }
     Some(filter)
 }
 

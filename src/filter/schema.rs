@@ -107,6 +107,11 @@ fn property(key: &str) -> Value {
             ],
             "description": "Who may open the stream. There is no default.",
         }),
+        "snapshot" => json!({
+            "type": "boolean",
+            "default": false,
+            "description": "Whether a client first gets the documents that match now, then every change.",
+        }),
         "examples" => json!({
             "type": "array",
             "items": { "$ref": "#/$defs/example" },

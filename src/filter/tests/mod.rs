@@ -36,6 +36,8 @@ fn the_least_filter() {
     assert_eq!(filter.full_document, FullDocument::UpdateLookup);
     assert_eq!(filter.before_image, FullDocumentBeforeChange::Off);
     assert!(matches!(filter.access, Access::Public));
+    assert_eq!(filter.snapshot(), None);
+    assert_eq!(good("snapshot: true\n").snapshot(), Some("orders"));
     assert!(filter.warnings.is_empty());
 }
 
