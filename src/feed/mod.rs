@@ -16,14 +16,17 @@ pub mod journal;
 mod key;
 mod lookback;
 pub mod routes;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 pub use key::{Absence, Collections, FeedKey, Status};
@@ -33,7 +36,7 @@ use lookback::LookBack;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
-use crate::feed::routes::{LargeDeliveries, Offer, Route, RouteTable};
+use crate::feed::routes::{LargeDeliveries, Route, RouteTable};
 use crate::filter::{Bound, Filter};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
@@ -53,52 +56,6 @@ struct Inner {
     generation: u64,
     /// While what is in the journal is not all handed out: head and end before it.
     handed_out: Option<(Position, u64)>,
-}
-
-/// Events that are in the journal, and the routes that they may concern.
-#[must_use]
-pub(crate) struct Offered<'f> {
-    feed: &'f Feed,
-    offers: Vec<Offer>,
-}
-
-impl Offered<'_> {
-    /// Finds out what the events are for their routes, hands that out, and wakes who wants it.
-    pub fn hand_out(mut self) {
-        let made: Vec<_> = std::mem::take(&mut self.offers)
-            .into_iter()
-            .map(|offer| match offer.is_large() {
-                true => apart(|| offer.make()),
-                false => offer.make(),
-            })
-            .collect();
-        {
-            let mut inner = self.feed.inner.lock();
-            for made in made {
-                inner.routes.hand_out(made);
-            }
-            inner.handed_out = None;
-        }
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Offered<'_> {
-    /// In a panic: nobody will be told of these events, so everybody is told of that.
-    fn drop(&mut self) {
-        let head = self.feed.inner.lock().journal.as_ref().map(|journal| journal.head().clone());
-        if let Some(head) = head {
-            self.feed.restart_at(&head);
-        }
-        self.feed.inner.lock().handed_out = None;
-    }
-}
-
-/// What takes long, without keeping the tasks of this thread waiting.
-fn apart<T>(work: impl FnOnce() -> T) -> T {
-    let is_threaded = Handle::try_current()
-        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if is_threaded { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// The journal and the routes of one upstream: one writer, any number of readers.
@@ -196,204 +153,6 @@ impl Feed {
     pub fn watch_was_live(&self) -> watch::Receiver<bool> {
         self.was_live.subscribe()
     }
-
-    // The writer's side.
-
-    /// What the cursor was opened on; said before its events come.
-    pub fn set_sharded(&self, is_sharded: bool) {
-        self.is_sharded.store(is_sharded, Ordering::Relaxed);
-    }
-
-    /// Whether events of one cluster time can come from several servers.
-    pub fn is_sharded(&self) -> bool {
-        self.is_sharded.load(Ordering::Relaxed)
-    }
-
-    /// The cursor is open and reads what comes after `start`: either for the first time or again
-    /// without a break.
-    pub fn opened_at(&self, start: &Position) {
-        let mut inner = self.inner.lock();
-        if inner.journal.is_none() {
-            inner.journal = Some(Journal::starting_at(start.clone(), self.limits));
-        }
-    }
-
-    /// What was between the last event and `start` can no longer be read.
-    pub fn restart_at(&self, start: &Position) {
-        let mut inner = self.inner.lock();
-        let Inner { journal, routes, .. } = &mut *inner;
-        match journal {
-            Some(journal) => {
-                journal.restart_at(start.clone());
-                self.epoch.fetch_add(1, Ordering::AcqRel);
-                routes.restart_at(journal.end());
-            }
-            None => *journal = Some(Journal::starting_at(start.clone(), self.limits)),
-        }
-    }
-
-    /// Makes sure that the collections of these filters are read, from the newest position on.
-    ///
-    /// Takes effect at once: whatever a cursor with the old list reads from now on is not taken,
-    /// so the new cursor misses nothing between.
-    pub fn read_also(&self, filters: &[Arc<Filter>]) {
-        let mut inner = self.inner.lock();
-        let Inner { journal, routes, collections, generation, .. } = &mut *inner;
-        let mut is_new = false;
-        for filter in filters {
-            is_new |= collections.add(filter.namespace.collection.as_deref());
-        }
-        if !is_new {
-            return;
-        }
-        *generation += 1;
-        if let Some(journal) = journal {
-            let head = journal.head().clone();
-            journal.restart_at(head);
-            routes.trim(journal.first());
-        }
-        self.relisted.send_replace(*generation);
-    }
-
-    /// What the next cursor has to read, and the generation in whose name it speaks.
-    pub fn collections(&self) -> (u64, Collections) {
-        let inner = self.inner.lock();
-        let alone = if inner.is_alone { inner.collections.alone() } else { None };
-        (inner.generation, alone.unwrap_or_else(|| inner.collections.clone()))
-    }
-
-    /// Notes whether the rights allow a change stream of its one collection, and none of the
-    /// database.
-    pub fn set_alone(&self, is_alone: bool) {
-        self.inner.lock().is_alone = is_alone;
-    }
-
-    /// Whether a collection can be added to what is read only at the cost of what is read.
-    pub fn would_lose_by(&self, collection: Option<&str>) -> bool {
-        let inner = self.inner.lock();
-        inner.is_alone && inner.collections.clone().add(collection)
-    }
-
-    /// Whether more than one collection is read.
-    pub fn reads_several(&self) -> bool {
-        self.inner.lock().collections.alone().is_none()
-    }
-
-    /// Rises when a collection is added to what is read.
-    pub fn generation(&self) -> u64 {
-        self.inner.lock().generation
-    }
-
-    /// Follows the generation of the list.
-    pub fn watch_generation(&self) -> watch::Receiver<u64> {
-        self.relisted.subscribe()
-    }
-
-    /// Appends the next event and wakes the clients that want it; see [`Feed::append_all`].
-    #[must_use]
-    pub fn append(&self, generation: u64, event: ChangeEvent) -> bool {
-        self.append_all(generation, [event])
-    }
-
-    /// Appends the next events and wakes the clients that want them. Says whether they were taken:
-    /// not before [`Feed::opened_at`], and not from a cursor with an old list. One that was read
-    /// before is taken and changes nothing, whatever a cursor does: history never goes back.
-    #[must_use]
-    pub fn append_all(
-        &self,
-        generation: u64,
-        events: impl IntoIterator<Item = ChangeEvent>,
-    ) -> bool {
-        let offered = self.take_in(generation, events);
-        let was_taken = offered.is_some();
-        if let Some(offered) = offered {
-            offered.hand_out();
-        }
-        was_taken
-    }
-
-    /// The first half of [`Feed::append_all`]; the other is [`Offered::hand_out`], before anything
-    /// else is appended.
-    pub(crate) fn take_in(
-        &self,
-        generation: u64,
-        events: impl IntoIterator<Item = ChangeEvent>,
-    ) -> Option<Offered<'_>> {
-        let is_sharded = self.is_sharded.load(Ordering::Relaxed);
-        let mut inner = self.inner.lock();
-        if inner.generation != generation {
-            return None;
-        }
-        let Inner { journal, routes, handed_out, .. } = &mut *inner;
-        let journal = journal.as_mut()?;
-        *handed_out = Some((journal.head().clone(), journal.end()));
-        let mut offers = Vec::new();
-        for mut event in events {
-            if event.token() <= journal.head() {
-                continue;
-            }
-            if is_sharded {
-                event.note_shards();
-            }
-            if let (Some(uuid), Some(name)) = (event.token().collection_uuid(), event.collection())
-            {
-                self.known.note(uuid, name);
-            }
-            let event = Arc::new(event);
-            let number = journal.push(event.clone());
-            offers.push(routes.offer(number, event));
-        }
-        Some(Offered { feed: self, offers })
-    }
-
-    /// Everything up to `head` has been read. Says whether that was taken, as for
-    /// [`Feed::append`].
-    #[must_use]
-    pub fn advance(&self, generation: u64, head: Position) -> bool {
-        let mut inner = self.inner.lock();
-        if inner.generation != generation {
-            return false;
-        }
-        match &mut inner.journal {
-            Some(journal) => {
-                journal.advance(head);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Lets go of what is too old; called now and then.
-    pub fn expire(&self) {
-        let mut inner = self.inner.lock();
-        let Inner { journal, routes, .. } = &mut *inner;
-        if let Some(journal) = journal {
-            journal.expire(Instant::now());
-            routes.trim(journal.first());
-        }
-    }
-
-    /// Tells the subscriptions of a filter that it is no longer the one in force.
-    pub fn retire(&self, filter: &Arc<Filter>) {
-        self.inner.lock().routes.retire(filter);
-    }
-
-    /// Tells all subscriptions that nothing more comes.
-    pub fn retire_all(&self) {
-        self.inner.lock().routes.retire_all();
-    }
-
-    /// Lets go of the events before this number.
-    pub fn evict_before(&self, number: u64) {
-        let mut inner = self.inner.lock();
-        let Inner { journal, routes, .. } = &mut *inner;
-        if let Some(journal) = journal {
-            journal.evict_before(number);
-            routes.trim(journal.first());
-        }
-    }
-
-    // The readers' side.
 
     /// Joins the route of a filter with these values.
     pub fn join(&self, filter: &Arc<Filter>, bound: Bound) -> Joined {
@@ -513,123 +272,5 @@ impl Feed {
     /// What the journal holds, in bytes.
     pub fn journal_bytes(&self) -> usize {
         self.inner.lock().journal.as_ref().map_or(0, Journal::bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::time::Duration;
-
-    use bson::{Timestamp, rawdoc};
-
-    use super::*;
-
-    /// The operation of this index within one transaction.
-    fn operation(index: u8) -> ChangeEvent {
-        let token = format!("8266F3AAAA000000012B042C01002B{index:02X}6E5A1004D3F046645F0004");
-        let raw = rawdoc! {
-            "_id": { "_data": token },
-            "operationType": "insert",
-            "ns": { "db": "shop", "coll": "orders" },
-            "documentKey": { "_id": 1 },
-            "fullDocument": { "_id": 1 },
-        };
-        ChangeEvent::parse(raw).unwrap()
-    }
-
-    // A file that is changed, and changed back while somebody has not taken notice yet.
-    #[test]
-    fn nobody_joins_a_route_that_was_retired() {
-        let text = "collection: shop.orders\naccess: public\n";
-        let read = || {
-            Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap())
-        };
-        let (old, new) = (read(), read());
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
-        let feed = Feed::new(FeedKey::of(&old), limits, 16);
-        let join = |filter: &Arc<Filter>| feed.join(filter, filter.bind(&[], None).unwrap()).route;
-        let slow = join(&old);
-        feed.retire(&old);
-        let first = join(&new);
-        assert!(slow.is_retired() && !first.is_retired());
-        feed.leave(&slow);
-        assert!(Arc::ptr_eq(&first, &join(&new)));
-        assert_eq!(feed.route_count(), 1);
-    }
-
-    #[test]
-    fn nobody_is_told_a_position_behind_what_is_not_handed_out() {
-        let text = "collection: shop.orders\naccess: public\n";
-        let filter = Arc::new(
-            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
-        );
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
-        let feed = Feed::new(FeedKey::of(&filter), limits, 16);
-        feed.read_also(std::slice::from_ref(&filter));
-        let (generation, _) = feed.collections();
-        feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
-        let join = || feed.join(&filter, filter.bind(&[], None).unwrap()).route;
-        let route = join();
-        assert!(feed.append(generation, operation(2)));
-        let told = |cursor| feed.position_without_document(&route, cursor);
-        let (before, 1) = told(1).unwrap() else { panic!("one event") };
-
-        let offered = feed.take_in(generation, [operation(4), operation(6)]).unwrap();
-        assert_eq!(feed.now(), Some((operation(6).token().clone(), 3)));
-        assert_eq!(told(1), Some((before, 1)));
-        // One that comes now begins behind them, and is told so when that is sure.
-        let newcomer = join();
-        assert_eq!(feed.position_without_document(&newcomer, 3), None);
-        offered.hand_out();
-        assert_eq!(told(1), None);
-        assert!(
-            matches!(route.read(&mut 1, 9), routes::Read::Deliveries(found) if found.len() == 2)
-        );
-        let (after, 3) = told(3).unwrap() else { panic!("three events") };
-        assert!(after > *operation(6).token());
-        assert_eq!(feed.position_without_document(&newcomer, 3), Some((after, 3)));
-
-        // Should anything go wrong in between, everybody is told.
-        let epoch = feed.epoch();
-        drop(feed.take_in(generation, [operation(8)]));
-        assert_eq!(feed.epoch(), epoch + 1);
-        assert_eq!(feed.locate(operation(6).token()), Some(Located::Gone));
-        assert!(feed.append(generation, operation(10)));
-        let (_, 5) = told(5).unwrap() else { panic!("five events") };
-    }
-
-    // A cursor that resumes behind the first event, on a server whose majority lags, finds nothing
-    // at first and says only that it is still there.
-    #[test]
-    fn a_position_within_a_transaction_skips_nothing_of_the_rest() {
-        let text = "collection: shop.orders\naccess: public\n";
-        let filter = Arc::new(
-            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
-        );
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
-        let feed = Feed::new(FeedKey::of(&filter), limits, 16);
-        feed.read_also(std::slice::from_ref(&filter));
-        let (generation, _) = feed.collections();
-        feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
-        let route = feed.join(&filter, filter.bind(&[], None).unwrap()).route;
-
-        assert!(feed.append(generation, operation(2)));
-        assert!(feed.advance(generation, operation(2).token().clone()));
-        let (told, next) = feed.position_without_document(&route, 1).unwrap();
-        assert_eq!(next, 1);
-        assert!(!told.names_document());
-        assert!(*operation(2).token() < told && told < *operation(4).token());
-        assert!(feed.append(generation, operation(4)));
-        assert_eq!(feed.locate(&told), Some(Located::At(1)));
-        // Read once more, they change nothing.
-        for again in [2, 3, 4] {
-            assert!(feed.append(generation, operation(again)));
-            assert_eq!(feed.now(), Some((operation(4).token().clone(), 2)));
-        }
-
-        feed.set_sharded(true);
-        let (told, _) = feed.position_without_document(&route, 2).unwrap();
-        assert_eq!(told, Position::before(Timestamp { time: 0x66F3_AAAA, increment: 1 }));
     }
 }

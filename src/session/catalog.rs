@@ -267,9 +267,9 @@ impl Catalog {
             match state.feeds.get(&key) {
                 Some(supplied) => supplied.feed.read_also(&filters),
                 None => {
-                    let (supplied, has_place) = self.start(key.clone(), &filters);
+                    let (supplied, has_slot) = self.start(key.clone(), &filters);
                     state.feeds.insert(key, supplied);
-                    if !has_place {
+                    if !has_slot {
                         waiting.extend(filters.iter().map(|filter| filter.name.clone()));
                     }
                 }
@@ -289,20 +289,20 @@ impl Catalog {
         let feed = Arc::new(Feed::new(key, self.settings.limits, self.settings.keep));
         feed.read_also(filters);
         let (stop, stopped) = watch::channel(false);
-        let place = self.settings.budget.try_feed();
-        let has_place = place.is_some();
+        let slot = self.settings.budget.try_feed();
+        let has_slot = slot.is_some();
         let upstream = Upstream {
             server: self.server.clone(),
             feed: feed.clone(),
             window: self.settings.window,
             metrics: self.metrics.clone(),
             budget: self.settings.budget.clone(),
-            place: Mutex::new(place),
+            slot: Mutex::new(slot),
             news: self.settings.news.clone(),
             shutdown: stopped,
         };
         upstream.start(&self.tasks);
-        (Supplied { feed, stop, unused_since: None }, has_place)
+        (Supplied { feed, stop, unused_since: None }, has_slot)
     }
 
     /// Closes the feeds that no filter has used for a while: their cursors, their journals and what

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod cursor;
 pub mod deployment;
 pub mod failure;
+mod follow;
 pub mod inspection;
 mod large;
 pub mod replay;
@@ -16,23 +17,23 @@ pub mod snapshot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bson::{RawDocumentBuf, Timestamp};
+use bson::Timestamp;
 use mongodb::error::Error;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use budget::{Budget, Counted, CursorSlot};
 use connect::Server;
-use cursor::{Ahead, Events, Pace, Start};
+use cursor::{Events, Pace, Start};
 use deployment::{Deployment, DeploymentError};
 use failure::Failure;
+use follow::CursorEnd;
 
 /// First and longest pause between attempts that time may heal.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -48,10 +49,6 @@ const MAX_STALL_DOUBLINGS: u32 = 6;
 const REFUSALS: u32 = 12;
 /// A token of this deployment is never ahead of the cluster's clock by more than its gossip.
 pub(crate) const FUTURE_SLACK_SECONDS: u32 = 60;
-/// How many events are taken in at once.
-const TOGETHER: usize = 64;
-/// How often old events are let go of on a quiet stream.
-const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 
 /// Keeps one feed supplied until told to stop.
 pub struct Upstream {
@@ -64,18 +61,9 @@ pub struct Upstream {
     /// Told when the change stream is read, after it was not.
     pub news: Arc<Notify>,
     /// Its own, as long as it has one; waited for where there is none.
-    pub place: Mutex<Option<CursorSlot>>,
+    pub slot: Mutex<Option<CursorSlot>>,
     /// Turns true when the feed is not wanted any more.
     pub shutdown: watch::Receiver<bool>,
-}
-
-/// Why following a cursor ended.
-enum CursorEnd {
-    /// The list of collections grew.
-    Relisted,
-    /// The database was dropped, and the cursor with it.
-    Invalidated,
-    Failed(DeploymentError),
 }
 
 /// From where the next cursor is opened.
@@ -120,7 +108,7 @@ impl Upstream {
     async fn run(&self, resume: Resume) {
         let mut shutdown = self.shutdown.clone();
         let supplying = async {
-            self.take_place().await;
+            self.take_slot().await;
             self.supply(resume).await;
         };
         tokio::select! {
@@ -130,14 +118,14 @@ impl Upstream {
         }
     }
 
-    async fn take_place(&self) {
-        if self.place.lock().is_some() {
+    async fn take_slot(&self) {
+        if self.slot.lock().is_some() {
             return;
         }
         let absence = Absence { reason: self.budget.explain(), needs_a_person: true };
         self.feed.set_status(Status::Away(absence));
-        let place = self.budget.feed().await;
-        *self.place.lock() = Some(place);
+        let slot = self.budget.feed().await;
+        *self.slot.lock() = Some(slot);
         self.feed.set_status(Status::Starting);
     }
 
@@ -333,159 +321,6 @@ impl Upstream {
                 self.feed.opened_at(&start.position());
             }
         }
-    }
-
-    /// Reads the cursor to its end; also says whether the server answered it at all.
-    async fn follow(
-        &self,
-        events: Events,
-        generation: u64,
-        deployment: Deployment,
-        patience: Duration,
-    ) -> (CursorEnd, bool) {
-        let mut has_read = false;
-        if self.has_caught_up(deployment.majority_time, events.read_past()) {
-            self.note_live();
-        }
-        // One batch waits while another is taken in. Dropping what is in flight is fine: the cursor
-        // is not used again after that.
-        let (to, mut read) = mpsc::channel(1);
-        let reading = self.take_all(&mut read, generation, &deployment, patience, &mut has_read);
-        let ended = tokio::select! {
-            // First: the next batch is asked for before the last one is taken in.
-            biased;
-            ended = async {
-                events.read_ahead(to).await;
-                // What it has sent has still to be taken.
-                std::future::pending().await
-            } => ended,
-            ended = reading => ended,
-        };
-        (ended, has_read)
-    }
-
-    async fn take_all(
-        &self,
-        read: &mut mpsc::Receiver<Ahead>,
-        generation: u64,
-        deployment: &Deployment,
-        patience: Duration,
-        has_read: &mut bool,
-    ) -> CursorEnd {
-        let mut generations = self.feed.watch_generation();
-        let mut is_live = self.feed.status() == Status::Live;
-        let mut expired_at = Instant::now();
-        loop {
-            if !is_live && self.has_caught_up(deployment.majority_time, None) {
-                is_live = true;
-                self.note_live();
-            }
-            // After the first answer, a long silence means something again.
-            let patience = if *has_read { STALL } else { patience };
-            let next = tokio::select! {
-                biased;
-                next = tokio::time::timeout(patience, read.recv()) => next,
-                _ = generations.wait_for(|current| *current != generation) => {
-                    return CursorEnd::Relisted;
-                }
-            };
-            let next = match next {
-                Ok(next) => next.unwrap_or(Ahead::Closed),
-                Err(_) => return CursorEnd::Failed(DeploymentError::Stalled(patience)),
-            };
-            *has_read |= matches!(next, Ahead::Events(_) | Ahead::Nothing(_));
-            match next {
-                Ahead::Events(events) => {
-                    if let Err(ended) = self.take_in(generation, events).await {
-                        return ended;
-                    }
-                }
-                // Nothing new within the wait: all that a majority has is read.
-                Ahead::Nothing(head) => {
-                    if !is_live {
-                        is_live = true;
-                        self.note_live();
-                    }
-                    if head.is_some_and(|head| !self.feed.advance(generation, head)) {
-                        return CursorEnd::Relisted;
-                    }
-                }
-                Ahead::Closed => {
-                    let error = Error::custom("the server closed the cursor");
-                    return CursorEnd::Failed(error.into());
-                }
-                Ahead::Failed(error) => return CursorEnd::Failed(error.into()),
-            }
-            if expired_at.elapsed() >= EXPIRE_EVERY {
-                expired_at = Instant::now();
-                self.feed.expire();
-            }
-        }
-    }
-
-    /// Takes in what came together, some events at a time, so that clients run in between.
-    async fn take_in(&self, generation: u64, events: Vec<RawDocumentBuf>) -> Result<(), CursorEnd> {
-        let upstream = self.feed.key().to_string();
-        let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
-        let mut events = events.into_iter().peekable();
-        while events.peek().is_some() {
-            let (mut next, mut last) = (Vec::with_capacity(TOGETHER), None);
-            for raw in events.by_ref().take(TOGETHER) {
-                read.inc();
-                match ChangeEvent::parse(raw) {
-                    Ok(event) if event.operation() == OperationType::Invalidate => {
-                        last = Some(Ok(event));
-                        break;
-                    }
-                    Ok(event) => next.push(event),
-                    // It cannot be placed among the others, so nobody could be told of it in its
-                    // place.
-                    Err(error) => {
-                        last = Some(Err(error));
-                        break;
-                    }
-                }
-            }
-            if !self.feed.append_all(generation, next) {
-                return Err(CursorEnd::Relisted);
-            }
-            match last {
-                None => {}
-                Some(Ok(invalidate)) => {
-                    let was_taken = self.feed.advance(generation, invalidate.token().clone());
-                    return Err(if was_taken {
-                        CursorEnd::Invalidated
-                    } else {
-                        CursorEnd::Relisted
-                    });
-                }
-                Some(Err(error)) => {
-                    let error = DeploymentError::Unreadable(error.to_string());
-                    return Err(CursorEnd::Failed(error));
-                }
-            }
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    }
-
-    fn has_caught_up(&self, target: Timestamp, head: Option<Position>) -> bool {
-        let reached = |position: &Position| {
-            let time = position.time();
-            (time.time, time.increment) >= (target.time, target.increment)
-        };
-        head.as_ref().is_some_and(reached)
-            || self.feed.now().is_some_and(|(head, _)| reached(&head))
-    }
-
-    fn note_live(&self) {
-        if matches!(self.feed.status(), Status::Away(_)) {
-            info!(upstream = %self.feed.key(), "change stream is read again");
-        }
-        if self.feed.status() != Status::Live {
-            self.news.notify_one();
-        }
-        self.feed.set_status(Status::Live);
     }
 
     async fn report(&self, error: &DeploymentError, failures: u32) -> (Failure, Duration) {
