@@ -7,32 +7,19 @@
 //!
 //! This room and no other reads filter files.
 
-mod access;
 mod advice;
-mod bind;
-mod check;
-mod claims;
-mod contradiction;
+mod binding;
 mod declaration;
-mod directory;
-mod elements;
 mod example;
+mod files;
 mod json;
-mod limits;
 mod literal;
 mod meaning;
-mod mistakes;
 mod namespace;
-mod params;
 mod resolve;
-mod same;
-mod scaffold;
 mod schema;
 mod snapshot;
-mod stamp;
-mod suspect;
 mod tree;
-mod value;
 
 #[cfg(test)]
 mod tests;
@@ -44,20 +31,25 @@ use crate::event::OperationType;
 use crate::matcher::Template;
 use crate::matcher::projection::Projection;
 
+// The rooms within, under the names by which their neighbours use them.
+use advice::{contradiction, elements, mistakes, suspect};
+use binding::{access, bind, claims, limits, params, same, value};
+use files::directory;
+
 pub use crate::diagnostic::{Diagnostic, Severity};
-pub use access::{Access, AccessRule};
-pub use bind::{BindError, Bound, BoundValues, ParamError};
-pub use check::{CheckReport, check};
-pub use directory::{EXTENSIONS, Loaded, is_stream_name, load_directory};
+pub use binding::access::{Access, AccessRule};
+pub use binding::bind::{BindError, Bound, BoundValues, ParamError};
+pub use binding::params::{Param, Params};
+pub use binding::value::ParamType;
 pub use example::{Example, Expect};
+pub use files::check::{CheckReport, check};
+pub use files::directory::{EXTENSIONS, Loaded, is_stream_name, load_directory};
+pub use files::scaffold::{Seen, scaffold};
+pub use files::stamp::{Stamp, stamp};
 pub use literal::parse_document;
 pub use namespace::Namespace;
-pub use params::{Param, Params};
 pub use resolve::parse_filter;
-pub use scaffold::{Seen, scaffold};
 pub use schema::schema;
-pub use stamp::{Stamp, stamp};
-pub use value::ParamType;
 
 /// A stream's filter, resolved: everything in it has been checked.
 #[derive(Debug)]

@@ -5,8 +5,8 @@
 
 use bson::{Bson, RawBsonRef, RawDocument};
 
-use super::bind::{BindError, set_of};
-use super::value::ParamType;
+use crate::filter::bind::{BindError, set_of};
+use crate::filter::value::ParamType;
 use crate::matcher::Claim;
 
 /// The value of a claim. The whole name wins over a path, since names of claims are often
@@ -14,7 +14,10 @@ use crate::matcher::Claim;
 ///
 /// # Errors
 /// A claim that is not there, or one that is not of the type that is asked for.
-pub(super) fn value(claims: Option<&RawDocument>, claim: &Claim) -> Result<Bson, BindError> {
+pub(in crate::filter) fn value(
+    claims: Option<&RawDocument>,
+    claim: &Claim,
+) -> Result<Bson, BindError> {
     let missing = || BindError::MissingClaim(claim.path.clone());
     let found = claims.and_then(|claims| walk(claims, &claim.path));
     // Null is no value: bound, it would match every document that lacks the field. For the same
@@ -41,7 +44,10 @@ pub(super) fn value(claims: Option<&RawDocument>, claim: &Claim) -> Result<Bson,
 ///
 /// # Errors
 /// As [`value`], and a list.
-pub(super) fn single(claims: Option<&RawDocument>, claim: &Claim) -> Result<Bson, BindError> {
+pub(in crate::filter) fn single(
+    claims: Option<&RawDocument>,
+    claim: &Claim,
+) -> Result<Bson, BindError> {
     match value(claims, claim)? {
         Bson::Array(_) => Err(BindError::UnusableClaim {
             path: claim.path.clone(),
@@ -56,7 +62,7 @@ pub(super) fn single(claims: Option<&RawDocument>, claim: &Claim) -> Result<Bson
 }
 
 /// How a bound claim is called.
-pub(super) fn shown(claim: &Claim) -> String {
+pub(in crate::filter) fn shown(claim: &Claim) -> String {
     match &claim.kind {
         None => format!("$claim {}", claim.path),
         Some(kind) => format!("$claim {} as {kind}", claim.path),
@@ -85,7 +91,7 @@ fn read(kind: ParamType, value: &Bson) -> Option<Bson> {
 
 /// As a parameter of the same text would be read. JSON has one kind of number, so its text is taken;
 /// a truth value is only ever a bool.
-pub(super) fn read_one(kind: ParamType, value: &Bson) -> Option<Bson> {
+pub(in crate::filter) fn read_one(kind: ParamType, value: &Bson) -> Option<Bson> {
     let text = match value {
         Bson::String(text) => text.clone(),
         Bson::Boolean(_) => return (kind == ParamType::Bool).then(|| value.clone()),

@@ -3,11 +3,11 @@
 use bson::spec::BinarySubtype;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 
-use super::params::Param;
-use super::tree::Tree;
-use super::value::ParamType;
-use super::{Params, claims, contradiction, mistakes};
 use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
+use crate::filter::params::Param;
+use crate::filter::tree::Tree;
+use crate::filter::value::ParamType;
+use crate::filter::{Params, claims, contradiction, mistakes};
 use crate::matcher::{Placeholder, Step, Template};
 use crate::yaml::Entry;
 
@@ -39,7 +39,7 @@ impl AccessRule {
 
     /// The claims with their texts read as what they are compared with, where they can be. What
     /// cannot be read stays text, which equals no such value.
-    pub(super) fn read(&self, claims: &RawDocument) -> RawDocumentBuf {
+    pub(in crate::filter) fn read(&self, claims: &RawDocument) -> RawDocumentBuf {
         if self.typed.is_empty() {
             return claims.to_owned();
         }
@@ -119,7 +119,11 @@ fn collect_value(value: &Bson, path: &str, params: &Params, typed: &mut Vec<(Str
 }
 
 /// Reads `access`. `None` after an error, which is reported.
-pub(super) fn read(entry: &Entry, params: &Params, reporter: &mut Reporter<'_>) -> Option<Access> {
+pub(in crate::filter) fn read(
+    entry: &Entry,
+    params: &Params,
+    reporter: &mut Reporter<'_>,
+) -> Option<Access> {
     const FORMS: &str = "write `public`, `authenticated`, or `{ match: { role: admin } }`";
     let node = &entry.value;
     if let Some(scalar) = node.scalar() {
@@ -159,13 +163,13 @@ pub(super) fn read(entry: &Entry, params: &Params, reporter: &mut Reporter<'_>) 
             return None;
         }
     };
-    super::resolve::compile(inner, Template::parse, reporter)
+    crate::filter::resolve::compile(inner, Template::parse, reporter)
         .map(|(_, template)| Access::Match(AccessRule::new(template, params)))
 }
 
 /// What is said of a protected stream where the settings name nobody who could vouch for a caller:
 /// such a stream is not served, since it must never be served without looking at one.
-pub(super) fn without_source(
+pub(in crate::filter) fn without_source(
     access: &Access,
     entry: &Entry,
     reporter: &Reporter<'_>,
@@ -186,7 +190,12 @@ pub(super) fn without_source(
 }
 
 /// Rules that nobody fulfils, or that say nothing.
-pub(super) fn advise(access: &Access, entry: &Entry, params: &Params, reporter: &mut Reporter<'_>) {
+pub(in crate::filter) fn advise(
+    access: &Access,
+    entry: &Entry,
+    params: &Params,
+    reporter: &mut Reporter<'_>,
+) {
     let Access::Match(rule) = access else { return };
     let Some(inner) = entry.value.get("match") else { return };
     let declared = rule.template.declared();
@@ -242,7 +251,7 @@ fn not_in_claims(document: &Document, path: &mut Vec<Step>) -> Option<(&'static 
 }
 
 /// The claims' conditions are on claims; parameters may stand in them, if they are always there.
-pub(super) fn check_placeholders(
+pub(in crate::filter) fn check_placeholders(
     access: &Access,
     entry: &Entry,
     (params, written): (&Params, Option<&Entry>),
@@ -271,6 +280,11 @@ pub(super) fn check_placeholders(
             }
         }
     }
-    super::elements::advise(&inner.value, reporter);
-    super::resolve::check_params(&template.placeholders(), inner, (params, written), reporter);
+    crate::filter::elements::advise(&inner.value, reporter);
+    crate::filter::resolve::check_params(
+        &template.placeholders(),
+        inner,
+        (params, written),
+        reporter,
+    );
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Diagnostic, FilterSet, Severity, load_directory};
 use crate::diagnostic::{self, Format};
+use crate::filter::{Diagnostic, FilterSet, Severity, load_directory};
 
 /// All findings about a directory of filter files. Its `Display` lists them and
 /// sums up; every line, the last one too, ends with a line break.

@@ -7,7 +7,7 @@ use bson::DateTime;
 use crate::yaml::{Scalar, Typed};
 
 /// What is odd about a text, and what to write instead.
-pub(super) struct Suspicion {
+pub(in crate::filter) struct Suspicion {
     pub message: String,
     pub hint: String,
 }
@@ -19,7 +19,7 @@ const MAX_SHOWN_CHARS: usize = 48;
 /// is a field.
 ///
 /// Quotes say "text", and are believed unless the text is one that nobody compares with.
-pub(super) fn look_at(scalar: &Scalar, is_expression: bool) -> Option<Suspicion> {
+pub(in crate::filter) fn look_at(scalar: &Scalar, is_expression: bool) -> Option<Suspicion> {
     let text = scalar.text.trim();
     let is_text = matches!(scalar.typed(), Ok(Typed::String(_)));
     if scalar.is_tagged || text.is_empty() || !is_text {
@@ -44,7 +44,7 @@ pub(super) fn look_at(scalar: &Scalar, is_expression: bool) -> Option<Suspicion>
 }
 
 /// 24 hexadecimal digits: also of a text that YAML would take for a number (`12345678901234567890e123`).
-pub(super) fn is_object_id(text: &str) -> bool {
+pub(in crate::filter) fn is_object_id(text: &str) -> bool {
     text.len() == 24 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

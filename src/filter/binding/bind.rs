@@ -5,11 +5,11 @@
 
 use bson::{Bson, RawDocument};
 
-use super::access::AccessRule;
-use super::limits::MAX_VALUE_BYTES;
-use super::params::{MAX_VALUES, Param, RESERVED};
-use super::{Access, Filter, claims, same};
 use crate::diagnostic::nearest;
+use crate::filter::access::AccessRule;
+use crate::filter::limits::MAX_VALUE_BYTES;
+use crate::filter::params::{MAX_VALUES, Param, RESERVED};
+use crate::filter::{Access, Filter, claims, same};
 use crate::matcher::{Placeholder, Predicate, Role};
 
 /// A filter with its values in.
@@ -311,8 +311,8 @@ fn typed(param: &Param, text: &str) -> Result<Bson, ParamError> {
 }
 
 /// The values as a set in canonical order: all of one type, so their text orders them.
-pub(super) fn set_of(mut values: Vec<Bson>) -> Bson {
-    values.sort_by_cached_key(super::value::text);
+pub(in crate::filter) fn set_of(mut values: Vec<Bson>) -> Bson {
+    values.sort_by_cached_key(crate::filter::value::text);
     values.dedup();
     Bson::Array(values)
 }

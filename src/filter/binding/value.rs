@@ -25,7 +25,7 @@ pub enum ParamType {
 }
 
 impl ParamType {
-    pub(super) const KNOWN: [(ParamType, &'static str); 9] = [
+    pub(in crate::filter) const KNOWN: [(ParamType, &'static str); 9] = [
         (ParamType::String, "string"),
         (ParamType::Int, "int"),
         (ParamType::Long, "long"),
@@ -53,12 +53,12 @@ impl ParamType {
     }
 
     /// The type of this name.
-    pub(super) fn named(name: &str) -> Option<ParamType> {
+    pub(in crate::filter) fn named(name: &str) -> Option<ParamType> {
         ParamType::KNOWN.into_iter().find(|(_, known)| *known == name).map(|(kind, _)| kind)
     }
 
     /// What its values are, for "is not …".
-    pub(super) fn wants(self) -> &'static str {
+    pub(in crate::filter) fn wants(self) -> &'static str {
         match self.parse("") {
             Err(wants) => wants,
             Ok(_) => "text",
@@ -66,7 +66,7 @@ impl ParamType {
     }
 
     /// Whether `min` and `max` make sense.
-    pub(super) fn is_ordered(self) -> bool {
+    pub(in crate::filter) fn is_ordered(self) -> bool {
         matches!(
             self,
             ParamType::Int
@@ -78,7 +78,7 @@ impl ParamType {
     }
 
     /// Reads a value. The error is what the type wants, for `is not …`.
-    pub(super) fn parse(self, text: &str) -> Result<Bson, &'static str> {
+    pub(in crate::filter) fn parse(self, text: &str) -> Result<Bson, &'static str> {
         match self {
             ParamType::String => Ok(Bson::String(text.to_owned())),
             ParamType::Int => {
@@ -117,7 +117,7 @@ impl ParamType {
     }
 
     /// Whether the value is of this type.
-    pub(super) fn holds(self, value: &Bson) -> bool {
+    pub(in crate::filter) fn holds(self, value: &Bson) -> bool {
         match (self, value) {
             (ParamType::String, Bson::String(_))
             | (ParamType::Int, Bson::Int32(_))
@@ -139,7 +139,7 @@ impl ParamType {
 const YEARS_1_TO_9999: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// A parameter value as one would write it in a query.
-pub(super) fn text(value: &Bson) -> String {
+pub(in crate::filter) fn text(value: &Bson) -> String {
     match value {
         Bson::String(text) => text.clone(),
         Bson::Int32(value) => value.to_string(),
@@ -162,7 +162,7 @@ pub(super) fn text(value: &Bson) -> String {
 }
 
 /// A finite decimal number of at most 34 digits.
-pub(super) fn decimal(text: &str) -> Option<Decimal128> {
+pub(in crate::filter) fn decimal(text: &str) -> Option<Decimal128> {
     // bson's own parser takes the empty text for a zero, and more of that kind.
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {

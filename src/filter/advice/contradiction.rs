@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use bson::{Bson, Document};
 
-use super::tree::Tree;
-use super::{Params, mistakes, value};
 use crate::diagnostic::Reporter;
 use crate::event::raw::Owned;
+use crate::filter::tree::Tree;
+use crate::filter::{Params, mistakes, value};
 use crate::matcher::Step;
 use crate::matcher::compare::{self, Comparison};
 use crate::yaml::Entry;
@@ -24,7 +24,7 @@ const MAX_VALUES: usize = 200;
 const MAX_EARLIER: usize = 16;
 
 /// Looks through the conditions below an entry.
-pub(super) fn look_for(
+pub(in crate::filter) fn look_for(
     document: &Document,
     entry: &Entry,
     params: &Params,
@@ -214,7 +214,7 @@ impl Search<'_, '_, '_> {
             limits.allowed.as_ref().map(|allowed| Kind::OneOf(allowed.written.clone().into())),
         );
         if kinds.is_empty() {
-            let range = |comparison, limit: &super::limits::Limit| {
+            let range = |comparison, limit: &crate::filter::limits::Limit| {
                 Kind::Range(comparison, limit.written.clone())
             };
             kinds.extend(

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::directory::{EXTENSIONS, MAX_DEPTH, MAX_FILES};
+use crate::filter::directory::{EXTENSIONS, MAX_DEPTH, MAX_FILES};
 
 /// File systems count time in steps, some of a second or two: of two changes within one step the
 /// second one may leave no trace.

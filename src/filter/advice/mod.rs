@@ -1,18 +1,23 @@
 //! What is allowed but probably not meant: warnings.
 
+pub(super) mod contradiction;
+pub(super) mod elements;
+pub(super) mod mistakes;
+pub(super) mod suspect;
+
 use std::collections::{BTreeSet, HashSet};
 
 use bson::{Bson, Document};
 
-use super::declaration::Declaration;
-use super::{Access, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::diagnostic::Reporter;
 use crate::event::OperationType;
+use crate::filter::declaration::Declaration;
+use crate::filter::{Access, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::{Placeholder, Template};
 use crate::yaml::{Entry, Place};
 
 /// Parameters that no condition uses.
-pub(super) fn unused_params(
+pub(in crate::filter) fn unused_params(
     template: &Template,
     access: Option<&Access>,
     params: Option<&Entry>,
@@ -41,7 +46,7 @@ pub(super) fn unused_params(
 }
 
 /// What the choice of operations and images means for the conditions.
-pub(super) fn advise(
+pub(in crate::filter) fn advise(
     filter: &Filter,
     document: &Document,
     declaration: &Declaration<'_>,
@@ -80,7 +85,7 @@ pub(super) fn advise(
 
 /// The dotted fields that conditions ask for and a delete does not carry. Its key holds `_id`; the
 /// fields of a shard key too, but no file tells those.
-pub(super) fn fields_beside_key(document: &Document) -> BTreeSet<String> {
+pub(in crate::filter) fn fields_beside_key(document: &Document) -> BTreeSet<String> {
     let mut fields = BTreeSet::new();
     collect_fields(document, &mut fields);
     fields.retain(|field| field != "_id" && !field.starts_with("_id."));
@@ -106,7 +111,7 @@ fn collect_fields(document: &Document, fields: &mut BTreeSet<String>) {
 }
 
 /// At most three, in backticks.
-pub(super) fn list(fields: &BTreeSet<String>) -> String {
+pub(in crate::filter) fn list(fields: &BTreeSet<String>) -> String {
     let mut shown: Vec<String> = fields.iter().take(3).map(|field| format!("`{field}`")).collect();
     if fields.len() > shown.len() {
         shown.push("…".to_owned());
@@ -114,6 +119,6 @@ pub(super) fn list(fields: &BTreeSet<String>) -> String {
     shown.join(", ")
 }
 
-pub(super) fn place_of(entry: Option<&Entry>) -> Place {
+pub(in crate::filter) fn place_of(entry: Option<&Entry>) -> Place {
     entry.map_or(Place::START, |entry| entry.key_place)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bson::{Bson, Document};
 
-use super::tree::Tree;
 use crate::diagnostic::Reporter;
+use crate::filter::tree::Tree;
 use crate::matcher::Step;
 use crate::yaml::Entry;
 
@@ -16,13 +16,13 @@ const OPERATORS: [&str; 11] =
 const LOGICAL: [&str; 4] = ["and", "or", "nor", "not"];
 
 /// Looks through the conditions below an entry.
-pub(super) fn look_for(document: &Document, entry: &Entry, reporter: &mut Reporter<'_>) {
+pub(in crate::filter) fn look_for(document: &Document, entry: &Entry, reporter: &mut Reporter<'_>) {
     let mut walk = Walk { tree: Tree::new(entry), path: Vec::new(), reporter };
     walk.document(document);
 }
 
 /// `{ $claim: … }` or `{ $param: … }`, however badly written.
-pub(super) fn is_placeholder(document: &Document) -> bool {
+pub(in crate::filter) fn is_placeholder(document: &Document) -> bool {
     document.contains_key("$claim") || document.contains_key("$param")
 }
 

@@ -5,7 +5,7 @@ use bson::Bson;
 
 /// Like `==`, but the order of a document's fields counts, as it does for `mongod`; and a NaN is
 /// the same as itself.
-pub(super) fn is_same(one: &Bson, other: &Bson) -> bool {
+pub(in crate::filter) fn is_same(one: &Bson, other: &Bson) -> bool {
     match (one, other) {
         (Bson::Document(one), Bson::Document(other)) => {
             one.len() == other.len()

@@ -3,13 +3,13 @@
 use bson::Bson;
 use regex::Regex;
 
-use super::value;
 use crate::event::raw::Owned;
+use crate::filter::value;
 use crate::matcher::compare::{self, Comparison};
 use crate::matcher::node::Set;
 
 /// The longest value of a parameter without `maxLength`, in bytes.
-pub(super) const MAX_VALUE_BYTES: usize = 1024;
+pub(in crate::filter) const MAX_VALUE_BYTES: usize = 1024;
 /// So many values of an `enum` are named to whom gives another one.
 const MAX_NAMED: usize = 20;
 /// So much of each, in characters.
@@ -17,7 +17,7 @@ const MAX_NAMED_CHARS: usize = 64;
 
 /// What a value may be, beyond its type.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Limits {
+pub(in crate::filter) struct Limits {
     pub allowed: Option<Allowed>,
     pub least: Option<Limit>,
     pub most: Option<Limit>,
@@ -28,21 +28,21 @@ pub(super) struct Limits {
 
 /// `enum`: sorted once, since it is asked for every value that a client sends.
 #[derive(Debug, Clone)]
-pub(super) struct Allowed {
+pub(in crate::filter) struct Allowed {
     pub written: Vec<Bson>,
     set: Set,
 }
 
 /// `min` or `max`.
 #[derive(Debug, Clone)]
-pub(super) struct Limit {
+pub(in crate::filter) struct Limit {
     pub written: Bson,
     pub value: Owned,
 }
 
 /// `pattern`: the whole value must match.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
+pub(in crate::filter) struct Pattern {
     pub written: String,
     pub regex: Regex,
 }

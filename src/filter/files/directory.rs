@@ -11,17 +11,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{FilterSet, parse_filter};
 use crate::diagnostic::{Diagnostic, Severity, nearest};
+use crate::filter::{FilterSet, parse_filter};
 use crate::yaml;
 
 /// The ends of filter files' names.
 pub const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// The deepest directory below the filter directory.
-pub(super) const MAX_DEPTH: usize = 8;
+pub(in crate::filter) const MAX_DEPTH: usize = 8;
 /// The most filter files.
-pub(super) const MAX_FILES: usize = 10_000;
+pub(in crate::filter) const MAX_FILES: usize = 10_000;
 /// The longest stream name, in bytes.
 const MAX_NAME_BYTES: usize = 200;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Namespace;
+use crate::filter::Namespace;
 
 /// What a look at a collection has shown. No values: the file may go into a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -156,8 +156,8 @@ fn quoted(text: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::super::parse_filter;
     use super::*;
+    use crate::filter::parse_filter;
 
     fn check(text: &str) {
         let filter = parse_filter("orders", Path::new("orders.yaml"), text)

@@ -11,7 +11,7 @@ use crate::diagnostic::Reporter;
 use crate::yaml::{Entry, Node};
 
 /// Advises `$elemMatch` for the conditions on the claims (`access: { match: … }`).
-pub(super) fn advise(conditions: &Node, reporter: &mut Reporter<'_>) {
+pub(in crate::filter) fn advise(conditions: &Node, reporter: &mut Reporter<'_>) {
     let mut found: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
     collect(conditions, &mut found);
     for (list, parts) in found {

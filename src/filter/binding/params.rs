@@ -3,20 +3,20 @@
 use bson::Bson;
 use regex::RegexBuilder;
 
-use super::declaration::unknown_key;
-use super::limits::{Allowed, Limit, Limits, Pattern};
-use super::literal;
-use super::value::{self, ParamType};
 use crate::diagnostic::{Reporter, nearest};
 use crate::event::json;
+use crate::filter::declaration::unknown_key;
+use crate::filter::limits::{Allowed, Limit, Limits, Pattern};
+use crate::filter::literal;
+use crate::filter::value::{self, ParamType};
 use crate::matcher::compare::Comparison;
 use crate::matcher::pattern::Budget;
 use crate::yaml::{Entry, Node, Place};
 
 /// The most that `maxLength` may be, in characters.
-pub(super) const MAX_LENGTH: usize = 16 * 1024;
+pub(in crate::filter) const MAX_LENGTH: usize = 16 * 1024;
 /// The most values of an array, and the most parameters of a filter.
-pub(super) const MAX_VALUES: usize = 100;
+pub(in crate::filter) const MAX_VALUES: usize = 100;
 const MAX_PARAMS: usize = 100;
 /// The most values of an `enum`.
 const MAX_ALLOWED: usize = 10_000;
@@ -24,18 +24,18 @@ const MAX_ALLOWED: usize = 10_000;
 const MAX_NAME_BYTES: usize = 64;
 
 /// Query names with a meaning of their own.
-pub(super) const RESERVED: [&str; 6] =
+pub(in crate::filter) const RESERVED: [&str; 6] =
     ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
 
-pub(super) const KEYS: [&str; 8] =
+pub(in crate::filter) const KEYS: [&str; 8] =
     ["type", "required", "default", "enum", "min", "max", "maxLength", "pattern"];
 
 /// The declared parameters, in the order in which they are written.
 #[derive(Debug, Clone, Default)]
 pub struct Params {
-    pub(super) list: Vec<Param>,
+    pub(in crate::filter) list: Vec<Param>,
     /// About what their patterns take when compiled.
-    pub(super) regex_bytes: usize,
+    pub(in crate::filter) regex_bytes: usize,
 }
 
 /// One declared parameter.
@@ -50,7 +50,7 @@ pub struct Param {
     pub is_required: bool,
     /// Of the declared type; an array for an array.
     pub default: Option<Bson>,
-    pub(super) limits: Limits,
+    pub(in crate::filter) limits: Limits,
 }
 
 impl Param {
@@ -127,7 +127,7 @@ fn json_value(value: &Bson) -> serde_json::Value {
 }
 
 /// Reads `params`. What could not be read is reported and left out.
-pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Params {
+pub(in crate::filter) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Params {
     let Some(entries) = entry.value.entries() else {
         reporter.error(
             entry.value.place,
@@ -242,7 +242,7 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
 }
 
 /// What to write instead of a word that is no type.
-pub(super) fn type_hint(written: &str) -> String {
+pub(in crate::filter) fn type_hint(written: &str) -> String {
     let names = ParamType::KNOWN.map(|(_, name)| name);
     match written {
         "number" | "float" => "write int, long, double or decimal".to_owned(),
@@ -384,7 +384,7 @@ fn default(
     match node.items() {
         Some(items) if !items.is_empty() => {
             let values: Vec<Bson> = items.iter().filter_map(one).collect();
-            Some(super::bind::set_of(values))
+            Some(crate::filter::bind::set_of(values))
         }
         _ => {
             reporter.error(

@@ -1,0 +1,9 @@
+//! From what a client brings to bound values: parameters, claims, and who may open a stream.
+
+pub(super) mod access;
+pub(super) mod bind;
+pub(super) mod claims;
+pub(super) mod limits;
+pub(super) mod params;
+pub(super) mod same;
+pub(super) mod value;
