@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 /// The share of the drain time over which streams are closed; the rest is for their last bytes.
@@ -24,9 +23,9 @@ struct DrainState {
     announced: AtomicBool,
     /// When draining began, once it has.
     began: OnceLock<Instant>,
-    /// Said once, right after that. Every idle stream waits for it: this is the smallest thing to
-    /// wait for.
-    beginning: Arc<Notify>,
+    /// Said once, right after that. Idle streams do not wait for it: they are woken by the list of
+    /// listeners.
+    beginning: Notify,
     over: Duration,
     open: AtomicUsize,
     emptied: Notify,
@@ -43,7 +42,7 @@ impl Drain {
         let shared = DrainState {
             announced: AtomicBool::new(false),
             began: OnceLock::new(),
-            beginning: Arc::new(Notify::new()),
+            beginning: Notify::new(),
             over,
             open: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -74,15 +73,10 @@ impl Drain {
 
     /// Resolves when draining begins.
     pub async fn begun(&self) {
-        let beginning = self.beginning();
+        let beginning = self.shared.beginning.notified();
         if !self.has_begun() {
             beginning.await;
         }
-    }
-
-    /// Resolves when draining begins after this call: [`Drain::has_begun`] is to be asked, too.
-    pub fn beginning(&self) -> OwnedNotified {
-        self.shared.beginning.clone().notified_owned()
     }
 
     /// How long after the beginning a stream ends: somewhere within the drain time.

@@ -163,6 +163,7 @@ impl Sidecar {
                 metrics: metrics.clone(),
                 heartbeat: config.clients.heartbeat,
                 ids,
+                listeners: Arc::default(),
             },
             tasks.clone(),
         ));
@@ -185,7 +186,7 @@ impl Sidecar {
             drain: drain.clone(),
             told: reload.told.clone(),
             journal_limit: config.replay.max_bytes,
-            hosts: config.console.hosts,
+            console: config.console,
         }));
         let sidecar =
             Sidecar { listen, admin, probes, broken_filters, drain, catalog, server, tasks };
@@ -256,6 +257,8 @@ impl Sidecar {
     /// Begins to say goodbye: new streams are refused, open ones are closed spread over `drain`.
     pub fn drain(&self) {
         self.drain.begin();
+        // Idle streams wait for this, and for nothing smaller.
+        self.catalog.shared.listeners.wake_all();
     }
 
     /// The tasks that the process stands on.
@@ -266,7 +269,7 @@ impl Sidecar {
     /// Says goodbye, waits until every connection is closed or `drain` is over, and ends
     /// everything.
     pub async fn finish(self) {
-        self.drain.begin();
+        self.drain();
         self.drain.finished().await;
         // Cursors go before the client, and the client before the runtime: the driver's workers
         // panic otherwise.

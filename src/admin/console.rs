@@ -15,7 +15,10 @@ use super::answer;
 const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
 
-/// The page as sent, and its policy.
+/// Where the page has its token.
+const TOKEN: &str = "PAGE-TOKEN";
+
+/// The page as sent, but for its token, and its policy.
 static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
     let page = include_str!("console/console.html")
         .replace("<style></style>", &format!("<style>{STYLE}</style>"))
@@ -30,9 +33,11 @@ static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
     (page, policy)
 });
 
-pub(super) fn page() -> Response<Vec<u8>> {
+/// The page, with the token that it proves itself by.
+pub(super) fn page(token: Option<&str>) -> Response<Vec<u8>> {
     let (page, policy) = &*PAGE;
-    let mut response = answer(200, "text/html; charset=utf-8", page.clone().into_bytes());
+    let page = page.replace(TOKEN, token.unwrap_or_default());
+    let mut response = answer(200, "text/html; charset=utf-8", page.into_bytes());
     let headers = response.headers_mut();
     // Base64 and words: valid in a field.
     if let Ok(policy) = HeaderValue::from_str(policy) {

@@ -6,7 +6,7 @@ use http::Response;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::Admin;
+use super::{Admin, refuse};
 use crate::access::claims::Claims;
 use crate::diagnostic::{Diagnostic, Origin};
 use crate::filter::{Access, Filter, FilterSet};
@@ -76,10 +76,6 @@ impl Admin {
     }
 }
 
-fn refuse(status: u16, why: &str) -> Response<Vec<u8>> {
-    super::json(status, &json!({ "error": why }))
-}
-
 /// What the file says, as far as it can be said in a line.
 fn declaration(filter: &Filter) -> Value {
     json!({
@@ -111,7 +107,7 @@ fn stream_of(dir: &Path, diagnostic: &Diagnostic) -> Option<String> {
 }
 
 /// A query, decoded as forms are.
-fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
     let decode = |text: &str| {
         let text = text.replace('+', " ");
         percent_decode_str(&text).decode_utf8_lossy().into_owned()

@@ -1,12 +1,15 @@
 //! The admin port: health, metrics, what is open, and the console, served by pingora. Never on the
 //! public port. One file for each kind of page; each adds its answers to [`Admin`].
 //!
-//! Nothing here changes anything, but for `POST /drain`.
+//! Nothing here changes anything, but for `POST /drain` and what the console's own page asks for
+//! with its token.
 
 mod console;
 mod filters;
 mod health;
 mod host;
+mod listeners;
+mod page_token;
 mod streams;
 
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::config::{Console, Subjects};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
@@ -30,7 +34,10 @@ use crate::session::reload::Told;
 
 /// What there is, for whoever asks for something else.
 const PAGES: &str = "not here: / (the console) /healthz /readyz /metrics /overview /streams /filters \
-                     /explain?stream=NAME\n";
+                     /listeners?stream=NAME /explain?stream=NAME\n";
+
+/// Where the console ends a listener.
+const END_LISTENER: &str = "/listeners/end";
 
 /// Which pages a port has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +58,10 @@ pub struct Admin {
     journal_limit: usize,
     /// Names under which it may be asked for, beside addresses and `localhost`.
     hosts: Vec<String>,
+    /// How callers are told from each other.
+    subjects: Subjects,
+    /// What the console's page proves itself by; see [`page_token::make`].
+    page_token: Option<String>,
     started_at: Instant,
     /// What is told of streams and feeds is put into the metrics when it is asked for, by one at a
     /// time: those that are gone must not come back.
@@ -66,20 +77,21 @@ pub struct Parts {
     pub told: Told,
     /// `replay.max_bytes`
     pub journal_limit: usize,
-    /// `console.hosts`
-    pub hosts: Vec<String>,
+    pub console: Console,
 }
 
 impl Admin {
     pub fn new(parts: Parts) -> Admin {
-        let Parts { catalog, metrics, drain, told, journal_limit, hosts } = parts;
+        let Parts { catalog, metrics, drain, told, journal_limit, console } = parts;
         Admin {
             catalog,
             metrics,
             drain,
             told,
             journal_limit,
-            hosts,
+            hosts: console.hosts,
+            subjects: console.subjects,
+            page_token: page_token::make(),
             started_at: Instant::now(),
             telling: Mutex::default(),
         }
@@ -128,6 +140,10 @@ impl ServeHttp for Port {
         if has_all && request.method == http::Method::POST && request.uri.path() == "/drain" {
             return admin.leave(&request.headers);
         }
+        let query = request.uri.query().unwrap_or_default();
+        if has_all && request.method == http::Method::POST && request.uri.path() == END_LISTENER {
+            return admin.end_listener(&request.headers, query);
+        }
         if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
             return text(405, "only GET\n");
         }
@@ -136,11 +152,12 @@ impl ServeHttp for Port {
             "/readyz" => admin.ready(),
             "/metrics" => admin.metrics(),
             _ if !has_all => text(404, "not here: /healthz /readyz /metrics\n"),
-            "/" => console::page(),
+            "/" => console::page(admin.page_token.as_deref()),
             "/streams" => admin.streams(),
             "/overview" => admin.overview(),
             "/filters" => admin.filters(),
-            "/explain" => admin.explain(request.uri.query().unwrap_or_default()),
+            "/listeners" => admin.listeners(query),
+            "/explain" => admin.explain(query),
             _ => text(404, PAGES),
         }
     }
@@ -152,6 +169,10 @@ fn text(status: u16, body: &str) -> Response<Vec<u8>> {
 
 fn json(status: u16, body: &Value) -> Response<Vec<u8>> {
     answer(status, "application/json", body.to_string().into_bytes())
+}
+
+fn refuse(status: u16, why: &str) -> Response<Vec<u8>> {
+    json(status, &serde_json::json!({ "error": why }))
 }
 
 fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {

@@ -24,6 +24,10 @@ impl Admin {
                     ),
                     false => (0, 0),
                 };
+                let (tally, values) = match self.catalog.find(name) {
+                    Ok(found) => found.feed.tally(name),
+                    Err(_) => Default::default(),
+                };
                 json!({
                     "name": name,
                     "state": stream.state.name(),
@@ -31,6 +35,12 @@ impl Admin {
                     "connections": open,
                     "subscriptions": open,
                     "events_sent": sent,
+                    "last_event": tally.newest_millis.and_then(time_of),
+                    "cost": {
+                        "values": values,
+                        "deliveries": tally.deliveries,
+                        "delivery_bytes": tally.bytes,
+                    },
                 })
             })
             .collect();
@@ -94,6 +104,11 @@ impl Admin {
             }),
         )
     }
+}
+
+/// As RFC 3339 has it.
+fn time_of(millis: i64) -> Option<String> {
+    jiff::Timestamp::from_millisecond(millis).ok().map(|time| time.to_string())
 }
 
 /// Every value of a metric by its label; of several labels, by the first in the alphabet.

@@ -23,6 +23,7 @@ use crate::filter::{Access, BindError};
 use crate::session::catalog::Found;
 use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
+use crate::session::listeners::Listener;
 use crate::session::many::Many;
 use crate::session::subscription::From;
 
@@ -92,19 +93,20 @@ impl Handler {
             Wanted::One(stream) => {
                 let show = |position| self.pace.ids.show(position).into_owned();
                 let resume = position_in(&stream.from).map(show);
-                let member = self.join(stream, &mut identity, &mut open.place, waits).await?;
-                (Connection::new(self.catalog.clone(), self.control(&mut identity), member), resume)
+                let listener = open.listener.clone();
+                let place = (&mut open.place, listener.clone());
+                let member = self.join(stream, &mut identity, place, waits).await?;
+                let control = self.control(&mut identity, listener);
+                (Connection::new(self.catalog.clone(), control, member), resume)
             }
             Wanted::Many(streams) => {
                 let heartbeat = self.catalog.shared.heartbeat;
                 let mut many = Many::new(true, false, heartbeat);
-                self.join_all(&mut many, streams, &mut identity, &mut open.place, waits).await?;
+                self.join_all(&mut many, streams, &mut identity, &mut open, waits).await?;
                 let resume = many.bookmark();
                 let resume = (!resume.is_empty()).then(|| resume.to_text(&self.pace.ids)).flatten();
-                (
-                    Connection::with_many(self.catalog.clone(), self.control(&mut identity), many),
-                    resume,
-                )
+                let control = self.control(&mut identity, open.listener.clone());
+                (Connection::with_many(self.catalog.clone(), control, many), resume)
             }
         };
         self.count_outcome(transport, "accepted");
@@ -131,11 +133,12 @@ impl Handler {
         many: &mut Many,
         streams: Vec<WantedStream>,
         identity: &mut Identity,
-        place: &mut ConnectionSlot,
+        open: &mut Open,
         waits: bool,
     ) -> Result<(), Refusal> {
         for stream in streams {
             let (label, from) = (stream.label.clone(), stream.from.clone());
+            let place = (&mut open.place, open.listener.stream());
             let joined = self.join(stream, identity, place, waits).await;
             let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
             many.add(label, member, position_in(&from));
@@ -143,12 +146,13 @@ impl Handler {
         Ok(())
     }
 
-    /// Opens one stream for a client.
+    /// Opens one stream for a client: within its connection's place, and under this name for
+    /// operators.
     pub(super) async fn join(
         &self,
         wanted: WantedStream,
         identity: &mut Identity,
-        place: &mut ConnectionSlot,
+        (place, listener): (&mut ConnectionSlot, Arc<Listener>),
         waits: bool,
     ) -> Result<Member, Refusal> {
         let WantedStream { label, query, from, is_since } = wanted;
@@ -177,12 +181,13 @@ impl Handler {
         if is_since {
             check_time(&found, &from)?;
         }
-        let subscription = self.catalog.subscribe(&found, bound, from);
+        let subscription = self.catalog.subscribe(&found, bound, from, listener);
         Ok(Member { subscription, query: query.into() })
     }
 
-    pub(super) fn control(&self, identity: &mut Identity) -> Control {
-        Control::new(&self.drain, self.max_duration, identity.right.take().map(|right| *right))
+    pub(super) fn control(&self, identity: &mut Identity, listener: Arc<Listener>) -> Control {
+        let right = identity.right.take().map(|right| *right);
+        Control::new(&self.drain, self.max_duration, right, listener)
     }
 
     pub(super) async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
@@ -225,7 +230,8 @@ impl Handler {
     ) -> Result<Open, Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&[transport.name()]).inc();
-        Ok(Open { handler: self.clone(), place, transport, _held: self.drain.hold() })
+        let listener = self.catalog.shared.listeners.add(transport.name());
+        Ok(Open { handler: self.clone(), place, transport, listener, _held: self.drain.hold() })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
 use crate::session::connection::Connection;
 use crate::session::control::Ended;
+use crate::session::listeners::Listener;
 
 /// A request on the reserved path.
 #[derive(Debug)]
@@ -90,6 +91,8 @@ pub(super) struct Open {
     pub(super) handler: Arc<Handler>,
     pub(super) place: ConnectionSlot,
     pub(super) transport: Transport,
+    /// What operators see of the connection.
+    pub(super) listener: Arc<Listener>,
     pub(super) _held: DrainHold,
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::event::seal::Ids;
 use crate::feed::routes::{Delivery, Kind};
@@ -31,6 +31,8 @@ const MAX_WRITE: usize = 64 * 1024;
 /// A larger event goes in pieces of so many bytes, for each of which a client has
 /// `clients.send_timeout`: what it gets over a slow line in several minutes is not lost to it.
 const PIECE: usize = 256 * 1024;
+/// What a client that an operator ended has to take what is under way.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Where a stream's bytes go.
 pub trait Sink: Send {
@@ -243,7 +245,12 @@ pub(super) async fn send<S: Sink>(
                         () = &mut late => return None,
                         // Asked for all the while, so that it is known in time; what is under way was
                         // given before, and the client is told why when it has taken that.
-                        _ = control.ended(), if control.over().is_none() => {}
+                        ended = control.ended(), if control.over().is_none() => {
+                            if ended == Ended::Operator {
+                                let soon = late.deadline().min(Instant::now() + LAST_WRITE);
+                                late.as_mut().reset(soon);
+                            }
+                        }
                     }
                 }
             });
@@ -307,6 +314,7 @@ pub(super) fn count(metrics: &Metrics, connection: &mut Connection, sent: &[(u16
 mod tests {
     use super::*;
     use crate::drain::Drain;
+    use crate::session::listeners::Listeners;
 
     const STALL: Duration = Duration::from_secs(60);
 
@@ -332,7 +340,8 @@ mod tests {
 
     async fn sent(pause: Duration, event: &Bytes, drain: &Drain) -> (Result<(), Ending>, Slow) {
         let mut sink = Slow { pause, taken: Vec::new(), sizes: Vec::new() };
-        let mut control = Control::new(drain, Duration::ZERO, None);
+        let listener = Arc::new(Listeners::default()).add("sse");
+        let mut control = Control::new(drain, Duration::ZERO, None, listener);
         let pace =
             Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };
         let sent = send_large(&mut sink, &mut control, &pace, vec![event.clone()]).await;

@@ -122,6 +122,7 @@ impl Close {
             Ended::Expired => Some(Close::new(1001, "clients.max_duration is over")),
             Ended::FilterChanged => Some(Close::new(4404, "the stream's file was edited")),
             Ended::Unauthorized => Some(Close::new(4401, "the right to listen has ended")),
+            Ended::Operator => Some(Close::new(1013, "ended by an operator: come back")),
         }
     }
 
@@ -176,23 +177,25 @@ impl Handler {
         let connection = if ask.rest.is_empty() && !wanted::has_many(ask) {
             open = self.take_place(ask.address, Transport::WebSocket)?;
             let many = Many::new(false, true, heartbeat);
-            Connection::with_many(self.catalog.clone(), self.control(&mut identity), many)
+            let control = self.control(&mut identity, open.listener.clone());
+            Connection::with_many(self.catalog.clone(), control, many)
         } else {
             let address = ask.address;
             let wanted = wanted::of(ask, self.max_streams, &self.pace.ids)?;
             open = self.take_place(address, Transport::WebSocket)?;
             match wanted {
                 Wanted::One(stream) => {
-                    let member = self.join(stream, &mut identity, &mut open.place, false).await?;
-                    let control = self.control(&mut identity);
+                    let listener = open.listener.clone();
+                    let place = (&mut open.place, listener.clone());
+                    let member = self.join(stream, &mut identity, place, false).await?;
+                    let control = self.control(&mut identity, listener);
                     identity.forget_credentials();
                     Connection::new(self.catalog.clone(), control, member)
                 }
                 Wanted::Many(streams) => {
                     let mut many = Many::new(true, false, heartbeat);
-                    self.join_all(&mut many, streams, &mut identity, &mut open.place, false)
-                        .await?;
-                    let control = self.control(&mut identity);
+                    self.join_all(&mut many, streams, &mut identity, &mut open, false).await?;
+                    let control = self.control(&mut identity, open.listener.clone());
                     identity.forget_credentials();
                     Connection::with_many(self.catalog.clone(), control, many)
                 }
@@ -340,7 +343,8 @@ impl Session<'_> {
             return Err(Problem::new(429, detail).into());
         }
         identity.follow(connection.control.caller());
-        let member = handler.join(wanted, identity, &mut open.place, false).await?;
+        let place = (&mut open.place, open.listener.stream());
+        let member = handler.join(wanted, identity, place, false).await?;
         if let Some(right) = identity.right.take() {
             connection.control.set_right(*right);
         }

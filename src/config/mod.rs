@@ -38,7 +38,9 @@ pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use schema::schema;
 pub use secret::{MongodbUri, Secret};
 pub use setting::{Kind, SETTINGS, Setting};
-pub use settings::{Clients, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay, Snapshot};
+pub use settings::{
+    Clients, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay, Snapshot, Subjects,
+};
 pub use tls::Tls;
 pub use token_source::TokenSource;
 pub(crate) use units::show_duration;

@@ -154,6 +154,9 @@ settings! {
     pub struct Console in "console." {
         /// Names under which the admin port may be asked for, beside IP addresses and `localhost`.
         hosts: Vec<String> = declared(Kind::Texts { example: "[sidestream.internal]" }, ""),
+        /// What the console shows of those who listen: a digest that tells them apart, or who they
+        /// are.
+        subjects: Subjects = declared(Kind::Word(Subjects::NAMES), "hashed"),
     }
 }
 
@@ -166,6 +169,17 @@ settings! {
         /// How much is logged.
         level: LogLevel = declared(Kind::Word(LogLevel::NAMES), "info"),
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subjects {
+    Hashed,
+    Shown,
+}
+
+impl Words for Subjects {
+    const NAMES: &[&str] = &["hashed", "shown"];
+    const VALUES: &[Subjects] = &[Subjects::Hashed, Subjects::Shown];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,7 +36,7 @@ use lookback::LookBack;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
-use crate::feed::routes::{LargeDeliveries, Route, RouteTable};
+use crate::feed::routes::{LargeDeliveries, Route, RouteTable, Tally};
 use crate::filter::{Bound, Filter};
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
@@ -257,6 +257,20 @@ impl Feed {
         let head = self.inner.lock().journal.as_ref()?.head().time();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
         Some((now - f64::from(head.time)).max(0.0))
+    }
+
+    /// The cluster time of the event of a number, or of the oldest that is kept, in seconds; `None`
+    /// where nothing is kept.
+    pub fn time_at(&self, number: u64) -> Option<u32> {
+        let inner = self.inner.lock();
+        let journal = inner.journal.as_ref()?;
+        let event = journal.get(number.max(journal.first()))?;
+        Some(event.token().time().time)
+    }
+
+    /// What a stream has cost so far, and how many different values its clients listen with.
+    pub fn tally(&self, stream: &str) -> (Tally, usize) {
+        self.inner.lock().routes.tally(stream)
     }
 
     pub fn route_count(&self) -> usize {

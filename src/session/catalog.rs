@@ -18,6 +18,7 @@ use crate::feed::journal::Limits;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Bound, Filter, FilterSet, Namespace};
 use crate::metrics::Metrics;
+use crate::session::listeners::Listener;
 use crate::session::subscription::{From, Shared, Subscription};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
@@ -42,7 +43,8 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct Found {
     pub filter: Arc<Filter>,
-    feed: Arc<Feed>,
+    /// What it is read from.
+    pub feed: Arc<Feed>,
 }
 
 impl Found {
@@ -340,9 +342,15 @@ impl Catalog {
     }
 
     /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.
-    pub fn subscribe(&self, found: &Found, bound: Bound, from: From) -> Subscription {
+    pub fn subscribe(
+        &self,
+        found: &Found,
+        bound: Bound,
+        from: From,
+        listener: Arc<Listener>,
+    ) -> Subscription {
         let (shared, feed) = (self.shared.clone(), found.feed.clone());
-        let subscription = Subscription::new(shared, feed, &found.filter, bound, from);
+        let subscription = Subscription::new(shared, feed, &found.filter, bound, from, listener);
         // Between finding a filter and joining its route somebody had to be asked who this is. Of a
         // file that was changed meanwhile everybody was told but this client, who was not there.
         let is_current = self.find(&found.filter.name).is_ok_and(|current| {

@@ -273,7 +273,7 @@ fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option
     let found = catalog.find(&subscription.filter().name).ok()?;
     let bound = found.filter.bind(&query.pairs(), claims).ok()?;
     let from = From::FilterChanged { was_ready: subscription.was_ready() };
-    Some(catalog.subscribe(&found, bound, from))
+    Some(catalog.subscribe(&found, bound, from, subscription.listener().clone()))
 }
 
 fn fits(catalog: &Catalog, member: &Member, before: &Caller, now: &Caller) -> bool {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Sleep, sleep};
 
 use crate::access::{Caller, Right};
 use crate::drain::Drain;
+use crate::session::listeners::Listener;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Ended {
     FilterChanged,
     /// The caller's right has ended.
     Unauthorized,
+    /// By an operator, who wants it to come back.
+    Operator,
 }
 
 impl Ended {
@@ -37,6 +39,7 @@ impl Ended {
             Ended::Expired => "expired",
             Ended::FilterChanged => "filter-changed",
             Ended::Unauthorized => "unauthorized",
+            Ended::Operator => "operator",
         }
     }
 }
@@ -44,8 +47,8 @@ impl Ended {
 /// Watches over one connection. Once it is over, it stays so.
 pub struct Control {
     drain: Drain,
-    /// Of the drain.
-    beginning: Pin<Box<OwnedNotified>>,
+    /// Wakes it when a drain begins, or when an operator ends it.
+    listener: Arc<Listener>,
     /// This connection's own time within the drain, or its lifetime.
     last_call: Option<Box<LastCall>>,
     /// Of a connection with a protected stream.
@@ -70,11 +73,19 @@ struct Watched {
 
 impl Control {
     /// `lifetime` is `clients.max_duration`; zero: no limit. `right` is that of the caller of
-    /// protected streams.
-    pub fn new(drain: &Drain, lifetime: Duration, right: Option<Right>) -> Control {
+    /// protected streams, and `listener` the connection's own.
+    pub fn new(
+        drain: &Drain,
+        lifetime: Duration,
+        right: Option<Right>,
+        listener: Arc<Listener>,
+    ) -> Control {
+        if let Some(right) = &right {
+            listener.set_caller(right.caller());
+        }
         Control {
             drain: drain.clone(),
-            beginning: Box::pin(drain.beginning()),
+            listener,
             last_call: (!lifetime.is_zero()).then(|| Box::new(LastCall::at_end_of(lifetime))),
             right: right.map(|right| Box::new(Watched::new(right))),
             over: None,
@@ -112,10 +123,14 @@ impl Control {
         {
             return Poll::Ready(Ended::Unauthorized);
         }
+        // Before the looks: what is said after them wakes the task.
+        self.listener.register(cx.waker());
+        if self.listener.is_ended() {
+            return Poll::Ready(Ended::Operator);
+        }
         let is_for_drain =
             self.last_call.as_ref().is_some_and(|last_call| last_call.why == Ended::Draining);
-        if !is_for_drain && (self.drain.has_begun() || self.beginning.as_mut().poll(cx).is_ready())
-        {
+        if !is_for_drain && self.drain.has_begun() {
             let time = Box::pin(sleep(self.drain.turn()));
             self.last_call = Some(Box::new(LastCall { why: Ended::Draining, time }));
         }
@@ -133,6 +148,7 @@ impl Control {
 
     /// Watches over the caller of a protected stream from now on.
     pub fn set_right(&mut self, right: Right) {
+        self.listener.set_caller(right.caller());
         self.right = Some(Box::new(Watched::new(right)));
     }
 
@@ -160,6 +176,7 @@ impl Control {
     pub(super) fn take_change(&mut self) -> Option<(Arc<Caller>, Arc<Caller>)> {
         let watched = self.right.as_mut()?;
         let now = watched.right.caller();
+        self.listener.set_caller(now.clone());
         Some((std::mem::replace(&mut watched.caller, now.clone()), now))
     }
 }

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod control;
 pub mod examples;
 pub mod explain;
+pub mod listeners;
 pub mod many;
 pub mod query;
 pub mod reload;

@@ -28,6 +28,7 @@ use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
 use crate::filter::{Bound, Filter};
 use crate::metrics::Metrics;
+use crate::session::listeners::{Listener, Listeners, Place};
 use crate::upstream::replay::{Look, Replay, Replayer};
 
 /// How many deliveries one wake-up takes.
@@ -89,6 +90,8 @@ pub struct Shared {
     pub heartbeat: Duration,
     /// How clients see positions.
     pub ids: Ids,
+    /// Who listens.
+    pub listeners: Arc<Listeners>,
 }
 
 #[derive(Debug)]
@@ -126,6 +129,8 @@ pub struct Subscription {
     feed: Arc<Feed>,
     route: Arc<Route>,
     epoch: u64,
+    /// What an operator sees of it.
+    listener: Arc<Listener>,
     phase: Phase,
     position: Option<Position>,
     ready: VecDeque<FrameKind>,
@@ -149,8 +154,10 @@ impl Subscription {
         filter: &Arc<Filter>,
         bound: Bound,
         from: From,
+        listener: Arc<Listener>,
     ) -> Subscription {
         let joined = feed.join(filter, bound);
+        listener.listen_on(joined.route.clone());
         shared.metrics.subscriptions.with_label_values(&[&filter.name]).inc();
         let events_sent = shared.metrics.events_sent_total.with_label_values(&[&filter.name]);
         let beat = Instant::now() + shared.heartbeat;
@@ -163,6 +170,7 @@ impl Subscription {
             feed,
             route: joined.route,
             epoch: joined.epoch,
+            listener,
             position: None,
             ready: VecDeque::new(),
             was_ready: matches!(from, From::FilterChanged { was_ready: true }),
@@ -184,6 +192,11 @@ impl Subscription {
 
     pub fn filter(&self) -> &Arc<Filter> {
         self.route.filter()
+    }
+
+    /// What an operator sees of it.
+    pub fn listener(&self) -> &Arc<Listener> {
+        &self.listener
     }
 
     /// Whether the client was told that its stream is ready.
@@ -224,6 +237,7 @@ impl Subscription {
                 }
                 continue;
             }
+            self.note_place();
             let route = self.route.clone();
             let woken = route.wake.notified();
             tokio::pin!(woken);
@@ -266,6 +280,18 @@ impl Subscription {
                 Woke::Live => self.go_live(),
             }
         }
+    }
+
+    /// Tells operators how far it is: all that it gave before was written.
+    fn note_place(&self) {
+        self.listener.note(match &self.phase {
+            Phase::Waiting(..) => Place::Waiting,
+            Phase::Following(cursor) => Place::Following(*cursor),
+            // It has one: a replay goes on from there.
+            Phase::Replaying(_) => {
+                Place::Replaying(self.position.as_ref().map_or(0, |had| had.time().time))
+            }
+        });
     }
 
     /// Takes what is there without waiting; says whether there was anything to do.
@@ -568,9 +594,12 @@ mod tests {
             metrics,
             heartbeat: Duration::from_secs(60),
             ids: Ids::Token,
+            listeners: Arc::default(),
         });
         let bound = filter.bind(&[], None).unwrap();
-        let mut subscription = Subscription::new(shared, feed.clone(), &filter, bound, From::Now);
+        let listener = shared.listeners.add("sse");
+        let mut subscription =
+            Subscription::new(shared, feed.clone(), &filter, bound, From::Now, listener);
         assert!(matches!(subscription.next().await, Some(FrameKind::Ready(_))));
 
         feed.restart_at(&before(20));

@@ -5,7 +5,7 @@ use mongodb::bson::doc;
 use sidestream::event::Position;
 
 use crate::support::sidecar::{self, Filters, metric};
-use crate::support::sse::Stream;
+use crate::support::sse::{self, Stream};
 use crate::support::{http, mongo, unique, until};
 
 /// Dashboards are built on these.
@@ -115,4 +115,152 @@ async fn a_page_whose_name_leads_here_is_told_nothing() {
         assert_eq!(head.field("access-control-allow-origin"), None);
     }
     sidecar.finish().await;
+}
+
+const SECRET: &str = "a secret of the test that is long enough";
+
+/// Ends a listener as the console's page does, with fields beside.
+async fn end(admin: std::net::SocketAddr, id: &str, fields: &str) -> u16 {
+    let target = format!("/listeners/end?id={id}");
+    http::request(admin, "POST", &target, fields).await.head.status
+}
+
+async fn page_token(admin: std::net::SocketAddr) -> String {
+    let page = http::get(admin, "/").await.text();
+    let (_, rest) = page.split_once("name=\"sidestream-token\" content=\"").expect("a token");
+    rest.split('"').next().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn listeners_are_told_of_and_ended_by_the_page_alone() {
+    let database = unique("admin");
+    let text = format!("collection: {database}.a\naccess: public\n");
+    let filters = Filters::new(&[("a", &text), ("b", &text)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let (admin, listen) = (sidecar.admin, sidecar.listen);
+    for (target, status) in [
+        ("/listeners", 400),
+        ("/listeners?stream=nothing", 404),
+        ("/listeners?stream=a&limit=0", 400),
+        ("/listeners?stream=a&limit=1001", 400),
+        ("/listeners?stream=a&who=me", 400),
+    ] {
+        assert_eq!(http::get(admin, target).await.head.status, status, "{target}");
+    }
+
+    let (_, address) = tokio::sync::watch::channel(listen);
+    let source = sse::EventSource::open(address, "/_events/a");
+    until("a page listens", || async { source.has_seen("ready", 1) }).await;
+    let mut many = Stream::open(listen, "/_events?stream=a&stream=b").await;
+    many.until_ready().await;
+    let told = http::get(admin, "/listeners?stream=a").await.json();
+    assert_eq!((&told["stream"], &told["total"]), (&"a".into(), &2.into()));
+    let one = |has_others: bool| {
+        let listeners = told["listeners"].as_array().unwrap();
+        listeners.iter().find(|it| it["has_other_streams"] == has_others).unwrap().clone()
+    };
+    assert_eq!(
+        (&one(false)["transport"], &one(false)["source"]),
+        (&"sse".into(), &"memory".into())
+    );
+    assert_eq!((&one(false)["lag_seconds"], &one(false)["subject"]), (&0.0.into(), &().into()));
+    assert_eq!(
+        http::get(admin, "/listeners?stream=a&limit=1").await.json()["listeners"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+
+    let token = page_token(admin).await;
+    let own = format!("Sidestream-Token: {token}\r\n");
+    let id = one(false)["id"].as_str().unwrap().to_string();
+    for fields in [
+        String::new(),
+        format!("Sidestream-Token: {}\r\n", "0".repeat(32)),
+        format!("{own}Origin: https://evil.example\r\n"),
+        format!("{own}Sec-Fetch-Site: cross-site\r\n"),
+    ] {
+        assert_eq!(end(admin, &id, &fields).await, 403, "{fields}");
+    }
+    let mut connection = http::Connection::open(admin).await;
+    let target = format!("/listeners/end?id={id}");
+    connection.send(format!("POST {target} HTTP/1.1\r\nHost: evil.example\r\n{own}\r\n")).await;
+    assert_eq!(connection.head().await.unwrap().status, 421);
+    for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
+        let status = http::request(admin, method, &target, &own).await.head.status;
+        assert!(matches!(status, 404 | 405), "{method}: {status}");
+    }
+    assert_eq!(source.seen.lock().iter().filter(|block| block.name() == "ready").count(), 1);
+
+    let same_origin = format!("{own}Origin: http://{admin}\r\nSec-Fetch-Site: same-origin\r\n");
+    assert_eq!(end(admin, &id, &same_origin).await, 200);
+    until("the page comes back", || async { source.has_seen("ready", 2) }).await;
+    assert_eq!(end(admin, &id, &own).await, 404);
+    // One of several streams takes its connection along.
+    assert_eq!(end(admin, one(true)["id"].as_str().unwrap(), &own).await, 200);
+    while many.block().await.is_some() {}
+    let ended = "sidestream_streams_ended_total{reason=\"operator\"}";
+    until("both are counted", || async { metric(admin, ended).await == 2.0 }).await;
+    sidecar.finish().await;
+}
+
+/// Who reads nothing, of a stream that sends a lot, is first; who it is, is told as the setting says.
+#[tokio::test]
+async fn who_lags_most_is_first() {
+    let database = unique("admin");
+    let text = format!("collection: {database}.a\naccess: authenticated\n");
+    let filters = Filters::new(&[("a", &text)]);
+    let auth =
+        [("SIDESTREAM_AUTH__JWT__SECRET", SECRET), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
+    let bearer = |name: &str| {
+        let claims = serde_json::json!({ "sub": name, "exp": 4_102_444_800_u64 });
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+        format!("Authorization: Bearer {token}\r\n")
+    };
+    for subjects in ["hashed", "shown"] {
+        let settings = [auth[0], auth[1], ("SIDESTREAM_CONSOLE__SUBJECTS", subjects)];
+        let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+        let (admin, listen) = (sidecar.admin, sidecar.listen);
+        let mut slow = Stream::open_with(listen, "/_events/a", &bearer("slow")).await;
+        slow.until_ready().await;
+        let quick = Stream::open_with(listen, "/_events/a", &bearer("quick")).await;
+        let reading = tokio::spawn(async move {
+            let mut quick = quick;
+            while quick.block().await.is_some() {}
+        });
+        let client = Client::with_uri_str(mongo::uri()).await.unwrap();
+        let collection = client.database(&database).collection("a");
+        let writing = async {
+            loop {
+                collection.insert_one(doc! { "text": "x".repeat(1_000_000) }).await.unwrap();
+            }
+        };
+        let watching = until("one lags", || async {
+            let told = http::get(admin, "/listeners?stream=a").await.json();
+            told["listeners"][0]["lag_seconds"].as_f64().is_some_and(|lag| lag >= 1.0)
+        });
+        tokio::select! { () = writing => {}, () = watching => {} }
+        let told = http::get(admin, "/listeners?stream=a").await.json();
+        let lag = |at: usize| told["listeners"][at]["lag_seconds"].as_f64().unwrap();
+        assert!(lag(0) >= lag(1), "{told}");
+        match subjects {
+            "shown" => assert_eq!(told["listeners"][0]["subject"], "slow"),
+            _ => {
+                let digest = told["listeners"][0]["subject"].as_str().unwrap();
+                assert!(digest.len() == 16 && !told.to_string().contains("slow"), "{told}");
+            }
+        }
+        let id = told["listeners"][0]["id"].as_str().unwrap();
+        let own = format!("Sidestream-Token: {}\r\n", page_token(admin).await);
+        assert_eq!(end(admin, id, &own).await, 200);
+        // It takes nothing, and is cut all the same.
+        let open = "sidestream_connections{transport=\"sse\"}";
+        until("it is gone", || async { metric(admin, open).await == 1.0 }).await;
+        sidecar.drain();
+        reading.await.unwrap();
+        drop(slow);
+        sidecar.finish().await;
+    }
 }

@@ -24,12 +24,31 @@ const number = (value, digits = 0) =>
 const perSecond = (value) => (value === null ? "–" : `${number(value, value < 10 ? 1 : 0)}/s`);
 const badge = (state) => el("span", { class: "badge", "data-state": state }, state);
 
+function seconds(value) {
+  if (value === null) return "unknown";
+  if (value < 60) return `${number(value, value < 10 ? 1 : 0)} s`;
+  return value < 3600 ? `${number(value / 60, 1)} min` : `${number(value / 3600, 1)} h`;
+}
+
+// How long ago, with the time itself for those who point at it.
+function when(time) {
+  if (!time) return "none yet";
+  const past = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
+  return el("time", { datetime: time, title: time }, `${seconds(past)} ago`);
+}
+
 function bytes(value) {
   for (const unit of ["B", "KiB", "MiB"]) {
     if (value < 1024) return `${number(value, 1)} ${unit}`;
     value /= 1024;
   }
   return `${number(value, 1)} GiB`;
+}
+
+// What changes something, by the page's own token.
+async function tell(path) {
+  const token = document.querySelector('meta[name="sidestream-token"]').content;
+  return fetch(path, { method: "POST", headers: { "sidestream-token": token }, signal: AbortSignal.timeout(10000) });
 }
 
 async function ask(path) {
@@ -133,33 +152,62 @@ function streams(now, { streams }, { filters, diagnostics }) {
   return [
     el("h2", {}, "Streams"),
     troubles(now),
-    table("Streams and their files", ["stream", "state", "listeners#", "events out#", "so far#", "to know"],
+    table("Streams and their files",
+      ["stream", "state", "listeners#", "events out#", "so far#", "last event", "values#", "encoded#", "to know"],
       streams.map((it) => [streamLink(it.name), badge(it.state), number(it.subscriptions),
-        perSecond(streamRate(it.name)), number(it.events_sent), it.reason ?? ""])),
+        perSecond(streamRate(it.name)), number(it.events_sent), when(it.last_event), number(it.cost.values),
+        bytes(it.cost.delivery_bytes), it.reason ?? ""])),
     troubled.length + diagnostics.length > 0 ? el("h3", {}, "What the files get wrong") : null,
     troubled.map((it) => [el("p", {}, streamLink(it.stream)), ...findings(it.diagnostics)]),
     findings(diagnostics),
   ];
 }
 
+// Those who listen, the one that lags most first, each with a button that ends its connection.
+function listeners(listening) {
+  if (!listening) return null;
+  const shown = listening.listeners.length;
+  const rest = listening.total > shown ? `: ${number(shown)} of ${number(listening.total)}, those that lag most` : "";
+  return table(`Listeners${rest}`, ["subject", "transport", "age#", "lag#", "reads from", "end"],
+    listening.listeners.map((it) => {
+      const subject = it.subject ?? "anybody";
+      const end = el("button", { type: "button", "data-key": it.id, "aria-label": `End the connection of ${subject}` }, "End");
+      end.addEventListener("click", async () => {
+        end.disabled = true;
+        const answer = await tell(`/listeners/end?${new URLSearchParams({ id: it.id })}`).catch((error) => error);
+        note(answer.ok ? "Ended: its client comes back by itself." : "Not ended: it may have gone already.");
+        look();
+      });
+      return [subject, it.has_other_streams ? `${it.transport}, with other streams` : it.transport,
+        seconds(it.age_seconds), seconds(it.lag_seconds), it.source, end];
+    }));
+}
+
 // One stream is drawn once, and then only its numbers: what is typed into its form stays.
-function stream(name, { streams }, { filters }) {
+function stream(name, { streams }, { filters }, listening) {
   const found = filters.find((it) => it.stream === name);
   if (!found) return [el("h2", {}, name), el("p", {}, "There is no file for this stream.")];
   const numbers = streams.find((it) => it.name === name);
   const said = found.declared;
+  const cost = numbers?.cost;
   const facts = el("div", { id: "facts" },
     el("p", {}, badge(found.state), found.reason ? ` ${found.reason}` : ""),
     said?.description ? el("p", {}, said.description) : null,
     el("ul", { class: "cards" },
       card("Listeners", number(numbers?.subscriptions)),
       card("Events out", perSecond(streamRate(name))),
+      card("Last event", when(numbers?.last_event)),
+      card("Encoded so far", bytes(cost?.delivery_bytes ?? 0),
+        el("small", {}, ` in ${number(cost?.deliveries)} events, for ${number(cost?.values)} different values`)),
       card("Collection", said ? `${said.database}.${said.collection ?? "*"}` : "–"),
       card("Who may listen", said?.access ?? "–")),
-    findings(found.diagnostics));
+    findings(found.diagnostics),
+    listeners(listening));
   const old = document.getElementById("facts");
   if (old && drawn === location.hash) {
+    const at = focusPath(old);
     old.replaceWith(facts);
+    at(facts);
     return null;
   }
   const result = el("pre", { id: "explanation", role: "region", tabindex: "0", "aria-label": "Explanation" });
@@ -189,9 +237,9 @@ function stream(name, { streams }, { filters }) {
 function show(page, content) {
   if (content !== null) {
     // What was scrolled and focused stays so where the page is the same.
-    const at = drawn === page ? focusPath() : null;
+    const at = drawn === page ? focusPath(main) : null;
     main.replaceChildren(...content.flat(3).filter(Boolean));
-    at?.();
+    at?.(main);
   }
   for (const link of document.querySelectorAll("nav a")) {
     const is = link.dataset.page === (page.startsWith("#/stream") ? "streams" : "overview");
@@ -201,14 +249,16 @@ function show(page, content) {
   drawn = page;
 }
 
-// Remembers which link or region of `main` has the focus, by its place among them.
-function focusPath() {
-  const all = () => [...main.querySelectorAll("a, [tabindex]")];
-  const at = all().indexOf(document.activeElement);
-  const scrolled = [...main.querySelectorAll(".wide")].map((it) => it.scrollLeft);
-  return () => {
-    if (at >= 0) all()[at]?.focus({ preventScroll: true });
-    main.querySelectorAll(".wide").forEach((it, i) => (it.scrollLeft = scrolled[i] ?? 0));
+// Remembers which link, button or region of an element has the focus: by what it names, else by its place.
+function focusPath(from) {
+  const all = (element) => [...element.querySelectorAll("a, button, [tabindex]")];
+  const at = all(from).indexOf(document.activeElement);
+  const key = at >= 0 ? document.activeElement.dataset.key : undefined;
+  const scrolled = [...from.querySelectorAll(".wide")].map((it) => it.scrollLeft);
+  return (to) => {
+    const found = key === undefined ? all(to)[at] : all(to).find((it) => it.dataset.key === key);
+    if (at >= 0) (found ?? main).focus({ preventScroll: true });
+    to.querySelectorAll(".wide").forEach((it, i) => (it.scrollLeft = scrolled[i] ?? 0));
   };
 }
 
@@ -218,11 +268,21 @@ function say(state, text) {
   if (line.textContent !== text) line.replaceChildren(el("span", { class: "badge", "data-state": state }, text));
 }
 
+// Said once, below the state of the whole.
+function note(text) {
+  document.getElementById("note").textContent = text;
+}
+
 async function look() {
   const mine = ++turn;
   try {
-    const [now, open, files] = (await Promise.all([ask("/overview"), ask("/streams"), ask("/filters")]))
-      .map((answer) => answer.body);
+    const page = location.hash || "#/";
+    const name = page.startsWith("#/stream/") ? decodeURIComponent(page.slice("#/stream/".length)) : null;
+    const asked = [ask("/overview"), ask("/streams"), ask("/filters")];
+    if (name !== null) asked.push(ask(`/listeners?${new URLSearchParams({ stream: name })}`));
+    const answers = await Promise.all(asked);
+    const [now, open, files] = answers.map((answer) => answer.body);
+    const listening = answers[3]?.ok ? answers[3].body : null;
     if (mine !== turn) return;
     samples.push(now);
     if (samples.length > KEPT) samples.shift();
@@ -237,9 +297,8 @@ async function look() {
     else if (now.troubles.length > 0) say("waiting", "ready, MongoDB is away");
     else if (broken > 0) say("waiting", `ready, ${broken} broken ${broken === 1 ? "file" : "files"}`);
     else say("ready", "ready");
-    const page = location.hash || "#/";
-    const name = page.startsWith("#/stream/") ? decodeURIComponent(page.slice("#/stream/".length)) : null;
-    if (name !== null) show(page, stream(name, open, files));
+    if (page !== (location.hash || "#/")) return look();
+    if (name !== null) show(page, stream(name, open, files, listening));
     else if (page === "#/streams") show(page, streams(now, open, files));
     else show(page, overview(now, open));
   } catch (error) {

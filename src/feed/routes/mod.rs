@@ -16,6 +16,7 @@ mod ordered;
 mod postings;
 pub mod route;
 pub mod table;
+mod tally;
 mod terms;
 
 pub(crate) use delivery::encode_document;
@@ -27,3 +28,4 @@ pub(crate) use route::READ_BYTES;
 pub use route::{Read, Route};
 pub(crate) use table::Offer;
 pub use table::{RouteId, RouteTable};
+pub use tally::Tally;

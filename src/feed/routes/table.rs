@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::delivery::Delivery;
 use super::finder::Finder;
 use super::route::{Route, Verdict};
+use super::tally::{Tallies, Tally};
 use crate::event::ChangeEvent;
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::matcher::Predicate;
@@ -60,6 +61,7 @@ pub struct RouteTable {
     held_bytes: usize,
     /// What the deliveries that all routes hold may take.
     max_bytes: usize,
+    tallies: Tallies,
     /// Kept for its memory.
     candidates: Vec<RouteId>,
 }
@@ -75,6 +77,8 @@ pub(crate) struct Offer {
 pub(crate) struct Made {
     number: u64,
     deliveries: Vec<(Arc<Route>, Arc<Delivery>)>,
+    /// Of which streams they are, each delivery once.
+    made: Vec<(Arc<Filter>, Arc<Delivery>)>,
     /// What the deliveries take.
     bytes: usize,
 }
@@ -90,7 +94,7 @@ impl Offer {
     pub fn make(self) -> Made {
         let Offer { number, event, routes } = self;
         let mut deliveries: Vec<(Arc<Route>, Arc<Delivery>)> = Vec::new();
-        let mut bytes = 0;
+        let (mut all, mut bytes) = (Vec::new(), 0);
         // By the address of the filter. Most events are for routes of one, which come together.
         let mut last: Option<((usize, Verdict), Arc<Delivery>)> = None;
         let mut others: HashMap<(usize, Verdict), Arc<Delivery>> = HashMap::new();
@@ -105,7 +109,9 @@ impl Offer {
                     let made = others.remove(&key).unwrap_or_else(|| {
                         let made = route.encode(number, &event, verdict);
                         bytes += made.size();
-                        Arc::new(made)
+                        let made = Arc::new(made);
+                        all.push((route.filter().clone(), made.clone()));
+                        made
                     });
                     last = Some((key, made.clone()));
                     made
@@ -114,7 +120,7 @@ impl Offer {
             bytes += size_of::<Arc<Delivery>>();
             deliveries.push((route, delivery));
         }
-        Made { number, deliveries, bytes }
+        Made { number, deliveries, made: all, bytes }
     }
 }
 
@@ -129,6 +135,7 @@ impl RouteTable {
             held: VecDeque::new(),
             held_bytes: 0,
             max_bytes,
+            tallies: Tallies::default(),
             candidates: Vec::new(),
         }
     }
@@ -217,6 +224,9 @@ impl RouteTable {
             }
             route.push(delivery);
         }
+        for (filter, delivery) in &made.made {
+            self.tallies.add(&filter.name, delivery.json.len(), delivery.wall_millis);
+        }
         self.hold(made.number, made.bytes);
     }
 
@@ -284,6 +294,12 @@ impl RouteTable {
 
     pub fn len(&self) -> usize {
         self.finder.len()
+    }
+
+    /// What a stream has cost so far, and how many routes it has: so many different values.
+    pub fn tally(&self, stream: &str) -> (Tally, usize) {
+        let routes = self.finder.routes().filter(|route| route.filter().name == stream);
+        (self.tallies.of(stream), routes.count())
     }
 
     pub fn is_empty(&self) -> bool {

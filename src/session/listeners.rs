@@ -1,0 +1,366 @@
+//! Who listens, as an operator sees it: what is told of open connections from outside of their
+//! tasks, and how one of them is ended.
+//!
+//! Law of this file:
+//!
+//! - A connection has one [`Listener`], and each of its streams has one where it has several. It is
+//!   in the list from its making until it is dropped.
+//! - A stream notes its place when it has written everything that it was given, with two relaxed
+//!   stores; what follows from that is found out when somebody asks. Nobody asks: nothing is done.
+//! - What ends a connection from outside sets its flag first, and wakes its task then. The task
+//!   registers first, and looks at the flag then.
+//!
+//! The list's lock is taken when a connection opens or closes, and while its handles are copied for
+//! somebody who asks; nothing else is locked meanwhile.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::access::Caller;
+use crate::feed::Feed;
+use crate::feed::routes::Route;
+
+/// Names of transports, as metrics have them. By number, since a listener is small.
+const TRANSPORTS: [&str; 4] = ["sse", "ndjson", "poll", "websocket"];
+
+/// The list.
+#[derive(Debug)]
+pub struct Listeners {
+    slots: Mutex<Slots>,
+    began: Instant,
+    /// Keyed anew for each process: a subject's digest cannot be found by trying names elsewhere.
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    listeners: Vec<Weak<Listener>>,
+    free: Vec<u32>,
+    serial: u32,
+}
+
+/// A connection, or one stream of several on a connection.
+#[derive(Debug)]
+pub struct Listener {
+    list: Arc<Listeners>,
+    /// Of the task that serves the connection.
+    waker: AtomicWaker,
+    known: Mutex<Known>,
+    /// By `phase`: the number in the journal from which it reads on, or the cluster time of what it
+    /// has, in seconds.
+    place: AtomicU64,
+    index: u32,
+    /// Tells it from an earlier one in the same slot.
+    serial: u32,
+    /// In seconds after the list's beginning.
+    opened_at: u32,
+    phase: AtomicU8,
+    transport: u8,
+    is_ended: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The stream, once it has one.
+    route: Option<Arc<Route>>,
+    of: Of,
+}
+
+/// Whose it is.
+#[derive(Debug, Default)]
+enum Of {
+    #[default]
+    Nobody,
+    Caller(Arc<Caller>),
+    /// One of several streams of this connection.
+    Connection(Arc<Listener>),
+}
+
+/// Where a stream is with its reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Its feed was not read yet.
+    Waiting,
+    /// In the journal: from this number on.
+    Following(u64),
+    /// In a replay: what it has is of this cluster time, in seconds.
+    Replaying(u32),
+}
+
+/// What is told of one.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// To end it by; of this process.
+    pub id: String,
+    pub age_seconds: u64,
+    pub transport: &'static str,
+    /// Whether its connection has other streams.
+    pub is_one_of_several: bool,
+    /// How old the oldest event is that it should have and has not, in seconds; `None`: unknown,
+    /// since its feed was not read yet.
+    pub lag_seconds: Option<f64>,
+    /// Where its next event comes from: `memory`, `look-back`, `replay` or `waiting`.
+    pub source: &'static str,
+    /// Who the caller is, where the stream asks for one.
+    pub caller: Option<Arc<Caller>>,
+}
+
+impl Default for Listeners {
+    fn default() -> Listeners {
+        Listeners { slots: Mutex::default(), began: Instant::now(), hasher: RandomState::new() }
+    }
+}
+
+impl Listeners {
+    /// Adds a connection; `transport` as metrics name it.
+    pub fn add(self: &Arc<Listeners>, transport: &str) -> Arc<Listener> {
+        let transport = TRANSPORTS.iter().position(|name| *name == transport).unwrap_or_default();
+        self.insert(transport as u8, Of::Nobody)
+    }
+
+    fn insert(self: &Arc<Listeners>, transport: u8, of: Of) -> Arc<Listener> {
+        let opened_at = u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX);
+        let mut slots = self.slots.lock();
+        let fresh = u32::try_from(slots.listeners.len()).unwrap_or(u32::MAX);
+        let index = slots.free.pop().unwrap_or(fresh);
+        slots.serial = slots.serial.wrapping_add(1);
+        let listener = Arc::new(Listener {
+            list: self.clone(),
+            waker: AtomicWaker::new(),
+            known: Mutex::new(Known { route: None, of }),
+            place: AtomicU64::new(0),
+            index,
+            serial: slots.serial,
+            opened_at,
+            phase: AtomicU8::new(Place::WAITING),
+            transport,
+            is_ended: AtomicBool::new(false),
+        });
+        match slots.listeners.get_mut(index as usize) {
+            Some(slot) => *slot = Arc::downgrade(&listener),
+            None => slots.listeners.push(Arc::downgrade(&listener)),
+        }
+        listener
+    }
+
+    fn all(&self) -> Vec<Arc<Listener>> {
+        self.slots.lock().listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Those of a stream, with the one that lags most first: at most `most`, and how many there are.
+    /// `feed` is what the stream reads now.
+    pub fn of(&self, stream: &str, feed: &Feed, most: usize) -> (Vec<Heard>, usize) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = self.began.elapsed().as_secs();
+        let mut heard: Vec<Heard> = self
+            .all()
+            .iter()
+            .filter_map(|listener| listener.hear(stream, feed, now.as_secs_f64(), age))
+            .collect();
+        let total = heard.len();
+        // What nobody knows comes first: it waits.
+        let lag = |one: &Heard| one.lag_seconds.unwrap_or(f64::INFINITY);
+        heard.sort_by(|a, b| lag(b).total_cmp(&lag(a)).then(b.age_seconds.cmp(&a.age_seconds)));
+        heard.truncate(most);
+        (heard, total)
+    }
+
+    /// Ends the connection of a listener; says whether there was one of this id.
+    pub fn end(&self, id: &str) -> bool {
+        let found = self.all().into_iter().find(|listener| listener.id() == id);
+        let Some(listener) = found else { return false };
+        let connection = match &listener.known.lock().of {
+            Of::Connection(connection) => Some(connection.clone()),
+            Of::Nobody | Of::Caller(_) => None,
+        };
+        connection.unwrap_or(listener).end();
+        true
+    }
+
+    /// Wakes every connection, for what concerns all of them.
+    pub fn wake_all(&self) {
+        self.all().iter().for_each(|listener| listener.waker.wake());
+    }
+
+    /// A caller as an operator may tell it from others, without knowing who it is.
+    pub fn digest(&self, caller: &Caller) -> String {
+        format!("{:016x}", self.hasher.hash_one(caller.subject))
+    }
+}
+
+impl Listener {
+    /// One of several streams on this connection.
+    pub fn stream(self: &Arc<Listener>) -> Arc<Listener> {
+        self.list.insert(self.transport, Of::Connection(self.clone()))
+    }
+
+    /// Whose connection it is.
+    pub fn set_caller(&self, caller: Arc<Caller>) {
+        self.known.lock().of = Of::Caller(caller);
+    }
+
+    /// It listens here from now on.
+    pub(super) fn listen_on(&self, route: Arc<Route>) {
+        self.known.lock().route = Some(route);
+    }
+
+    /// Notes that everything up to this place was written.
+    pub(super) fn note(&self, place: Place) {
+        let (phase, value) = match place {
+            Place::Waiting => (Place::WAITING, 0),
+            Place::Following(number) => (Place::FOLLOWING, number),
+            Place::Replaying(seconds) => (Place::REPLAYING, u64::from(seconds)),
+        };
+        self.place.store(value, Ordering::Relaxed);
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// Has this task woken when there is something to look at.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Whether somebody has ended it.
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.is_ended.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn id(&self) -> String {
+        format!("{}-{}", self.index, self.serial)
+    }
+
+    fn hear(&self, stream: &str, feed: &Feed, now: f64, age: u64) -> Option<Heard> {
+        let (route, caller, is_one_of_several) = {
+            let known = self.known.lock();
+            let route = known.route.clone().filter(|route| route.filter().name == stream)?;
+            match &known.of {
+                Of::Nobody => (route, None, false),
+                Of::Caller(caller) => (route, Some(caller.clone()), false),
+                Of::Connection(connection) => (route, connection.caller(), true),
+            }
+        };
+        let seconds_since = |time: u32| (now - f64::from(time)).max(0.0);
+        let place = self.place.load(Ordering::Relaxed);
+        let (source, lag_seconds) = match self.phase.load(Ordering::Relaxed) {
+            Place::FOLLOWING => {
+                let lag = match route.unread_from(place) {
+                    // Trimmed between two looks: it has just gone by.
+                    Some(number) => feed.time_at(number).map_or(0.0, seconds_since),
+                    None => 0.0,
+                };
+                (
+                    if route.is_behind(place) && lag > 0.0 { "look-back" } else { "memory" },
+                    Some(lag),
+                )
+            }
+            Place::REPLAYING => {
+                // The cluster time of what it has: there are 32 bits of it.
+                ("replay", Some(seconds_since(u32::try_from(place).unwrap_or(u32::MAX))))
+            }
+            _ => ("waiting", None),
+        };
+        Some(Heard {
+            id: self.id(),
+            age_seconds: age.saturating_sub(u64::from(self.opened_at)),
+            transport: TRANSPORTS[usize::from(self.transport)],
+            is_one_of_several,
+            lag_seconds,
+            source,
+            caller,
+        })
+    }
+
+    fn caller(&self) -> Option<Arc<Caller>> {
+        match &self.known.lock().of {
+            Of::Caller(caller) => Some(caller.clone()),
+            Of::Nobody | Of::Connection(_) => None,
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut slots = self.list.slots.lock();
+        if let Some(slot) = slots.listeners.get_mut(self.index as usize) {
+            *slot = Weak::new();
+            slots.free.push(self.index);
+        }
+        if slots.free.len() == slots.listeners.len() {
+            // A crowd has left: its room is given back.
+            (slots.listeners, slots.free) = (Vec::new(), Vec::new());
+        }
+    }
+}
+
+impl Place {
+    const WAITING: u8 = 0;
+    const FOLLOWING: u8 = 1;
+    const REPLAYING: u8 = 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Count>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    // What each of ten thousands of idle connections holds, in one of the allocator's classes.
+    #[test]
+    fn a_listener_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Listener>() + counts <= 112, "{}", size_of::<Listener>());
+    }
+
+    #[test]
+    fn slots_are_used_again_and_their_ids_are_not() {
+        let list = Arc::new(Listeners::default());
+        let first = list.add("sse");
+        let id = first.id();
+        drop(first);
+        let second = list.add("websocket");
+        assert_eq!((second.index, list.slots.lock().listeners.len()), (0, 1));
+        assert!(second.id() != id && !list.end(&id) && !second.is_ended());
+        let others: Vec<_> = (0..10).map(|_| list.add("sse")).collect();
+        drop(others);
+        assert_eq!(list.all().len(), 1);
+        drop(second);
+        assert_eq!(list.slots.lock().listeners.capacity(), 0);
+    }
+
+    #[test]
+    fn who_ends_a_stream_ends_its_connection_and_wakes_it() {
+        let list = Arc::new(Listeners::default());
+        let connection = list.add("websocket");
+        let count = Arc::new(Count::default());
+        connection.register(&Waker::from(count.clone()));
+        let (stream, other) = (connection.stream(), connection.stream());
+        assert!(list.end(&other.id()));
+        assert!(connection.is_ended() && !stream.is_ended());
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        connection.register(&Waker::from(count.clone()));
+        list.wake_all();
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+    }
+}
