@@ -2,7 +2,7 @@
 // counts what it hears, and waiting for conditions.
 
 import { spawn } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { homedir } from "node:os";
 import path from "node:path";
@@ -18,7 +18,7 @@ mkdirSync(ARTIFACTS, { recursive: true });
 
 // Everything that has to be undone, last first; also when a test fails or someone presses Ctrl-C.
 const undo = [];
-const atEnd = (action) => undo.push(action);
+export const atEnd = (action) => undo.push(action);
 
 // Called at the end and by signals, perhaps both: whoever calls waits for the same clean-up.
 let cleaning = null;
@@ -89,6 +89,38 @@ export async function startDemo() {
     180,
   );
   return JSON.parse(readFileSync(ready, "utf8"));
+}
+
+// A sidecar of its own beside the demo's, before the same app and MongoDB: with these filter files, and
+// these variables. Returns its addresses.
+export async function startSidecar(demo, files, env) {
+  const directory = mkdtempSync(path.join(CACHE, "run", "browser-"));
+  atEnd(() => rmSync(directory, { recursive: true, force: true }));
+  for (const [name, text] of Object.entries(files)) writeFileSync(path.join(directory, name), text);
+  const target = process.env.CARGO_TARGET_DIR || path.join(CACHE, "target");
+  const binary = process.env.SIDESTREAM_BIN || path.join(target, "debug", "sidestream");
+  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SIDESTREAM_")));
+  const sidecar = spawn(
+    binary,
+    ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--app", demo.app, "--mongodb", demo.mongodb,
+      "--filters", directory],
+    { stdio: ["ignore", "ignore", "pipe"], cwd: directory, env: { ...clean, SIDESTREAM_LOG__FORMAT: "json", ...env } },
+  );
+  const gone = new Promise((resolve) => sidecar.on("exit", resolve));
+  atEnd(async () => {
+    sidecar.kill("SIGKILL");
+    await gone;
+  });
+  let log = "";
+  sidecar.stderr.on("data", (bytes) => (log += bytes));
+  const fields = await until("the sidecar listening", () => {
+    if (sidecar.exitCode !== null) throw new Error(`the sidecar ended:\n${log}`);
+    const lines = log.split("\n").slice(0, -1).map((line) => JSON.parse(line).fields);
+    return lines.find((line) => line?.listen && line.admin);
+  });
+  const admin = `http://${fields.admin}`;
+  await until("the sidecar being ready", async () => (await fetch(`${admin}/readyz`)).status === 200);
+  return { url: `http://${fields.listen}`, admin };
 }
 
 // A TCP relay to `target`. cut() drops every connection and refuses new ones; answer(text) takes

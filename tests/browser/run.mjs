@@ -1,10 +1,11 @@
-// The classroom demo in a real browser: real MongoDB, real Sidestream, real EventSource.
+// The classroom demo and the console in a real browser: real MongoDB, real Sidestream, real EventSource.
 
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { App, ARTIFACTS, cleanUp, heard, isLive, openPage, startBrowser, startDemo, startRelay, until }
   from "./harness.mjs";
+import { tests as ofConsole } from "./console.mjs";
 
 const tests = [];
 const test = (name, body) => tests.push({ name, body });
@@ -202,6 +203,8 @@ test("without JavaScript everything works with a reload", async ({ browser, demo
   assert.equal(await rows(teacher), 1);
   assert.equal(await count(teacher, "Yes"), "1");
 });
+
+tests.push(...ofConsole);
 
 // ---------------------------------------------------------------------------------------------
 

@@ -145,7 +145,8 @@ function streamRate(name) {
 }
 
 const streamLink = (name) => el("a", { href: `#/stream/${encodeURIComponent(name)}` }, name);
-const findings = (diagnostics) => diagnostics.map((it) => el("pre", {}, it.text));
+const findings = (diagnostics) => diagnostics.map((it) =>
+  el("pre", { role: "region", tabindex: "0", "aria-label": `What is wrong: ${it.message}` }, it.text));
 
 function streams(now, { streams }, { filters, diagnostics }) {
   const troubled = filters.filter((it) => it.diagnostics.length > 0);
