@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::filters::pairs;
 use super::{Admin, page_token, refuse, text};
 use crate::config::Subjects;
-use crate::session::listeners::Heard;
+use crate::session::listeners::ListenerReport;
 
 /// How many are told of at a time.
 const LIMIT: usize = 100;
@@ -33,12 +33,12 @@ impl Admin {
         let Ok(found) = self.catalog.find(&stream) else {
             return refuse(404, "no such stream is in force");
         };
-        let (heard, total) = self.catalog.shared.listeners.of(&stream, &found.feed, limit);
-        let listeners: Vec<Value> = heard.iter().map(|one| self.shown_listener(one)).collect();
+        let (reports, total) = self.catalog.shared.listeners.of(&stream, &found.feed, limit);
+        let listeners: Vec<Value> = reports.iter().map(|one| self.shown_listener(one)).collect();
         super::json(200, &json!({ "stream": stream, "total": total, "listeners": listeners }))
     }
 
-    fn shown_listener(&self, one: &Heard) -> Value {
+    fn shown_listener(&self, one: &ListenerReport) -> Value {
         let subject = one.caller.as_ref().map(|caller| match self.subjects {
             Subjects::Shown => caller.claims.subject().unwrap_or_default(),
             Subjects::Hashed => self.catalog.shared.listeners.digest(caller),

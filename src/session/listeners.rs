@@ -70,12 +70,12 @@ pub struct Listener {
 struct Known {
     /// The stream, once it has one.
     route: Option<Arc<Route>>,
-    of: Of,
+    owner: Owner,
 }
 
 /// Whose it is.
 #[derive(Debug, Default)]
-enum Of {
+enum Owner {
     #[default]
     Nobody,
     Caller(Arc<Caller>),
@@ -96,7 +96,7 @@ pub enum Place {
 
 /// What is told of one.
 #[derive(Debug, Clone)]
-pub struct Heard {
+pub struct ListenerReport {
     /// To end it by; of this process.
     pub id: String,
     pub age_seconds: u64,
@@ -122,10 +122,10 @@ impl Listeners {
     /// Adds a connection; `transport` as metrics name it.
     pub fn add(self: &Arc<Listeners>, transport: &str) -> Arc<Listener> {
         let transport = TRANSPORTS.iter().position(|name| *name == transport).unwrap_or_default();
-        self.insert(transport as u8, Of::Nobody)
+        self.insert(transport as u8, Owner::Nobody)
     }
 
-    fn insert(self: &Arc<Listeners>, transport: u8, of: Of) -> Arc<Listener> {
+    fn insert(self: &Arc<Listeners>, transport: u8, owner: Owner) -> Arc<Listener> {
         let opened_at = u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX);
         let mut slots = self.slots.lock();
         let fresh = u32::try_from(slots.listeners.len()).unwrap_or(u32::MAX);
@@ -134,7 +134,7 @@ impl Listeners {
         let listener = Arc::new(Listener {
             list: self.clone(),
             waker: AtomicWaker::new(),
-            known: Mutex::new(Known { route: None, of }),
+            known: Mutex::new(Known { route: None, owner }),
             place: AtomicU64::new(0),
             index,
             serial: slots.serial,
@@ -156,29 +156,29 @@ impl Listeners {
 
     /// Those of a stream, with the one that lags most first: at most `most`, and how many there are.
     /// `feed` is what the stream reads now.
-    pub fn of(&self, stream: &str, feed: &Feed, most: usize) -> (Vec<Heard>, usize) {
+    pub fn of(&self, stream: &str, feed: &Feed, most: usize) -> (Vec<ListenerReport>, usize) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let age = self.began.elapsed().as_secs();
-        let mut heard: Vec<Heard> = self
+        let mut reports: Vec<ListenerReport> = self
             .all()
             .iter()
-            .filter_map(|listener| listener.hear(stream, feed, now.as_secs_f64(), age))
+            .filter_map(|listener| listener.report(stream, feed, now.as_secs_f64(), age))
             .collect();
-        let total = heard.len();
+        let total = reports.len();
         // What nobody knows comes first: it waits.
-        let lag = |one: &Heard| one.lag_seconds.unwrap_or(f64::INFINITY);
-        heard.sort_by(|a, b| lag(b).total_cmp(&lag(a)).then(b.age_seconds.cmp(&a.age_seconds)));
-        heard.truncate(most);
-        (heard, total)
+        let lag = |one: &ListenerReport| one.lag_seconds.unwrap_or(f64::INFINITY);
+        reports.sort_by(|a, b| lag(b).total_cmp(&lag(a)).then(b.age_seconds.cmp(&a.age_seconds)));
+        reports.truncate(most);
+        (reports, total)
     }
 
     /// Ends the connection of a listener; says whether there was one of this id.
     pub fn end(&self, id: &str) -> bool {
         let found = self.all().into_iter().find(|listener| listener.id() == id);
         let Some(listener) = found else { return false };
-        let connection = match &listener.known.lock().of {
-            Of::Connection(connection) => Some(connection.clone()),
-            Of::Nobody | Of::Caller(_) => None,
+        let connection = match &listener.known.lock().owner {
+            Owner::Connection(connection) => Some(connection.clone()),
+            Owner::Nobody | Owner::Caller(_) => None,
         };
         connection.unwrap_or(listener).end();
         true
@@ -198,12 +198,12 @@ impl Listeners {
 impl Listener {
     /// One of several streams on this connection.
     pub fn stream(self: &Arc<Listener>) -> Arc<Listener> {
-        self.list.insert(self.transport, Of::Connection(self.clone()))
+        self.list.insert(self.transport, Owner::Connection(self.clone()))
     }
 
     /// Whose connection it is.
     pub fn set_caller(&self, caller: Arc<Caller>) {
-        self.known.lock().of = Of::Caller(caller);
+        self.known.lock().owner = Owner::Caller(caller);
     }
 
     /// It listens here from now on.
@@ -241,14 +241,14 @@ impl Listener {
         format!("{}-{}", self.index, self.serial)
     }
 
-    fn hear(&self, stream: &str, feed: &Feed, now: f64, age: u64) -> Option<Heard> {
+    fn report(&self, stream: &str, feed: &Feed, now: f64, age: u64) -> Option<ListenerReport> {
         let (route, caller, is_one_of_several) = {
             let known = self.known.lock();
             let route = known.route.clone().filter(|route| route.filter().name == stream)?;
-            match &known.of {
-                Of::Nobody => (route, None, false),
-                Of::Caller(caller) => (route, Some(caller.clone()), false),
-                Of::Connection(connection) => (route, connection.caller(), true),
+            match &known.owner {
+                Owner::Nobody => (route, None, false),
+                Owner::Caller(caller) => (route, Some(caller.clone()), false),
+                Owner::Connection(connection) => (route, connection.caller(), true),
             }
         };
         let seconds_since = |time: u32| (now - f64::from(time)).max(0.0);
@@ -271,7 +271,7 @@ impl Listener {
             }
             _ => ("waiting", None),
         };
-        Some(Heard {
+        Some(ListenerReport {
             id: self.id(),
             age_seconds: age.saturating_sub(u64::from(self.opened_at)),
             transport: TRANSPORTS[usize::from(self.transport)],
@@ -283,9 +283,9 @@ impl Listener {
     }
 
     fn caller(&self) -> Option<Arc<Caller>> {
-        match &self.known.lock().of {
-            Of::Caller(caller) => Some(caller.clone()),
-            Of::Nobody | Of::Connection(_) => None,
+        match &self.known.lock().owner {
+            Owner::Caller(caller) => Some(caller.clone()),
+            Owner::Nobody | Owner::Connection(_) => None,
         }
     }
 }
