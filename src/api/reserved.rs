@@ -233,8 +233,7 @@ impl Handler {
         if ask.rest == asyncapi::NAME {
             return Box::pin(self.asyncapi(ask)).await;
         }
-        let chosen = chosen
-            .ok_or_else(|| Problem::new(406, negotiation::OFFERED).with_header("Vary", "Accept"))?;
+        let chosen = chosen.ok_or_else(|| Problem::new(406, negotiation::OFFERED))?;
         self.open(ask, chosen).await
     }
 

@@ -80,7 +80,7 @@ listen: 127.0.0.1:0
 admin: '[::1]:0'
 app: unix:app.sock
 prefix: /live/events
-filters: my/filters
+filters: ./my/filters
 mongodb: { uri_file: uri }
 replay: { window: 1s, max_bytes: 1GiB, max_concurrent: 1 }
 clients:
@@ -110,7 +110,7 @@ log:
     assert_eq!(config.admin.to_string(), "[::1]:0");
     assert_eq!(config.app, AppAddress::Unix { path: dir.path().join("app.sock") });
     assert_eq!(config.prefix, "/live/events");
-    assert_eq!(config.filters, dir.path().join("my/filters"));
+    assert_eq!(config.filters.as_os_str(), dir.path().join("my/filters").as_os_str());
     assert_eq!(config.mongodb.uri.expose(), "mongodb://u:p@a/");
     assert_eq!(config.replay.max_bytes, 1 << 30);
     assert_eq!(config.clients.heartbeat, Duration::from_millis(100));

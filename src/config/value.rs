@@ -102,7 +102,8 @@ impl Value for PathBuf {
         let working_dir = resolver.working_dir;
         resolver.read(key, |text| match text {
             "" => Err(invalid("is empty", "write a path")),
-            text => Ok(working_dir.join(text)),
+            // Without the `.` of `./filters`: messages name files below it.
+            text => Ok(working_dir.join(text).components().collect()),
         })
     }
 }
