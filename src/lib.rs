@@ -134,7 +134,7 @@ impl Sidecar {
 
         let metrics = Arc::new(Metrics::default());
         let drain = Drain::new(config.drain);
-        let tasks = Tasks::new(metrics.clone());
+        let tasks = Tasks::new(&metrics);
         let server = Server::default();
         let budget = Budget::new(
             config.mongodb.max_cursors,
@@ -176,10 +176,10 @@ impl Sidecar {
         };
         let (seen, broken_filters) = reload.load();
 
-        let guard = Guard::new(config.auth.clone());
+        let guard = Guard::new(config.auth.clone(), &tasks);
         let handler = Handler::new(catalog.clone(), drain.clone(), metrics.clone(), guard, &config);
         let handler = Arc::new(handler);
-        let public = PublicPort::new(&config, handler.clone(), drain.clone(), tls);
+        let public = PublicPort::new(&config, handler.clone(), drain.clone(), tls.clone());
         let admin_app = Arc::new(Admin::new(admin::Parts {
             catalog: catalog.clone(),
             metrics: metrics.clone(),
@@ -197,6 +197,13 @@ impl Sidecar {
             window: config.replay.window,
             news,
         };
+        if let Some(tls) = tls {
+            let follow = move || {
+                let tls = tls.clone();
+                async move { tls.follow().await }
+            };
+            sidecar.tasks.keep("certificate", |_| {}, follow);
+        }
         sidecar.connect(config.mongodb);
         sidecar.start_tasks((reload, seen), survey, handler);
         let ports = [

@@ -86,6 +86,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a panic of a task of this name.
+    pub fn count_panic(&self, task: &str) {
+        self.task_panics_total.with_label_values(&[task]).inc();
+    }
+
     fn new() -> Metrics {
         let registry = Registry::new();
         let r = &registry;

@@ -5,6 +5,8 @@
 //! - A panic is logged and counted, and the task either starts again ([`Tasks::keep`]), or the
 //!   process is told to end ([`Tasks::require`]), or what it did is over ([`Tasks::spawn`]). What
 //!   others wait for is given back by whoever wrote the task: in `on_panic`, or in a `Drop`.
+//! - Of connections there are too many for a supervisor each, and nobody waits for one: their panics
+//!   are counted ([`PanicCount`]), and their clients see them end.
 //! - [`Tasks::stop`] drops every task where it awaits, and [`Tasks::finished`] waits until they are
 //!   gone: what they hold (cursors) is closed before what that needs (the MongoDB client).
 
@@ -18,6 +20,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::{IntCounterVec, Opts};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::error;
@@ -35,7 +38,8 @@ pub struct Tasks(Arc<Set>);
 
 #[derive(Debug)]
 struct Set {
-    metrics: Arc<Metrics>,
+    /// By the name of the task.
+    panics: IntCounterVec,
     stop: watch::Sender<bool>,
     running: AtomicUsize,
     ended: Notify,
@@ -47,9 +51,14 @@ struct Set {
 }
 
 impl Tasks {
-    pub fn new(metrics: Arc<Metrics>) -> Tasks {
+    pub fn new(metrics: &Metrics) -> Tasks {
+        Tasks::counting(metrics.task_panics_total.clone())
+    }
+
+    /// A set whose panics are counted here, by the name of the task.
+    pub fn counting(panics: IntCounterVec) -> Tasks {
         Tasks(Arc::new(Set {
-            metrics,
+            panics,
             stop: watch::Sender::new(false),
             running: AtomicUsize::new(0),
             ended: Notify::new(),
@@ -160,6 +169,16 @@ impl Tasks {
     }
 }
 
+impl Default for Tasks {
+    /// A set whose panics nobody counts.
+    fn default() -> Tasks {
+        let opts = Opts::new("task_panics_total", "Panics.");
+        // One label, and both names are good: a test makes one.
+        let panics = IntCounterVec::new(opts, &["task"]).expect("a counter is well formed");
+        Tasks::counting(panics)
+    }
+}
+
 impl Set {
     /// Runs a task to its end, or to its panic, which is counted.
     async fn run(&self, name: &'static str, task: impl Future<Output = ()>) -> Result<(), String> {
@@ -171,7 +190,7 @@ impl Set {
         });
         let ended = Box::pin(ended).await;
         if ended.is_err() {
-            self.metrics.task_panics_total.with_label_values(&[name]).inc();
+            self.panics.with_label_values(&[name]).inc();
         }
         ended
     }
@@ -188,6 +207,27 @@ impl Set {
                 }
             }
             faulted.await;
+        }
+    }
+}
+
+/// Held by a task that nobody supervises, counts its panic.
+#[derive(Debug)]
+pub struct PanicCount {
+    panics: IntCounterVec,
+    name: &'static str,
+}
+
+impl PanicCount {
+    pub fn new(panics: &IntCounterVec, name: &'static str) -> PanicCount {
+        PanicCount { panics: panics.clone(), name }
+    }
+}
+
+impl Drop for PanicCount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.panics.with_label_values(&[self.name]).inc();
         }
     }
 }
@@ -228,13 +268,13 @@ fn message(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
 
-    fn tasks() -> Tasks {
-        Tasks::new(Arc::default())
+    fn counted(tasks: &Tasks, name: &str) -> u64 {
+        tasks.0.panics.with_label_values(&[name]).get()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_kept_task_starts_again_and_pauses_longer_each_time() {
-        let tasks = tasks();
+        let tasks = Tasks::default();
         let starts = Arc::new(Mutex::new(Vec::new()));
         let said = Arc::new(Mutex::new(Vec::new()));
         let began = Instant::now();
@@ -257,13 +297,26 @@ mod tests {
         tasks.finished().await;
         assert_eq!(*starts.lock(), [0, 100, 300, 700]);
         assert_eq!(*said.lock(), ["number 1", "number 2", "number 3"]);
-        let text = tasks.0.metrics.text();
-        assert!(text.contains("sidestream_task_panics_total{task=\"odd\"} 3"), "{text}");
+        assert_eq!(counted(&tasks, "odd"), 3);
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_task_of_its_own_is_counted_and_its_end_is_not() {
+        let tasks = Tasks::default();
+        for panics in [false, true] {
+            let count = PanicCount::new(&tasks.0.panics, "connection");
+            let task = tokio::spawn(async move {
+                let _count = count;
+                assert!(!panics, "a bug");
+            });
+            assert_eq!(task.await.is_err(), panics);
+            assert_eq!(counted(&tasks, "connection"), u64::from(panics));
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_required_task_says_that_it_failed_and_the_set_outlives_it() {
-        let tasks = tasks();
+        let tasks = Tasks::default();
         tasks.require("port", std::future::pending());
         let other = Arc::new(());
         tasks.spawn("other", {

@@ -26,6 +26,7 @@ use super::http::{Answer, Http};
 use super::limited::Limited;
 use super::sessions::{Session, Sessions, Turns};
 use crate::config::{ClaimsFrom, ForwardAuth};
+use crate::tasks::Tasks;
 
 /// Questions to the app at the same time: a crowd that comes back at once must not be more than
 /// the app can take.
@@ -69,6 +70,7 @@ pub struct CachedAnswer {
 pub struct Forward {
     settings: ForwardAuth,
     http: Http,
+    tasks: Tasks,
     sessions: Mutex<Sessions>,
     questions: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
@@ -78,10 +80,11 @@ pub struct Forward {
 }
 
 impl Forward {
-    pub fn new(settings: ForwardAuth, http: Http) -> Forward {
+    pub fn new(settings: ForwardAuth, http: Http, tasks: Tasks) -> Forward {
         Forward {
             settings,
             http,
+            tasks,
             sessions: Mutex::default(),
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             waiting: Arc::new(Semaphore::new(MAX_QUESTIONS + MAX_WAITING)),
@@ -139,13 +142,18 @@ impl Forward {
         if session.trouble_at.lock().is_some_and(|at| at.elapsed() < PAUSE) {
             return None;
         }
-        let asking = session.question.ask(|| {
+        let asking = session.question.ask((&self.tasks, "auth-question"), || {
             let (me, session) = (self.clone(), session.clone());
             let credentials = credentials.clone();
             async move { me.question(&session, credentials).await }
         });
         // The question has a deadline of its own; this one is for a turn that does not come.
-        tokio::time::timeout(self.settings.timeout, asking).await.ok()??
+        let answer = tokio::time::timeout(self.settings.timeout, asking).await.ok()?;
+        if answer.is_none() {
+            // A bug, most likely: who asks again would come to it again.
+            *session.trouble_at.lock() = Some(Instant::now());
+        }
+        answer?
     }
 
     async fn question(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri, header};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -14,6 +15,7 @@ use super::limited::Limited;
 use super::once::Once;
 use super::token::{self, Keys};
 use crate::config::JwtKey;
+use crate::tasks::Tasks;
 
 /// A set older than this is fetched anew, while the old one is still used.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -23,6 +25,8 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 1024 * 1024;
+/// The name of the task that reads a set.
+const READING: &str = "key-set";
 /// Anybody can make up key ids: so many fetches at once for ids that the set lacks, ...
 const MAX_EXTRA: u32 = 5;
 /// ... and one more after each of these.
@@ -38,11 +42,11 @@ pub enum KeySource {
 }
 
 impl KeySource {
-    pub fn new(key: JwtKey, http: Http) -> KeySource {
+    pub fn new(key: JwtKey, http: Http, tasks: Tasks) -> KeySource {
         match key {
             JwtKey::Fixed(key) => KeySource::Fixed(Arc::new(Keys::Fixed(key))),
             JwtKey::Unread => KeySource::None,
-            JwtKey::Jwks(url) => KeySource::Set(Arc::new(KeySet::new(url, http))),
+            JwtKey::Jwks(url) => KeySource::Set(Arc::new(KeySet::new(url, http, tasks))),
         }
     }
 
@@ -69,6 +73,7 @@ impl KeySource {
 pub struct KeySet {
     url: Uri,
     http: Http,
+    tasks: Tasks,
     // Held for a look or a swap, never across an await.
     state: Mutex<State>,
     fetching: Once<()>,
@@ -85,7 +90,7 @@ struct State {
 }
 
 impl KeySet {
-    fn new(url: Uri, http: Http) -> KeySet {
+    fn new(url: Uri, http: Http, tasks: Tasks) -> KeySet {
         let now = Instant::now();
         let state = State {
             keys: None,
@@ -97,6 +102,7 @@ impl KeySet {
         KeySet {
             url,
             http,
+            tasks,
             state: Mutex::new(state),
             fetching: Once::default(),
             trouble: Limited::default(),
@@ -114,8 +120,7 @@ impl KeySet {
             return usable;
         }
         if usable.is_some() {
-            let me = self.clone();
-            tokio::spawn(async move { me.fetch().await });
+            self.begin_to_fetch();
             return usable;
         }
         self.fetch().await;
@@ -145,8 +150,18 @@ impl KeySet {
     }
 
     async fn fetch(self: &Arc<KeySet>) {
+        let mut answer = self.begin_to_fetch();
+        // An error is a panic, or the end of the process.
+        let _ = answer.wait_for(Option::is_some).await;
+    }
+
+    fn begin_to_fetch(self: &Arc<KeySet>) -> watch::Receiver<Option<()>> {
         let me = self.clone();
-        self.fetching.ask(|| async move { me.fetch_now().await }).await;
+        self.fetching.begin((&self.tasks, READING), || async move {
+            let mut attempt = Attempt { set: me, is_over: false };
+            attempt.set.fetch_now().await;
+            attempt.is_over = true;
+        })
     }
 
     async fn fetch_now(&self) {
@@ -178,17 +193,59 @@ impl KeySet {
     }
 }
 
+/// A set that is being read.
+struct Attempt {
+    set: Arc<KeySet>,
+    is_over: bool,
+}
+
+impl Drop for Attempt {
+    /// In a panic: the next one comes after a pause, as after any other trouble.
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.set.state.lock().failed_at = Some(Instant::now());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::metrics::Metrics;
 
     #[tokio::test(start_paused = true)]
     async fn looks_for_made_up_keys_are_limited() {
-        let set = KeySet::new(Uri::from_static("http://127.0.0.1:9/"), Http::default());
+        let url = Uri::from_static("http://127.0.0.1:9/");
+        let set = KeySet::new(url, Http::default(), Tasks::default());
         assert_eq!((0..20).filter(|_| set.take_extra()).count(), MAX_EXTRA as usize);
         tokio::time::advance(EXTRA_EVERY * 2).await;
         assert_eq!((0..20).filter(|_| set.take_extra()).count(), 2);
         tokio::time::advance(EXTRA_EVERY * 1000).await;
         assert_eq!((0..20).filter(|_| set.take_extra()).count(), MAX_EXTRA as usize);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_that_panics_is_counted_and_comes_again_while_the_old_set_is_used() {
+        // Connects, and is not answered.
+        let issuer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", issuer.local_addr().unwrap()).parse().unwrap();
+        let metrics = Metrics::default();
+        let tasks = Tasks::new(&metrics);
+        let set = Arc::new(KeySet::new(url, Http::default(), tasks.clone()));
+        set.state.lock().keys = Some(Arc::new(Keys::Set(Vec::new())));
+        let panics = || metrics.task_panics_total.with_label_values(&[READING]).get();
+        for count in 1..=2 {
+            tokio::time::advance(REFRESH).await;
+            tasks.make_panic(READING);
+            assert!(set.current().await.is_some());
+            tasks.finished().await;
+            assert_eq!(panics(), count);
+            // Not at once: who asks meanwhile has the old set.
+            assert!(set.current().await.is_some());
+            tasks.finished().await;
+            assert!(set.state.lock().failed_at.is_some());
+        }
     }
 }

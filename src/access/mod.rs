@@ -31,6 +31,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::config::{Auth, TokenSource};
+use crate::tasks::Tasks;
 use claims::Claims;
 use credentials::{Credentials, Forwarded};
 use forward::{AuthAnswer, CachedAnswer, Forward, Vouched};
@@ -199,15 +200,16 @@ struct Tokens {
 }
 
 impl Guard {
-    pub fn new(auth: Auth) -> Guard {
+    /// Questions run in tasks of this set.
+    pub fn new(auth: Auth, tasks: &Tasks) -> Guard {
         let Auth { jwt, forward, allowed_origins } = auth;
         let http = http::Http::default();
         let tokens = jwt.map(|jwt| Tokens {
             from: jwt.from,
-            keys: KeySource::new(jwt.key, http.clone()),
+            keys: KeySource::new(jwt.key, http.clone(), tasks.clone()),
             rules: Rules { algorithms: jwt.algorithms, issuer: jwt.issuer, audience: jwt.audience },
         });
-        let forward = forward.map(|settings| Arc::new(Forward::new(settings, http)));
+        let forward = forward.map(|settings| Arc::new(Forward::new(settings, http, tasks.clone())));
         Guard { tokens, forward, allowed_origins }
     }
 

@@ -31,6 +31,7 @@ use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
 use crate::session::reload::Told;
+use crate::tasks::PanicCount;
 
 /// What there is, for whoever asks for something else.
 const PAGES: &str = "not here: / (the console) /healthz /readyz /metrics /overview /streams /filters \
@@ -106,7 +107,10 @@ impl Admin {
                 Ok((tcp, _)) => {
                     let app = app.clone();
                     let shutdown = shutdown.clone();
+                    let count =
+                        PanicCount::new(&app.admin.metrics.task_panics_total, "admin-request");
                     tokio::spawn(async move {
+                        let _count = count;
                         app.process_new(Box::new(Stream::from(tcp)), &shutdown).await;
                     });
                 }

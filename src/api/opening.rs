@@ -25,6 +25,7 @@ use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
 use crate::session::listeners::Listener;
 use crate::session::many::Many;
+use crate::session::query::Query;
 use crate::session::subscription::From;
 
 /// How far a client's time may be ahead of all that is known here, in seconds.
@@ -181,8 +182,9 @@ impl Handler {
         if is_since {
             check_time(&found, &from)?;
         }
+        let query = Query::beside(&query, &bound.values);
         let subscription = self.catalog.subscribe(&found, bound, from, listener);
-        Ok(Member { subscription, query: query.into() })
+        Ok(Member { subscription, query })
     }
 
     pub(super) fn control(&self, identity: &mut Identity, listener: Arc<Listener>) -> Control {

@@ -100,6 +100,9 @@ impl Drop for Open {
     fn drop(&mut self) {
         let transport = self.transport.name();
         self.handler.metrics.connections.with_label_values(&[transport]).dec();
+        if std::thread::panicking() {
+            self.handler.metrics.count_panic("stream");
+        }
     }
 }
 

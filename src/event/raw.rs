@@ -6,6 +6,7 @@
 //! are UTF-8, which nothing here needs and which costs more than the walk itself.
 
 use bson::{Bson, RawDocument, RawDocumentBuf};
+use bytes::Bytes;
 
 /// BSON type bytes.
 pub(crate) mod tag {
@@ -124,21 +125,22 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A value of our own: an operand, bound and ready.
+/// A value of our own: an operand, bound and ready. Copies share its bytes, and so do the members of
+/// an array: what a client sends is held once, however often it is looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Owned {
     tag: u8,
-    data: Box<[u8]>,
+    data: Bytes,
 }
 
 impl Owned {
     pub fn of(value: Value<'_>) -> Owned {
-        Owned { tag: value.tag, data: value.data.into() }
+        Owned { tag: value.tag, data: Bytes::copy_from_slice(value.data) }
     }
 
     /// A value that BSON cannot write becomes one that equals nothing: never a missing condition.
     pub fn from_bson(value: &Bson) -> Owned {
-        let impossible = Owned { tag: tag::IMPOSSIBLE, data: Box::default() };
+        let impossible = Owned { tag: tag::IMPOSSIBLE, data: Bytes::new() };
         // A document is the way into the encoder; the copy is made once, at binding.
         let mut holder = bson::Document::new();
         holder.insert("", value.clone());
@@ -146,8 +148,33 @@ impl Owned {
         Elements::new(raw.as_bytes()).next().map_or(impossible, |(_, value)| Owned::of(value))
     }
 
+    pub fn null() -> Owned {
+        Owned { tag: tag::NULL, data: Bytes::new() }
+    }
+
     pub fn get(&self) -> Value<'_> {
         Value { tag: self.tag, data: &self.data }
+    }
+
+    /// The values in an array or a document.
+    pub fn members(&self) -> Vec<Owned> {
+        let member =
+            |value: Value<'_>| Owned { tag: value.tag, data: self.data.slice_ref(value.data) };
+        self.get().elements().map(|(_, value)| member(value)).collect()
+    }
+
+    /// One that cannot be written stays one that cannot.
+    pub fn to_bson(&self) -> Bson {
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(&[self.tag, 0]);
+        bytes.extend_from_slice(&self.data);
+        bytes.push(0);
+        let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        let document = RawDocument::from_bytes(&bytes);
+        let value = document.ok().and_then(|document| document.get("").ok().flatten());
+        let impossible = || Bson::Document(bson::doc! { "\0": Bson::Null });
+        value.and_then(|value| Bson::try_from(value).ok()).unwrap_or_else(impossible)
     }
 }
 

@@ -132,7 +132,7 @@ impl Feed {
                 return Back::Gone;
             }
             if self.lookback.ask(route, *cursor) {
-                tokio::spawn(serve(self.clone()));
+                self.tasks.spawn("look-back", serve(self.clone()));
             }
             return Back::Asked;
         };

@@ -38,6 +38,7 @@ use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
 use crate::feed::routes::{LargeDeliveries, Route, RouteTable, Tally};
 use crate::filter::{Bound, Filter};
+use crate::tasks::Tasks;
 
 /// Of what the journal may hold, the routes' deliveries may take so much beside it, and always
 const SHARE: usize = 4;
@@ -69,6 +70,7 @@ pub struct Feed {
     /// Whose tokens are taken.
     known: Arc<KnownCollections>,
     lookback: LookBack,
+    tasks: Tasks,
     /// What was made of large events for those who lag behind.
     large_deliveries: LargeDeliveries,
     /// Rises when the history breaks: every subscription has to be told.
@@ -105,6 +107,7 @@ impl Feed {
             }),
             known: Arc::default(),
             lookback: LookBack::new(limits.max_bytes),
+            tasks: Tasks::default(),
             large_deliveries: LargeDeliveries::default(),
             relisted: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
@@ -118,7 +121,13 @@ impl Feed {
     pub fn beside(&self, limits: Limits, keep: usize) -> Feed {
         let feed = Feed::new(self.key.clone(), limits, keep);
         feed.set_sharded(self.is_sharded.load(Ordering::Relaxed));
-        Feed { known: self.known.clone(), ..feed }
+        Feed { known: self.known.clone(), ..feed }.within(&self.tasks)
+    }
+
+    /// The same, with its tasks in this set.
+    #[must_use]
+    pub fn within(self, tasks: &Tasks) -> Feed {
+        Feed { tasks: tasks.clone(), ..self }
     }
 
     pub fn key(&self) -> &FeedKey {

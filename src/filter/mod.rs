@@ -33,7 +33,7 @@ use crate::matcher::projection::Projection;
 
 // The rooms within, under the names by which their neighbours use them.
 use advice::{contradiction, elements, mistakes, suspect};
-use binding::{access, bind, claims, limits, params, same, value};
+use binding::{access, bind, claims, limits, params, value};
 use files::directory;
 
 pub use crate::diagnostic::{Diagnostic, Severity};
@@ -96,6 +96,12 @@ impl Filter {
     pub fn requires_image(&self) -> bool {
         self.full_document == FullDocument::Required
             || self.before_image == FullDocumentBeforeChange::Required
+    }
+
+    /// Whether there are events that cannot be told to this filter's clients without an image that
+    /// did not come.
+    pub fn may_miss_image(&self) -> bool {
+        self.requires_image() || self.full_document == FullDocument::WhenAvailable
     }
 }
 

@@ -121,7 +121,16 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         .and_then(|(access, entry)| access::without_source(access, entry, reporter));
     advice::unused_params(&template, access.as_ref(), declaration.params, reporter);
     let namespace = namespace?;
-    let understood = Understood { namespace: &namespace, operations, full_document, before_image };
+    let understood = Understood {
+        namespace: &namespace,
+        operations,
+        full_document,
+        before_image,
+        matching: template.meaning(),
+        projection: projection.as_ref(),
+        params: &params,
+        access: access.as_ref(),
+    };
     let meaning = meaning::digest(&root, &understood);
     let filter = Filter {
         name: name.to_owned(),

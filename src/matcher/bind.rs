@@ -8,6 +8,7 @@ use super::eval::{BoundNode, BoundTest};
 use super::expr;
 use super::node::{Node, Test};
 use super::operand::{Bound, Lookup, OpenSet, Operand};
+use crate::event::raw::Owned;
 
 pub(crate) type OpenNode = Node<Operand, OpenSet>;
 
@@ -75,7 +76,7 @@ pub(crate) fn together(node: &OpenNode, found: &mut Vec<Vec<Placeholder>>) {
     let mut note = |placeholder: &Placeholder| {
         seen.push(placeholder.clone());
         // Nothing is absent, so nothing is left out.
-        Some(bson::Bson::Null)
+        Some(Owned::null())
     };
     match node {
         Node::And(nodes) | Node::Or(nodes) => nodes.iter().for_each(|node| together(node, found)),

@@ -15,6 +15,7 @@ mod depends;
 pub(crate) mod eval;
 mod expr;
 mod key;
+mod meaning;
 mod names;
 pub(crate) mod node;
 pub(crate) mod number;
@@ -30,9 +31,10 @@ mod types;
 mod why;
 mod write;
 
-use crate::event::raw::Value;
+use crate::event::raw::{Owned, Value};
 use bind::OpenNode;
 use eval::{BoundNode, Subject};
+use operand::Lookup;
 pub use why::Objection;
 
 /// One step from the root of a `match` or `project` declaration to a place in it.
@@ -153,6 +155,12 @@ impl Template {
         self.is_empty
     }
 
+    /// What it asks, as one number: equal for texts that differ only in how they are written. Of
+    /// this process only: not for storing.
+    pub fn meaning(&self) -> u64 {
+        meaning::digest(&self.root)
+    }
+
     /// Puts values in the place of placeholders. A value is data, never an operator, whatever it
     /// holds: a document `{ $gt: "" }` is compared as a document, a regular expression equals only
     /// itself.
@@ -167,6 +175,11 @@ impl Template {
     /// without conditions goes, and so does the operator when no branch is left; `$not` and
     /// `$elemMatch` likewise. An `$expr` is one condition.
     pub fn bind(&self, lookup: &mut dyn FnMut(&Placeholder) -> Option<Bson>) -> Predicate {
+        self.bind_owned(&mut |placeholder| lookup(placeholder).as_ref().map(Owned::from_bson))
+    }
+
+    /// The same for values that are held elsewhere, too: the predicate shares their bytes.
+    pub(crate) fn bind_owned(&self, lookup: Lookup<'_>) -> Predicate {
         let root = bind::bind(&self.root, lookup).unwrap_or(BoundNode::And(Vec::new()));
         Predicate { root: Arc::new(root) }
     }

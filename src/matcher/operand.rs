@@ -10,7 +10,7 @@ use super::{Claim, Placeholder, Role};
 use crate::event::raw::Owned;
 
 /// Gives the value of a placeholder, or nothing.
-pub(crate) type Lookup<'l> = &'l mut dyn FnMut(&Placeholder) -> Option<Bson>;
+pub(crate) type Lookup<'l> = &'l mut dyn FnMut(&Placeholder) -> Option<Owned>;
 
 /// A value in a template.
 #[derive(Clone, Debug)]
@@ -36,10 +36,10 @@ impl Operand {
             Operand::Fixed(value) => Bound::One(value.clone()),
             Operand::Open(placeholder, role) => match lookup(placeholder) {
                 None => Bound::Absent,
-                Some(Bson::Array(values)) if *role == Role::Equality => {
-                    Bound::Any(Set::new(values.iter().map(Owned::from_bson).collect(), Vec::new()))
+                Some(value) if *role == Role::Equality && value.get().is_array() => {
+                    Bound::Any(Set::new(value.members(), Vec::new()))
                 }
-                Some(value) => Bound::One(Owned::from_bson(&value)),
+                Some(value) => Bound::One(value),
             },
             Operand::Nested(value) => match fill(value, lookup) {
                 None => Bound::Absent,
@@ -51,7 +51,7 @@ impl Operand {
     /// For places where an array is one value like any other.
     pub fn bind_one(&self, lookup: Lookup<'_>) -> Option<Owned> {
         match self {
-            Operand::Open(placeholder, _) => lookup(placeholder).map(|v| Owned::from_bson(&v)),
+            Operand::Open(placeholder, _) => lookup(placeholder),
             _ => match self.bind(lookup) {
                 Bound::One(value) => Some(value),
                 Bound::Any(_) | Bound::Absent => None,
@@ -73,12 +73,11 @@ impl OpenSet {
     /// written either way.
     pub fn bind(&self, lookup: Lookup<'_>) -> Option<Set> {
         match self {
-            OpenSet::Whole(placeholder) => Some(match lookup(placeholder)? {
-                Bson::Array(values) => {
-                    Set::new(values.iter().map(Owned::from_bson).collect(), Vec::new())
-                }
-                value => Set::new(vec![Owned::from_bson(&value)], Vec::new()),
-            }),
+            OpenSet::Whole(placeholder) => {
+                let value = lookup(placeholder)?;
+                let values = if value.get().is_array() { value.members() } else { vec![value] };
+                Some(Set::new(values, Vec::new()))
+            }
             OpenSet::Listed { values, regexes } => {
                 let bound: Vec<Owned> =
                     values.iter().filter_map(|value| value.bind_one(lookup)).collect();
@@ -97,7 +96,7 @@ impl OpenSet {
             let mut seen = Vec::new();
             value.bind_one(&mut |placeholder| {
                 seen.push(placeholder.clone());
-                Some(Bson::Null)
+                Some(Owned::null())
             });
             if seen.len() > 1 {
                 found.push(seen);
@@ -123,7 +122,7 @@ pub(crate) fn as_placeholder(value: &Bson) -> Option<Placeholder> {
 /// The value with all placeholders in it replaced; nothing where one of them is absent.
 fn fill(value: &Bson, lookup: Lookup<'_>) -> Option<Bson> {
     if let Some(placeholder) = as_placeholder(value) {
-        return lookup(&placeholder);
+        return lookup(&placeholder).map(|value| value.to_bson());
     }
     match value {
         Bson::Document(document) => {

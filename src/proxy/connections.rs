@@ -11,7 +11,11 @@
 //!
 //! - A connection is closed for others only while it waits; one with a request is left alone. Both
 //!   sides decide by the same word of memory ([`Entry::state`]), so that neither can miss the other.
-//! - The lock is taken when a connection comes, goes, or is looked for; never for a request.
+//! - The lock is taken when a connection comes, goes, or is looked for; never for a request, but for
+//!   the first one after a search.
+//! - A search looks at those that wait, and at others at most once: one that it finds busy leaves
+//!   the list ([`Entry::is_listed`]), and comes back when it waits. So where nearly all are busy, a
+//!   new connection does not pay for each of them.
 
 use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
@@ -46,7 +50,8 @@ const CLOSED: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Connections {
     began: Instant,
-    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    /// Those that wait, and others that no search has met.
+    listed: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
     handshakes: AtomicUsize,
     most_handshakes: usize,
@@ -58,6 +63,8 @@ pub struct Connections {
     pub requests: Requests,
     /// Those that were closed to make room.
     closed: IntCounter,
+    /// Those whose tasks panicked.
+    panicked: IntCounter,
 }
 
 #[derive(Debug)]
@@ -66,6 +73,7 @@ struct Entry {
     /// [`BUSY`], [`CLOSED`], or since when it waits: milliseconds after `began`, from 1.
     state: AtomicU64,
     is_shaking: AtomicBool,
+    is_listed: AtomicBool,
     /// Nothing has come yet.
     is_silent: AtomicBool,
     task: OnceLock<AbortHandle>,
@@ -87,18 +95,18 @@ type Waiting = HashMap<Option<IpAddr>, Vec<(u64, u64, Arc<Entry>)>>;
 
 impl Connections {
     /// `descriptors` is how many this process may have; `None`: no limit. `closed` counts those that
-    /// are closed to make room.
+    /// are closed to make room, `panicked` those that end by a bug.
     pub fn new(
         descriptors: Option<u64>,
         most_requests: Option<usize>,
-        closed: IntCounter,
+        (closed, panicked): (IntCounter, IntCounter),
     ) -> Arc<Connections> {
         let crowded = most_by_descriptors(descriptors);
         let most = descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
         let full = crowded + (most - crowded) / 2;
         Arc::new(Connections {
             began: Instant::now(),
-            entries: Mutex::default(),
+            listed: Mutex::default(),
             next: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
             most_handshakes: MAX_HANDSHAKES.min(crowded / 2).max(1),
@@ -106,6 +114,7 @@ impl Connections {
             full,
             requests: Requests::new(crowded, most_requests),
             closed,
+            panicked,
         })
     }
 
@@ -128,6 +137,7 @@ impl Connections {
             network,
             state: AtomicU64::new(self.now()),
             is_shaking: AtomicBool::new(is_shaking),
+            is_listed: AtomicBool::new(true),
             is_silent: AtomicBool::new(true),
             task: OnceLock::new(),
         });
@@ -137,7 +147,7 @@ impl Connections {
             });
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.entries.lock().insert(number, entry.clone());
+        self.listed.lock().insert(number, entry.clone());
         let held = self.requests.held_by(network);
         Ok(Registration { connections: self.clone(), number, entry, held })
     }
@@ -156,13 +166,14 @@ impl Connections {
     fn close(&self, count: usize, may_go: impl Fn(&Entry) -> bool) -> usize {
         let now = self.now();
         let mut waiting = Waiting::new();
-        for entry in self.entries.lock().values() {
-            let state = entry.state.load(Ordering::Acquire);
-            if state != BUSY && state != CLOSED && may_go(entry) {
+        self.listed.lock().retain(|_, entry| {
+            let Some(state) = entry.waiting() else { return false };
+            if may_go(entry) {
                 let age = entry.age(now.saturating_sub(state));
                 waiting.entry(entry.network).or_default().push((age, state, entry.clone()));
             }
-        }
+            true
+        });
         let mut crowds: BinaryHeap<(usize, Option<IpAddr>)> = BinaryHeap::new();
         for (network, entries) in &mut waiting {
             // The last one goes first: the one that has waited longest.
@@ -197,6 +208,21 @@ impl Entry {
         }
     }
 
+    /// Since when it waits. One that does not is taken off the list by this, and has to be removed.
+    fn waiting(&self) -> Option<u64> {
+        let since = || match self.state.load(Ordering::SeqCst) {
+            BUSY | CLOSED => None,
+            since => Some(since),
+        };
+        if let Some(since) = since() {
+            return Some(since);
+        }
+        self.is_listed.store(false, Ordering::SeqCst);
+        // It may have begun to wait before that, and seen itself on the list: then nobody else puts it
+        // there.
+        since().filter(|_| !self.is_listed.swap(true, Ordering::SeqCst))
+    }
+
     fn close(&self, since: u64) -> bool {
         let closed =
             self.state.compare_exchange(since, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok();
@@ -216,7 +242,10 @@ impl Registration {
     /// The connection waits for its client, from now on.
     pub fn rest(&self) {
         let now = self.connections.now();
-        self.entry.state.store(now, Ordering::Release);
+        self.entry.state.store(now, Ordering::SeqCst);
+        if !self.entry.is_listed.swap(true, Ordering::SeqCst) {
+            self.connections.listed.lock().insert(self.number, self.entry.clone());
+        }
     }
 
     /// The client has said something while the connection waited.
@@ -251,7 +280,10 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.has_shaken();
-        self.connections.entries.lock().remove(&self.number);
+        if std::thread::panicking() {
+            self.connections.panicked.inc();
+        }
+        self.connections.listed.lock().remove(&self.number);
         self.connections.requests.forget(self.entry.network, &mut self.held);
     }
 }
@@ -276,11 +308,12 @@ mod tests {
     use super::*;
 
     fn connections() -> Arc<Connections> {
-        Connections::new(Some(1024), None, counter())
+        Connections::new(Some(1024), None, counters())
     }
 
-    fn counter() -> IntCounter {
-        IntCounter::new("closed", "to make room").unwrap()
+    fn counters() -> (IntCounter, IntCounter) {
+        let counter = |name| IntCounter::new(name, "for a test").unwrap();
+        (counter("closed"), counter("panicked"))
     }
 
     fn address(last: u8) -> Option<IpAddr> {
@@ -317,7 +350,7 @@ mod tests {
         assert_eq!(connections.close(9, |_| true), 0);
         assert_eq!(connections.closed.get(), 3);
         drop((lone, many));
-        assert!(connections.entries.lock().is_empty());
+        assert!(connections.listed.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -336,6 +369,68 @@ mod tests {
         let new = enter();
         assert_eq!(connections.close(1, |_| true), 1);
         assert!(is_closed(&begun) && !is_closed(&new));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_panics_is_counted_and_gone() {
+        let connections = connections();
+        let guest = connections.enter(address(1), 5, false).unwrap();
+        let task = tokio::spawn(async move {
+            let _guest = guest;
+            panic!("a bug");
+        });
+        assert!(task.await.is_err());
+        drop(connections.enter(address(1), 5, false).unwrap());
+        assert_eq!(connections.panicked.get(), 1);
+        assert!(connections.listed.lock().is_empty());
+    }
+
+    #[test]
+    fn a_search_meets_a_busy_connection_once() {
+        let connections = connections();
+        let mut busy: Vec<Registration> =
+            (0..1000).map(|_| connections.enter(address(1), 5, false).unwrap()).collect();
+        assert!(busy.iter().all(Registration::work));
+        let is_full = |count| connections.listed.lock().len() == count;
+        assert!(is_full(1000));
+        assert_eq!(connections.close(1, |_| true), 0);
+        assert!(is_full(0));
+        // Whoever waits again can be found again, and who comes anew is all that is looked at.
+        busy[7].rest();
+        assert!(is_full(1) && connections.close(1, |_| true) == 1 && is_closed(&busy[7]));
+        for _ in 0..10 {
+            let new = connections.enter(address(1), 5, false).unwrap();
+            assert!(connections.listed.lock().len() <= 2 && new.work());
+            assert_eq!(connections.close(1, |_| true), 0);
+            busy.push(new);
+        }
+        drop(busy);
+        assert!(is_full(0));
+    }
+
+    // Between the two words that a search and a connection look at.
+    #[test]
+    fn nobody_who_waits_is_lost_to_a_search_beside_it() {
+        let connections = connections();
+        let guests: Vec<Registration> =
+            (0..4).map(|_| connections.enter(address(1), 5, false).unwrap()).collect();
+        for _ in 0..200 {
+            assert!(guests.iter().all(Registration::work));
+            std::thread::scope(|scope| {
+                for guest in &guests {
+                    scope.spawn(|| {
+                        for _ in 0..50 {
+                            guest.rest();
+                            assert!(guest.work());
+                        }
+                        guest.rest();
+                    });
+                }
+                // Nobody may go, and those who are busy leave the list.
+                (0..50).for_each(|_| assert_eq!(connections.close(1, |_| false), 0));
+            });
+            assert_eq!(connections.listed.lock().len(), guests.len());
+        }
     }
 
     #[test]
@@ -369,7 +464,7 @@ mod tests {
         let last = connections.enter(address(1), full - 1, false).unwrap();
         assert!(last.work());
         assert_eq!(connections.enter(address(1), full, false).unwrap_err(), Full::Descriptors);
-        let boundless = Connections::new(None, None, counter());
+        let boundless = Connections::new(None, None, counters());
         assert!(boundless.enter(None, 1_000_000, false).is_ok());
     }
 }

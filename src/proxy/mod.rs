@@ -75,7 +75,10 @@ impl PublicPort {
         let connections = Connections::new(
             rustix::process::getrlimit(Resource::Nofile).current,
             config.clients.max_requests_per_address,
-            handler.metrics.refused_total.with_label_values(&["waiting"]),
+            (
+                handler.metrics.refused_total.with_label_values(&["waiting"]),
+                handler.metrics.task_panics_total.with_label_values(&["connection"]),
+            ),
         );
         let patience =
             Patience { client: config.clients.send_timeout, app: config.app_read_timeout };
@@ -103,15 +106,8 @@ impl PublicPort {
     /// Accepts connections until draining is finished: a load balancer may send requests until it
     /// has noticed that this sidecar is no longer ready.
     pub async fn serve(self, listener: TcpListener) {
-        let following = async {
-            match &self.tls {
-                Some(tls) => tls.follow().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = self.accept(listener) => {}
-            () = following => {}
             () = self.drain.finished() => {}
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper_rustls::ConfigBuilderExt;
 use parking_lot::RwLock;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -90,7 +91,7 @@ impl Certificates {
             let (files, hasher) = (self.files.clone(), self.hasher.clone());
             // Files may be on a disk that stalls.
             let looking = tokio::task::spawn_blocking(move || digest(&files, &hasher));
-            if let Some(digest) = looking.await.ok().flatten()
+            if let Some(digest) = finished(looking).await.flatten()
                 && seen.replace(digest) != Some(digest)
             {
                 self.renew().await;
@@ -101,15 +102,23 @@ impl Certificates {
 
     async fn renew(&self) {
         let files = self.files.clone();
-        match tokio::task::spawn_blocking(move || read_key(&files)).await {
-            Ok(Ok(key)) => {
+        match finished(tokio::task::spawn_blocking(move || read_key(&files))).await {
+            Some(Ok(key)) => {
                 *self.current.key.write() = key;
                 info!(cert_file = %self.files.cert_file.display(), "the certificate was read again");
             }
-            Ok(Err(error)) => warn!(%error, "the certificate stays the old one"),
-            // The process ends.
-            Err(_) => {}
+            Some(Err(error)) => warn!(%error, "the certificate stays the old one"),
+            None => {}
         }
+    }
+}
+
+/// What a reading came to, whose panic is one of this task; `None`: the process ends.
+async fn finished<T>(reading: JoinHandle<T>) -> Option<T> {
+    match reading.await {
+        Ok(read) => Some(read),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 

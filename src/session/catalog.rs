@@ -288,7 +288,8 @@ impl Catalog {
 
     /// Also says whether the feed has a change stream, or waits for one.
     fn start(&self, key: FeedKey, filters: &[Arc<Filter>]) -> (Supplied, bool) {
-        let feed = Arc::new(Feed::new(key, self.settings.limits, self.settings.keep));
+        let feed = Feed::new(key, self.settings.limits, self.settings.keep);
+        let feed = Arc::new(feed.within(&self.tasks));
         feed.read_also(filters);
         let (stop, stopped) = watch::channel(false);
         let slot = self.settings.budget.try_feed();

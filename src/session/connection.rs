@@ -218,7 +218,7 @@ impl Connection {
             Streams::Many(many) => many.member(stream)?,
         };
         if let Some(next) = reopen(&self.catalog, member, caller.as_deref()) {
-            member.subscription = next;
+            *member = next;
             return None;
         }
         match &mut self.streams {
@@ -267,13 +267,16 @@ impl Connection {
 }
 
 /// Opens a stream again after its filter was edited, if that is still possible.
-fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option<Subscription> {
+fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option<Member> {
     let Member { subscription, query } = member;
     let claims = caller.map(|caller| caller.claims.document());
     let found = catalog.find(&subscription.filter().name).ok()?;
-    let bound = found.filter.bind(&query.pairs(), claims).ok()?;
+    let pairs = query.pairs(subscription.values());
+    let bound = found.filter.bind(&pairs, claims).ok()?;
     let from = From::FilterChanged { was_ready: subscription.was_ready() };
-    Some(catalog.subscribe(&found, bound, from, subscription.listener().clone()))
+    let query = Query::beside(&pairs, &bound.values);
+    let listener = subscription.listener().clone();
+    Some(Member { subscription: catalog.subscribe(&found, bound, from, listener), query })
 }
 
 fn fits(catalog: &Catalog, member: &Member, before: &Caller, now: &Caller) -> bool {
@@ -283,7 +286,7 @@ fn fits(catalog: &Catalog, member: &Member, before: &Caller, now: &Caller) -> bo
     }
     let bind = |caller: &Caller| {
         let found = catalog.find(&subscription.filter().name).ok()?;
-        found.filter.bind(&query.pairs(), Some(caller.claims.document())).ok()
+        found.filter.bind(&query.pairs(subscription.values()), Some(caller.claims.document())).ok()
     };
     match (bind(before), bind(now)) {
         (Some(before), Some(now)) => before.values == now.values,

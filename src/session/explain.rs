@@ -71,7 +71,7 @@ impl Explanation {
             declared: relaxed(filter.template.declared()),
             values: values
                 .iter()
-                .map(|(name, value)| (name.to_string(), value.map_or(Value::Null, shown)))
+                .map(|(name, value)| (name.to_string(), value.as_ref().map_or(Value::Null, shown)))
                 .collect(),
             index: index::describe(&predicate),
             projection: filter.projection.is_some(),

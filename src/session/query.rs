@@ -1,28 +1,37 @@
 //! What a client asked with, kept for as long as its stream is open: a changed filter file is bound
-//! to it anew. In one piece, since a text for each name and value takes several times what was sent.
+//! to it anew. Mostly that is what its values say, which all who ask for the same share. Else it is
+//! in one piece, since a text for each name and value takes several times what was sent.
+
+use crate::filter::BoundValues;
 
 /// Names and values, in their order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Each text behind its length.
-    bytes: Box<[u8]>,
+    /// Each text behind its length. `None`: the bound values say it.
+    bytes: Option<Box<[u8]>>,
 }
 
-impl From<Vec<(String, String)>> for Query {
-    fn from(pairs: Vec<(String, String)>) -> Query {
+impl Query {
+    /// What was asked with, beside what was bound by it.
+    pub fn beside(pairs: &[(String, String)], values: &BoundValues) -> Query {
+        let bytes = (!values.say_all_of(pairs)).then(|| Query::packed(pairs));
+        Query { bytes }
+    }
+
+    fn packed(pairs: &[(String, String)]) -> Box<[u8]> {
         let texts = || pairs.iter().flat_map(|(name, value)| [name, value]);
         let mut bytes = Vec::with_capacity(texts().map(|text| text.len() + 1).sum());
         for text in texts() {
             push_length(&mut bytes, text.len());
             bytes.extend_from_slice(text.as_bytes());
         }
-        Query { bytes: bytes.into() }
+        bytes.into()
     }
-}
 
-impl Query {
-    pub fn pairs(&self) -> Vec<(String, String)> {
-        let mut rest = &*self.bytes;
+    /// `values`: those that it was kept beside.
+    pub fn pairs(&self, values: &BoundValues) -> Vec<(String, String)> {
+        let Some(bytes) = &self.bytes else { return values.query() };
+        let mut rest = &**bytes;
         let mut texts = std::iter::from_fn(|| {
             let length = take_length(&mut rest)?;
             let (text, behind) = rest.split_at_checked(length)?;
@@ -64,15 +73,50 @@ fn take_length(bytes: &mut &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn what_the_values_say_is_not_kept_beside_them() {
+        let text = "collection: shop.orders\naccess: public\nmatch: { a: { $in: { $param: list } }, \
+                    b: { $param: n }, c: { $param: d } }\nparams: { list: { type: [string], required: \
+                    false }, n: { type: int, required: false }, d: { type: int, default: 7 } }\n";
+        let filter = crate::filter::parse_filter("a", Path::new("a.yaml"), text).unwrap();
+        for (asked, is_kept) in [
+            (&[("list", "x"), ("list", "y"), ("n", "5"), ("d", "7")][..], false),
+            // A set has no order.
+            (&[("d", "1"), ("list", "y"), ("list", "x")], false),
+            (&[("d", "1"), ("wait", "20s")], false),
+            // Under another file these might be other values.
+            (&[("list", "x"), ("list", "x"), ("d", "1")], true),
+            (&[("n", "05"), ("d", "1")], true),
+            (&[("n", "+5"), ("d", "1")], true),
+            (&[("n", "5")], true),
+            (&[], true),
+        ] {
+            let asked = pairs(asked);
+            let values = filter.bind(&asked, None).unwrap().values;
+            let query = Query::beside(&asked, &values);
+            assert_eq!(query.bytes.is_some(), is_kept, "{asked:?}");
+            let again = query.pairs(&values);
+            assert_eq!(filter.bind(&again, None).unwrap().values, values, "{asked:?}");
+            if is_kept {
+                assert_eq!(again, asked);
+            }
+        }
+    }
 
     #[test]
     fn a_hundred_values_take_no_more_than_was_sent() {
         let pairs: Vec<_> = (100..200).map(|n| ("n".to_owned(), n.to_string())).collect();
         let sent: usize = pairs.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-        let query = Query::from(pairs.clone());
-        assert!(query.bytes.len() <= sent, "{} of {sent}", query.bytes.len());
-        assert_eq!(query.pairs(), pairs);
+        let query = Query::packed(&pairs);
+        assert!(query.len() <= sent, "{} of {sent}", query.len());
     }
 
     proptest::proptest! {
@@ -80,7 +124,8 @@ mod tests {
         fn nothing_is_lost(
             pairs in proptest::collection::vec(("\\PC{0,5}", "(\\PC|\0){0,400}"), 0..5),
         ) {
-            proptest::prop_assert_eq!(Query::from(pairs.clone()).pairs(), pairs);
+            let query = Query { bytes: Some(Query::packed(&pairs)) };
+            proptest::prop_assert_eq!(query.pairs(&BoundValues::default()), pairs);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::event::seal::Ids;
 use crate::feed::journal::Located;
 use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
-use crate::filter::{Bound, Filter};
+use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::listeners::{Listener, Listeners, Place};
 use crate::upstream::replay::{Look, Replay, Replayer};
@@ -197,6 +197,11 @@ impl Subscription {
     /// What an operator sees of it.
     pub fn listener(&self) -> &Arc<Listener> {
         &self.listener
+    }
+
+    /// What it listens with.
+    pub fn values(&self) -> &BoundValues {
+        self.route.values()
     }
 
     /// Whether the client was told that its stream is ready.

@@ -341,9 +341,12 @@ impl Look<'_> {
             }
             before => format!("fullDocumentBeforeChange: {}", before.name()),
         };
-        let consequence = match filter.requires_image() {
-            true => "every change without one is a reset",
-            false => "events come without them",
+        let consequence = match (filter.requires_image(), filter.full_document) {
+            (true, _) => "every change without one is a reset",
+            (false, FullDocument::WhenAvailable) => {
+                "an update that its key does not decide is a reset"
+            }
+            (false, _) => "events come without them",
         };
         let message = format!(
             "`{}.{name}` keeps no images of its documents, which `{asks}` asks for: {consequence}",

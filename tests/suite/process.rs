@@ -136,7 +136,8 @@ fn without_mongodb_it_gives_up_soon_and_says_why() {
     let began = Instant::now();
     let output = run_with(&["--mongodb", &uri]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // The driver's own patience is 30 s.
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     let log = text(&output.stderr);
     for part in ["MongoDB is unavailable", "nothing answers at 127.0.0.1:", "--wait"] {
         assert!(log.contains(part), "{log}");

@@ -17,7 +17,8 @@ pub(crate) struct Finder {
     sections: HashMap<String, Index<RouteId>>,
     /// Of those that listen to the whole database.
     whole: Option<Index<RouteId>>,
-    /// Routes that require an image, and have to hear of each event that comes without.
+    /// Routes that may have to reset their clients where an image is missing, and so have to hear of
+    /// each event that comes without.
     strict: HashSet<RouteId>,
 }
 
@@ -30,7 +31,7 @@ impl Finder {
             None => self.whole.get_or_insert_default(),
         };
         section.insert(id, route.predicate());
-        if filter.requires_image() {
+        if filter.may_miss_image() {
             self.strict.insert(id);
         }
         self.routes.insert(id, route);

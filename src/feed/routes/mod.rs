@@ -10,6 +10,8 @@ pub mod delivery;
 mod describe;
 mod finder;
 mod hash;
+#[cfg(test)]
+mod images;
 pub mod index;
 mod large;
 mod ordered;

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::delivery::{Delivery, ResetReason, View, images};
 use super::table::{Key, RouteId};
 use crate::event::{ChangeEvent, OperationType};
-use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
+use crate::filter::{BoundValues, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
 
 /// What a client takes at once, to send it: it holds no more than this, and the last delivery.
@@ -136,6 +136,10 @@ impl Route {
         &self.filter
     }
 
+    pub fn values(&self) -> &BoundValues {
+        self.key.values()
+    }
+
     pub fn predicate(&self) -> &Predicate {
         &self.predicate
     }
@@ -246,12 +250,10 @@ impl Route {
             (_, None) => None,
         };
         let after = match event.full_document() {
-            Some(document) => Some(self.predicate.matches(document)),
-            None if before == Some(true) => return self.judge_without_document(event),
-            // Unless the key decides, whether it matches is unknown, and was before: nothing is said.
-            None => self.predicate.matches_key(event.document_key()?),
+            Some(document) => self.predicate.matches(document),
+            None => return self.judge_without_document(event, before),
         };
-        let view = match (before, after?) {
+        let view = match (before, after) {
             (Some(false), true) => Some(View::Enter),
             (Some(true), true) => Some(View::Stay),
             (Some(true), false) => Some(View::Leave),
@@ -261,26 +263,36 @@ impl Route {
         (!self.hides(event, view)).then_some(Verdict::Event(view))
     }
 
-    /// An update that came without its document, of one that was in view before.
-    fn judge_without_document(&self, event: &ChangeEvent) -> Option<Verdict> {
+    /// An update that came without its document; `before`: whether it was in view, where that is
+    /// known.
+    fn judge_without_document(&self, event: &ChangeEvent, before: Option<bool>) -> Option<Verdict> {
+        // It was gone when it was looked up. What follows is a delete, whose image is that after this
+        // update: where that has left the filter, nobody would hear of it there.
+        if before == Some(true) && self.filter.full_document == FullDocument::UpdateLookup {
+            return Some(Verdict::Event(Some(View::Leave)));
+        }
+        let by_key = event.document_key().and_then(|key| self.predicate.matches_key(key));
+        match by_key {
+            Some(true) => {
+                let view = before.map(|was_in| if was_in { View::Stay } else { View::Enter });
+                (!self.hides(event, view)).then_some(Verdict::Event(view))
+            }
+            Some(false) => None,
+            None => self.misses_undecided().then_some(Verdict::Reset(ResetReason::HistoryLost)),
+        }
+    }
+
+    /// Whether clients miss something where an update without its document cannot be judged by its
+    /// key.
+    fn misses_undecided(&self) -> bool {
         match self.filter.full_document {
-            // It was gone when it was looked up. What follows is a delete, whose image is that after
-            // this update: where that has left the filter, nobody would hear of it there.
-            FullDocument::UpdateLookup => Some(Verdict::Event(Some(View::Leave))),
-            // Updates come without documents, and are sent if the key decides.
-            FullDocument::Default => {
-                let is_decided = self.predicate.matches_key(event.document_key()?)?;
-                let view = Some(View::Stay);
-                let is_sent = is_decided && !self.hides(event, view);
-                is_sent.then_some(Verdict::Event(view))
-            }
-            // The server did not keep the image: it may have left the filter, or not.
-            FullDocument::WhenAvailable | FullDocument::Required => {
-                match self.predicate.matches_key(event.document_key()?) {
-                    Some(true) => Some(Verdict::Event(Some(View::Stay))),
-                    _ => Some(Verdict::Reset(ResetReason::HistoryLost)),
-                }
-            }
+            // Updates come without documents: a filter with conditions on them sends none.
+            FullDocument::Default => false,
+            // It is gone: a delete follows, and it was not in view before, or that is not known and
+            // the delete is not told either.
+            FullDocument::UpdateLookup => false,
+            // The server has no image: it may have come, stayed or gone.
+            FullDocument::WhenAvailable | FullDocument::Required => true,
         }
     }
 

@@ -29,6 +29,10 @@ pub(super) struct Key {
 }
 
 impl Key {
+    pub fn values(&self) -> &BoundValues {
+        &self.values
+    }
+
     fn parts(&self) -> (&str, u64, &BoundValues) {
         (&self.filter.name, self.filter.meaning, &self.values)
     }

@@ -6,10 +6,11 @@
 use bson::{Bson, RawDocument};
 
 use crate::diagnostic::nearest;
+use crate::event::raw::Owned;
 use crate::filter::access::AccessRule;
 use crate::filter::limits::MAX_VALUE_BYTES;
 use crate::filter::params::{MAX_VALUES, Param, RESERVED};
-use crate::filter::{Access, Filter, claims, same};
+use crate::filter::{Access, Filter, claims};
 use crate::matcher::{Placeholder, Predicate, Role};
 
 /// A filter with its values in.
@@ -19,29 +20,43 @@ pub struct Bound {
     pub values: BoundValues,
 }
 
-/// The bound values in one canonical form: equal only where the same documents match, as far as
-/// the values tell. Sets are sorted and hold nothing twice.
-#[allow(clippy::derived_hash_with_manual_eq, reason = "what is equal here is equal by `==` too")]
-#[derive(Debug, Clone, Eq, Hash, Default)]
-pub struct BoundValues(Box<[(String, Option<Bson>)]>);
-
-impl PartialEq for BoundValues {
-    fn eq(&self, other: &BoundValues) -> bool {
-        let is_same = |one: &Option<Bson>, other: &Option<Bson>| match (one, other) {
-            (Some(one), Some(other)) => same::is_same(one, other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        self.0.len() == other.0.len()
-            && self.0.iter().zip(&other.0).all(|((name, value), (other_name, other_value))| {
-                name == other_name && is_same(value, other_value)
-            })
-    }
-}
+/// The bound values in one canonical form, as bytes of BSON: equal only where the same documents match,
+/// as far as the values tell. So the order of a document's fields counts, as it does for `mongod`.
+/// Sets are sorted and hold nothing twice. The predicate shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct BoundValues(Box<[(String, Option<Owned>)]>);
 
 impl BoundValues {
-    /// Name and value of every parameter, in the order of the declaration; `None`: left out.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Bson>)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_ref()))
+    /// Name and value of every parameter, in the order of the declaration, and of every claim; `None`:
+    /// left out.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<Bson>)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_ref().map(Owned::to_bson)))
+    }
+
+    /// The query that says the same, defaults written out.
+    pub fn query(&self) -> Vec<(String, String)> {
+        let params = self.iter().filter(|(name, _)| !claims::is_shown(name));
+        let texts = |(name, value): (&str, Option<Bson>)| {
+            let values = match value {
+                None => Vec::new(),
+                Some(Bson::Array(values)) => values,
+                Some(value) => vec![value],
+            };
+            let name = name.to_owned();
+            values.into_iter().map(move |value| (name.clone(), super::value::text(&value)))
+        };
+        params.flat_map(texts).collect()
+    }
+
+    /// Whether a query says these values and nothing else, by the same texts: then it need not be
+    /// kept, since [`BoundValues::query`] is as good.
+    pub fn say_all_of(&self, query: &[(String, String)]) -> bool {
+        let own = self.query();
+        let given = query.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
+        let (mut own, mut given): (Vec<_>, Vec<_>) = (own.iter().collect(), given.collect());
+        own.sort_unstable();
+        given.sort_unstable();
+        own == given
     }
 }
 
@@ -54,16 +69,16 @@ pub struct ParamError {
     pub message: String,
 }
 
-type Values = Vec<(String, Option<Bson>)>;
+type Values = Vec<(String, Option<Owned>)>;
 
-fn value_among(values: &Values, name: &str) -> Option<Bson> {
+fn value_among(values: &Values, name: &str) -> Option<Owned> {
     values.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone())
 }
 
 /// Whether claims match `access`, with the values of parameters where they are known yet.
 fn is_admitted(rule: &AccessRule, claims: &RawDocument, values: Option<&Values>) -> bool {
     let mut is_complete = true;
-    let predicate = rule.template.bind(&mut |placeholder| {
+    let predicate = rule.template.bind_owned(&mut |placeholder| {
         let value = match placeholder {
             Placeholder::Param(name) => values.and_then(|values| value_among(values, name)),
             Placeholder::Claim(_) => None,
@@ -187,7 +202,8 @@ impl Filter {
         }
         let mut values = Vec::with_capacity(self.params.list.len());
         for param in &self.params.list {
-            values.push((param.name.clone(), value_of(param, query)?));
+            let value = value_of(param, query)?;
+            values.push((param.name.clone(), value.as_ref().map(Owned::from_bson)));
         }
         Ok(values)
     }
@@ -199,11 +215,11 @@ impl Filter {
     ) -> Result<Bound, BindError> {
         let mut bound: Values = Vec::new();
         let mut refused = None;
-        let predicate = self.template.bind(&mut |placeholder| match placeholder {
+        let predicate = self.template.bind_owned(&mut |placeholder| match placeholder {
             Placeholder::Param(name) => value_among(&values, name),
             Placeholder::Claim(claim) => {
                 let value = match claims::value(claims, claim) {
-                    Ok(value) => Some(value),
+                    Ok(value) => Some(Owned::from_bson(&value)),
                     Err(error) => {
                         refused.get_or_insert(error);
                         None

@@ -61,12 +61,19 @@ pub(in crate::filter) fn single(
     }
 }
 
+const SHOWN: &str = "$claim ";
+
 /// How a bound claim is called.
 pub(in crate::filter) fn shown(claim: &Claim) -> String {
     match &claim.kind {
-        None => format!("$claim {}", claim.path),
-        Some(kind) => format!("$claim {} as {kind}", claim.path),
+        None => format!("{SHOWN}{}", claim.path),
+        Some(kind) => format!("{SHOWN}{} as {kind}", claim.path),
     }
+}
+
+/// Whether this is the name of a bound claim. No parameter has a blank in its name.
+pub(super) fn is_shown(name: &str) -> bool {
+    name.starts_with(SHOWN)
 }
 
 fn walk<'c>(claims: &'c RawDocument, path: &str) -> Option<RawBsonRef<'c>> {

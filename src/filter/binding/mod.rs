@@ -5,5 +5,4 @@ pub(super) mod bind;
 pub(super) mod claims;
 pub(super) mod limits;
 pub(super) mod params;
-pub(super) mod same;
 pub(super) mod value;

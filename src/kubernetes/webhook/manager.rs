@@ -39,16 +39,17 @@ pub struct CertificateManager {
 }
 
 impl CertificateManager {
+    /// Without a version that was given, the API server is asked for it.
     pub fn new(
         shared: Arc<WebhookState>,
         source: CertificateSource,
         api: Option<Api>,
+        asks_version: bool,
     ) -> CertificateManager {
         let election = match (&source, &api) {
             (CertificateSource::Own(own), Some(api)) => Some(Election::new(api.clone(), own)),
             _ => None,
         };
-        let asks_version = shared.version.read().is_none();
         CertificateManager {
             shared,
             source,

@@ -29,6 +29,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// All are prefixed `sidestream_webhook_`.
 pub struct Metrics {
     registry: Registry,
+    /// By `task`: bugs.
+    pub task_panics_total: IntCounterVec,
     /// By `outcome`: injected, warned, unchanged, refused, malformed, unready.
     pub reviews_total: IntCounterVec,
     /// From the whole request to the answer.
@@ -55,6 +57,12 @@ impl Metrics {
         };
         let results = ["success", "failure"];
         Metrics {
+            task_panics_total: counters(
+                "task_panics_total",
+                "Times that a task of the webhook's own panicked: a bug, to be reported",
+                "task",
+                &["server", "certificate-manager", "probes", "connection"],
+            ),
             reviews_total: counters(
                 "reviews_total",
                 "Admission reviews that were answered",
@@ -121,7 +129,7 @@ impl Metrics {
 }
 
 /// Serves until it is dropped: health is asked for to the very end.
-pub async fn serve(listener: TcpListener, shared: Arc<WebhookState>) {
+pub async fn serve(listener: Arc<TcpListener>, shared: Arc<WebhookState>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };

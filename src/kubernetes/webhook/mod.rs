@@ -27,16 +27,19 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tracing::warn;
 
 pub use api::{Access, ApiError};
 
 use super::{Platform, Version};
+use crate::tasks::Tasks;
 use api::Api;
 use certificate::Certificate;
 use manager::CertificateManager;
 use metrics::Metrics;
+
+/// How long the last requests and giving up the lead may take.
+const END: Duration = Duration::from_secs(15);
 
 /// Everything that the webhook is told.
 #[derive(Debug, Clone)]
@@ -102,6 +105,10 @@ struct WebhookState {
 }
 
 impl WebhookState {
+    fn tasks(&self) -> Tasks {
+        Tasks::counting(self.metrics.task_panics_total.clone())
+    }
+
     fn is_ready(&self) -> bool {
         !*self.is_leaving.borrow() && self.certificate.is_there() && self.version.read().is_some()
     }
@@ -116,9 +123,10 @@ pub struct Webhook {
     shared: Arc<WebhookState>,
     leave: Duration,
     closing: watch::Sender<bool>,
-    server: JoinHandle<()>,
-    probing: JoinHandle<()>,
-    keeping: JoinHandle<()>,
+    /// Ends by itself, when it is told that the webhook leaves.
+    work: Tasks,
+    /// The pages for kubelet, to the very end.
+    pages: Tasks,
 }
 
 impl Webhook {
@@ -137,6 +145,7 @@ impl Webhook {
         };
         let (listen, listener) = bind(options.listen).await?;
         let (probes, probes_listener) = bind(options.probes).await?;
+        let asks_version = options.version.is_none();
         let has_election = matches!(options.certificate, CertificateSource::Own(_));
         let shared = Arc::new(WebhookState {
             platform: options.platform,
@@ -146,17 +155,26 @@ impl Webhook {
             is_leaving: watch::Sender::new(false),
         });
         let closing = watch::Sender::new(false);
-        let manager = CertificateManager::new(shared.clone(), options.certificate, api);
-        Ok(Webhook {
-            listen,
-            probes,
-            leave: options.leave,
-            server: tokio::spawn(server::serve(listener, shared.clone(), closing.subscribe())),
-            probing: tokio::spawn(metrics::serve(probes_listener, shared.clone())),
-            keeping: tokio::spawn(manager.run()),
-            shared,
-            closing,
-        })
+        let (work, pages) = (shared.tasks(), shared.tasks());
+        let serve = {
+            let (listener, shared, closing) = (Arc::new(listener), shared.clone(), closing.clone());
+            move || server::serve(listener.clone(), shared.clone(), closing.subscribe())
+        };
+        work.keep("server", |_| {}, serve);
+        let keep = {
+            let (shared, source) = (shared.clone(), options.certificate);
+            move || {
+                let (shared, source) = (shared.clone(), source.clone());
+                CertificateManager::new(shared, source, api.clone(), asks_version).run()
+            }
+        };
+        work.keep("certificate-manager", |_| {}, keep);
+        let probe = {
+            let (listener, shared) = (Arc::new(probes_listener), shared.clone());
+            move || metrics::serve(listener.clone(), shared.clone())
+        };
+        pages.keep("probes", |_| {}, probe);
+        Ok(Webhook { listen, probes, leave: options.leave, work, pages, shared, closing })
     }
 
     /// Whether pods can be answered for.
@@ -170,13 +188,16 @@ impl Webhook {
         self.shared.is_leaving.send_replace(true);
         tokio::time::sleep(self.leave).await;
         self.closing.send_replace(true);
-        if let Err(error) = self.server.await {
-            warn!(%error, "the webhook's server ended badly");
+        if tokio::time::timeout(END, self.work.finished()).await.is_err() {
+            warn!("the webhook did not end within {END:?}");
         }
-        if let Err(error) = self.keeping.await {
-            warn!(%error, "the certificate manager ended badly");
-        }
-        self.probing.abort();
+        self.work.stop();
+        self.pages.stop();
+    }
+
+    /// The tasks that answering for pods needs.
+    pub fn tasks(&self) -> &Tasks {
+        &self.work
     }
 }
 

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::WebhookState;
 use super::metrics::text;
 use crate::kubernetes::review::{self, Answered, Decision};
+use crate::tasks::PanicCount;
 
 /// The path that the webhook configuration names.
 const PATH: &str = "/inject";
@@ -36,7 +37,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until `closing`, and then until the last request has its answer.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     shared: Arc<WebhookState>,
     mut closing: watch::Receiver<bool>,
 ) {
@@ -60,6 +61,7 @@ pub async fn serve(
                     at_a_time: at_a_time.clone(),
                     closing: closing.clone(),
                     _permit: permit,
+                    _count: PanicCount::new(&shared.metrics.task_panics_total, "connection"),
                 };
                 tokio::spawn(connection.serve(socket));
             }
@@ -83,6 +85,7 @@ struct Connection {
     at_a_time: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
+    _count: PanicCount,
 }
 
 impl Connection {

@@ -44,6 +44,7 @@ use super::pause::Pause;
 use super::side::Side;
 use crate::api::reserved::Handler;
 use crate::drain::{Drain, DrainHold};
+use crate::tasks::PanicCount;
 use shared::ConnectionState;
 
 /// The handshake must be complete this long after the connection's first byte.
@@ -105,6 +106,7 @@ pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, registration
         Err(_) => return debug!("HTTP/2 handshake took too long"),
     };
     let drain = site.drain.clone();
+    let _count = PanicCount::new(&site.handler.metrics.task_panics_total, "connection");
     let shared = Arc::new(ConnectionState::new(site, peer, registration));
     let mut serving = Serving {
         connection,

@@ -16,6 +16,7 @@ use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened};
 use crate::proxy::path::{self, Target};
 use crate::proxy::side::Request;
+use crate::tasks::PanicCount;
 
 /// Answers one request.
 pub async fn answer(
@@ -25,6 +26,7 @@ pub async fn answer(
 ) {
     let (parts, body) = request.into_parts();
     let site = &shared.site;
+    let _count = PanicCount::new(&site.handler.metrics.task_panics_total, "request");
     let is_head = parts.method == http::Method::HEAD;
     let Some(held) = shared.hold_head(head_size(&parts)) else {
         site.handler.metrics.refused_total.with_label_values(&["heads"]).inc();

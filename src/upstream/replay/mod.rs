@@ -112,7 +112,7 @@ impl Replayer {
         max_concurrent: usize,
         metrics: Arc<Metrics>,
     ) -> Replayer {
-        let tasks = Tasks::new(metrics.clone());
+        let tasks = Tasks::new(&metrics);
         Replayer::within(server, limits, max_concurrent, metrics, (tasks, Budget::ample()))
     }
 

@@ -188,6 +188,28 @@ async fn an_app_that_is_away_keeps_new_streams_out_and_open_ones_for_a_while() {
     sidecar.finish().await;
 }
 
+// Who waits is answered, it is told and counted, and the next one is let in.
+#[tokio::test]
+async fn a_question_that_panics_keeps_nobody_out_for_good() {
+    let app = Server::start(me).await;
+    let database = unique("forward");
+    let sidecar = start(&app, &files(&database), &[]).await;
+    app.hold();
+    let listen = sidecar.listen;
+    let waiting = tokio::spawn(async move { knock(listen, "/_events/mine", &cookie("ada")).await });
+    until("the app is asked", || async { app.count() == 1 }).await;
+    sidecar.tasks().make_panic("auth-question");
+    assert_eq!(waiting.await.unwrap().head.status, 503);
+    let panics = "sidestream_task_panics_total{task=\"auth-question\"}";
+    assert_eq!(metric(sidecar.admin, panics).await, 1.0);
+    app.release();
+    until("she is let in", || async {
+        knock(listen, "/_events/mine", &cookie("ada")).await.head.status == 200
+    })
+    .await;
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn claims_can_come_in_a_header_and_tokens_beside_the_app() {
     let app = Server::start(|question| match question.field("authorization") {

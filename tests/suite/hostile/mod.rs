@@ -11,3 +11,4 @@ mod refused;
 mod slow;
 mod stalled;
 mod switching;
+mod values;

@@ -202,6 +202,33 @@ async fn it_answers_reviews_and_tells_what_it_did() {
     webhook.finish().await;
 }
 
+// A certificate that is not renewed is noticed when it has lapsed: pods cannot be made then.
+#[tokio::test]
+async fn a_certificate_manager_that_panics_is_counted_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Pair::new(&[NAME]);
+    first.write(dir.path());
+    let webhook = start(files(dir.path()), None).await;
+    until("it is ready", || async { webhook.is_ready() }).await;
+    webhook.tasks().make_panic("certificate-manager");
+    let panics = "sidestream_webhook_task_panics_total{task=\"certificate-manager\"}";
+    until("it panicked", || async { metric(&webhook, panics).await == 1.0 }).await;
+    let next = Pair::new(&[NAME]);
+    next.write(dir.path());
+    until("the next certificate is served", || async {
+        connect(webhook.listen, NAME, &next.authority).await.is_some()
+    })
+    .await;
+    webhook.tasks().make_panic("server");
+    let panics = "sidestream_webhook_task_panics_total{task=\"server\"}";
+    until("it panicked", || async { metric(&webhook, panics).await == 1.0 }).await;
+    until("it answers again", || async {
+        ask(webhook.listen, &next.authority, &post("{")).await.0 == 400
+    })
+    .await;
+    webhook.finish().await;
+}
+
 #[tokio::test]
 async fn bad_requests_get_their_status_and_harm_nobody() {
     let dir = tempfile::tempdir().unwrap();

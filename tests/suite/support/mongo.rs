@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
 use mongodb::Client;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::error::Result;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -32,6 +32,18 @@ pub fn uri() -> String {
         .expect("the starting thread")
     };
     SERVER.get_or_init(start).uri()
+}
+
+/// A time of the shared server, after everything that was written so far: a stream that has read up
+/// to it has read all of that.
+pub async fn now(client: &Client) -> Timestamp {
+    let write = doc! {
+        "insert": "times",
+        "documents": [{}],
+        "writeConcern": { "w": "majority" },
+    };
+    let answer = client.database("clock").run_command(write).await.expect("it is written");
+    answer.get_timestamp("operationTime").expect("a time")
 }
 
 /// How an own server is started.

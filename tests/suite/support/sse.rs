@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mongodb::bson::Timestamp;
 use parking_lot::Mutex;
+use sidestream::event::Position;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -176,17 +178,22 @@ impl Stream {
         }
     }
 
-    /// Whether no event comes for a while. For what must not happen, time is the only witness.
-    pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
-        let noise = async {
+    /// Reads on until the stream says that everything up to this time was read (see
+    /// [`super::mongo::now`]); whether no event came before that.
+    pub async fn is_quiet_up_to(&mut self, time: Timestamp) -> bool {
+        let reached = async {
             loop {
-                let block = self.block().await;
-                if block.is_none_or(|block| block.data.is_some() && block.name() != "ready") {
-                    return;
+                let Some(block) = self.block().await else { return false };
+                if block.data.is_some() && block.name() != "ready" {
+                    return false;
+                }
+                let position = block.id.map(|id| Position::parse(&id).expect("a position"));
+                if position.is_some_and(|position| position.time() >= time) {
+                    return true;
                 }
             }
         };
-        tokio::time::timeout(time, noise).await.is_err()
+        tokio::time::timeout(PATIENCE, reached).await.expect("a position in time")
     }
 }
 
