@@ -1,17 +1,18 @@
 //! WebSocket: the envelopes as text messages, and streams that come and go by the client's word.
 
 mod incoming;
+mod message;
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -22,13 +23,13 @@ use super::problem::Problem;
 use super::refusal::Refusal;
 use super::reserved::{Answer, Ask, Handler, Opened};
 use super::transport::{self, Encoder, Ending, Mark, Sink};
-use super::wanted::{self, Wanted, WantedStream};
-use crate::event::seal::Ids;
+use super::wanted::{self, Wanted};
 use crate::session::connection::{Connection, Frame};
 use crate::session::control::Ended;
-use crate::session::many::{Label, Many};
+use crate::session::many::Many;
 use crate::session::subscription::FrameKind;
 use incoming::{Broken, Heard, Incoming};
+use message::Message;
 
 /// The most of a reason that a close frame carries, in bytes.
 const MAX_REASON: usize = 123;
@@ -211,6 +212,8 @@ enum Next {
     Ended(Ended),
     Heard(Heard),
     Broken(Broken),
+    /// It has subscribed to nothing, and its time to do so is over.
+    Unused,
     Gone,
 }
 
@@ -228,7 +231,9 @@ impl Upgraded {
                 // Where they are: idle connections wait here.
                 let (opened, identity) = &mut **open;
                 let incoming = Incoming::with(held);
-                let ending = Session { opened, identity, incoming }.serve(wire).await;
+                let patience = opened.open.handler.pace.send_timeout;
+                let unused = opened.connection.is_empty().then(|| Box::pin(sleep(patience)));
+                let ending = Session { opened, identity, incoming, unused }.serve(wire).await;
                 open.0.open.handler.count_end(ending.ended);
                 ending
             }
@@ -240,6 +245,8 @@ struct Session<'a> {
     opened: &'a mut Opened,
     identity: &'a mut Identity,
     incoming: Incoming,
+    /// When a connection has to go that nobody has shown any right to: it holds a place for nothing.
+    unused: Option<Pin<Box<Sleep>>>,
 }
 
 impl Session<'_> {
@@ -278,6 +285,11 @@ impl Session<'_> {
                     }
                     return Ending::clean(ended);
                 }
+                Next::Unused => {
+                    let close = Close::new(4400, "no stream was subscribed to in time");
+                    Box::pin(say_goodbye(wire, &mut self.incoming, &close)).await;
+                    return Ending::clean(Ended::ClientGone);
+                }
                 Next::Gone => return Ending::clean(Ended::ClientGone),
             };
             if let Err(ending) = sent {
@@ -287,7 +299,7 @@ impl Session<'_> {
     }
 
     async fn next<D: Duplex>(&mut self, wire: &mut D) -> Next {
-        let Session { opened, incoming, .. } = self;
+        let Session { opened, incoming, unused, .. } = self;
         tokio::select! {
             biased;
             next = opened.connection.next() => match next {
@@ -295,6 +307,7 @@ impl Session<'_> {
                 Err(ended) => Next::Ended(ended),
             },
             heard = hear(wire, incoming) => heard,
+            () = elapsed(unused) => Next::Unused,
         }
     }
 
@@ -351,6 +364,7 @@ impl Session<'_> {
         if let Some(many) = connection.many() {
             many.add(label, member, None);
         }
+        self.unused = None;
         Ok(())
     }
 
@@ -372,47 +386,10 @@ fn error_of(name: Option<&str>, problem: &Problem) -> Value {
     Value::Object(message)
 }
 
-/// What a client's message says.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Message {
-    subscribe: Option<String>,
-    unsubscribe: Option<String>,
-    #[serde(rename = "as")]
-    alias: Option<String>,
-    #[serde(default)]
-    params: Map<String, Value>,
-    resume: Option<String>,
-    since: Option<String>,
-}
-
-impl Message {
-    fn wanted(self, ids: &Ids) -> Result<WantedStream, Problem> {
-        let mut query = Vec::new();
-        for (name, value) in self.params {
-            let values = match value {
-                Value::Array(values) => values,
-                value => vec![value],
-            };
-            for value in values {
-                let text = match value {
-                    Value::String(text) => text,
-                    Value::Number(number) => number.to_string(),
-                    Value::Bool(truth) => truth.to_string(),
-                    Value::Null | Value::Array(_) | Value::Object(_) => {
-                        let detail = format!("parameter `{name}`: text, a number or a truth value");
-                        return Err(Problem::new(400, detail));
-                    }
-                };
-                query.push((name.clone(), text));
-            }
-        }
-        let since = self.since.as_deref().map(wanted::since).transpose()?;
-        let id = self.resume.filter(|id| !id.is_empty());
-        let is_since = since.is_some() && id.is_none();
-        let from = wanted::from(id.as_deref(), since, ids);
-        let label = Label { stream: self.subscribe.unwrap_or_default(), alias: self.alias };
-        Ok(WantedStream { label, query, from, is_since })
+async fn elapsed(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -468,20 +445,5 @@ mod tests {
         assert_eq!(long.reason.len(), 122);
         let frame = long.to_frame();
         assert_eq!(frame[..4], [0x88, 124, 0x11, 0x30]);
-    }
-
-    #[test]
-    fn parameters_are_values() {
-        let message =
-            |text: &str| serde_json::from_str::<Message>(text).unwrap().wanted(&Ids::Token);
-        let wanted = message(
-            r#"{"subscribe":"a","as":"1","params":{"n":3,"b":true,"s":["x","y"]},"since":"30s"}"#,
-        )
-        .unwrap();
-        let pairs = [("n", "3"), ("b", "true"), ("s", "x"), ("s", "y")];
-        assert_eq!(wanted.query, pairs.map(|(k, v)| (k.to_string(), v.to_string())));
-        assert_eq!(wanted.label.name(), "1");
-        assert!(wanted.is_since);
-        assert!(message(r#"{"subscribe":"a","params":{"n":{"$ne":1}}}"#).is_err());
     }
 }

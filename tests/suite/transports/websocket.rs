@@ -120,6 +120,30 @@ async fn the_same_events_come_as_messages() {
     sidecar.finish().await;
 }
 
+// Nobody has to be signed in to open one, and each takes a place.
+#[tokio::test]
+async fn a_connection_that_subscribes_to_nothing_has_to_go() {
+    let database = unique("websocket");
+    let filters = files(&database);
+    let settings = [&AUTH[..], &[("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "500ms")]].concat();
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    let mut refused = Socket::open(sidecar.listen, "/_events").await;
+    let mut silent = Socket::open(sidecar.listen, "/_events").await;
+    let mut used = Socket::open(sidecar.listen, "/_events").await;
+    refused.say(json!({ "subscribe": "mine" })).await;
+    assert_eq!(refused.event().await["error"]["status"], 401);
+    used.say(json!({ "subscribe": "orders" })).await;
+    assert_eq!(used.event().await["event"], "ready");
+    // It may wait for its next stream as long as it likes.
+    used.say(json!({ "unsubscribe": "orders" })).await;
+    for socket in [&mut silent, &mut refused] {
+        assert_eq!(socket.closed().await.0, 4400);
+    }
+    used.say(json!({ "subscribe": "orders" })).await;
+    assert_eq!(used.event().await["event"], "ready");
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn streams_come_and_go_by_the_clients_word() {
     let database = unique("websocket");

@@ -1,0 +1,77 @@
+//! What a client says over a WebSocket. Pure.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::api::problem::Problem;
+use crate::api::wanted::{self, WantedStream};
+use crate::event::seal::Ids;
+use crate::session::many::Label;
+
+/// What a client's message says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Message {
+    pub subscribe: Option<String>,
+    pub unsubscribe: Option<String>,
+    #[serde(rename = "as")]
+    pub alias: Option<String>,
+    #[serde(default)]
+    params: Map<String, Value>,
+    resume: Option<String>,
+    since: Option<String>,
+}
+
+impl Message {
+    /// The stream that it subscribes to.
+    ///
+    /// # Errors
+    /// A 400 that names what is wrong.
+    pub fn wanted(self, ids: &Ids) -> Result<WantedStream, Problem> {
+        let mut query = Vec::new();
+        for (name, value) in self.params {
+            let values = match value {
+                Value::Array(values) => values,
+                value => vec![value],
+            };
+            for value in values {
+                let text = match value {
+                    Value::String(text) => text,
+                    Value::Number(number) => number.to_string(),
+                    Value::Bool(truth) => truth.to_string(),
+                    Value::Null | Value::Array(_) | Value::Object(_) => {
+                        let detail = format!("parameter `{name}`: text, a number or a truth value");
+                        return Err(Problem::new(400, detail));
+                    }
+                };
+                query.push((name.clone(), text));
+            }
+        }
+        let since = self.since.as_deref().map(wanted::since).transpose()?;
+        let id = self.resume.filter(|id| !id.is_empty());
+        let is_since = since.is_some() && id.is_none();
+        let from = wanted::from(id.as_deref(), since, ids);
+        let label = Label { stream: self.subscribe.unwrap_or_default(), alias: self.alias };
+        Ok(WantedStream { label, query, from, is_since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_values() {
+        let message =
+            |text: &str| serde_json::from_str::<Message>(text).unwrap().wanted(&Ids::Token);
+        let wanted = message(
+            r#"{"subscribe":"a","as":"1","params":{"n":3,"b":true,"s":["x","y"]},"since":"30s"}"#,
+        )
+        .unwrap();
+        let pairs = [("n", "3"), ("b", "true"), ("s", "x"), ("s", "y")];
+        assert_eq!(wanted.query, pairs.map(|(k, v)| (k.to_string(), v.to_string())));
+        assert_eq!(wanted.label.name(), "1");
+        assert!(wanted.is_since);
+        assert!(message(r#"{"subscribe":"a","params":{"n":{"$ne":1}}}"#).is_err());
+    }
+}
