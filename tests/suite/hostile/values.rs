@@ -15,8 +15,9 @@ const LONG: usize = 1000;
 async fn growth(program: &Program, streams: &mut Vec<Stream>, length: usize) -> u64 {
     let before = memory_of(program.id()).unwrap().resident;
     for client in 0..CLIENTS {
-        let values: Vec<String> =
-            (0..VALUES).map(|value| format!("list={client:04}{value:0>1$}", length - 4)).collect();
+        let values: Vec<String> = (0..VALUES)
+            .map(|value| format!("list={client:04}{value:0>width$}", width = length - 4))
+            .collect();
         let target = format!("/_events/orders?{}", values.join("&"));
         let mut stream = Stream::open(program.listen, &target).await;
         stream.settled().await;

@@ -1,7 +1,5 @@
 //! One change stream cursor, whatever the number of clients and filters.
 
-use std::time::Duration;
-
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 
