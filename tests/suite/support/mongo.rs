@@ -120,6 +120,14 @@ impl Own {
         for index in 0..count {
             own.run(index);
         }
+        // Whoever is given one that does not answer yet may be given up on.
+        for index in 0..count {
+            let host = own.host(index);
+            until("every member listens", || async {
+                tokio::net::TcpStream::connect(&host).await.is_ok()
+            })
+            .await;
+        }
         if setup.members > 0 && setup.is_initiated {
             own.initiate().await;
         }
@@ -189,14 +197,6 @@ impl Own {
             // Elections as quick as they may be.
             "settings": { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 300 },
         };
-        // The first asks the others, and does not wait for them to come up.
-        for index in 0..self.nodes.len() {
-            let host = self.host(index);
-            until("every member listens", || async {
-                tokio::net::TcpStream::connect(&host).await.is_ok()
-            })
-            .await;
-        }
         let first = self.direct(0).await;
         let admin = first.database("admin");
         if let Err(error) = admin.run_command(doc! { "replSetInitiate": config }).await {
