@@ -121,13 +121,7 @@ impl Own {
             own.run(index);
         }
         // Whoever is given one that does not answer yet may be given up on.
-        for index in 0..count {
-            let host = own.host(index);
-            until("every member listens", || async {
-                tokio::net::TcpStream::connect(&host).await.is_ok()
-            })
-            .await;
-        }
+        own.listens().await;
         if setup.members > 0 && setup.is_initiated {
             own.initiate().await;
         }
@@ -185,6 +179,16 @@ impl Own {
         Client::with_uri_str(uri).await.expect("a client")
     }
 
+    async fn listens(&self) {
+        for index in 0..self.nodes.len() {
+            let host = self.host(index);
+            until("every member listens", || async {
+                tokio::net::TcpStream::connect(&host).await.is_ok()
+            })
+            .await;
+        }
+    }
+
     /// Makes it a replica set, and waits for its primary.
     pub async fn initiate(&mut self) {
         self.setup.members = self.nodes.len();
@@ -197,6 +201,8 @@ impl Own {
             // Elections as quick as they may be.
             "settings": { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 300 },
         };
+        // The first asks the others, and does not wait for them to come up.
+        self.listens().await;
         let first = self.direct(0).await;
         let admin = first.database("admin");
         if let Err(error) = admin.run_command(doc! { "replSetInitiate": config }).await {
