@@ -24,7 +24,7 @@ fn orders() -> Filter {
 fn values_come_in() {
     let filter = orders();
     let bound = filter.bind(&query(&[("status", "paid")]), None).unwrap();
-    let values: Vec<_> = bound.values.iter().map(|(name, value)| (name, value)).collect();
+    let values: Vec<_> = bound.values.iter().collect();
     assert_eq!(
         values,
         [
