@@ -40,7 +40,7 @@ async fn main() {
             let address =
                 AppAddress::Tcp { host: server.ip().to_string(), port: server.port(), tls: false };
             let closed = prometheus::IntCounter::new("closed", "closed").unwrap();
-            let app = App::new(address, Connections::new(None, None, closed));
+            let app = App::new(address, Connections::new(None, None, (closed.clone(), closed)));
             ours.push(time(tasks, exchanges, || with_ours(app.clone(), exchanges / tasks)).await);
             let connector = std::sync::Arc::new(TransportConnector::new(None));
             let run = || with_pingora(connector.clone(), server, exchanges / tasks);
