@@ -20,6 +20,7 @@ mod numbers;
 mod process;
 mod proxy;
 mod reload;
+mod reload_load;
 mod restart;
 mod rows;
 mod same;
