@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::print::{complain, print};
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, UNAVAILABLE};
 use crate::config::{Config, MongodbUri};
@@ -43,7 +44,7 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     let sources = match args.file.to_look_at() {
         Ok(sources) => sources,
         Err(error) => {
-            eprintln!("{error}");
+            complain(error);
             return ExitCode::from(BAD_INPUT);
         }
     };
@@ -71,14 +72,15 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     if args.strict {
         report = report.strict();
     }
-    print!("{}", report.render(args.output));
+    let verdict = if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) };
+    let printed = print(report.render(args.output), verdict);
     if let Some(reason) = unavailable {
-        eprintln!(
+        complain(format_args!(
             "error: MongoDB is unavailable, so the files were not checked against it: {reason}"
-        );
+        ));
         return ExitCode::from(if report.is_good() { UNAVAILABLE } else { BAD_INPUT });
     }
-    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(BAD_INPUT) }
+    printed
 }
 
 enum Failure {

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::UNAVAILABLE;
 use super::inject::duration;
+use super::print::complain;
 
 /// How long the admin port may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,11 +37,11 @@ pub fn drain(args: &DrainArgs) -> ExitCode {
     match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!(
+            complain(format_args!(
                 "error: the sidecar's admin port {} was not told: {why}; name it with --admin or \
                  SIDESTREAM_ADMIN",
                 args.admin
-            );
+            ));
             ExitCode::from(UNAVAILABLE)
         }
     }

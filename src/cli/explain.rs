@@ -9,6 +9,7 @@ use bson::Document;
 use clap::Args;
 use serde_json::json;
 
+use super::print::{complain, print};
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, Output};
 use crate::access::claims::Claims;
@@ -52,12 +53,9 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 pub fn explain(args: &ExplainArgs) -> ExitCode {
     match try_explain(args) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => print(text, ExitCode::SUCCESS),
         Err(message) => {
-            eprintln!("{message}");
+            complain(message);
             ExitCode::from(BAD_INPUT)
         }
     }

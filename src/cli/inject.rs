@@ -1,6 +1,6 @@
 //! `sidestream inject`: manifests in, manifests with sidecars out.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::BAD_INPUT;
+use super::print::{complain, print};
 use crate::config::parse_duration;
 use crate::kubernetes::injection::names;
 use crate::kubernetes::{Platform, Version, manifest};
@@ -92,26 +93,20 @@ pub fn inject(args: InjectArgs) -> ExitCode {
     let text = match read(if is_stdin { None } else { Some(&args.file) }) {
         Ok(text) => text,
         Err(why) => {
-            eprintln!("{}: error: {why}", shown.display());
+            complain(format_args!("{}: error: {why}", shown.display()));
             return ExitCode::from(BAD_INPUT);
         }
     };
     let injected =
         manifest::inject(shown, &text, &args.platform.resolve(), args.kubernetes_version);
     for diagnostic in &injected.diagnostics {
-        eprintln!("{diagnostic}");
+        complain(diagnostic);
     }
     if injected.has_errors() {
         // Half of it, applied, would be worse than nothing.
         return ExitCode::from(BAD_INPUT);
     }
-    match std::io::stdout().lock().write_all(injected.text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: the output cannot be written: {error}");
-            ExitCode::from(BAD_INPUT)
-        }
-    }
+    print(injected.text, ExitCode::SUCCESS)
 }
 
 fn read(file: Option<&Path>) -> Result<String, String> {

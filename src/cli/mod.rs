@@ -8,6 +8,7 @@ mod explain;
 mod inject;
 mod log;
 mod new;
+mod print;
 mod run;
 mod schema;
 mod settings;

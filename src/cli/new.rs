@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::print::{complain, print};
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, UNAVAILABLE};
 use crate::config::MongodbUri;
@@ -35,12 +36,12 @@ pub struct NewArgs {
 pub fn new(args: &NewArgs) -> ExitCode {
     match try_new(args) {
         Ok(path) => {
-            println!("{}: written; `sidestream check` checks it", path.display());
-            ExitCode::SUCCESS
+            let said = format!("{}: written; `sidestream check` checks it\n", path.display());
+            print(said, ExitCode::SUCCESS)
         }
         Err((code, message)) => {
             let head = if message.contains("error:") { "" } else { "error: " };
-            eprintln!("{head}{message}");
+            complain(format_args!("{head}{message}"));
             ExitCode::from(code)
         }
     }

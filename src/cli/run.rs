@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::print::complain;
 use super::settings::{SettingFlags, SettingsFile};
 use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE, log};
 use crate::api::capacity;
@@ -35,14 +36,14 @@ pub fn run(args: RunArgs) -> ExitCode {
     let sources = match args.file.sources(args.flags) {
         Ok(sources) => sources,
         Err(error) => {
-            eprintln!("{error}");
+            complain(error);
             return ExitCode::from(BAD_INPUT);
         }
     };
     let config = match Config::load(sources) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(&errors);
             let is_usage =
                 errors.diagnostics.iter().all(|mistake| matches!(mistake.origin, Origin::Flag(_)));
             return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });

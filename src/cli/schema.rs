@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use super::print::print;
 use crate::{config, filter};
 
 #[derive(Args)]
@@ -26,6 +27,5 @@ pub fn schema(args: &SchemaArgs) -> ExitCode {
         Of::Filter => filter::schema(),
         Of::Config => config::schema(),
     };
-    println!("{schema:#}");
-    ExitCode::SUCCESS
+    print(format_args!("{schema:#}\n"), ExitCode::SUCCESS)
 }

@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::event_source::{Event, Parser};
+use super::print::complain;
 use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE};
 use crate::access::http::Http;
 
@@ -61,14 +62,14 @@ pub fn tail(args: TailArgs) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime could be started: {error}");
+            complain(format_args!("error: no runtime could be started: {error}"));
             return ExitCode::from(UNAVAILABLE);
         }
     };
     match runtime.block_on(follow(args)) {
         End::Done => ExitCode::SUCCESS,
         End::Failed(message, code) => {
-            eprintln!("error: {message}");
+            complain(format_args!("error: {message}"));
             ExitCode::from(code)
         }
     }
@@ -217,7 +218,7 @@ async fn read(mut body: Incoming, parser: &mut Parser, printer: &mut Printer) ->
 
 /// Beside the events, so that a pipe gets nothing but them.
 fn note(text: &str) {
-    eprintln!("{text}; connecting again");
+    complain(format_args!("{text}; connecting again"));
 }
 
 /// Lines for people on a terminal, JSON in a pipe.

@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::inject::duration;
+use super::print::complain;
 use super::{BAD_USAGE, Output, UNAVAILABLE};
 
 /// How long the admin port may take.
@@ -35,13 +36,13 @@ pub struct TopArgs {
 
 pub fn top(args: &TopArgs) -> ExitCode {
     let Some(address) = address_of(&args.admin) else {
-        eprintln!("error: {}: write it as http://127.0.0.1:9180", args.admin);
+        complain(format_args!("error: {}: write it as http://127.0.0.1:9180", args.admin));
         return ExitCode::from(BAD_USAGE);
     };
     match follow(args, address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("error: the admin port {} does not tell: {why}", args.admin);
+            complain(format_args!("error: the admin port {} does not tell: {why}", args.admin));
             ExitCode::from(UNAVAILABLE)
         }
     }

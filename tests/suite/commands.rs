@@ -411,3 +411,44 @@ fn assert_resolves(value: &Value, document: &Value) {
         _ => {}
     }
 }
+
+/// `sidestream explain x | head`: whoever reads has gone before everything was written.
+#[test]
+fn a_reader_that_has_gone_makes_no_command_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let filters = dir.path().join("filters");
+    std::fs::create_dir(&filters).unwrap();
+    std::fs::write(filters.join("a.yaml"), "collection: shop.a\naccess: public\n").unwrap();
+    std::fs::write(dir.path().join("pod.yaml"), "kind: ConfigMap\napiVersion: v1\n").unwrap();
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let commands: [(&[&str], i32); 13] = [
+        (&["--help"], 0),
+        (&["--version"], 0),
+        (&["schema"], 0),
+        (&["schema", "config"], 0),
+        (&["explain", "a"], 0),
+        (&["explain", "a", "--output", "json"], 0),
+        (&["check"], 0),
+        (&["check", "nowhere"], 1),
+        (&["new", "b", "--collection", "shop.b"], 0),
+        (&["inject", "-f", "pod.yaml"], 0),
+        // These only complain.
+        (&["explain", "nothing"], 1),
+        (&["inject", "-f", "nothing.yaml"], 1),
+        (&["top", "--once", "http://127.0.0.1:9"], 3),
+    ];
+    for (arguments, code) in commands {
+        let ended = Command::new(PROGRAM)
+            .args(arguments)
+            .current_dir(dir.path())
+            .stdout(gone())
+            .stderr(gone())
+            .status()
+            .unwrap();
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
+    }
+}
