@@ -88,6 +88,7 @@ fn declaration(filter: &Filter) -> Value {
             Access::Match(_) => "match",
         },
         "operations": filter.operations.names().collect::<Vec<_>>(),
+        "snapshot": filter.snapshot().is_some(),
         "params": filter.params.to_json(),
     })
 }

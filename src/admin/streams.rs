@@ -10,6 +10,10 @@ use crate::feed::Status;
 impl Admin {
     /// Names, counts and positions; no parameter values, no claims, no addresses.
     pub(super) fn streams(&self) -> Response<Vec<u8>> {
+        let declared = self.catalog.declared();
+        let has_snapshot = |name: &str| {
+            declared.iter().any(|filter| filter.name == name && filter.snapshot().is_some())
+        };
         let streams: Vec<Value> = self
             .catalog
             .streams()
@@ -32,6 +36,7 @@ impl Admin {
                     "name": name,
                     "state": stream.state.name(),
                     "reason": stream.reason,
+                    "snapshot": has_snapshot(name),
                     "connections": open,
                     "subscriptions": open,
                     "events_sent": sent,

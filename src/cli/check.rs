@@ -10,16 +10,31 @@ use clap::Args;
 
 use super::print::{complain, print};
 use super::settings::SettingsFile;
-use super::{BAD_INPUT, UNAVAILABLE};
+use super::{BAD_INPUT, UNAVAILABLE, bounds};
 use crate::config::{Config, MongodbUri};
 use crate::diagnostic::{Diagnostic, Format, Origin, Severity};
 use crate::filter::{self, CheckReport, Filter};
 use crate::session::examples;
 use crate::upstream::connect::ProbeError;
 use crate::upstream::inspection::{self, Finding, Weight};
+use crate::upstream::snapshot::Bounds;
 
-/// What memory holds where the settings cannot be read: the default of `replay.window`.
-const REPLAY_WINDOW: Duration = Duration::from_secs(120);
+/// What of the settings a deployment is held against.
+#[derive(Clone, Copy)]
+struct Needs {
+    /// `replay.window`
+    window: Duration,
+    snapshots: Bounds,
+}
+
+/// Where the settings cannot be read: their defaults.
+impl Default for Needs {
+    fn default() -> Needs {
+        let snapshots =
+            Bounds { documents: 10_000, bytes: 16 * 1024 * 1024, time: Duration::from_secs(10) };
+        Needs { window: Duration::from_secs(120), snapshots }
+    }
+}
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -49,10 +64,13 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         }
     };
     let working_dir = sources.working_dir.clone();
-    let (dir, has_source, window, mistakes) = match Config::load(sources) {
-        Ok(config) => (config.filters, config.auth.has_source(), config.replay.window, Vec::new()),
+    let (dir, has_source, needs, mistakes) = match Config::load(sources) {
+        Ok(config) => {
+            let needs = Needs { window: config.replay.window, snapshots: bounds(config.snapshot) };
+            (config.filters, config.auth.has_source(), needs, Vec::new())
+        }
         // Whether they name a source is not known, so nothing is said about that.
-        Err(errors) => (PathBuf::from("./filters"), true, REPLAY_WINDOW, errors.diagnostics),
+        Err(errors) => (PathBuf::from("./filters"), true, Needs::default(), errors.diagnostics),
     };
     // As short as it was written.
     let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
@@ -63,7 +81,7 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     report.diagnostics.extend(failed);
     let mut unavailable = None;
     if let Some(uri) = &args.mongodb {
-        match look(uri, &report, window) {
+        match look(uri, &report, needs) {
             Ok(found) => report.diagnostics.extend(found),
             Err(Failure::Unavailable(reason)) => unavailable = Some(reason),
             Err(Failure::Mistake(mistake)) => report.diagnostics.push(*mistake),
@@ -94,7 +112,7 @@ fn in_flag(severity: Severity, message: String, hint: Option<String>) -> Diagnos
 }
 
 /// What a deployment cannot do of what the files ask.
-fn look(uri: &str, report: &CheckReport, window: Duration) -> Result<Vec<Diagnostic>, Failure> {
+fn look(uri: &str, report: &CheckReport, needs: Needs) -> Result<Vec<Diagnostic>, Failure> {
     let mistake =
         |message, hint| Failure::Mistake(Box::new(in_flag(Severity::Error, message, hint)));
     let uri = MongodbUri::parse(uri)
@@ -104,7 +122,8 @@ fn look(uri: &str, report: &CheckReport, window: Duration) -> Result<Vec<Diagnos
         .enable_all()
         .build()
         .map_err(|error| Failure::Unavailable(error.to_string()))?;
-    let looked = runtime.block_on(inspection::inspect_uri(&uri, &filters, window));
+    let looked =
+        runtime.block_on(inspection::inspect_uri(&uri, &filters, needs.window, needs.snapshots));
     let looked = looked.map_err(|error| match error {
         ProbeError::Unavailable(reason) => Failure::Unavailable(reason),
         ProbeError::Unusable(reason) | ProbeError::Invalid(reason) => mistake(reason, None),
@@ -117,6 +136,7 @@ fn diagnostic(finding: Finding, report: &CheckReport) -> Diagnostic {
     let severity = match finding.kind.weight() {
         Weight::Error => Severity::Error,
         Weight::Warning | Weight::Unknown => Severity::Warning,
+        Weight::Note => Severity::Note,
     };
     let filter = finding.stream.as_ref().and_then(|stream| report.filters.0.get(stream));
     match filter {

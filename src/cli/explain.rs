@@ -11,11 +11,14 @@ use serde_json::json;
 
 use super::print::{complain, print};
 use super::settings::SettingsFile;
-use super::{BAD_INPUT, Output};
+use super::{BAD_INPUT, Output, UNAVAILABLE, bounds};
 use crate::access::claims::Claims;
+use crate::config::{Config, MongodbUri};
 use crate::filter::{self, BindError, Filter, FilterSet};
-use crate::session::explain::Explanation;
+use crate::session::explain::{Explanation, Find};
 use crate::session::trial::{self, Trial};
+use crate::upstream::connect::ProbeError;
+use crate::upstream::inspection::{self, Plan};
 
 /// More than any event has, in bytes of text.
 const MAX_EVENT_BYTES: u64 = 64 * 1024 * 1024;
@@ -36,6 +39,9 @@ pub struct ExplainArgs {
     /// prints it; or `before` and `after`, two documents; or a document, taken as inserted.
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
+    /// Ask this deployment how it carries out the query of a snapshot
+    #[arg(long, value_name = "URI")]
+    mongodb: Option<String>,
     /// The directory of filter files [default: `filters` of the settings]
     #[arg(long, value_name = "DIR")]
     filters: Option<PathBuf>,
@@ -54,14 +60,25 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 pub fn explain(args: &ExplainArgs) -> ExitCode {
     match try_explain(args) {
         Ok(text) => print(text, ExitCode::SUCCESS),
-        Err(message) => {
-            complain(message);
-            ExitCode::from(BAD_INPUT)
+        Err(failed) => {
+            complain(failed.message);
+            ExitCode::from(failed.code)
         }
     }
 }
 
-fn try_explain(args: &ExplainArgs) -> Result<String, String> {
+struct Failed {
+    message: String,
+    code: u8,
+}
+
+impl From<String> for Failed {
+    fn from(message: String) -> Failed {
+        Failed { message, code: BAD_INPUT }
+    }
+}
+
+fn try_explain(args: &ExplainArgs) -> Result<String, Failed> {
     let dir = args.file.filters(args.filters.as_deref())?;
     let loaded = filter::load_directory(&dir);
     let Some(found) = loaded.filters.0.get(&args.stream) else {
@@ -74,11 +91,11 @@ fn try_explain(args: &ExplainArgs) -> Result<String, String> {
             dir.display(),
             names.join(", ")
         ));
-        return Err(message);
+        return Err(message.into());
     };
     let claims = Claims::of_pairs(&args.claims);
     match &args.event {
-        Some(file) => explain_event(args, found, &claims, &read_event(file)?),
+        Some(file) => Ok(explain_event(args, found, &claims, &read_event(file)?)?),
         None => explain_filter(args, found, &loaded.filters, &claims),
     }
 }
@@ -88,12 +105,37 @@ fn explain_filter(
     filter: &Filter,
     set: &FilterSet,
     claims: &Claims,
-) -> Result<String, String> {
-    let explanation =
+) -> Result<String, Failed> {
+    let mut explanation =
         Explanation::of(filter, set, &args.params, claims.document()).map_err(|e| refused(&e))?;
+    if let (Some(uri), Some(find)) = (&args.mongodb, &mut explanation.find) {
+        find.plan = Some(plan(args, uri, find)?);
+    }
     Ok(match args.output {
         Output::Json => format!("{:#}\n", explanation.to_json()),
         Output::Human => explanation.to_string(),
+    })
+}
+
+fn plan(args: &ExplainArgs, uri: &str, find: &Find) -> Result<Plan, Failed> {
+    let config = Config::load(args.file.to_look_at()?).map_err(|errors| errors.to_string())?;
+    let uri = MongodbUri::parse(uri)
+        .map_err(|invalid| format!("error: --mongodb: {}; {}", invalid.message, invalid.hint))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("error: no runtime could be started: {error}"))?;
+    let namespace = (find.database.as_str(), find.collection.as_str());
+    let bounds = bounds(config.snapshot);
+    let planned = runtime.block_on(inspection::plan_uri(&uri, namespace, &find.query, bounds));
+    planned.map_err(|error| match error {
+        ProbeError::Unavailable(reason) => Failed {
+            message: format!("error: MongoDB is unavailable: {reason}"),
+            code: UNAVAILABLE,
+        },
+        ProbeError::Unusable(reason) | ProbeError::Invalid(reason) => {
+            format!("error: {reason}").into()
+        }
     })
 }
 

@@ -21,7 +21,9 @@ use std::process::ExitCode;
 use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config;
 use crate::diagnostic::Format;
+use crate::upstream::snapshot::Bounds;
 
 /// The input is bad.
 const BAD_INPUT: u8 = 1;
@@ -133,6 +135,11 @@ impl ValueEnum for Format {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(PossibleValue::new(self.as_str()))
     }
+}
+
+/// The bounds of `snapshot` in the settings.
+fn bounds(snapshot: config::Snapshot) -> Bounds {
+    Bounds { documents: snapshot.max_documents, bytes: snapshot.max_bytes, time: snapshot.max_time }
 }
 
 /// Runs the command that the arguments of this process name.

@@ -113,7 +113,11 @@ impl Diagnostic {
             text.push_str("\nhint: ");
             text.push_str(hint);
         }
-        format!("::{}{place}::{}", self.severity.as_str(), data(&text))
+        let command = match self.severity {
+            super::Severity::Note => "notice",
+            severity => severity.as_str(),
+        };
+        format!("::{command}{place}::{}", data(&text))
     }
 }
 

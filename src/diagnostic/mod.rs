@@ -25,6 +25,8 @@ pub enum Severity {
     Error,
     /// The file is used; what it says is probably not what was meant.
     Warning,
+    /// Nothing is wrong.
+    Note,
 }
 
 impl Severity {
@@ -32,6 +34,7 @@ impl Severity {
         match self {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         }
     }
 }
@@ -169,12 +172,13 @@ pub(crate) struct Reporter<'a> {
     pub diagnostics: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
+    notes: usize,
 }
 
 impl<'a> Reporter<'a> {
     pub fn new(file: &'a Path, text: &'a str) -> Reporter<'a> {
         let lines = Lines::new(text);
-        Reporter { file, lines, diagnostics: Vec::new(), errors: 0, warnings: 0 }
+        Reporter { file, lines, diagnostics: Vec::new(), errors: 0, warnings: 0, notes: 0 }
     }
 
     pub fn error(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
@@ -189,6 +193,7 @@ impl<'a> Reporter<'a> {
         let count = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
+            Severity::Note => &mut self.notes,
         };
         *count += 1;
         if *count <= MAX_FINDINGS {
@@ -228,6 +233,7 @@ impl<'a> Reporter<'a> {
         let counts = [
             (Severity::Error, "error", self.errors),
             (Severity::Warning, "warning", self.warnings),
+            (Severity::Note, "note", self.notes),
         ];
         for (severity, noun, count) in counts {
             let Some(more @ 1..) = count.checked_sub(MAX_FINDINGS) else { continue };

@@ -1,6 +1,6 @@
 //! What a filter becomes: `sidestream explain`.
 //!
-//! Reads the same files, and builds the same pipeline and predicate, as a running sidecar would;
+//! Reads the same files, and builds the same pipeline, predicate and query, as a running sidecar would;
 //! asks no MongoDB.
 
 use std::fmt;
@@ -13,6 +13,7 @@ use crate::feed::routes::index;
 use crate::feed::{Collections, FeedKey};
 use crate::filter::{Access, BindError, Bound, Filter, FilterSet, Operations};
 use crate::upstream::cursor;
+use crate::upstream::inspection::{Plan, create_indexes};
 
 /// One stream, explained.
 #[derive(Debug)]
@@ -33,6 +34,19 @@ pub struct Explanation {
     /// How an event finds the clients with these values.
     pub index: index::Description,
     pub projection: bool,
+    /// What a snapshot asks MongoDB for.
+    pub find: Option<Find>,
+}
+
+/// The query of a snapshot.
+#[derive(Debug)]
+pub struct Find {
+    pub database: String,
+    pub collection: String,
+    /// What `find` decides as the stream does; the rest of `match` is decided in the sidecar.
+    pub query: Document,
+    /// How MongoDB carries it out, where it was asked.
+    pub plan: Option<Plan>,
 }
 
 impl Explanation {
@@ -57,8 +71,15 @@ impl Explanation {
                 sharing.iter().filter_map(|other| other.namespace.collection.clone()).collect(),
             ),
         };
+        let find = filter.snapshot().map(|collection| Find {
+            database: filter.namespace.database.clone(),
+            collection: collection.to_owned(),
+            query: predicate.query(),
+            plan: None,
+        });
         Ok(Explanation {
             stream: filter.name.clone(),
+            find,
             shared_with: sharing.iter().map(|other| other.name.clone()).collect(),
             pipeline: cursor::pipeline(&collections).iter().map(relaxed).collect(),
             upstream,
@@ -81,7 +102,7 @@ impl Explanation {
     /// For machines.
     pub fn to_json(&self) -> Value {
         let values: serde_json::Map<String, Value> = self.values.iter().cloned().collect();
-        json!({
+        let mut told = json!({
             "stream": self.stream,
             "upstream": {
                 "database": self.upstream.database,
@@ -97,7 +118,63 @@ impl Explanation {
                 "index": self.index.to_string(),
                 "project": self.projection,
             },
-        })
+        });
+        if let Some(find) = &self.find {
+            told["snapshot"] = find.to_json();
+        }
+        told
+    }
+}
+
+impl Find {
+    /// The commands that make the indexes which it wants, where MongoDB has said that there is none.
+    fn missing_index(&self) -> Option<String> {
+        let is_missing = self.plan.as_ref().is_some_and(|plan| plan.reads_all);
+        let namespace = (self.database.as_str(), self.collection.as_str());
+        is_missing.then(|| create_indexes(namespace, &self.query, false)).flatten()
+    }
+
+    fn to_json(&self) -> Value {
+        let mut told = json!({
+            "find": format!("{}.{}", self.database, self.collection),
+            "filter": relaxed(&self.query),
+            "collation": { "locale": "simple" },
+            "readConcern": { "level": "snapshot" },
+        });
+        if let Some(plan) = &self.plan {
+            told["plan"] = json!({
+                "indexes": plan.indexes,
+                "reads_whole_collection": plan.reads_all,
+                "create_index": self.missing_index(),
+                "documents": plan.run.map(|run| run.documents),
+                "examined": plan.run.map(|run| run.examined),
+                "milliseconds": plan.run.map(|run| run.time.as_millis() as u64),
+            });
+        }
+        told
+    }
+}
+
+impl fmt::Display for Find {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nfirst, in MongoDB: one query for all clients with the same values")?;
+        writeln!(f, "  find         {}.{}", self.database, self.collection)?;
+        writeln!(f, "  filter       {}", relaxed(&self.query))?;
+        writeln!(
+            f,
+            "  read         at one moment (readConcern snapshot), with the simple collation"
+        )?;
+        let Some(plan) = &self.plan else {
+            return writeln!(f, "  index        `--mongodb URI` asks whether one carries it");
+        };
+        writeln!(f, "  index        {}", plan.way())?;
+        if let Some(cost) = plan.cost() {
+            writeln!(f, "  finds        {cost}")?;
+        }
+        if let Some(command) = self.missing_index() {
+            writeln!(f, "  hint: {command}")?;
+        }
+        Ok(())
     }
 }
 
@@ -149,6 +226,9 @@ impl fmt::Display for Explanation {
         if self.projection {
             writeln!(f, "  project      applied to every document before it is encoded")?;
         }
-        Ok(())
+        match &self.find {
+            Some(find) => write!(f, "{find}"),
+            None => Ok(()),
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Survey {
     async fn look(&self) -> Option<(Vec<Arc<Filter>>, Inspection)> {
         let client = self.server.client().await;
         let filters = self.catalog.declared();
-        match inspection::inspect(&client, &filters, self.window).await {
+        match inspection::inspect(&client, &filters, self.window, None).await {
             Ok(inspection) => Some((filters, inspection)),
             Err(error) => {
                 debug!(%error, "the deployment cannot be looked at");
@@ -80,7 +80,7 @@ impl Survey {
                 Weight::Error | Weight::Warning => {
                     warn!(stream, kind, "{}", finding.text());
                 }
-                Weight::Unknown => info!(stream, kind, "{}", finding.text()),
+                Weight::Unknown | Weight::Note => info!(stream, kind, "{}", finding.text()),
             }
         }
         for finding in told.difference(&now) {

@@ -5,7 +5,10 @@
 
 mod collections;
 mod oplog;
+mod plan;
 mod rights;
+mod snapshots;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,11 +20,15 @@ use mongodb::error::Error;
 
 use super::connect::{ProbeError, Server};
 use super::failure::{self, Failure};
+use super::snapshot::Bounds;
 use crate::config::MongodbUri;
 use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
 use collections::{Collection, Listing};
+pub use plan::{Plan, Run};
 use rights::Rights;
 pub use rights::grant;
+use snapshots::Snapshots;
+pub use snapshots::create_indexes;
 
 /// The wire version of MongoDB 6.0, the first that keeps images.
 const WITH_IMAGES: i32 = 17;
@@ -65,10 +72,20 @@ pub enum Kind {
     OtherCase,
     /// A default collation: `find` sees more than the stream.
     Collation,
+    /// Text is compared with a field that holds something else.
+    ValueType,
     /// Images that the filter asks for are not kept.
     Images,
     /// Images go earlier than the events in memory.
     ImageExpiry,
+    /// There can be no snapshots.
+    Snapshot,
+    /// No index carries the query of a snapshot.
+    SnapshotIndex,
+    /// A snapshot would be larger than it may be.
+    SnapshotSize,
+    /// What a snapshot costs, which is all right.
+    SnapshotCost,
     /// The oplog reaches less far back than clients may be away.
     Oplog,
     /// What this user may not see.
@@ -84,20 +101,28 @@ pub enum Weight {
     Warning,
     /// It could not be looked at.
     Unknown,
+    /// Nothing is wrong.
+    Note,
 }
 
 impl Kind {
     pub fn weight(self) -> Weight {
         match self {
-            Kind::Deployment | Kind::Rights | Kind::View | Kind::TimeSeries => Weight::Error,
+            Kind::Deployment | Kind::Rights | Kind::View | Kind::TimeSeries | Kind::Snapshot => {
+                Weight::Error
+            }
             Kind::MissingDatabase
             | Kind::MissingCollection
             | Kind::OtherCase
             | Kind::Collation
+            | Kind::ValueType
             | Kind::Images
             | Kind::ImageExpiry
+            | Kind::SnapshotIndex
+            | Kind::SnapshotSize
             | Kind::Oplog => Weight::Warning,
             Kind::Unknown => Weight::Unknown,
+            Kind::SnapshotCost => Weight::Note,
         }
     }
 
@@ -117,8 +142,13 @@ impl Kind {
             Kind::MissingCollection => "missing-collection",
             Kind::OtherCase => "other-case",
             Kind::Collation => "collation",
+            Kind::ValueType => "value-type",
             Kind::Images => "images",
             Kind::ImageExpiry => "image-expiry",
+            Kind::Snapshot => "snapshot",
+            Kind::SnapshotIndex => "snapshot-index",
+            Kind::SnapshotSize => "snapshot-size",
+            Kind::SnapshotCost => "snapshot-cost",
             Kind::Oplog => "oplog",
             Kind::Unknown => "unknown",
         }
@@ -143,7 +173,8 @@ impl Finding {
     }
 }
 
-/// Looks at a deployment once, with a client of its own: for the command line.
+/// Looks at a deployment once, with a client of its own: for the command line. What a snapshot costs
+/// is tried.
 ///
 /// # Errors
 /// Nothing answers, or the URI is of no use. What answers and is no replica set is a finding.
@@ -151,11 +182,12 @@ pub async fn inspect_uri(
     uri: &MongodbUri,
     filters: &[Arc<Filter>],
     replay_window: Duration,
+    bounds: Bounds,
 ) -> Result<Inspection, ProbeError> {
     let server = Server::default();
     server.connect(uri, POOL).await.map_err(ProbeError::Invalid)?;
     let found = match server.probe().await {
-        Ok(_) => inspect(&server.client().await, filters, replay_window)
+        Ok(_) => inspect(&server.client().await, filters, replay_window, Some(bounds))
             .await
             .map_err(|error| ProbeError::Unavailable(failure::message(&error))),
         Err(ProbeError::Unusable(reason)) => {
@@ -168,7 +200,29 @@ pub async fn inspect_uri(
     found
 }
 
-/// Looks at what these filters need.
+/// How MongoDB carries out the query of one snapshot, with a client of its own: for the command line.
+///
+/// # Errors
+/// Nothing answers, or the URI is of no use; MongoDB refuses.
+pub async fn plan_uri(
+    uri: &MongodbUri,
+    namespace: (&str, &str),
+    query: &Document,
+    bounds: Bounds,
+) -> Result<Plan, ProbeError> {
+    let server = Server::default();
+    server.connect(uri, POOL).await.map_err(ProbeError::Invalid)?;
+    let planned = match server.probe().await {
+        Ok(_) => plan::explain(&server.client().await, namespace, query, Some(bounds.time))
+            .await
+            .map_err(|error| ProbeError::Unusable(failure::message(&error))),
+        Err(error) => Err(error),
+    };
+    server.close().await;
+    planned
+}
+
+/// Looks at what these filters need; with `bounds` also at what their snapshots cost, by asking.
 ///
 /// # Errors
 /// Those of the driver, but for missing rights, which are findings.
@@ -176,6 +230,7 @@ pub async fn inspect(
     client: &Client,
     filters: &[Arc<Filter>],
     replay_window: Duration,
+    bounds: Option<Bounds>,
 ) -> Result<Inspection, Error> {
     let rights = rights::ask(client).await?;
     let hello = command(client, "admin", doc! { "hello": 1 }).await?;
@@ -187,6 +242,7 @@ pub async fn inspect(
         by_database.entry(&filter.namespace.database).or_default().push(filter);
     }
     let names = collections::databases(client).await?;
+    let snapshots = Snapshots { client, is_sharded, bounds };
     let mut inspection = Inspection::default();
     for (database, filters) in by_database {
         if rights.may_not_read_all(database) {
@@ -196,7 +252,12 @@ pub async fn inspect(
         let look =
             Look { database, rights: &rights, listing: &listing, names: &names, keeps_images };
         for filter in filters {
-            look.at(filter, &mut inspection.findings);
+            if let Some(collection) = look.at(filter, &mut inspection.findings) {
+                let options = collection.options.as_ref();
+                snapshots.look(filter, options, &mut inspection.findings).await?;
+                let namespace = (database, collection.name.as_str());
+                types::look(client, namespace, filter, &mut inspection.findings).await?;
+            }
         }
     }
     if keeps_images && filters.iter().any(|filter| needs_images(filter)) {
@@ -222,23 +283,26 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn at(&self, filter: &Filter, findings: &mut Vec<Finding>) {
+    /// Returns the filter's collection, where it can be read.
+    fn at(&self, filter: &Filter, findings: &mut Vec<Finding>) -> Option<&Collection> {
         let (database, name) = (self.database, filter.namespace.collection.as_deref());
         if !self.rights.may_read(database, name) {
             let message =
                 format!("the MongoDB user may not read the change stream of {}", filter.namespace);
             findings.push(Finding::of(filter, Kind::Rights, message, self.rights.grant(database)));
             // What it cannot read, it may not see either.
-            return;
+            return None;
         }
         let Some(name) = name else {
             findings.extend(self.missing_database(filter));
-            return;
+            return None;
         };
-        match self.listing.find(name) {
-            Some(collection) => self.collection(filter, collection, findings),
-            None => findings.push(self.missing_collection(filter, name)),
-        }
+        let Some(collection) = self.listing.find(name) else {
+            findings.push(self.missing_collection(filter, name));
+            return None;
+        };
+        self.collection(filter, collection, findings);
+        (collection.kind == "collection").then_some(collection)
     }
 
     fn missing_database(&self, filter: &Filter) -> Option<Finding> {
@@ -341,12 +405,12 @@ impl Look<'_> {
             }
             before => format!("fullDocumentBeforeChange: {}", before.name()),
         };
-        let consequence = match (filter.requires_image(), filter.full_document) {
-            (true, _) => "every change without one is a reset",
-            (false, FullDocument::WhenAvailable) => {
-                "an update that its key does not decide is a reset"
-            }
-            (false, _) => "events come without them",
+        let takes_post_image = filter.full_document == FullDocument::WhenAvailable;
+        let consequence = match filter.snapshot() {
+            Some(_) => "every change without one begins the snapshot again",
+            None if filter.requires_image() => "every change without one is a reset",
+            None if takes_post_image => "an update that its key does not decide is a reset",
+            None => "events come without them",
         };
         let message = format!(
             "`{}.{name}` keeps no images of its documents, which `{asks}` asks for: {consequence}",
@@ -380,7 +444,8 @@ fn collation(
     (database, name): (&str, &str),
 ) -> Option<Finding> {
     let locale = options.get_document("collation").ok()?.get_str("locale").ok()?;
-    if locale == "simple" {
+    // A snapshot is read as the stream compares.
+    if locale == "simple" || filter.snapshot().is_some() {
         return None;
     }
     let message = format!(

@@ -25,6 +25,7 @@ mod restart;
 mod rows;
 mod same;
 mod schema;
+mod snapshot_checks;
 mod streams;
 mod support;
 mod transports;

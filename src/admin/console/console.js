@@ -201,7 +201,8 @@ function stream(name, { streams }, { filters }, listening) {
       card("Encoded so far", bytes(cost?.delivery_bytes ?? 0),
         el("small", {}, ` in ${number(cost?.deliveries)} events, for ${number(cost?.values)} different values`)),
       card("Collection", said ? `${said.database}.${said.collection ?? "*"}` : "–"),
-      card("Who may listen", said?.access ?? "–")),
+      card("Who may listen", said?.access ?? "–"),
+      card("Begins with", said?.snapshot ? "what matches now" : "the next change")),
     findings(found.diagnostics),
     listeners(listening));
   const old = document.getElementById("facts");

@@ -5,4 +5,5 @@ pub(super) mod bind;
 pub(super) mod claims;
 pub(super) mod limits;
 pub(super) mod params;
+mod sample;
 pub(super) mod value;

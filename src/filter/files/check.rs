@@ -53,7 +53,9 @@ impl CheckReport {
     #[must_use]
     pub fn strict(mut self) -> CheckReport {
         for diagnostic in &mut self.diagnostics {
-            diagnostic.severity = Severity::Error;
+            if diagnostic.severity == Severity::Warning {
+                diagnostic.severity = Severity::Error;
+            }
         }
         self
     }
@@ -76,7 +78,8 @@ impl CheckReport {
     }
 
     pub fn warning_count(&self) -> usize {
-        self.diagnostics.len() - self.error_count()
+        let is_warning = |it: &&Diagnostic| it.severity == Severity::Warning;
+        self.diagnostics.iter().filter(is_warning).count()
     }
 }
 

@@ -66,6 +66,14 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
         }
     }
     images(collection, fields.has_pre_images, &mut out);
+    // A snapshot is of one collection.
+    if collection.is_some() {
+        out.push_str(
+            "\n# What matches now comes first, then every change, so that a page loads nothing itself. With\n\
+             # conditions it needs `fullDocumentBeforeChange`, so that documents that leave can be told.\n\
+             # snapshot: true\n",
+        );
+    }
     out.push_str(
         "\n# Who may listen: public, authenticated, or { match: { role: admin } } on the claims.\n\
          # There is no default. `authenticated` needs `auth` in the settings.\n\
@@ -206,9 +214,16 @@ mod tests {
                     format!("{rest}\n")
                 }
                 Some(rest)
-                    if ["match:", "params:", "project:", "fullDocument", "examples:"]
-                        .iter()
-                        .any(|key| rest.starts_with(key)) =>
+                    if [
+                        "match:",
+                        "params:",
+                        "project:",
+                        "fullDocument",
+                        "snapshot:",
+                        "examples:",
+                    ]
+                    .iter()
+                    .any(|key| rest.starts_with(key)) =>
                 {
                     format!("{rest}\n")
                 }
@@ -217,6 +232,7 @@ mod tests {
             .collect();
         assert!(uncommented.contains("\nmatch:\n  customer:"), "{uncommented}");
         let uncommented = uncommented.replace("    expect: sent", "    expect: none");
+        assert!(uncommented.contains("\nsnapshot: true\n"), "{uncommented}");
         check(&uncommented);
     }
 }

@@ -75,7 +75,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    fn of(error: Error) -> SnapshotError {
+    pub(super) fn of(error: Error) -> SnapshotError {
         let ErrorKind::Command(command) = error.kind.as_ref() else {
             return SnapshotError::Driver(error);
         };
