@@ -12,6 +12,7 @@ mod listeners;
 mod page_token;
 mod streams;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +26,7 @@ use pingora::protocols::l4::stream::Stream;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::config::{Console, Subjects};
 use crate::drain::Drain;
@@ -36,6 +38,11 @@ use crate::tasks::PanicCount;
 /// What there is, for whoever asks for something else.
 const PAGES: &str = "not here: / (the console) /healthz /readyz /metrics /overview /streams /filters \
                      /listeners?stream=NAME /explain?stream=NAME\n";
+
+/// Connections of one port at a time; with one more, the oldest goes. Anybody who reaches the port can
+/// hold them for nothing, and they take descriptors from the app's clients; whoever has something to
+/// ask has asked it long before it is the oldest.
+const MAX_CONNECTIONS: usize = 128;
 
 /// Where the console ends a listener.
 const END_LISTENER: &str = "/listeners/end";
@@ -102,17 +109,25 @@ impl Admin {
     pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>, pages: Pages) {
         let app = Arc::new(Port { admin: self, pages });
         let (_never, shutdown) = watch::channel(false);
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             match listener.accept().await {
                 Ok((tcp, _)) => {
+                    open.retain(|task| !task.is_finished());
+                    if open.len() >= MAX_CONNECTIONS
+                        && let Some(oldest) = open.pop_front()
+                    {
+                        oldest.abort();
+                    }
                     let app = app.clone();
                     let shutdown = shutdown.clone();
                     let count =
                         PanicCount::new(&app.admin.metrics.task_panics_total, "admin-request");
-                    tokio::spawn(async move {
+                    let task = tokio::spawn(async move {
                         let _count = count;
                         app.process_new(Box::new(Stream::from(tcp)), &shutdown).await;
                     });
+                    open.push_back(task.abort_handle());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no connection accepted on the admin port");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -42,6 +43,36 @@ async fn silent_handshakes_do_not_take_the_tls_port_down() {
         let answer = authority.ask(program.listen, GET).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
     }
+}
+
+/// The port for kubelet and Prometheus is open to the network, and takes its descriptors from the same
+/// process as the app's clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_to_the_probes_port_leave_descriptors_for_the_app() {
+    let app = App::start().await;
+    let filters = Filters::new(&[]);
+    let address = format!("http://{}", app.address);
+    let path = filters.path().display().to_string();
+    let arguments = ["--app", &address, "--filters", &path, "--mongodb", NO_MONGODB, "--wait"];
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let probes = free.local_addr().expect("an address");
+    drop(free);
+    let port = probes.to_string();
+    let arguments = [&arguments[..], &["--probes", &port]].concat();
+    let program = Program::start_with_descriptors(400, &arguments).await;
+    let mut silent = Vec::new();
+    for at in 0..600 {
+        silent.push(TcpStream::connect(probes).await.expect("a connection"));
+        if at % 50 == 0 {
+            assert_eq!(ask(program.listen, "GET", GET).await.status(), 200, "beside {at}");
+            let probe = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+            assert_eq!(ask(probes, "GET", probe).await.status(), 200, "beside {at}");
+        }
+    }
+    // Those that came first went first.
+    let mut byte = [0];
+    let end = tokio::time::timeout(PATIENCE, silent[0].read(&mut byte)).await.expect("an end");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
 }
 
 /// Whoever asks first is closed last: what waits for nothing goes before what has been asked.
