@@ -4,6 +4,8 @@
 
 pub mod asyncapi;
 pub mod capacity;
+mod compression;
+mod compressor;
 mod envelope;
 mod listing;
 mod ndjson;

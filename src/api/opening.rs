@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::capacity::{ConnectionSlot, Full};
+use super::compression;
+use super::compressor::Compressor;
 use super::ndjson::NDJSON;
 use super::negotiation::{Chosen, Transport};
 use super::poll::{self, POLL, Polling};
@@ -19,6 +21,7 @@ use super::wanted::{self, Wanted, WantedStream};
 use super::websocket::WEBSOCKET;
 use crate::access::credentials::Credentials;
 use crate::access::{self, Caller, Right};
+use crate::config::Compression;
 use crate::filter::{Access, BindError};
 use crate::session::catalog::Found;
 use crate::session::connection::{Connection, Member};
@@ -84,7 +87,10 @@ impl Handler {
         let wait = poll::wait_of(wanted::value(&ask.query, "wait"))?;
         let is_head = ask.method == "HEAD";
         let address = ask.address;
-        let wanted = wanted::of(&mut ask, self.max_streams, &self.pace.ids)?;
+        let compression = self.compression_for(transport, &ask.accept_encoding)?;
+        let query = std::mem::take(&mut ask.query);
+        let (most, ids) = (self.max_streams, &self.pace.ids);
+        let wanted = wanted::of(ask.rest, query, ask.last_event_id, most, ids)?;
         // First, since it costs nothing: when it is full, nobody is asked who this is.
         let mut open = self.take_place(address, style)?;
         let mut identity = Identity::new(ask.credentials);
@@ -113,7 +119,15 @@ impl Handler {
         self.count_outcome(transport, "accepted");
         let fields =
             style.encoder().headers().iter().map(|(name, value)| (*name, (*value).to_string()));
-        let fields = fields.collect();
+        let mut fields: Vec<_> = fields.collect();
+        if let Some(compression) = compression {
+            fields.push(("Content-Encoding", compression.name().to_string()));
+            let compressor = Compressor::new(compression);
+            open.compressor = Some(Box::new(compressor.map_err(|error| {
+                let detail = format!("no compressor could be made: {error}");
+                Refusal::passing(503, detail, self.pace.retry)
+            })?));
+        }
         let opened = Opened { connection, open };
         match transport {
             Transport::Poll if is_head => {
@@ -126,6 +140,20 @@ impl Handler {
             }
             _ => Ok(Answer::Stream(Box::new(opened), fields)),
         }
+    }
+
+    /// How a stream's bytes are compressed for a client; `None`: not at all.
+    fn compression_for(
+        &self,
+        transport: Transport,
+        accepted: &[&[u8]],
+    ) -> Result<Option<Compression>, Problem> {
+        if self.compression.is_empty()
+            || matches!(transport, Transport::Poll | Transport::WebSocket)
+        {
+            return Ok(None);
+        }
+        compression::choose(&self.compression, accepted)
     }
 
     /// Opens streams under names. One that is refused refuses them all, and is named.
@@ -233,7 +261,9 @@ impl Handler {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&[transport.name()]).inc();
         let listener = self.catalog.shared.listeners.add(transport.name());
-        Ok(Open { handler: self.clone(), place, transport, listener, _held: self.drain.hold() })
+        let _held = self.drain.hold();
+        let handler = self.clone();
+        Ok(Open { handler, place, transport, listener, compressor: None, _held })
     }
 }
 

@@ -11,6 +11,8 @@ use crate::access::origin::{self, Page};
 use crate::access::{Guard, Origin};
 use crate::api::asyncapi;
 use crate::api::capacity::{ConnectionSlot, Limits};
+use crate::api::compression::Compressed;
+use crate::api::compressor::Compressor;
 use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::poll::Polling;
 use crate::api::problem::{self, Problem};
@@ -18,6 +20,7 @@ use crate::api::refusal::Refusal;
 use crate::api::transport::{self, Ending, Pace, Sink};
 use crate::api::wanted;
 use crate::api::websocket::Upgraded;
+use crate::config::Compression;
 use crate::drain::{Drain, DrainHold};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
@@ -33,6 +36,7 @@ pub struct Ask<'a> {
     pub rest: &'a str,
     pub query: Vec<(String, String)>,
     pub accept: Vec<&'a [u8]>,
+    pub accept_encoding: Vec<&'a [u8]>,
     pub last_event_id: Option<&'a [u8]>,
     pub origin: Origin<'a>,
     /// Where the client is, as far as trusted proxies tell.
@@ -93,6 +97,8 @@ pub(super) struct Open {
     pub(super) transport: Transport,
     /// What operators see of the connection.
     pub(super) listener: Arc<Listener>,
+    /// Where its bytes are compressed; boxed, since few have it.
+    pub(super) compressor: Option<Box<Compressor>>,
     pub(super) _held: DrainHold,
 }
 
@@ -117,6 +123,8 @@ pub struct Handler {
     pub max_duration: Duration,
     /// `clients.max_streams_per_connection`
     pub max_streams: usize,
+    /// `clients.compression`
+    pub(super) compression: Vec<Compression>,
     pub(super) limits: Arc<Limits>,
     /// The reserved path.
     pub(super) prefix: String,
@@ -145,6 +153,7 @@ impl Handler {
             pace,
             max_duration: clients.max_duration.unwrap_or_default(),
             max_streams: clients.max_streams_per_connection,
+            compression: clients.compression.clone(),
             limits: Arc::new(Limits::new(clients)),
             prefix: config.prefix.clone(),
         }
@@ -172,7 +181,7 @@ impl Handler {
             transport == Transport::Sse && chosen.is_some_and(|chosen| chosen.is_named);
         let is_negotiated = !ask.is_websocket
             && ask.method != "OPTIONS"
-            && (!ask.rest.is_empty() || wanted::has_many(&ask));
+            && (!ask.rest.is_empty() || wanted::has_many(ask.rest, &ask.query));
         let decided = match by_query {
             Some(None) if !ask.is_websocket => {
                 Err(Problem::new(400, "`transport` is one of sse, ndjson, poll").into())
@@ -196,7 +205,11 @@ impl Handler {
         };
         headers.extend(cors);
         if is_negotiated {
-            vary_by_accept(headers);
+            if !self.compression.is_empty() {
+                vary_by(headers, "Accept-Encoding");
+            }
+            // Also a refusal is another one for who accepts event streams.
+            vary_by(headers, "Accept");
         }
         answer
     }
@@ -230,7 +243,7 @@ impl Handler {
         if ask.is_websocket {
             return Ok(Box::pin(self.upgrade(ask)).await?);
         }
-        if ask.rest.is_empty() && !wanted::has_many(&ask) {
+        if ask.rest.is_empty() && !wanted::has_many(ask.rest, &ask.query) {
             return Box::pin(self.list(ask)).await;
         }
         if ask.rest == asyncapi::NAME {
@@ -256,11 +269,10 @@ impl Handler {
     }
 }
 
-/// Also a refusal is another one for who accepts event streams.
-fn vary_by_accept(headers: &mut Vec<(&'static str, String)>) {
+fn vary_by(headers: &mut Vec<(&'static str, String)>, field: &str) {
     match headers.iter_mut().find(|(name, _)| *name == "Vary") {
-        Some((_, value)) => *value = format!("Accept, {value}"),
-        None => headers.push(("Vary", "Accept".to_string())),
+        Some((_, value)) => *value = format!("{field}, {value}"),
+        None => headers.push(("Vary", field.to_string())),
     }
 }
 
@@ -270,8 +282,22 @@ impl Opened {
     /// Everything stays where it is, behind a pointer: what an idle stream holds is what it costs.
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ending {
         let Opened { connection, open } = self;
-        let ending =
-            transport::serve(sink, connection, open.transport.encoder(), &open.handler.pace).await;
+        let (encoder, pace) = (open.transport.encoder(), &open.handler.pace);
+        let ending = match open.compressor.take() {
+            None => transport::serve(sink, connection, encoder, pace).await,
+            // Boxed, so that the others have no room for it.
+            Some(compressor) => {
+                Box::pin(async {
+                    let mut sink = Compressed::new(sink, compressor);
+                    let ending = transport::serve(&mut sink, connection, encoder, pace).await;
+                    if !ending.is_cut {
+                        sink.finish().await;
+                    }
+                    ending
+                })
+                .await
+            }
+        };
         open.handler.count_end(ending.ended);
         ending
     }

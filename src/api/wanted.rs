@@ -3,7 +3,6 @@
 use bson::Timestamp;
 
 use super::problem::Problem;
-use super::reserved::Ask;
 use crate::event::Position;
 use crate::event::seal::Ids;
 use crate::session::bookmark::{self, Bookmark};
@@ -34,25 +33,32 @@ pub fn value<'q>(query: &'q [(String, String)], name: &str) -> Option<&'q str> {
     query.iter().rfind(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
-/// Whether it asks for streams under names.
-pub fn has_many(ask: &Ask<'_>) -> bool {
-    ask.rest.is_empty() && value(&ask.query, "stream").is_some()
+/// Whether it asks for streams under names; `rest` is what follows the prefix.
+pub fn has_many(rest: &str, query: &[(String, String)]) -> bool {
+    rest.is_empty() && value(query, "stream").is_some()
 }
 
+/// Reads a request: what follows the prefix, the query, and `Last-Event-ID`.
+///
 /// # Errors
 /// A 400 that names what is wrong. `most` streams may share a connection.
-pub fn of(ask: &mut Ask<'_>, most: usize, ids: &Ids) -> Result<Wanted, Problem> {
-    let id = id_of(ask);
-    let since = value(&ask.query, "since").map(since).transpose()?;
+pub fn of(
+    rest: &str,
+    query: Vec<(String, String)>,
+    last_event_id: Option<&[u8]>,
+    most: usize,
+    ids: &Ids,
+) -> Result<Wanted, Problem> {
+    let id = id_of(last_event_id, &query);
+    let since = value(&query, "since").map(since).transpose()?;
     let is_since = since.is_some();
-    if !has_many(ask) {
+    if !has_many(rest, &query) {
         let from = from(id.as_deref(), since, ids);
-        let label = Label { stream: ask.rest.to_string(), alias: None };
-        let query = std::mem::take(&mut ask.query);
+        let label = Label { stream: rest.to_string(), alias: None };
         let is_since = is_since && id.is_none_or(|id| id.is_empty());
         return Ok(Wanted::One(WantedStream { label, query, from, is_since }));
     }
-    let labels = labels(&ask.query, most.min(bookmark::MAX_STREAMS))?;
+    let labels = labels(&query, most)?;
     let bookmark = match id.as_deref() {
         None | Some("") => Ok(Bookmark::default()),
         Some(id) => Bookmark::parse(id, ids),
@@ -73,7 +79,7 @@ pub fn of(ask: &mut Ask<'_>, most: usize, ids: &Ids) -> Result<Wanted, Problem> 
             WantedStream { from: from_of(&label), label, query: Vec::new(), is_since }
         })
         .collect();
-    for (name, value) in std::mem::take(&mut ask.query) {
+    for (name, value) in query {
         if RESERVED.contains(&name.as_str()) {
             continue;
         }
@@ -104,6 +110,21 @@ pub fn of(ask: &mut Ask<'_>, most: usize, ids: &Ids) -> Result<Wanted, Problem> 
 /// Query names with a meaning of their own.
 const RESERVED: [&str; 6] = ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
 
+/// `most` is `clients.max_streams_per_connection`.
+fn too_many(most: usize) -> String {
+    let shared = bookmark::MAX_STREAMS;
+    match most > shared {
+        true => format!(
+            "more than {shared} streams under one id: open another connection, or a WebSocket on the \
+             reserved path itself, to which `subscribe` adds up to {most} with ids of their own"
+        ),
+        false => format!(
+            "more than {most} streams on one connection (clients.max_streams_per_connection): open \
+             another one"
+        ),
+    }
+}
+
 fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label>, Problem> {
     let mut labels: Vec<Label> = Vec::new();
     for (_, value) in query.iter().filter(|(name, _)| name == "stream") {
@@ -121,18 +142,17 @@ fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label>, Problem
             return Err(Problem::new(400, detail));
         }
         labels.push(label);
-        if labels.len() > most {
-            let detail = format!("more than {most} streams on one connection");
-            return Err(Problem::new(400, detail));
+        if labels.len() > most.min(bookmark::MAX_STREAMS) {
+            return Err(Problem::new(400, too_many(most)));
         }
     }
     Ok(labels)
 }
 
 /// The header wins over the query.
-fn id_of(ask: &Ask<'_>) -> Option<String> {
-    let in_header = ask.last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
-    in_header.or_else(|| value(&ask.query, "lastEventId").map(str::to_string))
+fn id_of(last_event_id: Option<&[u8]>, query: &[(String, String)]) -> Option<String> {
+    let in_header = last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
+    in_header.or_else(|| value(query, "lastEventId").map(str::to_string))
 }
 
 /// Where a stream begins; an empty id means that the client has none.
@@ -200,6 +220,14 @@ mod tests {
         assert_eq!(found.iter().map(Label::name).collect::<Vec<_>>(), ["orders", "a", "b"]);
         assert_eq!(found[1].stream, "chat");
         assert!(labels(&["chat", "chat"]).unwrap_err().detail.contains("stream=a:chat"));
-        assert!(labels(&["a", "b", "c", "d"]).is_err());
+        let refused = labels(&["a", "b", "c", "d"]).unwrap_err();
+        assert!(refused.detail.starts_with("more than 3 streams on one connection"), "{refused:?}");
+        // However many a WebSocket may have: there is no room for more in one id.
+        let names: Vec<String> = (0..=bookmark::MAX_STREAMS).map(|at| format!("s{at}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(super::labels(&query(&names[1..]), 1000).is_ok());
+        let refused = super::labels(&query(&names), 1000).unwrap_err();
+        assert!(refused.detail.starts_with("more than 32 streams under one id"), "{refused:?}");
+        assert!(refused.detail.contains("up to 1000"), "{refused:?}");
     }
 }

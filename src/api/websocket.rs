@@ -175,14 +175,16 @@ impl Handler {
         let mut identity = Identity::new(std::mem::take(&mut ask.credentials));
         let heartbeat = self.catalog.shared.heartbeat;
         let mut open;
-        let connection = if ask.rest.is_empty() && !wanted::has_many(ask) {
+        let connection = if ask.rest.is_empty() && !wanted::has_many(ask.rest, &ask.query) {
             open = self.take_place(ask.address, Transport::WebSocket)?;
             let many = Many::new(false, true, heartbeat);
             let control = self.control(&mut identity, open.listener.clone());
             Connection::with_many(self.catalog.clone(), control, many)
         } else {
             let address = ask.address;
-            let wanted = wanted::of(ask, self.max_streams, &self.pace.ids)?;
+            let query = std::mem::take(&mut ask.query);
+            let (most, ids) = (self.max_streams, &self.pace.ids);
+            let wanted = wanted::of(ask.rest, query, ask.last_event_id, most, ids)?;
             open = self.take_place(address, Transport::WebSocket)?;
             match wanted {
                 Wanted::One(stream) => {
@@ -318,15 +320,9 @@ impl Session<'_> {
 
     /// Does what a message asks for; gives what is to be said about it.
     async fn act(&mut self, text: &str) -> Option<Value> {
-        let message: Message = match serde_json::from_str(text) {
+        let message = match Message::parse(text) {
             Ok(message) => message,
-            Err(error) => {
-                let detail = format!(
-                    "{error}; a message is {{\"subscribe\":\"STREAM\",\"as\":\"NAME\"}} or \
-                     {{\"unsubscribe\":\"NAME\"}}"
-                );
-                return Some(error_of(None, &Problem::new(400, detail)));
-            }
+            Err(problem) => return Some(error_of(None, &problem)),
         };
         let name = message.alias.clone();
         let result = match (message.subscribe.is_some(), message.unsubscribe.as_deref()) {

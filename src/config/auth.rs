@@ -124,7 +124,7 @@ impl Group for Auth {
         add("auth.jwt.jwks_url", unset(Url), "Where the issuer publishes its public keys.");
         add(
             "auth.jwt.algorithms",
-            unset(Words(ALGORITHMS)),
+            unset(Words { words: ALGORITHMS, example: "[RS256]" }),
             "The algorithms that are taken; required with a key, never taken from the token.",
         );
         add("auth.jwt.issuer", unset(Text), "What `iss` must be; not checked when unset.");

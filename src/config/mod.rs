@@ -39,7 +39,8 @@ pub use schema::schema;
 pub use secret::{MongodbUri, Secret};
 pub use setting::{Kind, SETTINGS, Setting};
 pub use settings::{
-    Clients, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay, Snapshot, Subjects,
+    Clients, Compression, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay, Snapshot,
+    Subjects,
 };
 pub use tls::Tls;
 pub use token_source::TokenSource;

@@ -42,7 +42,7 @@ fn one(setting: &Setting) -> Value {
     let mut put = |key: &str, value: Value| _ = schema.insert(key.to_owned(), value);
     let about = match setting.range() {
         // The schema of a list or a choice shows its words already.
-        Some(range) if !matches!(setting.kind, Kind::Word(_) | Kind::Words(_)) => {
+        Some(range) if !matches!(setting.kind, Kind::Word(_) | Kind::Words { .. }) => {
             format!("{} {range}.", setting.about)
         }
         _ => setting.about.clone(),
@@ -80,7 +80,7 @@ fn of_kind(setting: &Setting) -> Map<String, Value> {
         }
         Kind::Word(words) => json!({ "enum": words }),
         // One item may stand without brackets.
-        Kind::Words(words) => json!({
+        Kind::Words { words, .. } => json!({
             "type": ["array", "string"],
             "items": { "enum": words },
         }),

@@ -71,8 +71,8 @@ pub enum Kind {
     Url,
     /// A list of texts; the example is for hints.
     Texts { example: &'static str },
-    /// A list of some of these words.
-    Words(&'static [&'static str]),
+    /// A list of some of these words; the example is for hints.
+    Words { words: &'static [&'static str], example: &'static str },
     /// A whole number.
     Count { least: u64, most: u64 },
     /// A list of networks in CIDR notation, or single addresses.
@@ -135,8 +135,7 @@ impl Setting {
     pub(super) fn list_example(&self) -> Option<&'static str> {
         match self.kind {
             Kind::Networks => Some("[127.0.0.0/8]"),
-            Kind::Texts { example } => Some(example),
-            Kind::Words(_) => Some("[RS256]"),
+            Kind::Texts { example } | Kind::Words { example, .. } => Some(example),
             _ => None,
         }
     }
@@ -163,7 +162,7 @@ impl Setting {
             }
             Kind::Count { least, most } => Some(format!("{least} to {most}")),
             Kind::Word(words) => Some(words.join(", ")),
-            Kind::Words(words) => Some(format!("some of {}", words.join(", "))),
+            Kind::Words { words, .. } => Some(format!("some of {}", words.join(", "))),
             _ => None,
         }
     }

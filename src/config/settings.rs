@@ -117,7 +117,8 @@ settings! {
         max_connections_per_subject: Option<usize> = count("0", 0, 10_000_000),
         /// Different parameter values that one signed-in caller listens with; 0: no limit.
         max_values_per_subject: Option<usize> = count("1000", 0, 10_000_000),
-        /// Streams on one connection.
+        /// Streams on one connection. Under one id, as `?stream=a&stream=b`, it is 32 at most; a
+        /// WebSocket to which `subscribe` adds streams may have more.
         max_streams_per_connection: usize = count("32", 1, 1000),
         /// Requests to the app at the same time from one client address; 0: as many as leave room
         /// for those of others.
@@ -130,6 +131,12 @@ settings! {
         /// A client that takes nothing of an answer, or sends nothing of a request, for so long is
         /// let go.
         send_timeout: Duration = duration("60s", MILLISECOND.saturating_mul(100), HOUR),
+        /// How Server-Sent Events and NDJSON are compressed for clients that accept it, best first;
+        /// empty: not at all.
+        compression: Vec<Compression> = declared(
+            Kind::Words { words: Compression::NAMES, example: "[gzip]" },
+            "",
+        ),
     }
 }
 
@@ -168,6 +175,26 @@ settings! {
         format: LogFormat = declared(Kind::Word(LogFormat::NAMES), "text"),
         /// How much is logged.
         level: LogLevel = declared(Kind::Word(LogLevel::NAMES), "info"),
+    }
+}
+
+/// A content coding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    Zstd,
+    Brotli,
+    Gzip,
+}
+
+impl Words for Compression {
+    const NAMES: &[&str] = &["zstd", "br", "gzip"];
+    const VALUES: &[Compression] = &[Compression::Zstd, Compression::Brotli, Compression::Gzip];
+}
+
+impl Compression {
+    /// As in `Content-Encoding`, and as written in the settings.
+    pub fn name(self) -> &'static str {
+        Compression::NAMES[self as usize]
     }
 }
 

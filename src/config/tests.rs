@@ -62,6 +62,7 @@ fn defaults_are_those_of_the_documentation() {
             max_streams_per_connection: 32,
             max_requests_per_address: None,
             send_timeout: Duration::from_secs(60),
+            compression: Vec::new(),
         }
     );
     assert_eq!(config.app_read_timeout, None);

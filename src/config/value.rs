@@ -38,19 +38,27 @@ pub(super) trait Words: Copy + 'static {
 
 impl<T: Words> Value for T {
     fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<T> {
-        resolver.read(key, |text| {
-            let found = T::NAMES.iter().zip(T::VALUES).find(|(name, _)| **name == text);
-            found.map(|(_, value)| *value).ok_or_else(|| {
-                invalid(
-                    format!("{} is not one of {}", show(text), T::NAMES.join(", ")),
-                    match nearest(text, T::NAMES.iter().copied()) {
-                        Some(name) => format!("did you mean {name}?"),
-                        None => format!("write {}", T::NAMES.join(" or ")),
-                    },
-                )
-            })
-        })
+        resolver.read(key, word)
     }
+}
+
+impl<T: Words> Value for Vec<T> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Vec<T>> {
+        resolver.list(key, word)
+    }
+}
+
+fn word<T: Words>(text: &str) -> Result<T, Invalid> {
+    let found = T::NAMES.iter().zip(T::VALUES).find(|(name, _)| **name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        invalid(
+            format!("{} is not one of {}", show(text), T::NAMES.join(", ")),
+            match nearest(text, T::NAMES.iter().copied()) {
+                Some(name) => format!("did you mean {name}?"),
+                None => format!("write {}", T::NAMES.join(" or ")),
+            },
+        )
+    })
 }
 
 impl Value for SocketAddr {

@@ -46,6 +46,7 @@ impl Side {
             rest: request.rest,
             query,
             accept: values("accept"),
+            accept_encoding: values("accept-encoding"),
             last_event_id: first("last-event-id"),
             origin,
             address,

@@ -1,4 +1,4 @@
-//! What a client says over a WebSocket. Pure.
+//! What a client's message over a WebSocket asks for. Pure.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ use crate::session::many::Label;
 /// What a client's message says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Message {
+pub struct Message {
     pub subscribe: Option<String>,
     pub unsubscribe: Option<String>,
     #[serde(rename = "as")]
@@ -23,6 +23,18 @@ pub(super) struct Message {
 }
 
 impl Message {
+    /// # Errors
+    /// A 400 that says what a message looks like.
+    pub fn parse(text: &str) -> Result<Message, Problem> {
+        serde_json::from_str(text).map_err(|error| {
+            let detail = format!(
+                "{error}; a message is {{\"subscribe\":\"STREAM\",\"as\":\"NAME\"}} or \
+                 {{\"unsubscribe\":\"NAME\"}}"
+            );
+            Problem::new(400, detail)
+        })
+    }
+
     /// The stream that it subscribes to.
     ///
     /// # Errors
@@ -62,8 +74,7 @@ mod tests {
 
     #[test]
     fn parameters_are_values() {
-        let message =
-            |text: &str| serde_json::from_str::<Message>(text).unwrap().wanted(&Ids::Token);
+        let message = |text: &str| Message::parse(text).unwrap().wanted(&Ids::Token);
         let wanted = message(
             r#"{"subscribe":"a","as":"1","params":{"n":3,"b":true,"s":["x","y"]},"since":"30s"}"#,
         )

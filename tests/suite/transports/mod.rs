@@ -1,5 +1,6 @@
 //! The transports beside Server-Sent Events, and several streams on one connection.
 
+mod compression;
 mod many;
 mod ndjson;
 mod poll;
