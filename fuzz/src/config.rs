@@ -9,4 +9,5 @@ pub mod units;
 
 pub(crate) use address::parse_prefix;
 pub use token_source::TokenSource;
+pub use units::parse_duration;
 pub(crate) use units::show_duration;

@@ -19,5 +19,7 @@ pub mod proxy;
 pub use proxy::{chunks, gate, path};
 
 pub mod access;
+pub mod api;
 pub mod config;
 pub mod kubernetes;
+pub mod session;
