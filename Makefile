@@ -9,7 +9,7 @@
 CARGO := scripts/cargo
 
 # What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test asyncapi-test check-docs helm-check deny
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny
 
 .PHONY: help
 help: ## Show this
@@ -84,6 +84,10 @@ asyncapi-test: ## The AsyncAPI document, by AsyncAPI's own parser
 .PHONY: clients-test
 clients-test: build ## Other people's clients and our own, and proxies in front, against the real thing
 	scripts/clients-test
+
+.PHONY: websocket-test
+websocket-test: build ## Autobahn's WebSocket cases, through the proxy and on Sidestream's own endpoint
+	scripts/websocket-test
 
 .PHONY: check-docs
 check-docs: build ## Run the commands and check the filters that the documentation shows

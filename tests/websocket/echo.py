@@ -1,0 +1,20 @@
+"""An app whose WebSocket says again what it is told: python3 echo.py PORT"""
+
+import asyncio
+import sys
+
+from websockets.asyncio.server import serve
+
+
+async def echo(websocket):
+    async for message in websocket:
+        await websocket.send(message)
+
+
+async def main(port):
+    # As large and as compressed as the cases want it.
+    async with serve(echo, "127.0.0.1", port, max_size=None, compression="deflate") as server:
+        await server.serve_forever()
+
+
+asyncio.run(main(int(sys.argv[1])))
