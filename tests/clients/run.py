@@ -9,6 +9,7 @@
                 docs/clients.md
     python      clients/python: its own tests
     browser     a plain page and clients/js in Chromium: six tabs, one connection
+    transports  EventSource, fetch and WebSocket in Chromium and Firefox, over HTTP/1.1 and over HTTP/2 with TLS
     fronts      the proxies of docs/in-front.md, each in front of two sidecars
     alongside   Socket.IO, GraphQL subscriptions, Faye and server-sent events of the app behind
 """
@@ -80,6 +81,25 @@ def part_browser(stand, _cleanup, _args):
     run("the test in Chromium", ["node", "--test", HERE / "browser.mjs"], env=environment(stand))
 
 
+def part_transports(stand, _cleanup, _args):
+    """EventSource, fetch and WebSocket in two browsers, over HTTP/1.1 and over HTTP/2 with TLS."""
+    certificate, key = stand.directory / "certificate.pem", stand.directory / "key.pem"
+    run("openssl", ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-keyout", key, "-out", certificate])
+    tls = f"tls: {{ cert_file: {certificate}, key_file: {key} }}\n"
+    ways = [
+        {"name": "HTTP/1.1", "protocol": "http/1.1", "coding": "none", "hasWebSocket": True, "sidecar": 0},
+        {"name": "HTTP/1.1 with gzip", "protocol": "http/1.1", "coding": "gzip",
+         "sidecar": stand.add_sidecar("", "gzip")},
+        {"name": "HTTP/2 with brotli", "protocol": "h2", "coding": "br", "sidecar": stand.add_sidecar(tls, "br")},
+        {"name": "HTTP/2 with zstd", "protocol": "h2", "coding": "zstd", "hasWebSocket": True,
+         "sidecar": stand.add_sidecar(tls, "zstd")},
+    ]
+    run("the tests in browsers", ["node", "--test", HERE / "transports.mjs"], seconds=600,
+        env=environment(stand, WAYS=json.dumps(ways)))
+
+
 def part_fronts(stand, _cleanup, args):
     """The configurations of docs/in-front.md, with plain pages behind them."""
     with devtools.picking_ports():
@@ -111,6 +131,7 @@ PARTS = {
     "js": part_js,
     "python": part_python,
     "browser": part_browser,
+    "transports": part_transports,
     "fronts": part_fronts,
     "alongside": part_alongside,
 }

@@ -43,7 +43,7 @@ collection: clients.things
 access: public
 """
 SETTINGS = """
-clients: {{ heartbeat: {heartbeat}, retry: 50ms }}
+clients: {{ heartbeat: {heartbeat}, retry: 50ms, compression: [{compression}] }}
 drain: 200ms
 log: {{ level: warn }}
 """
@@ -52,11 +52,13 @@ log: {{ level: warn }}
 class Sidecar:
     """One real Sidestream, which can be ended and started again on the same ports."""
 
-    def __init__(self, name, directory, app, uri, host, ports, heartbeat):
+    def __init__(self, name, directory, app, uri, host, ports, heartbeat, more="", compression=""):
+        """`more`: further lines of settings."""
         self.directory = directory / name
         (self.directory / "filters").mkdir(parents=True)
         self.write_filter("things", "")
-        (self.directory / "sidestream.yaml").write_text(SETTINGS.format(heartbeat=heartbeat))
+        (self.directory / "sidestream.yaml").write_text(
+            SETTINGS.format(heartbeat=heartbeat, compression=compression) + more)
         self.name, self.app, self.uri = name, app, uri
         self.starts = 0
         self.host, (self.port, self.admin) = host, ports
@@ -130,6 +132,15 @@ class Stand:
         self.app.shutdown()
         for process in [each.process for each in self.fronts + self.sidecars] + self.others:
             process.stop()
+
+    def add_sidecar(self, more, compression):
+        """Another one, with further settings; its number."""
+        with devtools.picking_ports():
+            ports = devtools.pick_port(None), devtools.pick_port(None)
+            self.sidecars.append(Sidecar(
+                f"sidecar-{len(self.sidecars) + 1}", self.directory, self.app.server_port, self.uri, "127.0.0.1",
+                ports, "500ms", more, compression))
+        return len(self.sidecars) - 1
 
     def start_app(self, command):
         port = devtools.pick_port(None)
