@@ -4,6 +4,7 @@
     clients     each client of docs/clients.md, with the lines that are shown there: a thousand
                 events over connections that are cut at random bytes, none lost, none twice
     id-gap      the one byte at which fetch-event-source loses an event
+    format      the standard's format rules as rows, by four readers
     quiet       positions of a stream on which nothing happens
     js          clients/js: its size, its types, its package, its own tests; the recipes of
                 docs/clients.md
@@ -81,6 +82,12 @@ def part_browser(stand, _cleanup, _args):
     run("the test in Chromium", ["node", "--test", HERE / "browser.mjs"], env=environment(stand))
 
 
+def part_format(stand, _cleanup, _args):
+    """format.json, by npm's parser, Python's clients and Chromium."""
+    path = devtools.python_packages("clients", HERE / "requirements.txt")
+    run("the readers", ["node", "--test", HERE / "format.mjs"], env=environment(stand, PYTHONPATH=str(path)))
+
+
 def part_transports(stand, _cleanup, _args):
     """EventSource, fetch and WebSocket in two browsers, over HTTP/1.1 and over HTTP/2 with TLS."""
     certificate, key = stand.directory / "certificate.pem", stand.directory / "key.pem"
@@ -128,6 +135,7 @@ PARTS = {
     "clients": followers.lose_nothing,
     "id-gap": followers.lose_in_the_gap,
     "quiet": followers.move_while_quiet,
+    "format": part_format,
     "js": part_js,
     "python": part_python,
     "browser": part_browser,

@@ -5,7 +5,7 @@ The app is the tests' control too: they post to it what is to happen next.
 
     GET  /documents                       the collection, as an app would give it to its page
     GET  /page.html, /js/…                an empty page; the files of clients/js
-    POST /write      {"operations": […]}  [["insert", 7], ["update", 7], ["delete", 7]], in order
+    POST /write      {"operations": […]}  [["insert", 7], ["update", 7], ["delete", 7]], in order; ["insert", 8, "…"] with a text
     POST /relay      {"mode": …, …}       a new relay in front of the first sidecar: {"port": …}
     POST /relay/set  {"port": …, "mode": …, "cut": true}
     GET  /relay?port=N                    {"connections": …, "cuts": …}
@@ -164,9 +164,9 @@ class Stand:
         """Does what is listed, in order, and returns when a majority has it."""
         import pymongo
         bulk = []
-        for what, key in operations:
+        for what, key, *text in operations:
             if what == "insert":
-                bulk.append(pymongo.InsertOne({"_id": key, "text": TEXT, "version": 1}))
+                bulk.append(pymongo.InsertOne({"_id": key, "text": (text or [TEXT])[0], "version": 1}))
             elif what == "update":
                 bulk.append(pymongo.UpdateOne({"_id": key}, {"$inc": {"version": 1}}))
             else:
