@@ -1,7 +1,7 @@
 //! Many clients of event streams in one thread: counts what comes, and checks that each client
 //! gets every event that is its own once and in order.
 //!
-//! They speak SSE, or what rivals speak over WebSocket. Plain sockets and epoll, one buffer for all: the
+//! They speak SSE, plain or compressed, NDJSON, long poll, or what is spoken over WebSocket. Plain sockets and epoll, one buffer for all: the
 //! crowd shares the machine with what it measures, so it has to be cheap, in time and in memory.
 
 use std::borrow::Cow;
@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use flate2::write::GzDecoder;
 use memchr::{memchr, memmem};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -54,12 +55,18 @@ enum Framing {
     /// In WebSocket's frames, and before the server sends events.
     Greeting,
     Frames,
+    /// In a poll's answer of so many bytes.
+    Answer(usize),
     Over,
 }
 
 struct Client {
     socket: Option<TcpStream>,
     speaks: Speaks,
+    /// What is asked for: again and again, where it polls.
+    path: String,
+    has_opened: bool,
+    decoder: Option<Box<GzDecoder<Vec<u8>>>>,
     framing: Framing,
     /// A line, a frame or a head that is not whole yet.
     partial: Vec<u8>,
@@ -157,6 +164,9 @@ impl Crowd {
         self.clients.push(Client {
             socket: Some(socket),
             speaks,
+            path: path.to_owned(),
+            has_opened: false,
+            decoder: (speaks == Speaks::Gzip).then(|| Box::new(GzDecoder::new(Vec::new()))),
             framing: Framing::Head,
             partial: Vec::new(),
             wants,
@@ -215,9 +225,12 @@ impl Crowd {
             match socket.read(&mut buffer) {
                 Ok(0) => close(client, &mut self.seen),
                 Ok(length) => {
-                    let was_open = client.is_open();
                     client.feed(&buffer[..length], &mut self.seen, &mut answer)?;
-                    self.opened += usize::from(client.is_open() && !was_open);
+                    // Who polls is between two answers most of the time.
+                    if !client.has_opened && (client.is_open() || !answer.is_empty()) {
+                        client.has_opened = client.is_open() || client.speaks == Speaks::Poll;
+                        self.opened += usize::from(client.has_opened);
+                    }
                     if let (Some(socket), false) = (&mut client.socket, answer.is_empty()) {
                         let wrote = socket.write_all(&answer);
                         wrote.map_err(|error| format!("a client's answer: {error}"))?;
@@ -272,8 +285,16 @@ impl Client {
                     if !head.starts_with("http/1.") || head.get(8..12) != Some(status) {
                         return Err(format!("no stream: {}", String::from_utf8_lossy(&whole)));
                     }
+                    let is_gzip = head.contains("content-encoding: gzip");
+                    if self.speaks == Speaks::Gzip && !is_gzip {
+                        return Err(format!("not compressed: {head}"));
+                    }
                     self.framing = match head.contains("transfer-encoding: chunked") {
-                        _ if self.speaks != Speaks::Sse => Framing::Greeting,
+                        _ if self.speaks.is_websocket() => Framing::Greeting,
+                        _ if self.speaks == Speaks::Poll => {
+                            let length = number_after(head.as_bytes(), b"content-length:");
+                            Framing::Answer(length.unwrap_or(0) as usize)
+                        }
                         true => Framing::Size(0, false),
                         false => Framing::Raw,
                     };
@@ -282,8 +303,12 @@ impl Client {
                     seen.bytes -= rest.len() as u64;
                     return self.feed(&rest, seen, answer);
                 }
-                Framing::Raw => {
-                    self.lines(bytes, seen);
+                Framing::Raw => return self.content(bytes, seen),
+                Framing::Answer(length) => {
+                    self.partial.extend_from_slice(bytes);
+                    if self.partial.len() >= length {
+                        self.polled(seen, answer);
+                    }
                     return Ok(());
                 }
                 Framing::Size(size, is_known) => {
@@ -300,7 +325,7 @@ impl Client {
                 }
                 Framing::Chunk(left) => {
                     let length = left.min(bytes.len());
-                    self.lines(&bytes[..length], seen);
+                    self.content(&bytes[..length], seen)?;
                     bytes = &bytes[length..];
                     self.framing = match left - length {
                         0 => Framing::ChunkEnd,
@@ -344,6 +369,37 @@ impl Client {
         Ok(())
     }
 
+    /// Of an event stream, compressed or not.
+    fn content(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<(), String> {
+        let Some(decoder) = &mut self.decoder else {
+            self.lines(bytes, seen);
+            return Ok(());
+        };
+        decoder.write_all(bytes).and_then(|()| decoder.flush()).map_err(|e| e.to_string())?;
+        let plain = std::mem::take(decoder.get_mut());
+        self.lines(&plain, seen);
+        Ok(())
+    }
+
+    /// A poll is answered: counts its events, and polls again from where it says.
+    fn polled(&mut self, seen: &mut Seen, answer: &mut Vec<u8>) {
+        let whole = std::mem::take(&mut self.partial);
+        let mut rest = &whole[..];
+        while let Some(at) = memmem::find(rest, b"\"seq\":") {
+            self.event(&rest[at..], seen);
+            rest = &rest[at + 1..];
+        }
+        if memmem::find(&whole, b"\"event\":\"reset\"").is_some() {
+            seen.resets += 1;
+        }
+        let resume = memmem::rfind(&whole, b"\"resume\":\"").map(|at| &whole[at + 10..]);
+        let resume = resume.and_then(|rest| rest.split(|byte| *byte == b'"').next());
+        let resume = String::from_utf8_lossy(resume.unwrap_or_default()).into_owned();
+        let path = format!("{}?wait=60s&lastEventId={resume}", self.path);
+        answer.extend_from_slice(self.speaks.request(&path).as_bytes());
+        self.framing = Framing::Head;
+    }
+
     fn lines(&mut self, mut bytes: &[u8], seen: &mut Seen) {
         while let Some(end) = memchr(b'\n', bytes) {
             let line = &bytes[..end];
@@ -360,10 +416,12 @@ impl Client {
     }
 
     fn line(&mut self, line: &[u8], seen: &mut Seen) {
-        if line.starts_with(b"event: reset") || line.starts_with(b"event: end") {
+        let is_reset =
+            line.starts_with(b"{") && memmem::find(line, b"\"event\":\"reset\"").is_some();
+        if is_reset || line.starts_with(b"event: reset") || line.starts_with(b"event: end") {
             seen.resets += 1;
         }
-        if line.starts_with(b"data:") {
+        if line.starts_with(b"data:") || line.starts_with(b"{") {
             self.event(line, seen);
         }
     }

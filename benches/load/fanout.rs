@@ -38,24 +38,25 @@ struct Shown {
 
 pub fn run(bench: &mut Bench) {
     let many = bench.scaled(10_000);
-    to_all(bench, many, "fanout", &[Holder::Floor, Holder::Nchan, Holder::Pushpin]);
+    let ours = Holder::Sidestream;
+    to_all(bench, many, "fanout", ours, &[Holder::Floor, Holder::Nchan, Holder::Pushpin]);
     // Node.js is given fewer clients: it would take minutes.
     let few = bench.scaled(3_000);
-    to_all(bench, few, "fanout-few", &[Holder::BetterSse, Holder::SocketIo, Holder::Parse]);
+    to_all(bench, few, "fanout-few", ours, &[Holder::BetterSse, Holder::SocketIo, Holder::Parse]);
     to_one_each(bench);
 }
 
 /// The product and these rivals, one after the other, in as many rounds as there is time for.
-fn to_all(bench: &mut Bench, clients: usize, name: &str, rivals: &[Holder]) {
+pub fn to_all(bench: &mut Bench, clients: usize, name: &str, ours: Holder, rivals: &[Holder]) {
     let shown = |holder| Shown { holder, sent: Default::default(), failures: 0 };
-    let mut ours = shown(Holder::Sidestream);
+    let mut ours = shown(ours);
     let mut rivals: Vec<Shown> = rivals.iter().copied().map(shown).collect();
     let events = bench.events(25).max(3);
     let rounds = bench.rounds();
     for _ in 0..rounds {
         for (kind, (at_once, _)) in KINDS.into_iter().enumerate() {
             let load = (clients, events, at_once);
-            let sent = measure(bench, Holder::Sidestream, load, 0);
+            let sent = measure(bench, ours.holder, load, 0);
             let sent = sent.unwrap_or_else(|why| panic!("fan-out: {why}"));
             let size = sent.bytes as usize;
             ours.sent[kind].push(sent);
@@ -76,14 +77,35 @@ fn to_all(bench: &mut Bench, clients: usize, name: &str, rivals: &[Holder]) {
         }
     }
     for (kind, (_, when)) in KINDS.into_iter().enumerate() {
-        let what = format!("fan-out to {clients} clients, {when}");
+        let by = match ours.holder {
+            Holder::Sidestream => String::new(),
+            holder => format!(" by {}", holder.name()),
+        };
+        let what = format!("fan-out to {clients} clients, {when}{by}");
         for rival in rivals.iter().filter(|rival| !rival.sent[kind].is_empty()) {
-            add(bench, (name, kind, &what), &ours.sent[kind], rival);
+            let goal = goal_of(ours.holder, rival.holder);
+            add(bench, (name, kind, &what), &ours.sent[kind], rival, goal);
         }
     }
 }
 
-fn add(bench: &mut Bench, (name, kind, what): (&str, usize, &str), ours: &[Sent], rival: &Shown) {
+fn goal_of(ours: Holder, rival: Holder) -> Option<Goal> {
+    match (ours, rival) {
+        (_, Holder::Floor) => Some(Goal::RatioAtLeast(0.8)),
+        (Holder::Sidestream, Holder::Nchan) => Some(Goal::RatioAtLeast(2.0)),
+        (Holder::WebSocket, Holder::Ws | Holder::SocketIo) => Some(Goal::RatioAtLeast(2.0)),
+        (Holder::WebSocket | Holder::Ndjson, Holder::Sidestream) => Some(Goal::RatioAtLeast(0.9)),
+        _ => None,
+    }
+}
+
+fn add(
+    bench: &mut Bench,
+    (name, kind, what): (&str, usize, &str),
+    ours: &[Sent],
+    rival: &Shown,
+    goal: Option<Goal>,
+) {
     let theirs = &rival.sent[kind];
     let per_second = |sent: &[Sent]| {
         Figure::chosen(best(sent).per_second, sent.iter().map(|sent| sent.per_second))
@@ -94,10 +116,9 @@ fn add(bench: &mut Bench, (name, kind, what): (&str, usize, &str), ours: &[Sent]
     let (who, slug) = (rival.holder.name(), rival.holder.slug());
     let id = format!("{name}-{kind}-{slug}");
     let row = Row::new(&id, what, "events/s", per_second(ours)).beside(who, per_second(theirs));
-    let row = match rival.holder {
-        Holder::Floor => row.goal(Goal::RatioAtLeast(0.8)),
-        Holder::Nchan => row.goal(Goal::RatioAtLeast(2.0)),
-        _ => row,
+    let row = match goal {
+        Some(goal) => row.goal(goal),
+        None => row,
     };
     let (mine, others) = (best(ours).bytes, best(theirs).bytes);
     let mut note = format!("{mine:.0} bytes on the wire for each, {others:.0} of {who}");

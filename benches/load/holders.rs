@@ -21,6 +21,15 @@ const WHOLE_PAD: usize = 280;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     Sidestream,
+    /// The same by its other transports.
+    Ndjson,
+    Poll,
+    WebSocket,
+    /// The same, compressed; by itself, or by nginx in front of it.
+    Gzip,
+    NginxGzip,
+    /// The thirty lines that people write, over a bare WebSocket.
+    Ws,
     /// A `write()` for each socket, and nothing else.
     Floor,
     Nchan,
@@ -42,6 +51,8 @@ enum Running {
     Ours(Sidecar),
     Own(Process),
     Rival(Rival),
+    /// With Sidestream behind it.
+    Before(Rival, #[expect(dead_code, reason = "held so that it runs")] Sidecar),
     /// With the app that it asks.
     Behind(Rival, #[expect(dead_code, reason = "held so that it runs")] Process),
 }
@@ -50,6 +61,12 @@ impl Holder {
     pub fn name(self) -> &'static str {
         match self {
             Holder::Sidestream => "Sidestream",
+            Holder::Ndjson => "Sidestream, NDJSON",
+            Holder::Poll => "Sidestream, long poll",
+            Holder::WebSocket => "Sidestream, WebSocket",
+            Holder::Gzip => "Sidestream, gzip",
+            Holder::NginxGzip => "nginx's gzip before Sidestream",
+            Holder::Ws => "ws, a shared change stream",
             Holder::Floor => "bare write() loop",
             Holder::Nchan => "Nchan",
             Holder::Pushpin => "Pushpin",
@@ -63,6 +80,12 @@ impl Holder {
     pub fn slug(self) -> &'static str {
         match self {
             Holder::Sidestream => "sidestream",
+            Holder::Ndjson => "ndjson",
+            Holder::Poll => "poll",
+            Holder::WebSocket => "websocket",
+            Holder::Gzip => "gzip",
+            Holder::NginxGzip => "nginx-gzip",
+            Holder::Ws => "ws",
             Holder::Floor => "bare",
             Holder::Nchan => "nchan",
             Holder::Pushpin => "pushpin",
@@ -97,7 +120,17 @@ impl Holder {
             }
         };
         let running = match self {
-            Holder::Sidestream => Running::Ours(bench.start(&How::default())),
+            Holder::Sidestream | Holder::Ndjson | Holder::Poll | Holder::WebSocket => {
+                Running::Ours(bench.start(&How::default()))
+            }
+            Holder::Gzip => {
+                Running::Ours(bench.start(&How { is_compressing: true, ..How::default() }))
+            }
+            Holder::NginxGzip => {
+                let sidecar = bench.start(&How::default());
+                Running::Before(rivals::nginx_gzip(dir, sidecar.address)?, sidecar)
+            }
+            Holder::Ws => Running::Rival(rivals::node(dir, "ws.mjs", "ws", uri)?),
             Holder::Floor => {
                 let (process, address) = own("serve-floor")?;
                 let running = Running::Own(process);
@@ -118,7 +151,9 @@ impl Holder {
         };
         let (address, publish) = match &running {
             Running::Ours(sidecar) => (sidecar.address, sidecar.address),
-            Running::Rival(rival) | Running::Behind(rival, _) => (rival.address, rival.publish),
+            Running::Rival(rival) | Running::Behind(rival, _) | Running::Before(rival, _) => {
+                (rival.address, rival.publish)
+            }
             Running::Own(_) => unreachable!("returned above"),
         };
         Ok(Held { holder: self, running, address, publish })
@@ -131,7 +166,9 @@ impl Held {
         match &self.running {
             Running::Ours(sidecar) => &sidecar.process,
             Running::Own(process) => process,
-            Running::Rival(rival) | Running::Behind(rival, _) => &rival.process,
+            Running::Rival(rival) | Running::Behind(rival, _) | Running::Before(rival, _) => {
+                &rival.process
+            }
         }
     }
 
@@ -144,6 +181,11 @@ impl Held {
     pub fn listen_to_all(&self, clients: usize) -> Result<Crowd, String> {
         let (speaks, path) = match self.holder {
             Holder::Sidestream => (Speaks::Sse, "/_events/all"),
+            Holder::Ndjson => (Speaks::Ndjson, "/_events/all"),
+            Holder::Poll => (Speaks::Poll, "/_events/all"),
+            Holder::WebSocket => (Speaks::WebSocket, "/_events/all"),
+            Holder::Gzip | Holder::NginxGzip => (Speaks::Gzip, "/_events/all"),
+            Holder::Ws => (Speaks::WebSocket, "/"),
             Holder::Floor | Holder::BetterSse => (Speaks::Sse, "/"),
             Holder::Nchan => (Speaks::Sse, "/subscribe/all"),
             Holder::Pushpin => (Speaks::Sse, "/hold/all"),
@@ -174,7 +216,15 @@ impl Held {
         let numbers = from..from + count;
         let data = |seq: u64| json!({ "seq": seq, "pad": "x".repeat(WHOLE_PAD) });
         match self.holder {
-            Holder::Sidestream | Holder::BetterSse | Holder::SocketIo => {
+            Holder::Sidestream
+            | Holder::Ndjson
+            | Holder::Poll
+            | Holder::WebSocket
+            | Holder::Gzip
+            | Holder::NginxGzip
+            | Holder::Ws
+            | Holder::BetterSse
+            | Holder::SocketIo => {
                 bench.runtime.block_on(bench.mongo.insert(from, count, 1, PAD));
             }
             Holder::Floor => {

@@ -34,6 +34,7 @@ mod rollout;
 mod secure;
 mod servers;
 mod sidecar;
+mod transports;
 mod websocket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,8 +48,8 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 8] =
-    ["idle", "fanout", "latency", "proxy", "mongodb", "secure", "hostile", "rollout"];
+const GROUPS: [&str; 9] =
+    ["idle", "fanout", "transports", "latency", "proxy", "mongodb", "secure", "hostile", "rollout"];
 
 /// What a group of rows needs.
 pub struct Bench {
@@ -174,6 +175,7 @@ fn run(group: &str, bench: &mut Bench) {
     match group {
         "idle" => idle::run(bench),
         "fanout" => fanout::run(bench),
+        "transports" => transports::run(bench),
         "latency" => latency::run(bench),
         "proxy" => proxy::run(bench),
         "mongodb" => cursors::run(bench),

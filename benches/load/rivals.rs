@@ -99,6 +99,14 @@ pub fn nginx(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
     Start { program, config: "nginx.conf", words: &words, env: &[], arguments }.start(dir)
 }
 
+/// nginx that compresses event streams, flushed with each piece.
+pub fn nginx_gzip(dir: &Path, app: SocketAddr) -> Result<Rival, String> {
+    let program = installed("nginx")?;
+    let words = [("APP", app.to_string())];
+    let arguments = &nginx_arguments;
+    Start { program, config: "nginx-gzip.conf", words: &words, env: &[], arguments }.start(dir)
+}
+
 /// nginx with TLS and HTTP/2, for attacks.
 pub fn nginx_hostile(
     dir: &Path,

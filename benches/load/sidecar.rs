@@ -19,6 +19,8 @@ pub struct How<'a> {
     pub threads: Option<usize>,
     /// How many descriptors it may have; the system's limit where there is none.
     pub descriptors: Option<u32>,
+    /// Whether it compresses by gzip.
+    pub is_compressing: bool,
 }
 
 pub struct Sidecar {
@@ -46,6 +48,9 @@ impl Sidecar {
         if let Some((cert, key)) = how.tls {
             env.push(("SIDESTREAM_TLS__CERT_FILE", cert.display().to_string()));
             env.push(("SIDESTREAM_TLS__KEY_FILE", key.display().to_string()));
+        }
+        if how.is_compressing {
+            env.push(("SIDESTREAM_CLIENTS__COMPRESSION", "gzip".to_owned()));
         }
         if let Some(threads) = how.threads {
             env.push(("TOKIO_WORKER_THREADS", threads.to_string()));

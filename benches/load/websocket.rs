@@ -1,5 +1,4 @@
-//! As much of WebSocket as the crowd needs, and what two rivals speak over it. Pure: bytes in,
-//! bytes out.
+//! What the crowd speaks: its requests, and as much of WebSocket as it needs. Pure: bytes in, bytes out.
 
 /// Text, close, ping and pong of RFC 6455.
 const TEXT: u8 = 1;
@@ -11,6 +10,13 @@ const PONG: u8 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     Sse,
+    /// The same, compressed.
+    Gzip,
+    Ndjson,
+    /// One poll after the other.
+    Poll,
+    /// Sidestream's envelopes; also what `ws.mjs` says.
+    WebSocket,
     /// Socket.IO's protocol 5 over Engine.IO's protocol 4.
     SocketIo,
     /// Parse's live queries.
@@ -43,6 +49,9 @@ impl Speaks {
     pub fn request(self, path: &str) -> String {
         let fields = match self {
             Speaks::Sse => "Accept: text/event-stream",
+            Speaks::Gzip => "Accept: text/event-stream\r\nAccept-Encoding: gzip",
+            Speaks::Ndjson => "Accept: application/x-ndjson",
+            Speaks::Poll => "Accept: application/json",
             // The key is any 16 bytes; who measures does not check the answer to it.
             _ => {
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -53,10 +62,11 @@ impl Speaks {
     }
 
     pub fn status(self) -> &'static str {
-        match self {
-            Speaks::Sse => " 200",
-            _ => " 101",
-        }
+        if self.is_websocket() { " 101" } else { " 200" }
+    }
+
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Speaks::WebSocket | Speaks::SocketIo | Speaks::Parse)
     }
 
     /// What the client says first, once the connection is a WebSocket.
@@ -89,7 +99,11 @@ impl Speaks {
 
     fn heard(self, message: &[u8], answer: &mut Vec<u8>) -> Result<Heard, String> {
         let is = |start: &str| message.starts_with(start.as_bytes());
+        let holds = |part: &str| memchr::memmem::find(message, part.as_bytes()).is_some();
         let heard = match self {
+            Speaks::WebSocket if holds(r#""event":"ready""#) => Heard::Opened,
+            Speaks::WebSocket if holds(r#""seq":"#) => Heard::Event,
+            Speaks::WebSocket => Heard::Nothing,
             Speaks::SocketIo if is("42") => Heard::Event,
             Speaks::SocketIo if is("40") => Heard::Opened,
             Speaks::SocketIo if is("0") => {

@@ -1,0 +1,97 @@
+//! The other transports beside Server-Sent Events and beside rivals, several streams on one connection
+//! beside a connection each, and compression beside nginx's.
+
+use super::Bench;
+use super::crowd::{Crowd, Wants};
+use super::fanout::to_all;
+use super::holders::Holder;
+use super::report::{Figure, Goal, Row};
+use super::sidecar::How;
+
+/// On one connection.
+const STREAMS: usize = 10;
+
+pub fn run(bench: &mut Bench) {
+    // Node.js is given fewer clients: it would take minutes.
+    let few = bench.scaled(3_000);
+    let beside = [Holder::Ws, Holder::SocketIo, Holder::Sidestream];
+    to_all(bench, few, "websocket", Holder::WebSocket, &beside);
+    let many = bench.scaled(10_000);
+    to_all(bench, many, "ndjson", Holder::Ndjson, &[Holder::Sidestream]);
+    to_all(bench, many, "poll", Holder::Poll, &[Holder::Sidestream]);
+    // Their clients decode all of it in this process.
+    let compressed = bench.scaled(1_000);
+    let beside = [Holder::NginxGzip, Holder::Sidestream];
+    to_all(bench, compressed, "gzip", Holder::Gzip, &beside);
+    idle(bench);
+    several(bench);
+}
+
+/// What one that only waits costs, by each transport.
+fn idle(bench: &mut Bench) {
+    let clients = bench.scaled(10_000);
+    let mut held = |holder: Holder| -> Figure {
+        let rounds: Vec<f64> = (0..bench.rounds())
+            .map(|_| {
+                let settle = bench.settle();
+                let held = holder.start(bench).unwrap_or_else(|why| panic!("idle: {why}"));
+                std::thread::sleep(settle);
+                let before = held.process().rss();
+                let mut crowd =
+                    held.listen_to_all(clients).unwrap_or_else(|why| panic!("idle: {why}"));
+                crowd.read_for(settle).expect("the crowd reads");
+                let after = held.process().rss();
+                bench.insist(crowd.seen.closed == 0, "idle connections stay");
+                after.saturating_sub(before) as f64 / clients as f64
+            })
+            .collect();
+        Figure::median(rounds)
+    };
+    let sse = held(Holder::Sidestream);
+    let others = [Holder::Ndjson, Holder::WebSocket, Holder::Poll, Holder::Gzip];
+    let rows: Vec<(Holder, Figure)> = others.into_iter().map(|it| (it, held(it))).collect();
+    for (holder, bytes) in rows {
+        let what = format!("memory of an idle client, {clients} of {}", holder.name());
+        let row = Row::new(&format!("idle-{}", holder.slug()), &what, "bytes", bytes);
+        bench.report.add(row.beside("Server-Sent Events", sse.clone()));
+    }
+}
+
+/// Ten streams on one connection beside ten connections.
+fn several(bench: &mut Bench) {
+    let pages = bench.scaled(1_000);
+    let shared = |page: usize| {
+        let streams = (0..STREAMS).map(|at| {
+            let key = page * STREAMS + at;
+            format!("stream=s{at}:one&s{at}.key={key}")
+        });
+        (format!("/_events?{}", streams.collect::<Vec<_>>().join("&")), Wants::All)
+    };
+    let alone = |number: usize| (format!("/_events/one?key={number}"), Wants::All);
+    let one = Figure::median((0..bench.rounds()).map(|_| held(bench, pages, pages, shared)));
+    let ten =
+        Figure::median((0..bench.rounds()).map(|_| held(bench, pages, pages * STREAMS, alone)));
+    let what = format!("memory of {STREAMS} idle streams on one connection, {pages} of them");
+    let row = Row::new("ten-on-one", &what, "bytes", one).beside("a connection for each", ten);
+    bench.report.add(row.goal(Goal::RatioAtMost(0.25)));
+}
+
+/// Memory for each page, of which each has some of these connections.
+fn held(
+    bench: &Bench,
+    pages: usize,
+    connections: usize,
+    ask: impl Fn(usize) -> (String, Wants),
+) -> f64 {
+    let sidecar = bench.start(&How::default());
+    std::thread::sleep(bench.settle());
+    let before = sidecar.process.rss();
+    let crowd = Crowd::open(sidecar.address, connections, ask);
+    let mut crowd = crowd.unwrap_or_else(|why| panic!("several streams: {why}"));
+    crowd.read_for(bench.settle()).expect("the crowd reads");
+    let after = sidecar.process.rss();
+    bench.insist(crowd.seen.closed == 0 && crowd.seen.resets == 0, "several streams stay");
+    let subscriptions = sidecar.metric("sidestream_subscriptions");
+    bench.insist(subscriptions == (pages * STREAMS) as f64, "each page has all its streams");
+    after.saturating_sub(before) as f64 / pages as f64
+}
