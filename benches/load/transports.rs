@@ -30,7 +30,7 @@ pub fn run(bench: &mut Bench) {
 /// What one that only waits costs, by each transport.
 fn idle(bench: &mut Bench) {
     let clients = bench.scaled(10_000);
-    let mut held = |holder: Holder| -> Figure {
+    let held = |holder: Holder| -> Figure {
         let rounds: Vec<f64> = (0..bench.rounds())
             .map(|_| {
                 let settle = bench.settle();

@@ -301,7 +301,7 @@ mod tests {
             writes in prop::collection::vec(
                 prop::collection::vec(
                     (any::<u8>(), 0_usize..9000, any::<bool>()).prop_map(|(byte, length, is_flat)| {
-                        (0..length).map(|at| if is_flat { byte } else { (at * at >> 3) as u8 ^ byte })
+                        (0..length).map(|at| if is_flat { byte } else { ((at * at) >> 3) as u8 ^ byte })
                             .collect::<Vec<u8>>()
                     }),
                     0..4,
