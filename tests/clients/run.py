@@ -8,7 +8,7 @@
     quiet       positions of a stream on which nothing happens
     js          clients/js: its size, its types, its package, its own tests; the recipes of
                 docs/clients.md
-    python      clients/python: its own tests
+    python      clients/python: its wheel, and its own tests with that
     browser     a plain page and clients/js in Chromium: six tabs, one connection
     transports  EventSource, fetch and WebSocket in Chromium and Firefox, over HTTP/1.1 and over HTTP/2 with TLS
     fronts      the proxies of docs/in-front.md, each in front of two sidecars
@@ -23,6 +23,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 
 import followers
 import fronts
@@ -56,7 +57,9 @@ def part_js(stand, _cleanup, _args):
     say(f"  live.js: {size} bytes compressed")
     if size >= MODULE_BYTES:
         raise Failure(f"live.js has {size} bytes compressed, and must have fewer than {MODULE_BYTES}")
-    run("tsc", [HERE / "node_modules" / ".bin" / "tsc", "-p", directory])
+    for project in (directory, directory / "test"):
+        # The second holds the types against the module's own tests, which show what it does.
+        run(f"tsc -p {project.relative_to(ROOT)}", [HERE / "node_modules" / ".bin" / "tsc", "-p", project])
     packed = json.loads(run("npm pack", ["npm", "pack", "--dry-run", "--json"], cwd=directory))
     listed = {each["path"] for each in packed[0]["files"]}
     wanted = {"package.json", "README.md"} | {f"{name}.{kind}" for name in ("live", "tabs", "react")
@@ -69,9 +72,18 @@ def part_js(stand, _cleanup, _args):
 
 
 def part_python(stand, _cleanup, _args):
-    """clients/python: its own tests."""
+    """clients/python: its wheel, and its own tests with what is in that."""
     directory = ROOT / "clients" / "python"
-    path = [directory / "src", devtools.python_packages("clients", HERE / "requirements.txt"), HERE]
+    built = stand.directory / "wheel"
+    devtools.pip("wheel", "--no-deps", "--wheel-dir", str(built), str(directory))
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(built)
+    wanted = {"sidestream_client/__init__.py", "sidestream_client/py.typed"}
+    if held != wanted:
+        raise Failure(f"{wheel.name} holds {sorted(held)} instead of {sorted(wanted)}")
+    path = [built, devtools.python_packages("clients", HERE / "requirements.txt"), HERE]
     run("unittest", [sys.executable, "-m", "unittest", "discover", "-s", directory / "tests"],
         env=environment(stand, PYTHONPATH=os.pathsep.join(map(str, path))))
 

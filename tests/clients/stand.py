@@ -12,7 +12,7 @@ The app is the tests' control too: they post to it what is to happen next.
     POST /restart    {"sidecar": 0, "signal": "TERM"}
     POST /filter     {"name": "other", "more": "project: { text: 0 }"}    a filter file like that of the
                      things, with another line; "more": null removes it
-    POST /front/restart                   every proxy in front, one after the other
+    POST /front/restart                   every proxy in front that starts without refusing, one after the other
 """
 
 import http.client
@@ -224,7 +224,7 @@ class App(BaseHTTPRequestHandler):
                 sidecar.write_filter(body["name"], body["more"])
             self.answer({})
         elif self.path == "/front/restart":
-            for front in stand.fronts:
+            for front in filter(lambda front: front.is_restarted, stand.fronts):
                 stand.restarter.submit(front.restart).result()
             self.answer({})
         else:

@@ -68,6 +68,7 @@ const settle = () => new Promise((resolve) => { setImmediate(resolve); });
 test('what comes while documents load is kept, and goes on top of them', async (t) => {
   t.after(() => mock.timers.reset());
   mock.timers.enable({ apis: ['setTimeout', 'Date'] });
+  /** @type {(documents: object[]) => void} */
   let answer;
   const store = collection({ ...immediately, load: () => new Promise((resolve) => { answer = resolve; }) });
   store.apply(opened);

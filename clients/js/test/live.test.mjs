@@ -91,6 +91,36 @@ test('long polls take over where something holds the stream back', async (t) => 
   assert.deepEqual(of(keys), keys.map((key) => ['insert', key]));
 });
 
+test('server-sent events come back once they get through again', async (t) => {
+  const way = await relay({ mode: 'buffering' });
+  const asked = [];
+  const { things, of } = open(way.url, t, {
+    openTimeout: 300,
+    pollFor: 500,
+    fetch: (address, init) => {
+      asked.push(init.headers.Accept);
+      return fetch(address, init);
+    },
+  });
+  const keys = ids(60);
+  await until('long polls', () => things.status === 'live');
+  assert.equal(asked.at(-1), 'application/json');
+  for (const key of keys.slice(0, 20)) await write(['insert', key]);
+  // A poll that waits for news holds the next attempt up: news end it.
+  await way.set({ mode: 'plain' });
+  const rest = keys.slice(20);
+  await until('server-sent events', async () => {
+    if (rest.length > 10) await write(['insert', rest.shift()]);
+    return asked.at(-1) === 'text/event-stream' && things.status === 'live';
+  });
+  const { length } = asked;
+  for (const key of rest) await write(['insert', key]);
+  await until('all events', () => things.get(keys.at(-1)));
+  const written = of(keys).map(([, key]) => key);
+  assert.deepEqual(written, keys, 'each event once, in order');
+  assert.equal(asked.length, length, 'asked again although the stream flows');
+});
+
 test('attempts get rarer, and end when the collection is closed', async (t) => {
   const way = await relay({ mode: 'down' });
   const begun = performance.now();
