@@ -148,12 +148,7 @@ impl Forward {
             async move { me.question(&session, credentials).await }
         });
         // The question has a deadline of its own; this one is for a turn that does not come.
-        let answer = tokio::time::timeout(self.settings.timeout, asking).await.ok()?;
-        if answer.is_none() {
-            // A bug, most likely: who asks again would come to it again.
-            *session.trouble_at.lock() = Some(Instant::now());
-        }
-        answer?
+        tokio::time::timeout(self.settings.timeout, asking).await.ok()??
     }
 
     async fn question(
