@@ -208,19 +208,24 @@ impl Entry {
         }
     }
 
-    /// Since when it waits. One that does not is taken off the list by this, and has to be removed.
-    fn waiting(&self) -> Option<u64> {
-        let since = || match self.state.load(Ordering::SeqCst) {
+    /// Since when it waits.
+    fn since(&self) -> Option<u64> {
+        match self.state.load(Ordering::SeqCst) {
             BUSY | CLOSED => None,
             since => Some(since),
-        };
-        if let Some(since) = since() {
-            return Some(since);
         }
+    }
+
+    /// The same; one that does not is taken off the list by this, and has to be removed.
+    fn waiting(&self) -> Option<u64> {
+        self.since().or_else(|| self.leave_list())
+    }
+
+    /// Since when it waits, if it has begun to since it was found busy: it may have seen itself on the
+    /// list, and then nobody else puts it there.
+    fn leave_list(&self) -> Option<u64> {
         self.is_listed.store(false, Ordering::SeqCst);
-        // It may have begun to wait before that, and seen itself on the list: then nobody else puts it
-        // there.
-        since().filter(|_| !self.is_listed.swap(true, Ordering::SeqCst))
+        self.since().filter(|_| !self.is_listed.swap(true, Ordering::SeqCst))
     }
 
     fn close(&self, since: u64) -> bool {
@@ -406,6 +411,23 @@ mod tests {
         }
         drop(busy);
         assert!(is_full(0));
+    }
+
+    #[test]
+    fn one_that_begins_to_wait_while_a_search_looks_at_it_stays_on_the_list() {
+        let connections = connections();
+        let guest = connections.enter(address(1), 5, false).unwrap();
+        // The search has seen it busy by then, and it sees itself on the list.
+        assert!(guest.work());
+        guest.rest();
+        assert!(guest.entry.leave_list().is_some());
+        assert!(guest.entry.is_listed.load(Ordering::SeqCst));
+        // It begins to wait when it is off the list: it comes back by itself.
+        assert!(guest.work());
+        assert!(guest.entry.leave_list().is_none());
+        connections.listed.lock().clear();
+        guest.rest();
+        assert_eq!(connections.listed.lock().len(), 1);
     }
 
     // Between the two words that a search and a connection look at.

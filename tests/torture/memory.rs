@@ -135,7 +135,7 @@ impl Watch {
 impl Watched {
     fn sample(&mut self) {
         match memory_of(self.id) {
-            Some(Memory { resident, most }) => {
+            Some(Memory { resident, most, .. }) => {
                 self.now = resident;
                 self.most = self.most.max(most);
             }

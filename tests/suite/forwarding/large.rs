@@ -6,9 +6,9 @@ use crate::support::http::Connection;
 use crate::support::process::memory_of;
 use crate::support::sidecar::{Filters, Program};
 
-/// Resident memory of a process, in bytes.
-fn resident(process: u32) -> u64 {
-    memory_of(process).expect("its memory").resident
+/// What a process holds, in bytes.
+fn held(process: u32) -> u64 {
+    memory_of(process).expect("its memory").anonymous
 }
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn a_gigabyte_passes_both_ways_with_flat_memory() {
         ["--wait", "--mongodb", NO_MONGODB, "--filters", dir.as_str(), "--app", url.as_str()];
     let program = Program::start(&arguments, &[]).await;
     exchange(program.listen, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET").await.expect("an answer");
-    let before = resident(program.id());
+    let before = held(program.id());
 
     let down = async {
         let mut connection = Connection::open(program.listen).await;
@@ -35,7 +35,7 @@ async fn a_gigabyte_passes_both_ways_with_flat_memory() {
             let bytes = connection.exactly(part).await.expect("the body");
             assert!(bytes.iter().zip(at..).step_by(97).all(|(byte, at)| *byte == pattern(at)));
             at += part as u64;
-            most = most.max(resident(program.id()));
+            most = most.max(held(program.id()));
         }
         most
     };

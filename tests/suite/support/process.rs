@@ -6,6 +6,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
     pub resident: u64,
+    /// Of that, what is no file: the pages of a program that the system has read in say nothing.
+    pub anonymous: u64,
     /// The most that it was since the process began, or since [`forget_peak`].
     pub most: u64,
 }
@@ -17,7 +19,11 @@ pub fn memory_of(id: u32) -> Option<Memory> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
     };
-    Some(Memory { resident: bytes("VmRSS:")?, most: bytes("VmHWM:")? })
+    Some(Memory {
+        resident: bytes("VmRSS:")?,
+        anonymous: bytes("RssAnon:")?,
+        most: bytes("VmHWM:")?,
+    })
 }
 
 /// Lets the most memory of a process be counted anew.

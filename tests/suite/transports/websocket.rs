@@ -54,15 +54,19 @@ impl Socket {
 
     /// Reads to the close frame.
     async fn closed(&mut self) -> (u16, String) {
-        loop {
-            match self.message().await.expect("a close frame") {
-                Message::Close(Some(frame)) => {
-                    return (frame.code.into(), frame.reason.to_string());
+        let closed = async {
+            loop {
+                match self.message().await.expect("a close frame") {
+                    Message::Close(Some(frame)) => {
+                        return (frame.code.into(), frame.reason.to_string());
+                    }
+                    Message::Close(None) => panic!("a close frame without a code"),
+                    _ => {}
                 }
-                Message::Close(None) => panic!("a close frame without a code"),
-                _ => {}
             }
-        }
+        };
+        // Signs of life come all the while.
+        tokio::time::timeout(PATIENCE, closed).await.expect("a close frame in time")
     }
 }
 
