@@ -35,6 +35,7 @@ mod secure;
 mod servers;
 mod sidecar;
 mod transports;
+mod webhook;
 mod websocket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,8 +49,18 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 9] =
-    ["idle", "fanout", "transports", "latency", "proxy", "mongodb", "secure", "hostile", "rollout"];
+const GROUPS: [&str; 10] = [
+    "idle",
+    "fanout",
+    "transports",
+    "latency",
+    "proxy",
+    "mongodb",
+    "secure",
+    "hostile",
+    "rollout",
+    "webhook",
+];
 
 /// What a group of rows needs.
 pub struct Bench {
@@ -181,6 +192,7 @@ fn run(group: &str, bench: &mut Bench) {
         "mongodb" => cursors::run(bench),
         "secure" => secure::run(bench),
         "hostile" => hostile::run(bench),
+        "webhook" => webhook::run(bench),
         _ => rollout::run(bench),
     }
 }

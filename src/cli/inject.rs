@@ -11,7 +11,7 @@ use clap::Args;
 use super::BAD_INPUT;
 use super::print::{complain, print};
 use crate::config::parse_duration;
-use crate::kubernetes::injection::names;
+use crate::kubernetes::injection::{names, platform};
 use crate::kubernetes::{Platform, Version, manifest};
 
 /// A larger text is no set of manifests.
@@ -38,6 +38,9 @@ pub struct PlatformArgs {
     /// When the image is pulled
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pull_policy: Option<String>,
+    /// The user that the sidecar runs as; 0: none is named, for clusters that choose one (OpenShift)
+    #[arg(long, value_name = "UID", default_value_t = platform::USER)]
+    run_as_user: u32,
     /// The address that the sidecar listens on; `::` where pods have IPv6 only
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     bind: IpAddr,
@@ -65,6 +68,7 @@ impl PlatformArgs {
         Platform {
             image: self.image.unwrap_or(defaults.image),
             pull_policy: self.pull_policy,
+            run_as_user: Some(self.run_as_user).filter(|&user| user != 0),
             bind: self.bind,
             trusted_proxies: match self.trusted_proxies {
                 none if none.is_empty() => defaults.trusted_proxies,

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{INJECT_LABEL, INJECTED_LABEL, Mistake, names, shown};
+use super::{HASH_ANNOTATION, INJECT_LABEL, INJECTED_LABEL, Mistake, names, shown};
 use crate::config::parse_prefix;
 use crate::diagnostic::nearest;
 
@@ -125,7 +125,7 @@ pub fn parse(metadata: Option<&Value>) -> Result<Wishes, Vec<Mistake>> {
     let mut wishes = Wishes::default();
     let mut mistakes = Vec::new();
     for (key, value) in annotations {
-        if !key.starts_with(DOMAIN) {
+        if !key.starts_with(DOMAIN) || key == HASH_ANNOTATION {
             continue;
         }
         let outcome = match value.as_str() {

@@ -9,12 +9,14 @@
 //! - [`platform`]: what the platform team decides for all pods
 //! - [`ports`]: the port that is taken over, and those that are free
 //! - [`sidecar`]: the container that is added
+//! - [`earlier`]: a sidecar that is there already
 //! - [`pod`]: whether, how and what is changed
 //! - [`workload`]: where workloads have their pod templates
 //! - [`manifest`]: the same for files, with their comments kept
 //! - [`json_patch`], [`review`]: the same for admission reviews
 
 pub mod annotations;
+mod earlier;
 pub mod json_patch;
 pub mod manifest;
 pub mod names;
@@ -37,6 +39,9 @@ pub const INJECT_LABEL: &str = "sidestream/inject";
 
 /// The label that an injected pod gets; its value is the mode.
 pub const INJECTED_LABEL: &str = "sidestream/injected";
+
+/// The annotation that an injected pod gets; its value says what was added.
+pub const HASH_ANNOTATION: &str = "sidestream/sidecar-hash";
 
 /// What is wrong with what was asked for: a sentence that also says how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]

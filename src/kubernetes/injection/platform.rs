@@ -11,6 +11,8 @@ pub struct Platform {
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`; `None`: what Kubernetes takes for the image's tag.
     pub pull_policy: Option<String>,
+    /// The user and group that sidecars run as; `None`: whom the cluster chooses, never root.
+    pub run_as_user: Option<u32>,
     /// The address that the public port and the probes are bound to; `::` where pods have IPv6.
     pub bind: IpAddr,
     /// Whose `X-Forwarded-*` is believed: networks in CIDR notation.
@@ -36,6 +38,9 @@ pub const TRUSTED_PROXIES: &[&str] = &[
     "fc00::/7",
 ];
 
+/// Any user but root; the same as in the image.
+pub const USER: u32 = 65532;
+
 /// What is left between the last stream's end and the end of the grace period.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -52,6 +57,7 @@ impl Default for Platform {
         Platform {
             image: concat!("sidestream:", env!("CARGO_PKG_VERSION")).to_owned(),
             pull_policy: None,
+            run_as_user: Some(USER),
             bind: IpAddr::from([0, 0, 0, 0]),
             trusted_proxies: TRUSTED_PROXIES.iter().map(|&network| network.to_owned()).collect(),
             drain: Duration::from_secs(10),

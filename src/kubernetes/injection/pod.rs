@@ -3,11 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::annotations::{self, Choice, FILTERS, MODE, MONGODB_SECRET, Mode, SETTINGS, Wishes};
+use super::earlier::{self, Place};
 use super::platform::Platform;
 use super::ports::{self, Missing, Taken};
 use super::sidecar::{self, FALLBACK_PORT_NAME, Sidecar};
 use super::version::Version;
-use super::{CONTAINER, INJECT_LABEL, INJECTED_LABEL, Mistake};
+use super::{CONTAINER, HASH_ANNOTATION, INJECT_LABEL, INJECTED_LABEL, Mistake};
 
 /// How long a pod has to end where it does not say so, in seconds.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
@@ -66,16 +67,27 @@ pub fn inject(pod: &Value, situation: Situation<'_>) -> Outcome {
         Ok(choice) => choice,
         Err(mistake) => return Outcome::Refused(vec![mistake]),
     };
-    if annotations::injected(metadata).is_some() && has_sidecar(pod) {
-        return Outcome::Unchanged { warning: None };
-    }
-    match change(pod, situation) {
-        Ok((pod, takeover, warnings)) => Outcome::Injected { pod, takeover, warnings },
+    let is_injected = annotations::injected(metadata).is_some();
+    let earlier = pod.get("spec").filter(|_| is_injected).and_then(earlier::place);
+    let bare = earlier.map(|place| earlier::without(pod, place));
+    match change(bare.as_ref().unwrap_or(pod), earlier, situation) {
+        Ok((new, ..)) if earlier.is_some() && earlier::hash_of(pod) == earlier::hash_of(&new) => {
+            Outcome::Unchanged { warning: None }
+        }
+        Ok((mut new, takeover, warnings)) => {
+            if earlier.is_some() {
+                earlier::keep_order(pod, &mut new);
+            }
+            Outcome::Injected { pod: new, takeover, warnings }
+        }
         Err(Stop::Wrong(mistakes)) => Outcome::Refused(mistakes),
         Err(Stop::Missing(why)) if choice == Choice::Required => {
             Outcome::Refused(vec![Mistake::of_pod(format!(
                 "the label {INJECT_LABEL} asks for a sidecar, but {why}"
             ))])
+        }
+        Err(Stop::Missing(why)) if earlier.is_some() => {
+            Outcome::Unchanged { warning: Some(format!("the sidecar that is there stays: {why}")) }
         }
         Err(Stop::Missing(why)) => {
             Outcome::Unchanged { warning: Some(format!("no sidecar was added: {why}")) }
@@ -83,7 +95,12 @@ pub fn inject(pod: &Value, situation: Situation<'_>) -> Outcome {
     }
 }
 
-fn change(pod: &Value, situation: Situation<'_>) -> Result<(Value, Takeover, Vec<String>), Stop> {
+/// `earlier`: where a sidecar was that was taken out.
+fn change(
+    pod: &Value,
+    earlier: Option<Place>,
+    situation: Situation<'_>,
+) -> Result<(Value, Takeover, Vec<String>), Stop> {
     let Situation { platform, .. } = situation;
     let wishes = annotations::parse(pod.get("metadata")).map_err(Stop::Wrong)?;
     let spec = pod.get("spec").filter(|spec| spec.is_object());
@@ -136,9 +153,12 @@ fn change(pod: &Value, situation: Situation<'_>) -> Result<(Value, Takeover, Vec
         admin,
         probes,
     };
-    add(spec, &sidecar)?;
+    let (container, volumes) = (sidecar.container(), sidecar.volumes());
+    let hash = earlier::hash(&container, &volumes);
+    add(spec, mode, container, volumes, earlier)?;
     raise_grace(spec, platform);
-    mark(&mut changed, mode);
+    mark(&mut changed, "labels", INJECTED_LABEL, mode.as_str());
+    mark(&mut changed, "annotations", HASH_ANNOTATION, &hash);
     let name = sidecar.port_name.to_owned();
     Ok((changed, Takeover { name, app: app.number, listen }, warnings))
 }
@@ -229,21 +249,38 @@ fn mode(
 }
 
 /// Adds container and volumes, each as the last of its list: `kubectl logs` and `exec` still choose
-/// the app's first container, and a native sidecar starts when the init containers are through.
-fn add(spec: &mut Value, sidecar: &Sidecar<'_>) -> Result<(), Stop> {
-    let key = match sidecar.mode {
+/// the app's first container, and a native sidecar starts when the init containers are through. One
+/// that was there keeps its place.
+fn add(
+    spec: &mut Value,
+    mode: Mode,
+    container: Value,
+    volumes: Vec<Value>,
+    earlier: Option<Place>,
+) -> Result<(), Stop> {
+    let list = match mode {
         Mode::Native => "initContainers",
         Mode::Container => "containers",
     };
-    append(spec, key, vec![sidecar.container()])?;
-    append(spec, "volumes", sidecar.volumes())
+    let index = earlier.filter(|place| place.list == list).map(|place| place.index);
+    insert(spec, list, vec![container], index)?;
+    insert(spec, "volumes", volumes, None)
 }
 
-fn append(spec: &mut Value, key: &str, items: Vec<Value>) -> Result<(), Stop> {
+/// `index`: `None` is the end.
+fn insert(
+    spec: &mut Value,
+    key: &str,
+    items: Vec<Value>,
+    index: Option<usize>,
+) -> Result<(), Stop> {
     let list = &mut spec[key];
     match list {
         Value::Null => *list = Value::Array(items),
-        Value::Array(list) => list.extend(items),
+        Value::Array(list) => {
+            let index = index.unwrap_or(list.len()).min(list.len());
+            list.splice(index..index, items);
+        }
         _ => return Err(Mistake::of_pod(format!("`{key}` of the pod is not a list")).into()),
     }
     Ok(())
@@ -262,21 +299,16 @@ fn raise_grace(spec: &mut Value, platform: &Platform) {
     }
 }
 
-fn mark(pod: &mut Value, mode: Mode) {
+fn mark(pod: &mut Value, group: &str, key: &str, value: &str) {
     let metadata = &mut pod["metadata"];
     if !metadata.is_object() {
         *metadata = Value::Object(Map::new());
     }
-    let labels = &mut metadata["labels"];
-    if !labels.is_object() {
-        *labels = Value::Object(Map::new());
+    let marks = &mut metadata[group];
+    if !marks.is_object() {
+        *marks = Value::Object(Map::new());
     }
-    labels[INJECTED_LABEL] = mode.as_str().into();
-}
-
-fn has_sidecar(pod: &Value) -> bool {
-    let spec = pod.get("spec").unwrap_or(&Value::Null);
-    ["containers", "initContainers"].iter().any(|key| named(spec, key, CONTAINER).is_some())
+    marks[key] = value.into();
 }
 
 fn named<'a>(spec: &'a Value, key: &str, name: &str) -> Option<&'a Value> {

@@ -12,6 +12,8 @@ use super::{Mistake, shown};
 
 /// The name that is taken over where no other is asked for.
 const DEFAULT_NAME: &str = "http";
+/// What the app's own name of a port begins with once the sidecar has taken the name over.
+const APP_PREFIX: &str = "app-";
 
 /// The app's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,9 +191,8 @@ impl Taken {
     /// The app's new name for a port whose name the sidecar gets: `app-<name>`, cut to what a name
     /// may have, with a hash where something was cut or the name is taken.
     pub fn renamed(&self, name: &str) -> String {
-        const PREFIX: &str = "app-";
         const HASH_CHARS: usize = 4;
-        let plain = format!("{PREFIX}{name}");
+        let plain = format!("{APP_PREFIX}{name}");
         if plain.len() <= MAX_PORT_NAME && !self.has_name(&plain) {
             return plain;
         }
@@ -199,7 +200,7 @@ impl Taken {
             Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         let room = MAX_PORT_NAME - HASH_CHARS - 1;
         // Names of ports are ASCII; of one that is not, the hash alone is left.
-        let kept = plain.get(..room.min(plain.len())).unwrap_or(PREFIX).trim_end_matches('-');
+        let kept = plain.get(..room.min(plain.len())).unwrap_or(APP_PREFIX).trim_end_matches('-');
         // A second of two that clash takes the next part of the hash.
         let candidates = (0..hash.len() - HASH_CHARS)
             .filter_map(|at| hash.get(at..at + HASH_CHARS))
@@ -224,6 +225,17 @@ const REFERENCES: &[&str] = &[
     "/lifecycle/preStop/httpGet/port",
     "/lifecycle/preStop/tcpSocket/port",
 ];
+
+/// Gives the app's port, which was renamed when its name was taken over, that name again.
+pub fn restore(spec: &mut Value, number: u16, name: &str) {
+    let renamed = tcp_ports(spec).into_iter().find_map(|(found, port)| {
+        let old = port.name.clone()?;
+        (found == number && old != name && old.starts_with(APP_PREFIX)).then_some((port, old))
+    });
+    if let Some((port, old)) = renamed {
+        rename(&mut spec["containers"][port.container], port.index, &old, name);
+    }
+}
 
 /// Renames a port of a container, with all that refers to it there.
 pub fn rename(container: &mut Value, index: usize, old: &str, new: &str) {

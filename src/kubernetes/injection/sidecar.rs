@@ -21,15 +21,19 @@ pub const PROBES_PORT_NAME: &str = "side-metrics";
 /// The name of the public port where there is none to take over.
 pub const FALLBACK_PORT_NAME: &str = "sidestream";
 
-/// Any user but root; the same as in the image.
-const USER: u32 = 65532;
-
 const FILTERS: &str = "sidestream-filters";
 const SECRET: &str = "sidestream-secret";
 const SETTINGS: &str = "sidestream-settings";
+const NO_TOKEN: &str = "sidestream-no-token";
 
 /// The volumes that may be added, by name.
-pub const VOLUMES: &[&str] = &[FILTERS, SECRET, SETTINGS];
+pub const VOLUMES: &[&str] = &[FILTERS, SECRET, SETTINGS, NO_TOKEN];
+
+/// Where Kubernetes mounts the account's token, in every container that has nothing there.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The variable that says where the app is.
+pub const APP_VARIABLE: &str = "SIDESTREAM_APP";
 
 /// What the sidecar becomes in one pod.
 pub struct Sidecar<'a> {
@@ -97,7 +101,7 @@ impl Sidecar<'_> {
                 "command": ["/sidestream", "drain", "--for", wait],
             }}}),
         );
-        put("securityContext", security_context());
+        put("securityContext", security_context(platform.run_as_user));
         put("volumeMounts", Value::Array(self.mounts()));
         Value::Object(container)
     }
@@ -113,6 +117,9 @@ impl Sidecar<'_> {
         if let Some(settings) = &self.wishes.settings {
             volumes.push(json!({ "name": SETTINGS, "configMap": { "name": settings } }));
         }
+        // Empty, and in the place of the account's token: the app may need that, and what faces the
+        // network does not. In memory, since others keep autoscalers from removing a node.
+        volumes.push(json!({ "name": NO_TOKEN, "emptyDir": { "medium": "Memory" } }));
         volumes
     }
 
@@ -137,7 +144,7 @@ impl Sidecar<'_> {
             variable("SIDESTREAM_LISTEN", &bind(self.listen)),
             variable("SIDESTREAM_ADMIN", &admin),
             variable("SIDESTREAM_PROBES", &bind(self.probes)),
-            variable("SIDESTREAM_APP", &format!("http://127.0.0.1:{}", self.app)),
+            variable(APP_VARIABLE, &format!("http://127.0.0.1:{}", self.app)),
             variable("SIDESTREAM_FILTERS", &mount_path(FILTERS)),
             variable("SIDESTREAM_TRUSTED_PROXIES", &platform.trusted_proxies.join(",")),
             variable("SIDESTREAM_DRAIN", &show_duration(platform.drain)),
@@ -173,6 +180,9 @@ impl Sidecar<'_> {
 
 /// `sidestream-filters` is at `/etc/sidestream/filters`.
 fn mount_path(volume: &str) -> String {
+    if volume == NO_TOKEN {
+        return TOKEN_PATH.to_owned();
+    }
     let name = volume.strip_prefix("sidestream-").unwrap_or(volume);
     format!("/etc/sidestream/{name}")
 }
@@ -181,14 +191,15 @@ fn variable(name: &str, value: &str) -> Value {
     json!({ "name": name, "value": value })
 }
 
-fn security_context() -> Value {
-    json!({
-        "runAsNonRoot": true,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "allowPrivilegeEscalation": false,
-        "readOnlyRootFilesystem": true,
-        "capabilities": { "drop": ["ALL"] },
-        "seccompProfile": { "type": "RuntimeDefault" },
-    })
+fn security_context(user: Option<u32>) -> Value {
+    let mut context = json!({ "runAsNonRoot": true });
+    if let Some(user) = user {
+        context["runAsUser"] = user.into();
+        context["runAsGroup"] = user.into();
+    }
+    context["allowPrivilegeEscalation"] = false.into();
+    context["readOnlyRootFilesystem"] = true.into();
+    context["capabilities"] = json!({ "drop": ["ALL"] });
+    context["seccompProfile"] = json!({ "type": "RuntimeDefault" });
+    context
 }

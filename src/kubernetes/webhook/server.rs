@@ -98,7 +98,16 @@ impl Connection {
         let (shared, at_a_time) = (self.shared.clone(), self.at_a_time.clone());
         let service = service_fn(move |request| {
             let (shared, at_a_time) = (shared.clone(), at_a_time.clone());
-            async move { Ok::<_, Infallible>(respond(request, &shared, &at_a_time).await) }
+            async move {
+                let mut answer = respond(request, &shared, &at_a_time).await;
+                // So that the API server asks another replica next, and no connection is closed while
+                // a request is on its way to us.
+                if *shared.is_leaving.borrow() {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -1,5 +1,6 @@
 //! Kubernetes: manifests, admission reviews, the webhook's certificate and leader, the drain.
 
+mod again;
 mod cluster;
 mod commands;
 mod drain;

@@ -31,6 +31,11 @@ fn violations(container: &Value) -> Vec<String> {
     let resources = &container["resources"];
     rule(resources["requests"]["cpu"].is_string(), "requests.cpu");
     rule(resources["requests"]["memory"] == resources["limits"]["memory"], "memory");
+    // Kubernetes mounts the account's token where nothing else is.
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let path = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let has_own = mounts.iter().any(|m| m["mountPath"] == path && m["readOnly"] == json!(true));
+    rule(has_own, "the account's token");
     found
 }
 
@@ -50,8 +55,8 @@ fn a_sidecar_meets_the_restricted_profile() {
                 }
                 for volume in spec["volumes"].as_array().into_iter().flatten() {
                     let is_ours = volume["name"].as_str().unwrap().starts_with("sidestream-");
-                    let is_allowed =
-                        volume["configMap"].is_object() || volume["secret"].is_object();
+                    let kinds = ["configMap", "secret", "emptyDir"];
+                    let is_allowed = kinds.iter().any(|kind| volume[kind].is_object());
                     assert!(!is_ours || is_allowed, "{volume}");
                 }
             }

@@ -115,6 +115,14 @@ pub async fn start(
     certificate: CertificateSource,
     access: Option<sidestream::kubernetes::webhook::Access>,
 ) -> Webhook {
+    start_leaving(certificate, access, Duration::ZERO).await
+}
+
+async fn start_leaving(
+    certificate: CertificateSource,
+    access: Option<sidestream::kubernetes::webhook::Access>,
+    leave: Duration,
+) -> Webhook {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let version = access.is_none().then(|| "1.33".parse().unwrap());
     let options = Options {
@@ -124,7 +132,7 @@ pub async fn start(
         version,
         certificate,
         access,
-        leave: Duration::ZERO,
+        leave,
     };
     Webhook::start(options).await.unwrap()
 }
@@ -227,6 +235,32 @@ async fn a_certificate_manager_that_panics_is_counted_and_goes_on() {
     })
     .await;
     webhook.finish().await;
+}
+
+#[tokio::test]
+async fn one_that_leaves_still_answers_and_has_connections_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(&[NAME]);
+    pair.write(dir.path());
+    let webhook = start_leaving(files(dir.path()), None, Duration::from_secs(3)).await;
+    until("it is ready", || async { webhook.is_ready() }).await;
+    let body = review_of(&pod()).to_string();
+    let request = String::from_utf8(post(&body)).unwrap().replace("Connection: close\r\n", "");
+    let (listen, probes) = (webhook.listen, webhook.probes);
+    let mut kept = connect(listen, NAME, &pair.authority).await.unwrap();
+    let leaving = tokio::spawn(webhook.finish());
+    until("it says that it leaves", || async {
+        http::get(probes, "/readyz").await.head.status == 503
+    })
+    .await;
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    kept.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"patch\""), "{answer}");
+    assert!(answer.to_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(!leaving.is_finished(), "closed because it ended, and not for this answer");
+    leaving.await.unwrap();
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod splice;
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::json_patch;
@@ -238,7 +239,9 @@ fn spliced(text: &str, root: &Node, old: &Value, new: &Value) -> Option<String> 
     let steps = json_patch::diff(old, new);
     let spliced = splice::splice(text, root, &steps)?;
     let tree = yaml::parse(&spliced).ok()??;
-    (to_value(&tree) == *new).then_some(spliced)
+    // YAML lets keys in `{ … }` stand without quotes, and whoever gave JSON reads JSON.
+    let is_json = |text| serde_json::from_str::<IgnoredAny>(text).is_ok();
+    (to_value(&tree) == *new && (!is_json(text) || is_json(&spliced))).then_some(spliced)
 }
 
 fn rewritten(text: &str, new: &Value, is_json: bool) -> String {
