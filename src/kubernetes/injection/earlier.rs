@@ -90,8 +90,10 @@ mod tests {
 
     #[test]
     fn what_was_added_is_taken_out() {
-        let app = |port: &str| json!({ "name": "web", "ports": [{ "name": port, "containerPort": 3000 }],
-            "readinessProbe": { "httpGet": { "port": port } } });
+        let app = |port: &str| {
+            json!({ "name": "web", "ports": [{ "name": port, "containerPort": 3000 }],
+            "readinessProbe": { "httpGet": { "port": port } } })
+        };
         let sidecar = json!({ "name": CONTAINER, "ports": [{ "name": "http" }],
             "env": [{ "name": APP_VARIABLE, "value": "http://127.0.0.1:3000" }] });
         let (ours, other) = (json!({ "name": VOLUMES[0] }), json!({ "name": "data" }));

@@ -93,7 +93,10 @@ fn what_others_added_to_todays_sidecar_stays() {
     let sidecar = &mut injected["spec"]["initContainers"][0];
     sidecar["terminationMessagePath"] = "/dev/termination-log".into();
     sidecar["env"].as_array_mut().unwrap().push(json!({ "name": "TRACE", "value": "1" }));
-    injected["spec"]["volumes"].as_array_mut().unwrap().push(json!({ "name": "kube-api-access-x" }));
+    injected["spec"]["volumes"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "kube-api-access-x" }));
     assert_eq!(inject_pod(&injected, &platform()), Outcome::Unchanged { warning: None });
 
     let Outcome::Injected { pod: replaced, .. } = inject_pod(&injected, &newer()) else {

@@ -112,7 +112,10 @@ fn only_lines_that_must_change_do() {
         // Their layouts allow no insertion, or nothing is printed, or a sidecar is replaced.
         if matches!(
             name.as_str(),
-            "alias.yaml" | "compact.yaml" | "deployment.json" | "earlier.yaml"
+            "alias.yaml"
+                | "compact.yaml"
+                | "deployment.json"
+                | "earlier.yaml"
                 | "oneline.json"
                 | "refused.yaml"
         ) {
