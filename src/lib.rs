@@ -70,6 +70,7 @@ use tasks::Tasks;
 use upstream::budget::{self, Budget};
 use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
+use upstream::snapshot::{Bounds, Snapshots};
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: u32 = 4096;
@@ -159,6 +160,17 @@ impl Sidecar {
                     config.replay.max_concurrent,
                     metrics.clone(),
                     (tasks.clone(), budget),
+                ),
+                snapshots: Snapshots::new(
+                    server.clone(),
+                    Bounds {
+                        documents: config.snapshot.max_documents,
+                        bytes: config.snapshot.max_bytes,
+                        time: config.snapshot.max_time,
+                    },
+                    config.snapshot.max_concurrent,
+                    metrics.clone(),
+                    tasks.clone(),
                 ),
                 metrics: metrics.clone(),
                 heartbeat: config.clients.heartbeat,

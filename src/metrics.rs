@@ -36,6 +36,8 @@ pub struct Metrics {
     pub subscriptions: IntGaugeVec,
     pub replays_total: IntCounterVec,
     pub resets_total: IntCounterVec,
+    pub snapshots_total: IntCounterVec,
+    pub snapshot_seconds: Histogram,
     pub slow_clients_total: IntCounter,
     pub delivery_seconds: Histogram,
     pub filter_reloads_total: IntCounterVec,
@@ -167,6 +169,18 @@ impl Metrics {
                 "resets_total",
                 "Times that a client was told to fetch its data anew, by reason.",
                 &["reason"],
+            ),
+            snapshots_total: counters(
+                r,
+                "snapshots_total",
+                "Snapshots that were read, given again, or could not be, by stream and outcome.",
+                &["stream", "outcome"],
+            ),
+            snapshot_seconds: histogram(
+                r,
+                "snapshot_seconds",
+                "How long MongoDB's answer to the query of a snapshot took.",
+                &REQUEST_BUCKETS,
             ),
             slow_clients_total: register(
                 r,

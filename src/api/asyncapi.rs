@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::filter::{Filter, FullDocumentBeforeChange, Params};
+use crate::session::control::Ended;
 
 /// The name under the reserved path.
 pub const NAME: &str = "asyncapi.json";
@@ -20,8 +21,21 @@ pub fn document<'f>(filters: impl IntoIterator<Item = &'f Filter>, prefix: &str)
             of_channel.insert(operation.to_owned(), reference("components/messages", &name));
             messages.insert(name, change_message(filter, operation));
         }
+        let has_snapshot = filter.snapshot().is_some();
+        if has_snapshot {
+            let name = format!("{key}.document");
+            of_channel.insert("document".to_owned(), reference("components/messages", &name));
+            messages.insert(name, document_message());
+        }
         for name in CONTROL {
-            of_channel.insert(name.to_owned(), reference("components/messages", name));
+            let is_told = match name {
+                "reset" => !has_snapshot,
+                "snapshot" => has_snapshot,
+                _ => true,
+            };
+            if is_told {
+                of_channel.insert(name.to_owned(), reference("components/messages", name));
+            }
         }
         let operation_messages: Vec<Value> = of_channel
             .keys()
@@ -70,7 +84,10 @@ fn reference(within: &str, name: &str) -> Value {
 }
 
 /// What every stream may say beside changes.
-const CONTROL: [&str; 3] = ["ready", "reset", "end"];
+const CONTROL: [&str; 4] = ["ready", "reset", "snapshot", "end"];
+/// Why a client has to load its data anew.
+const RESETS: [&str; 5] =
+    ["started", "history-lost", "invalid-token", "invalidated", "filter-changed"];
 
 fn control_messages() -> Map<String, Value> {
     let reason = |reasons: &[&str]| {
@@ -83,12 +100,27 @@ fn control_messages() -> Map<String, Value> {
     let texts = [
         "Everything that was missed has been sent: the moment to load data.",
         "What the client knows may be incomplete: load the data anew.",
-        "The stream ends for good.",
+        "The documents that match now come next, and replace what the client has at `ready`.",
+        "The stream ends.",
+    ];
+    let ended = [
+        Ended::Unauthorized,
+        Ended::FilterChanged,
+        Ended::SnapshotTooLarge,
+        Ended::SnapshotUnavailable,
+        Ended::SnapshotBusy,
     ];
     let payloads = [
-        json!({ "type": "object" }),
-        reason(&["started", "history-lost", "invalid-token", "invalidated", "filter-changed"]),
-        reason(&["unauthorized"]),
+        json!({
+            "type": "object",
+            "properties": { "documents": {
+                "type": "integer",
+                "description": "How many documents came, where a snapshot did.",
+            } },
+        }),
+        reason(&RESETS),
+        reason(&[&["new"][..], &RESETS].concat()),
+        reason(&ended.map(Ended::reason)),
     ];
     CONTROL
         .iter()
@@ -98,6 +130,24 @@ fn control_messages() -> Map<String, Value> {
             ((*name).to_owned(), message)
         })
         .collect()
+}
+
+fn document_message() -> Value {
+    let schema = |name: &str| reference("components/schemas", name);
+    json!({
+        "name": "document",
+        "summary": "A document of a snapshot.",
+        "payload": {
+            "type": "object",
+            "properties": {
+                "operationType": { "const": "snapshot" },
+                "ns": schema("namespace"),
+                "documentKey": schema("documentKey"),
+                "fullDocument": schema("document"),
+            },
+            "required": ["operationType", "ns", "documentKey", "fullDocument"],
+        },
+    })
 }
 
 fn change_message(filter: &Filter, operation: &str) -> Value {

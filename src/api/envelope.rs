@@ -18,7 +18,7 @@ pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
     if let Some(id) = mark.id(frame) {
         members += &format!("\"id\":\"{id}\",");
     }
-    let (event, data) = match &frame.kind {
+    let event = match &frame.kind {
         FrameKind::Delivery(delivery) => {
             let head = format!("{{{members}\"event\":\"{}\",\"data\":", delivery.event_name());
             let data = delivery.json.clone();
@@ -28,13 +28,27 @@ pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
             let members = members.trim_end_matches(',');
             return out.push(Bytes::from(format!("{{{members}}}")));
         }
-        FrameKind::Ready(_) => ("ready", "{}".to_string()),
-        FrameKind::Reset(reason, _) => ("reset", reason_of(reason.name())),
-        FrameKind::End(reason) => ("end", reason_of(reason)),
+        FrameKind::Document(json) => {
+            let head = format!("{{{members}\"event\":\"document\",\"data\":");
+            return out.extend([Bytes::from(head), (**json).clone(), Bytes::from_static(b"}")]);
+        }
+        FrameKind::Snapshot(_) => "snapshot",
+        FrameKind::Ready(..) => "ready",
+        FrameKind::Reset(..) => "reset",
+        FrameKind::End(_) => "end",
     };
-    out.push(Bytes::from(format!("{{{members}\"event\":\"{event}\",\"data\":{data}}}")));
+    let data = self::members(&frame.kind);
+    out.push(Bytes::from(format!("{{{members}\"event\":\"{event}\",\"data\":{{{data}}}}}")));
 }
 
-fn reason_of(reason: &str) -> String {
-    format!("{{\"reason\":\"{reason}\"}}")
+/// What a frame that is none of a document says, as the members of a JSON object.
+pub fn members(kind: &FrameKind) -> String {
+    let reason = |reason: &str| format!("\"reason\":\"{reason}\"");
+    match kind {
+        FrameKind::Snapshot(None) => reason("new"),
+        FrameKind::Snapshot(Some(why)) | FrameKind::Reset(why, _) => reason(why.name()),
+        FrameKind::End(ended) => reason(ended.reason()),
+        FrameKind::Ready(_, Some(documents)) => format!("\"documents\":{documents}"),
+        _ => String::new(),
+    }
 }

@@ -22,6 +22,7 @@ impl Handler {
                     "name": filter.name,
                     "description": filter.description,
                     "params": filter.params.to_json(),
+                    "snapshot": filter.snapshot().is_some(),
                 })
             })
             .collect();

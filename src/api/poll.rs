@@ -1,5 +1,6 @@
 //! Long polling: one answer with what has come, and where to go on.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,8 @@ struct Found {
     size: usize,
     events: usize,
     ready: usize,
+    /// Streams whose snapshots have begun and are not complete: those go into one answer.
+    begun: HashSet<u16>,
     sent: Vec<(u16, Arc<Delivery>)>,
 }
 
@@ -85,18 +88,19 @@ impl Polling {
                 let next = tokio::select! {
                     biased;
                     next = self.opened.connection.next() => next,
-                    () = &mut over => break,
+                    () = &mut over, if found.begun.is_empty() => break,
                 };
                 // Draining, or the right has ended: what has come is answered all the same.
                 let Ok(frame) = next else { break };
                 self.take(frame, &mut found);
-                while found.size < MAX_BYTES
+                while (found.size < MAX_BYTES || !found.begun.is_empty())
                     && let Some(frame) = self.opened.connection.next_ready()
                 {
                     self.take(frame, &mut found);
                 }
                 let is_there = found.ready >= self.opened.connection.len();
-                if found.events > 0 || (self.answers_at_once && is_there) {
+                let has_come = found.events > 0 || (self.answers_at_once && is_there);
+                if has_come && found.begun.is_empty() {
                     break;
                 }
             }
@@ -118,11 +122,21 @@ impl Polling {
         }
         match frame.kind {
             FrameKind::Position(_) | FrameKind::Keepalive => return,
-            FrameKind::Ready(_) => {
+            FrameKind::Ready(_, documents) => {
                 found.ready += 1;
-                return;
+                found.begun.remove(&frame.stream);
+                if documents.is_none() {
+                    return;
+                }
             }
-            FrameKind::Delivery(_) | FrameKind::Reset(..) | FrameKind::End(_) => {}
+            FrameKind::Snapshot(_) => drop(found.begun.insert(frame.stream)),
+            FrameKind::End(ended) => {
+                found.begun.remove(&frame.stream);
+                if let Some(retry) = ended.retry() {
+                    self.fields.push(("Retry-After", retry.as_secs().to_string()));
+                }
+            }
+            FrameKind::Delivery(_) | FrameKind::Document(_) | FrameKind::Reset(..) => {}
         }
         let begin = found.pieces.len();
         if found.events > 0 {

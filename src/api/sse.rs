@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::envelope;
 use super::transport::{Encoder, Mark};
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
@@ -61,6 +62,13 @@ impl Encoder for Sse {
                 let rest = delivery.json.slice(1..);
                 return out.extend([Bytes::from(head), rest, Bytes::from(end_of(frame, mark))]);
             }
+            FrameKind::Document(json) => {
+                let label = mark.label.map(|_| Bytes::from(format!("{{{}", mark.members())));
+                let rest = label.as_ref().map_or_else(|| (**json).clone(), |_| json.slice(1..));
+                out.push(Bytes::from_static(b"event: document\ndata: "));
+                out.extend(label.into_iter().chain([rest, Bytes::from_static(b"\n\n")]));
+                return;
+            }
             FrameKind::Position(_) if self.has_position_events => "position",
             // By the standard, an id without data fires no event and is remembered all the same.
             FrameKind::Position(_) => {
@@ -68,15 +76,17 @@ impl Encoder for Sse {
             }
             FrameKind::Keepalive => return out.push(Bytes::from_static(b":\n")),
             FrameKind::Reset(..) => "reset",
-            FrameKind::Ready(_) => "ready",
-            FrameKind::End(_) => "end",
+            FrameKind::Snapshot(_) => "snapshot",
+            FrameKind::Ready(..) => "ready",
+            FrameKind::End(ended) => {
+                // Of one stream among several, it would keep the others away too.
+                if let Some(retry) = ended.retry().filter(|_| mark.label.is_none()) {
+                    out.push(Bytes::from(format!("retry: {}\n", retry.as_millis())));
+                }
+                "end"
+            }
         };
-        let reason = match &frame.kind {
-            FrameKind::Reset(reason, _) => format!("\"reason\":\"{}\"", reason.name()),
-            FrameKind::End(reason) => format!("\"reason\":\"{reason}\""),
-            _ => String::new(),
-        };
-        let members = format!("{}{reason}", mark.members());
+        let members = format!("{}{}", mark.members(), envelope::members(&frame.kind));
         let members = members.trim_end_matches(',');
         let block = format!("event: {event}\ndata: {{{members}}}{}", end_of(frame, mark));
         out.push(Bytes::from(block));
@@ -108,7 +118,10 @@ mod tests {
     use super::*;
     use crate::event::Position;
     use crate::event::seal::Ids;
+    use std::sync::Arc;
+
     use crate::feed::routes::ResetReason;
+    use crate::session::control::Ended;
 
     #[test]
     fn blocks_are_as_the_contract_says() {
@@ -124,9 +137,30 @@ mod tests {
                 "event: position\ndata: {}\nid: 8266F3AAAA00000001\n\n",
             ),
             (
-                FrameKind::Ready(position()),
+                FrameKind::Ready(position(), None),
                 SSE,
                 "event: ready\ndata: {}\nid: 8266F3AAAA00000001\n\n",
+            ),
+            (
+                FrameKind::Ready(position(), Some(132)),
+                SSE,
+                "event: ready\ndata: {\"documents\":132}\nid: 8266F3AAAA00000001\n\n",
+            ),
+            (FrameKind::Snapshot(None), SSE, "event: snapshot\ndata: {\"reason\":\"new\"}\n\n"),
+            (
+                FrameKind::Snapshot(Some(ResetReason::HistoryLost)),
+                SSE,
+                "event: snapshot\ndata: {\"reason\":\"history-lost\"}\n\n",
+            ),
+            (
+                FrameKind::Document(Arc::new(Bytes::from_static(b"{\"a\":1}"))),
+                SSE,
+                "event: document\ndata: {\"a\":1}\n\n",
+            ),
+            (
+                FrameKind::End(Ended::SnapshotTooLarge),
+                SSE,
+                "retry: 60000\nevent: end\ndata: {\"reason\":\"snapshot-too-large\"}\n\n",
             ),
             (
                 FrameKind::Reset(ResetReason::Started, Some(position())),
@@ -139,7 +173,7 @@ mod tests {
                 "event: reset\ndata: {\"reason\":\"history-lost\"}\n\n",
             ),
             (
-                FrameKind::End("unauthorized"),
+                FrameKind::End(Ended::Unauthorized),
                 SSE,
                 "event: end\ndata: {\"reason\":\"unauthorized\"}\n\n",
             ),

@@ -124,6 +124,9 @@ impl Close {
             Ended::FilterChanged => Some(Close::new(4404, "the stream's file was edited")),
             Ended::Unauthorized => Some(Close::new(4401, "the right to listen has ended")),
             Ended::Operator => Some(Close::new(1013, "ended by an operator: come back")),
+            Ended::SnapshotTooLarge | Ended::SnapshotUnavailable | Ended::SnapshotBusy => {
+                Some(Close::new(1013, ended.reason()))
+            }
         }
     }
 

@@ -94,14 +94,23 @@ impl Filter {
 
     /// Whether an event that comes without an image cannot be told to this filter's clients.
     pub fn requires_image(&self) -> bool {
-        self.full_document == FullDocument::Required
-            || self.before_image == FullDocumentBeforeChange::Required
+        self.full_document == FullDocument::Required || self.requires_before_image()
     }
 
-    /// Whether there are events that cannot be told to this filter's clients without an image that
+    /// The same of the document before a change. The clients of a snapshot hold documents, and one
+    /// that left unnoticed would stay with them.
+    pub fn requires_before_image(&self) -> bool {
+        match self.before_image {
+            FullDocumentBeforeChange::Off => false,
+            FullDocumentBeforeChange::WhenAvailable => self.has_snapshot,
+            FullDocumentBeforeChange::Required => true,
+        }
+    }
+
+    /// Whether there are updates that cannot be told to this filter's clients without an image that
     /// did not come.
-    pub fn may_miss_image(&self) -> bool {
-        self.requires_image() || self.full_document == FullDocument::WhenAvailable
+    pub fn may_miss_after_image(&self) -> bool {
+        matches!(self.full_document, FullDocument::Required | FullDocument::WhenAvailable)
     }
 }
 

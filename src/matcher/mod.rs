@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no allocation while matching. A filter's `match` is parsed once into a
 //! [`Template`], which may hold placeholders; binding them gives a [`Predicate`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocument};
@@ -14,6 +15,7 @@ mod decimal_arithmetic;
 mod depends;
 pub(crate) mod eval;
 mod expr;
+mod fields;
 mod key;
 mod meaning;
 mod names;
@@ -211,6 +213,12 @@ impl Predicate {
     /// and perhaps others. Empty: all of them.
     pub fn query(&self) -> Document {
         query::of(&self.root).unwrap_or_default()
+    }
+
+    /// The names of the top-level fields that the verdict depends on; `None` where it may be any.
+    pub fn fields(&self) -> Option<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        fields::read(&self.root, &mut names).then_some(names)
     }
 
     pub(crate) fn root(&self) -> &BoundNode {

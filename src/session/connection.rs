@@ -118,12 +118,28 @@ impl Connection {
         if self.control.over().is_some() || self.control.is_recheck_due() {
             return None;
         }
-        match &mut self.streams {
+        let frame = match &mut self.streams {
             Streams::One(member) => {
                 let kind = member.subscription.next_ready()?;
-                Some(Frame { stream: 0, kind })
+                Frame { stream: 0, kind }
             }
-            Streams::Many(many) => many.next_ready(),
+            Streams::Many(many) => many.next_ready()?,
+        };
+        self.note_end(&frame);
+        Some(frame)
+    }
+
+    /// A stream that ends by itself is the end of a connection that has no other.
+    fn note_end(&mut self, frame: &Frame) {
+        let FrameKind::End(ended) = frame.kind else { return };
+        match &mut self.streams {
+            Streams::One(_) => self.control.end(ended),
+            Streams::Many(many) => {
+                many.end(frame.stream);
+                if many.is_over() {
+                    self.control.end(ended);
+                }
+            }
         }
     }
 
@@ -136,7 +152,7 @@ impl Connection {
             if let Streams::Many(many) = &mut self.streams
                 && let Some(stream) = many.pop_unauthorized()
             {
-                let kind = FrameKind::End(Ended::Unauthorized.reason());
+                let kind = FrameKind::End(Ended::Unauthorized);
                 return Ok(Frame { stream, kind });
             }
             match self.step().await {
@@ -148,7 +164,11 @@ impl Connection {
                 }
                 Step::Ended(ended) => return self.last(ended).ok_or(ended),
                 Step::CallerChanged => self.hold_against_caller(),
-                Step::Kind(stream, Some(kind)) => return Ok(Frame { stream, kind }),
+                Step::Kind(stream, Some(kind)) => {
+                    let frame = Frame { stream, kind };
+                    self.note_end(&frame);
+                    return Ok(frame);
+                }
                 Step::Kind(stream, None) => {
                     if let Some(frame) = self.retire(stream) {
                         return Ok(frame);
@@ -206,7 +226,7 @@ impl Connection {
             }
             Streams::Many(many) => many.pop()?,
         };
-        Some(Frame { stream, kind: FrameKind::End(ended.reason()) })
+        Some(Frame { stream, kind: FrameKind::End(ended) })
     }
 
     /// A filter is no longer the one in force: goes on under the new one, or ends the stream. Says
@@ -231,7 +251,7 @@ impl Connection {
                 if many.is_over() {
                     self.control.end(Ended::FilterChanged);
                 }
-                let kind = FrameKind::End(Ended::FilterChanged.reason());
+                let kind = FrameKind::End(Ended::FilterChanged);
                 Some(Frame { stream, kind })
             }
         }

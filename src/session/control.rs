@@ -11,6 +11,7 @@ use tokio::time::{Sleep, sleep};
 use crate::access::{Caller, Right};
 use crate::drain::Drain;
 use crate::session::listeners::Listener;
+use crate::upstream::snapshot::Refused;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +28,25 @@ pub enum Ended {
     Unauthorized,
     /// By an operator, who wants it to come back.
     Operator,
+    /// There are more documents than the settings let a stream begin with.
+    SnapshotTooLarge,
+    /// MongoDB does not give the documents that a stream begins with.
+    SnapshotUnavailable,
+    /// Too many streams wait for theirs.
+    SnapshotBusy,
 }
 
 impl Ended {
+    /// How long a client should stay away, where it is long.
+    pub fn retry(self) -> Option<Duration> {
+        match self {
+            Ended::SnapshotTooLarge | Ended::SnapshotUnavailable => Some(Duration::from_secs(60)),
+            // Spread, since many are told so.
+            Ended::SnapshotBusy => Some(Duration::from_millis(fastrand::u64(5_000..20_000))),
+            _ => None,
+        }
+    }
+
     /// For the metric `streams_ended_total{reason}`, and for `end` events.
     pub fn reason(self) -> &'static str {
         match self {
@@ -40,6 +57,19 @@ impl Ended {
             Ended::FilterChanged => "filter-changed",
             Ended::Unauthorized => "unauthorized",
             Ended::Operator => "operator",
+            Ended::SnapshotTooLarge => "snapshot-too-large",
+            Ended::SnapshotUnavailable => "snapshot-unavailable",
+            Ended::SnapshotBusy => "snapshot-busy",
+        }
+    }
+}
+
+impl From<Refused> for Ended {
+    fn from(refused: Refused) -> Ended {
+        match refused {
+            Refused::TooLarge => Ended::SnapshotTooLarge,
+            Refused::Unavailable => Ended::SnapshotUnavailable,
+            Refused::Busy => Ended::SnapshotBusy,
         }
     }
 }

@@ -241,6 +241,10 @@ impl Many {
         if matches!(kind, FrameKind::Keepalive) {
             return None;
         }
+        if matches!(kind, FrameKind::Snapshot(_)) {
+            // Who is cut off before it is complete gets it anew.
+            self.slots[at].place = None;
+        }
         if let Some(position) = kind.position() {
             // One of a form that cannot be said leaves the place where it was.
             let slot = &mut self.slots[at];

@@ -3,6 +3,7 @@
 //!
 //! Knows neither HTTP nor bytes on a wire.
 
+mod beginning;
 pub mod bookmark;
 pub mod catalog;
 pub mod connection;

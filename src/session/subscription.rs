@@ -8,6 +8,8 @@
 //!   or before it is ever given again.
 //! - Between a break of the history and its reset nothing is given, no position either.
 //! - A [`FrameKind::Position`] names no document, and is past everything that was given.
+//! - A stream with a snapshot gives documents where another one would say `Reset`, and no position
+//!   from then on until they are complete.
 //! - [`Subscription::next`] may be dropped at any await: what it took out of a channel or a route
 //!   is in `ready` before it awaits again.
 
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Timestamp;
+use bytes::Bytes;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -28,14 +31,20 @@ use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
+use crate::session::beginning::{self, Beginning};
+use crate::session::control::Ended;
 use crate::session::listeners::{Listener, Listeners, Place};
 use crate::upstream::replay::{Look, Replay, Replayer};
+use crate::upstream::snapshot::Snapshots;
 
 /// How many deliveries one wake-up takes.
 const BATCH: usize = 64;
 /// A position without a document is taken on trust; further ahead than this it is of another
 /// deployment. Replicas differ by what one of them has not read yet.
 const FUTURE_SLACK_SECONDS: u32 = 300;
+
+/// How many documents came before a [`FrameKind::Ready`], where a snapshot did.
+pub type Documents = Option<u32>;
 
 /// What a client is to be given.
 #[derive(Debug)]
@@ -48,10 +57,14 @@ pub enum FrameKind {
     /// Fetch anew, then go on from this position.
     Reset(ResetReason, Option<Position>),
     /// Everything that the client had missed has been sent: the moment to load its data. Comes once
-    /// for each stream that a client opens.
-    Ready(Position),
+    /// for each stream that a client opens, and behind the documents of each snapshot.
+    Ready(Position, Documents),
+    /// The documents that match come next, and are all that there is; `None`: for the first time.
+    Snapshot(Option<ResetReason>),
+    /// The data of one of them.
+    Document(Arc<Bytes>),
     /// The stream is over, and the client should know why.
-    End(&'static str),
+    End(Ended),
 }
 
 impl FrameKind {
@@ -59,9 +72,12 @@ impl FrameKind {
     pub fn position(&self) -> Option<Position> {
         match self {
             FrameKind::Delivery(delivery) => delivery.id(),
-            FrameKind::Position(position) | FrameKind::Ready(position) => Some(position.clone()),
+            FrameKind::Position(position) | FrameKind::Ready(position, _) => Some(position.clone()),
             FrameKind::Reset(_, position) => position.clone(),
-            FrameKind::Keepalive | FrameKind::End(_) => None,
+            FrameKind::Snapshot(_)
+            | FrameKind::Document(_)
+            | FrameKind::Keepalive
+            | FrameKind::End(_) => None,
         }
     }
 }
@@ -86,6 +102,7 @@ pub enum From {
 #[derive(Debug, Clone)]
 pub struct Shared {
     pub replayer: Replayer,
+    pub snapshots: Snapshots,
     pub metrics: Arc<Metrics>,
     pub heartbeat: Duration,
     /// How clients see positions.
@@ -102,6 +119,8 @@ enum Phase {
     Following(u64),
     /// Reading what the journal does not have.
     Replaying(Box<Replay>),
+    /// The documents come first.
+    Beginning(Box<Beginning>),
 }
 
 /// How a stream begins when its feed was read.
@@ -237,7 +256,12 @@ impl Subscription {
             if self.feed.epoch() != self.epoch {
                 self.epoch = self.feed.epoch();
                 // One that waits to be reset for another reason misses nothing more by this.
-                if !matches!(self.phase, Phase::Waiting(_, Begin::Ago(_) | Begin::Reset(_))) {
+                let begins = match &self.phase {
+                    Phase::Waiting(_, begin) => !matches!(begin, Begin::There),
+                    Phase::Beginning(beginning) => !beginning.has_begun(),
+                    Phase::Following(_) | Phase::Replaying(_) => false,
+                };
+                if !begins {
                     self.reset(ResetReason::HistoryLost);
                 }
                 continue;
@@ -276,6 +300,11 @@ impl Subscription {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
                     () = Box::pin(replay.changed()) => Woke::Wake,
+                },
+                Phase::Beginning(beginning) => tokio::select! {
+                    () = &mut woken => Woke::Wake,
+                    () = beat => Woke::Beat,
+                    () = Box::pin(beginning.changed()) => Woke::Wake,
                 },
             };
             match woke {
@@ -319,6 +348,10 @@ impl Subscription {
                 let look = replay.look();
                 !self.is_broken() && self.take(look)
             }
+            Phase::Beginning(beginning) => {
+                let look = beginning.look(&self.shared.snapshots, &self.feed, &self.route);
+                !self.is_broken() && self.begin(look)
+            }
         }
     }
 
@@ -332,6 +365,52 @@ impl Subscription {
             Look::Lost(reason) => self.reset(reason),
         }
         true
+    }
+
+    /// Does what a look at a snapshot calls for; says whether there was anything to do.
+    fn begin(&mut self, look: beginning::Look) -> bool {
+        let Phase::Beginning(beginning) = &self.phase else { return false };
+        let reason = beginning.reason;
+        match look {
+            beginning::Look::Nothing => return false,
+            beginning::Look::Begins => self.ready.push_back(FrameKind::Snapshot(reason)),
+            beginning::Look::Documents(found) => {
+                self.ready.extend(found.into_iter().map(FrameKind::Document));
+            }
+            beginning::Look::Done { position, cursor, documents } => {
+                self.was_ready = true;
+                self.position = Some(position.clone());
+                let documents = Some(u32::try_from(documents).unwrap_or(u32::MAX));
+                self.ready.push_back(FrameKind::Ready(position.clone(), documents));
+                match cursor {
+                    Some(cursor) => self.phase = Phase::Following(cursor),
+                    None => self.replay(position),
+                }
+            }
+            beginning::Look::Gone => {
+                let beyond = beginning.beyond.clone();
+                self.begin_again(reason, beyond, true);
+            }
+            beginning::Look::Refused(refused) => {
+                self.ready.push_back(FrameKind::End(refused.into()))
+            }
+        }
+        true
+    }
+
+    /// From the documents that match now, those of a moment behind a place.
+    fn begin_again(
+        &mut self,
+        reason: Option<ResetReason>,
+        beyond: Option<Position>,
+        is_braked: bool,
+    ) {
+        let at = match is_braked {
+            true => self.shared.snapshots.brake(&self.route),
+            false => Instant::now(),
+        };
+        self.position = None;
+        self.phase = Phase::Beginning(Box::new(Beginning::new(reason, beyond, at)));
     }
 
     /// After a replay that the journal goes on from. Its end may be an event of another collection,
@@ -392,10 +471,19 @@ impl Subscription {
         for delivery in found {
             let is_new = self.position.as_ref().is_none_or(|had| delivery.token > *had);
             if is_new {
+                if let Kind::Reset(reason) = delivery.kind
+                    && self.has_snapshot()
+                {
+                    return self.begin_again(Some(reason), Some(delivery.token.clone()), true);
+                }
                 self.position = Some(delivery.token.clone());
                 self.ready.push_back(FrameKind::Delivery(delivery));
             }
         }
+    }
+
+    fn has_snapshot(&self) -> bool {
+        self.filter().snapshot().is_some()
     }
 
     fn reach(&mut self, position: Position) {
@@ -424,7 +512,7 @@ impl Subscription {
     fn go_live(&mut self) {
         let begin = match &self.phase {
             Phase::Waiting(_, begin) => *begin,
-            Phase::Following(_) | Phase::Replaying(_) => Begin::There,
+            Phase::Following(_) | Phase::Replaying(_) | Phase::Beginning(_) => Begin::There,
         };
         match (begin, self.position.clone()) {
             (Begin::Reset(reason), _) => self.reset(reason),
@@ -458,6 +546,7 @@ impl Subscription {
 
     fn go_to_now(&mut self) {
         match self.find_now() {
+            Some(_) if self.has_snapshot() => self.begin_again(None, None, false),
             Some(first) => self.begin_at(first),
             None => self.wait_to(Begin::Reset(ResetReason::Started)),
         }
@@ -465,6 +554,9 @@ impl Subscription {
 
     fn reset(&mut self, reason: ResetReason) {
         let Some(first) = self.find_now() else { return self.wait_to(Begin::Reset(reason)) };
+        if self.has_snapshot() {
+            return self.begin_again(Some(reason), None, reason != ResetReason::Started);
+        }
         self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));
         self.begin_at(first);
@@ -478,7 +570,7 @@ impl Subscription {
     /// Nothing has been missed at this place, since nothing was asked for before.
     fn begin_at(&mut self, first: Position) {
         if !std::mem::replace(&mut self.was_ready, true) {
-            self.ready.push_back(FrameKind::Ready(first));
+            self.ready.push_back(FrameKind::Ready(first, None));
         }
     }
 
@@ -529,7 +621,7 @@ impl Subscription {
                     position
                 })
             }
-            Phase::Waiting(..) | Phase::Replaying(_) => None,
+            Phase::Waiting(..) | Phase::Replaying(_) | Phase::Beginning(_) => None,
         };
         match found {
             _ if self.is_broken() => {}
@@ -542,9 +634,15 @@ impl Subscription {
     }
 
     fn note(&mut self, frame: &FrameKind) {
-        if let FrameKind::Delivery(delivery) = frame
-            && let Kind::Reset(reason) = delivery.kind
-        {
+        let reason = match frame {
+            FrameKind::Delivery(delivery) => match delivery.kind {
+                Kind::Reset(reason) => Some(reason),
+                Kind::Event(_) => None,
+            },
+            FrameKind::Snapshot(reason) => *reason,
+            _ => None,
+        };
+        if let Some(reason) = reason {
             self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         }
         self.beat = Instant::now() + self.shared.heartbeat;
@@ -574,6 +672,7 @@ mod tests {
     use crate::feed::journal::Limits;
     use crate::feed::{FeedKey, Status};
     use crate::upstream::connect::Server;
+    use crate::upstream::snapshot::Bounds;
 
     fn before(time: u32) -> Position {
         Position::before(Timestamp { time, increment: 1 })
@@ -594,8 +693,12 @@ mod tests {
         feed.set_status(Status::Live);
         let metrics = Arc::new(Metrics::default());
         let replayer = Replayer::new(Server::default(), limits, 1, metrics.clone());
+        let tasks = crate::tasks::Tasks::new(metrics.clone());
+        let bounds = Bounds { documents: 1, bytes: 1, time: Duration::from_secs(1) };
+        let snapshots = Snapshots::new(Server::default(), bounds, 1, metrics.clone(), tasks);
         let shared = Arc::new(Shared {
             replayer,
+            snapshots,
             metrics,
             heartbeat: Duration::from_secs(60),
             ids: Ids::Token,
@@ -605,7 +708,7 @@ mod tests {
         let listener = shared.listeners.add("sse");
         let mut subscription =
             Subscription::new(shared, feed.clone(), &filter, bound, From::Now, listener);
-        assert!(matches!(subscription.next().await, Some(FrameKind::Ready(_))));
+        assert!(matches!(subscription.next().await, Some(FrameKind::Ready(..))));
 
         feed.restart_at(&before(20));
         subscription.heartbeat();

@@ -26,6 +26,7 @@ mod rows;
 mod same;
 mod schema;
 mod snapshot_checks;
+mod snapshots;
 mod streams;
 mod support;
 mod transports;

@@ -1,5 +1,6 @@
 //! Which of many routes an event may concern.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -19,7 +20,16 @@ pub(crate) struct Finder {
     whole: Option<Index<RouteId>>,
     /// Routes that may have to reset their clients where an image is missing, and so have to hear of
     /// each event that comes without.
-    strict: HashSet<RouteId>,
+    strict: HashMap<String, Strict>,
+}
+
+/// Of one collection; of the whole database under an empty name.
+#[derive(Default)]
+struct Strict {
+    /// Want the document before a change.
+    before: HashSet<RouteId>,
+    /// Want that after an update.
+    after: HashSet<RouteId>,
 }
 
 impl Finder {
@@ -31,8 +41,11 @@ impl Finder {
             None => self.whole.get_or_insert_default(),
         };
         section.insert(id, route.predicate());
-        if filter.may_miss_image() {
-            self.strict.insert(id);
+        let (before, after) = (filter.requires_before_image(), filter.may_miss_after_image());
+        if before || after {
+            let strict = self.strict.entry(collection_of(&route)).or_default();
+            strict.before.extend(before.then_some(id));
+            strict.after.extend(after.then_some(id));
         }
         self.routes.insert(id, route);
     }
@@ -42,7 +55,14 @@ impl Finder {
         if self.routes.remove(&route.id()).is_none() {
             return false;
         }
-        self.strict.remove(&route.id());
+        if let Entry::Occupied(mut strict) = self.strict.entry(collection_of(route)) {
+            let Strict { before, after } = strict.get_mut();
+            before.remove(&route.id());
+            after.remove(&route.id());
+            if before.is_empty() && after.is_empty() {
+                strict.remove();
+            }
+        }
         let Some(name) = &route.filter().namespace.collection else {
             self.whole.as_mut().map(|section| section.remove(&route.id()));
             self.whole.take_if(|section| section.is_empty());
@@ -83,14 +103,28 @@ impl Finder {
         for section in of_collection.into_iter().chain(&self.whole) {
             gather(section, event, out);
         }
-        let comes_without = event.full_document_before_change().is_none()
-            || event.operation() == OperationType::Update && event.full_document().is_none();
-        if !self.strict.is_empty() && comes_without {
-            out.extend(&self.strict);
+        let operation = event.operation();
+        let lacks_before =
+            operation != OperationType::Insert && event.full_document_before_change().is_none();
+        let lacks_after = operation == OperationType::Update && event.full_document().is_none();
+        if self.strict.is_empty() || !(lacks_before || lacks_after) {
+            return;
+        }
+        let found = out.len();
+        for collection in [event.collection(), Some("")].into_iter().flatten() {
+            let Some(Strict { before, after }) = self.strict.get(collection) else { continue };
+            out.extend(before.iter().filter(|_| lacks_before));
+            out.extend(after.iter().filter(|_| lacks_after));
+        }
+        if out.len() > found {
             out.sort_unstable();
             out.dedup();
         }
     }
+}
+
+fn collection_of(route: &Route) -> String {
+    route.filter().namespace.collection.clone().unwrap_or_default()
 }
 
 /// The routes that the document before or after the change may match, each once.

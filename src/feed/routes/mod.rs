@@ -29,5 +29,5 @@ pub(crate) use large::LargeDeliveries;
 pub(crate) use route::READ_BYTES;
 pub use route::{Read, Route};
 pub(crate) use table::Offer;
-pub use table::{RouteId, RouteTable};
+pub use table::{Key as RouteKey, RouteId, RouteTable};
 pub use tally::Tally;

@@ -128,6 +128,11 @@ impl Route {
         }
     }
 
+    /// What routes have in common that show the same, whichever comes after the other.
+    pub fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
     pub fn id(&self) -> RouteId {
         self.id
     }
@@ -217,8 +222,8 @@ impl Route {
 
     /// Whether the filter requires an image of this event that the server did not keep.
     fn misses_image(&self, event: &ChangeEvent) -> bool {
-        let wants_before = event.operation() != OperationType::Insert
-            && self.filter.before_image == FullDocumentBeforeChange::Required;
+        let wants_before =
+            event.operation() != OperationType::Insert && self.filter.requires_before_image();
         let wants_after = event.operation() == OperationType::Update
             && self.filter.full_document == FullDocument::Required;
         wants_before && event.full_document_before_change().is_none()

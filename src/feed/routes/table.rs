@@ -23,7 +23,7 @@ pub type RouteId = u64;
 ///
 /// Small, since there may be a million of them: a reference to the filter instead of its name.
 #[derive(Debug)]
-pub(super) struct Key {
+pub struct Key {
     filter: Arc<Filter>,
     values: BoundValues,
 }

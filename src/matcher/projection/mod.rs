@@ -3,7 +3,7 @@
 //! A projection includes the named fields or excludes them. What it hides, it hides everywhere:
 //! in the document, in the key, and in the description of an update.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 
@@ -40,6 +40,13 @@ enum Mode {
     Exclude,
 }
 
+/// The top-level fields that a projection shows something of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Only(BTreeSet<String>),
+    AllBut(BTreeSet<String>),
+}
+
 /// The named paths, by their parts. No children: everything from here on is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Tree {
@@ -66,6 +73,22 @@ impl Projection {
         let mut parser = Parser::default();
         parser.fields(document, &[]);
         parser.finish()
+    }
+
+    /// Which top-level fields it shows something of.
+    pub fn shown(&self) -> Shown {
+        let mut names = BTreeSet::new();
+        for (name, tree) in &self.root.children {
+            // A path's parts come from text.
+            let name = String::from_utf8_lossy(name).into_owned();
+            if self.mode == Mode::Include || tree.is_leaf() {
+                names.insert(name);
+            }
+        }
+        match self.mode {
+            Mode::Include => Shown::Only(names),
+            Mode::Exclude => Shown::AllBut(names),
+        }
     }
 
     /// What the projection leaves of a document.

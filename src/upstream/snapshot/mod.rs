@@ -10,21 +10,25 @@
 //! so both halves, the documents and the changes, mean the same. It is read fast into memory, within
 //! bounds, since MongoDB keeps such a time for minutes only.
 
+mod brake;
+mod kept;
 mod shared;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, Timestamp};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp};
 use mongodb::Client;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::Collation;
 
 use crate::event::Position;
 use crate::matcher::Predicate;
+use crate::matcher::projection::{Projection, Shown};
 use crate::upstream::deployment::{self, DeploymentError};
 use crate::upstream::failure;
 
-pub use shared::{Snapshots, Taken};
+pub use shared::{Answer, Asked, Reading, Refused, Snapshots, Taken};
 
 const UNAUTHORIZED: i32 = 13;
 const MAX_TIME_EXPIRED: i32 = 50;
@@ -33,6 +37,11 @@ const INVALID_OPTIONS: i32 = 72;
 const NOT_A_REPLICA_SET: i32 = 123;
 const SNAPSHOT_TOO_OLD: i32 = 239;
 const SNAPSHOT_UNAVAILABLE: i32 = 246;
+
+/// Documents that the server sends together, at most.
+const BATCH: u32 = 1_000;
+/// So many are looked at before others have their turn.
+const TURN: usize = 256;
 
 /// What a snapshot may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +74,9 @@ pub enum SnapshotError {
          see https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/"
     )]
     Unsupported(String),
+    /// Nothing came in the time that it may take: it will pass, or be [`SnapshotError::TooLarge`].
+    #[error("MongoDB did not answer within `snapshot.max_time`")]
+    Silent,
     #[error("on a sharded cluster a snapshot cannot be joined to the changes after it")]
     Sharded,
     #[error("MongoDB's user may not read the collection: {0}; grant it `find`")]
@@ -94,8 +106,18 @@ impl SnapshotError {
 
     /// Whether it helps to try again.
     pub fn is_passing(&self) -> bool {
-        matches!(self, SnapshotError::Passed(_) | SnapshotError::Driver(_))
+        matches!(self, SnapshotError::Passed(_) | SnapshotError::Driver(_) | SnapshotError::Silent)
     }
+}
+
+/// What to read, and whom to ask about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub database: &'a str,
+    pub collection: &'a str,
+    pub predicate: &'a Predicate,
+    /// What is shown of the documents; the others of their fields may be missing.
+    pub projection: Option<&'a Projection>,
 }
 
 /// Reads the documents of a collection that match. Not from a sharded cluster: see the file's head.
@@ -104,13 +126,27 @@ impl SnapshotError {
 /// [`SnapshotError`], each with what to do.
 pub async fn read(
     client: &Client,
-    (database, collection): (&str, &str),
-    predicate: &Predicate,
+    wanted: Wanted<'_>,
     bounds: Bounds,
 ) -> Result<Snapshot, SnapshotError> {
+    let mut documents = Vec::new();
+    let position = read_each(client, wanted, bounds, |document| {
+        documents.push(document.to_owned());
+    });
+    Ok(Snapshot { position: position.await?, documents })
+}
+
+/// Hands each document to `take`, and says the position behind them.
+async fn read_each(
+    client: &Client,
+    wanted: Wanted<'_>,
+    bounds: Bounds,
+    mut take: impl FnMut(&RawDocument) + Send,
+) -> Result<Position, SnapshotError> {
+    let has_begun = AtomicBool::new(false);
     let reading = async {
-        if let Some(read) = read_all(client, (database, collection), predicate, bounds).await? {
-            return Ok(read);
+        if let Some(position) = read_all(client, wanted, bounds, &has_begun, &mut take).await? {
+            return Ok(position);
         }
         // There is no such collection, so nobody says a moment. Nor is there one after this time,
         // unless what made it comes behind it.
@@ -118,36 +154,48 @@ pub async fn read(
             DeploymentError::Driver(error) => SnapshotError::of(error),
             other => SnapshotError::Unsupported(other.to_string()),
         })?;
-        let read = read_all(client, (database, collection), predicate, bounds).await?;
-        let position = behind(before.majority_time);
-        Ok(read.unwrap_or(Snapshot { position, documents: Vec::new() }))
+        let position = read_all(client, wanted, bounds, &has_begun, &mut take).await?;
+        Ok(position.unwrap_or(behind(before.majority_time)))
     };
     match tokio::time::timeout(bounds.time, reading).await {
         Ok(read) => read,
-        Err(_) => Err(SnapshotError::TooLarge("snapshot.max_time")),
+        Err(_) if has_begun.load(Ordering::Relaxed) => {
+            Err(SnapshotError::TooLarge("snapshot.max_time"))
+        }
+        Err(_) => Err(SnapshotError::Silent),
     }
 }
 
 /// `None`: the collection is not there.
 async fn read_all(
     client: &Client,
-    (database, collection): (&str, &str),
-    predicate: &Predicate,
+    wanted: Wanted<'_>,
     bounds: Bounds,
-) -> Result<Option<Snapshot>, SnapshotError> {
-    let mut session = client.start_session().snapshot(true).await?;
+    has_begun: &AtomicBool,
+    take: &mut (impl FnMut(&RawDocument) + Send),
+) -> Result<Option<Position>, SnapshotError> {
+    let Wanted { database, collection, predicate, projection } = wanted;
+    let mut session = client.start_session().snapshot(true).await.map_err(SnapshotError::of)?;
     let collection = client.database(database).collection::<Document>(collection);
     // A default collation would find by other rules than the matcher's.
     let simple = Collation::builder().locale("simple").build();
-    let finding = collection
+    let mut finding = collection
         .find(predicate.query())
         .collation(simple)
-        .max_time(bounds.time)
-        .session(&mut session)
-        .await;
-    let mut found = finding.map_err(SnapshotError::of)?;
-    let (mut documents, mut bytes) = (Vec::new(), 0);
+        .batch_size(BATCH)
+        .max_time(bounds.time);
+    if let Some(fields) = needed(predicate, projection) {
+        finding = finding.projection(fields);
+    }
+    let mut found = finding.session(&mut session).await.map_err(SnapshotError::of)?;
+    has_begun.store(true, Ordering::Relaxed);
+    let (mut seen, mut documents, mut bytes) = (0_usize, 0, 0);
     while found.advance(&mut session).await.map_err(SnapshotError::of)? {
+        seen += 1;
+        if seen.is_multiple_of(TURN) {
+            // A batch is in memory, and nothing of it waits by itself.
+            tokio::task::yield_now().await;
+        }
         let document = found.current();
         if !predicate.matches(document) {
             continue;
@@ -156,17 +204,38 @@ async fn read_all(
         if bytes > bounds.bytes {
             return Err(SnapshotError::TooLarge("snapshot.max_bytes"));
         }
-        if documents.len() == bounds.documents {
+        if documents == bounds.documents {
             return Err(SnapshotError::TooLarge("snapshot.max_documents"));
         }
-        documents.push(document.to_owned());
+        documents += 1;
+        take(document);
     }
     match session.snapshot_time() {
-        Some(time) => Ok(Some(Snapshot { position: behind(time), documents })),
-        None if documents.is_empty() => Ok(None),
+        Some(time) => Ok(Some(behind(time))),
+        None if documents == 0 => Ok(None),
         None => {
             let message = "the server does not tell the moment that it read";
             Err(SnapshotError::Unsupported(message.to_string()))
+        }
+    }
+}
+
+/// The fields that the matcher reads and clients are shown; `None`: all of them.
+fn needed(predicate: &Predicate, projection: Option<&Projection>) -> Option<Document> {
+    let read = predicate.fields()?;
+    // `find` would read a name like these in another way.
+    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('$');
+    match projection?.shown() {
+        Shown::Only(mut names) => {
+            names.extend(read);
+            names.insert("_id".to_owned());
+            let is_sayable = names.iter().all(is_plain);
+            is_sayable.then(|| names.into_iter().map(|name| (name, Bson::Int32(1))).collect())
+        }
+        Shown::AllBut(mut names) => {
+            names.retain(|name| is_plain(name) && name != "_id" && !read.contains(name));
+            let hidden = names.into_iter().map(|name| (name, Bson::Int32(0)));
+            Some(hidden.collect()).filter(|hidden: &Document| !hidden.is_empty())
         }
     }
 }

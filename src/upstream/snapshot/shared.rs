@@ -1,34 +1,52 @@
-//! One snapshot for all clients of a route who come about the same time: read once, encoded once.
+//! One snapshot for all clients of a filter with the same values who come about the same time: read
+//! once, encoded once.
 //!
 //! Law of this file:
 //!
-//! - One query at a time for a route, and so many for all of them; who comes meanwhile waits for the
-//!   same one. Whoever takes it may leave: the next one takes it anew.
-//! - What was taken is given to others as long as the feed's journal reaches back to its moment, so
-//!   that what came since is in memory.
-//! - What is kept for others stays within `snapshot.max_bytes`, the newest first. Who is being sent one
-//!   holds it besides, together with all who are sent the same.
-//! - That something is too large is not asked again for a minute.
+//! - One query at a time for a filter and values, in a task of its own: who asks may leave, and it ends
+//!   when nobody waits for it any more. So many for all of them; the others wait in line, and the line
+//!   has an end.
+//! - What was read is given to others as long as the feed's journal reaches back to its moment, so
+//!   that what came since is in memory. Who has to know what came at a place gets one from behind it.
+//! - The documents of all snapshots together stay within `snapshot.max_bytes`, or are those of the
+//!   newest one. Those that nobody is being sent go first, then those whose clients take them most
+//!   slowly: these begin again. A snapshot that was just read has a moment before others take its room.
+//! - What will not pass is not asked again for a minute.
+//! - Who has to begin again waits, longer each time: see [`brake`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::Instant;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use super::{Bounds, SnapshotError, read};
+use super::brake::Brake;
+use super::kept::Kept;
+use super::{Bounds, SnapshotError, Wanted, read_each};
 use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
-use crate::feed::routes::{Route, encode_document};
+use crate::feed::routes::{Route, RouteKey, encode_document};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
 use crate::upstream::connect::Server;
 
-/// How long it is not asked again whether something is too large.
+/// How long it is not asked again for what will not pass.
 const VERDICT: Duration = Duration::from_secs(60);
-/// How many routes are remembered before those that are gone are looked for.
+/// How many are remembered before those that are of no more use are looked for.
 const SWEEP_AT: usize = 256;
+/// How many queries wait in line for each that may be under way.
+const LINE: usize = 256;
+/// First and longest pause after a failure that will pass.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// How often the log is told of trouble, at most.
+const TELL: Duration = Duration::from_secs(5);
 
 /// The documents of one moment, encoded.
 #[derive(Debug)]
@@ -36,114 +54,317 @@ pub struct Taken {
     /// Where the changes go on.
     pub position: Position,
     /// Each in relaxed Extended JSON, as the data of a `document` event.
-    pub documents: Vec<Bytes>,
-    bytes: usize,
+    pub documents: Vec<Arc<Bytes>>,
+    pub(super) bytes: usize,
+    /// Clients that are being sent it.
+    pub(super) readers: AtomicUsize,
+    pub(super) at: Instant,
+    pub(super) last_read: Mutex<Instant>,
 }
 
-/// Takes and shares snapshots.
+/// Why a client gets no snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// More than the settings allow.
+    TooLarge,
+    /// MongoDB will not give one: no rights, a sharded cluster, no snapshot reads.
+    Unavailable,
+    /// Too many wait in line.
+    Busy,
+}
+
+/// What is there for who asks.
 #[derive(Debug)]
-pub struct Snapshots {
+pub enum Answer {
+    Taken(Arc<Taken>),
+    Refused(Refused),
+    /// It is being read.
+    Asked(Asked),
+}
+
+/// Waits for a query. When it has ended, ask once more.
+#[derive(Debug)]
+pub struct Asked(watch::Receiver<()>);
+
+impl Asked {
+    /// Resolves when the query has ended. May be dropped and called again.
+    pub async fn ended(&mut self) {
+        // Nothing is ever sent: the sender goes with the query.
+        let _ = self.0.changed().await;
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+}
+
+/// Reads and shares snapshots. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Snapshots(Arc<State>);
+
+#[derive(Debug)]
+struct State {
     server: Server,
     bounds: Bounds,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
     turns: Semaphore,
-    slots: parking_lot::Mutex<HashMap<usize, Slot>>,
-    kept: parking_lot::Mutex<Kept>,
+    max_waiting: usize,
+    waiting: AtomicUsize,
+    slots: Mutex<Slots>,
+    kept: Kept,
+    /// When something was last said in the log.
+    told: Mutex<Option<Instant>>,
 }
 
-/// By the route's address, which is its own as long as the route is there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
+struct Slots {
+    by_key: HashMap<Arc<RouteKey>, Slot>,
+    /// Those of no use are looked for when so many are here, and then at every doubling.
+    sweep_at: usize,
+}
+
+/// What is known of a filter with its values.
+#[derive(Debug, Default)]
 struct Slot {
-    route: Weak<Route>,
-    latest: Arc<Mutex<Latest>>,
-}
-
-/// What came of the last query of a route. Locked while there is another.
-#[derive(Debug, Default)]
-struct Latest {
+    /// Of the query that is under way.
+    query: Weak<watch::Sender<()>>,
     taken: Weak<Taken>,
-    too_large: Option<(Instant, &'static str)>,
+    refused: Option<(Instant, Refused)>,
+    brake: Brake,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    newest_last: VecDeque<Arc<Taken>>,
-    bytes: usize,
+impl Slot {
+    fn is_of_use(&self) -> bool {
+        self.query.strong_count() > 0
+            || self.taken.strong_count() > 0
+            || self.refused().is_some()
+            || self.brake.is_of_use()
+    }
+
+    fn refused(&self) -> Option<Refused> {
+        self.refused.filter(|(at, _)| at.elapsed() < VERDICT).map(|(_, refused)| refused)
+    }
 }
 
 impl Snapshots {
-    /// `max_concurrent`: queries at a time, for all routes.
-    pub fn new(server: Server, bounds: Bounds, max_concurrent: usize) -> Snapshots {
-        Snapshots {
+    /// `max_concurrent`: queries at a time, for all filters.
+    pub fn new(
+        server: Server,
+        bounds: Bounds,
+        max_concurrent: usize,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    ) -> Snapshots {
+        Snapshots(Arc::new(State {
             server,
             bounds,
+            metrics,
+            tasks,
             turns: Semaphore::new(max_concurrent),
-            slots: parking_lot::Mutex::default(),
-            kept: parking_lot::Mutex::default(),
+            max_waiting: max_concurrent.saturating_mul(LINE),
+            waiting: AtomicUsize::new(0),
+            slots: Mutex::default(),
+            kept: Kept::new(bounds.bytes),
+            told: Mutex::default(),
+        }))
+    }
+
+    /// What a route's clients would see now, or saw a moment ago, but not before `beyond`. Who has
+    /// waited for a query takes what came of it, also where the journal goes on too fast.
+    pub fn ask(
+        &self,
+        feed: &Arc<Feed>,
+        route: &Arc<Route>,
+        beyond: Option<&Position>,
+        has_waited: bool,
+    ) -> Answer {
+        let state = &self.0;
+        let mut slots = state.slots.lock();
+        let slot = slots.of(route);
+        let is_late = |taken: &Arc<Taken>| beyond.is_none_or(|beyond| taken.position > *beyond);
+        let taken = slot.taken.upgrade().filter(is_late);
+        if let Some(taken) = taken.filter(|taken| has_waited || is_joinable(feed, taken)) {
+            if !has_waited {
+                state.count(route, "shared");
+            }
+            return Answer::Taken(taken);
+        }
+        if let Some(refused) = slot.refused() {
+            return Answer::Refused(refused);
+        }
+        if let Some(query) = slot.query.upgrade() {
+            return Answer::Asked(Asked(query.subscribe()));
+        }
+        if state.waiting.load(Ordering::Relaxed) >= state.max_waiting {
+            state.count(route, "busy");
+            return Answer::Refused(Refused::Busy);
+        }
+        let (query, asked) = watch::channel(());
+        let query = Arc::new(query);
+        slot.query = Arc::downgrade(&query);
+        let task = state.clone().run(feed.clone(), route.clone(), query);
+        state.tasks.spawn("snapshot", task);
+        Answer::Asked(Asked(asked))
+    }
+
+    /// When a client of this route may begin again that had a snapshot, or was about to.
+    pub fn brake(&self, route: &Arc<Route>) -> Instant {
+        self.0.slots.lock().of(route).brake.next(Instant::now())
+    }
+}
+
+impl State {
+    /// Reads until there is a result, or nobody waits for it.
+    async fn run(
+        self: Arc<State>,
+        feed: Arc<Feed>,
+        route: Arc<Route>,
+        query: Arc<watch::Sender<()>>,
+    ) {
+        let (mut pause, longest) = RETRY;
+        loop {
+            let attempt = tokio::select! {
+                biased;
+                () = query.closed() => None,
+                attempt = self.attempt(&feed, &route) => Some(attempt),
+            };
+            match attempt {
+                Some(Ok(taken)) => return self.keep(&route, taken),
+                Some(Err(error)) if error.is_passing() => {
+                    self.count(&route, "failed");
+                    if self.may_tell() {
+                        let stream = &route.filter().name;
+                        warn!(%stream, "a snapshot could not be read, and is tried again: {error}");
+                    }
+                }
+                Some(Err(error)) => return self.refuse(&route, &error),
+                None => {}
+            }
+            if attempt_is_over(&query, &self, &route) {
+                return;
+            }
+            // Spread, since others failed at the same moment.
+            let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            tokio::select! {
+                () = query.closed() => {}
+                () = sleep(wait) => pause = (pause * 2).min(longest),
+            }
         }
     }
 
-    /// What a route's clients would see now, or saw a moment ago. May be dropped while it waits.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]
-    pub async fn get(&self, feed: &Feed, route: &Arc<Route>) -> Result<Arc<Taken>, SnapshotError> {
-        let slot = self.slot(route);
-        let mut latest = slot.latest.lock().await;
-        if let Some(taken) = latest.taken.upgrade().filter(|taken| is_joinable(feed, taken)) {
-            return Ok(taken);
-        }
-        if let Some((at, what)) = latest.too_large
-            && at.elapsed() < VERDICT
-        {
-            return Err(SnapshotError::TooLarge(what));
-        }
-        // The semaphore is never closed, so there is no error to hear of.
-        let _turn = self.turns.acquire().await;
-        match self.take(feed, route).await {
-            Ok(taken) => {
-                let taken = Arc::new(taken);
-                *latest = Latest { taken: Arc::downgrade(&taken), too_large: None };
-                self.kept.lock().keep(taken.clone(), self.bounds.bytes);
-                Ok(taken)
-            }
-            Err(error) => {
-                if let SnapshotError::TooLarge(what) = error {
-                    latest.too_large = Some((Instant::now(), what));
-                }
-                Err(error)
-            }
-        }
+    async fn attempt(&self, feed: &Feed, route: &Route) -> Result<Taken, SnapshotError> {
+        let turn = {
+            let _waiting = Waiting::new(&self.waiting);
+            // The semaphore is never closed, so there is no error to hear of.
+            let turn = self.turns.acquire().await;
+            self.kept.has_room().await;
+            turn
+        };
+        let began = Instant::now();
+        let taken = self.take(feed, route).await;
+        drop(turn);
+        self.metrics.snapshot_seconds.observe(began.elapsed().as_secs_f64());
+        taken
     }
 
     async fn take(&self, feed: &Feed, route: &Route) -> Result<Taken, SnapshotError> {
         let filter = route.filter();
-        let Some(collection) = filter.namespace.collection.as_deref() else {
-            return Err(SnapshotError::Unsupported("it is of one collection".to_string()));
+        let Some(collection) = filter.snapshot() else {
+            return Err(SnapshotError::Unsupported("the filter has no snapshot".to_string()));
         };
         if feed.is_sharded() {
             return Err(SnapshotError::Sharded);
         }
         let client = self.server.client().await;
-        let namespace = (filter.namespace.database.as_str(), collection);
-        let found = read(&client, namespace, route.predicate(), self.bounds).await?;
-        let encode = |document| encode_document(namespace, document, filter.projection.as_ref());
-        let documents: Vec<Bytes> = found.documents.iter().map(|it| encode(it)).collect();
-        let bytes = documents.iter().map(|document| document.len() + size_of::<Bytes>()).sum();
-        Ok(Taken { position: found.position, documents, bytes })
+        let (database, projection) = (filter.namespace.database.as_str(), &filter.projection);
+        let (predicate, projection) = (route.predicate(), projection.as_ref());
+        let wanted = Wanted { database, collection, predicate, projection };
+        let (mut documents, mut bytes) = (Vec::new(), size_of::<Taken>());
+        let position = read_each(&client, wanted, self.bounds, |document| {
+            let json = encode_document((database, collection), document, projection);
+            bytes += json.len() + size_of::<Bytes>() + 4 * size_of::<usize>();
+            documents.push(Arc::new(json));
+        });
+        let position = position.await?;
+        let (at, readers) = (Instant::now(), AtomicUsize::new(0));
+        Ok(Taken { position, documents, bytes, readers, at, last_read: Mutex::new(at) })
     }
 
-    fn slot(&self, route: &Arc<Route>) -> Slot {
+    fn keep(&self, route: &Route, taken: Taken) {
+        self.count(route, "taken");
+        let taken = Arc::new(taken);
         let mut slots = self.slots.lock();
-        if slots.len() >= SWEEP_AT {
-            slots.retain(|_, slot| slot.route.strong_count() > 0);
+        let slot = slots.of(route);
+        if let Some(old) = slot.taken.upgrade() {
+            self.kept.replace(&old);
         }
-        let new = || Slot { route: Arc::downgrade(route), latest: Arc::default() };
-        let slot = slots.entry(Arc::as_ptr(route).addr()).or_insert_with(new);
-        // Of a route that is gone, at the same address.
-        if slot.route.strong_count() == 0 {
-            *slot = new();
+        slot.taken = Arc::downgrade(&taken);
+        self.kept.keep(taken);
+    }
+
+    fn refuse(&self, route: &Route, error: &SnapshotError) {
+        let (refused, outcome) = match error {
+            SnapshotError::TooLarge(_) => (Refused::TooLarge, "too-large"),
+            _ => (Refused::Unavailable, "unavailable"),
+        };
+        self.count(route, outcome);
+        if self.may_tell() {
+            let stream = &route.filter().name;
+            warn!(%stream, "there is no snapshot, and its clients are told to come again later: {error}");
         }
-        slot.clone()
+        self.slots.lock().of(route).refused = Some((Instant::now(), refused));
+    }
+
+    /// There may be many at a time, for one reason.
+    fn may_tell(&self) -> bool {
+        let mut told = self.told.lock();
+        let is_due = told.is_none_or(|told| told.elapsed() >= TELL);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
+    }
+
+    fn count(&self, route: &Route, outcome: &str) {
+        let labels = [route.filter().name.as_str(), outcome];
+        self.metrics.snapshots_total.with_label_values(&labels).inc();
+    }
+}
+
+/// Whether nobody waits any more; then nobody can begin to. Under the lock under which one would.
+fn attempt_is_over(query: &watch::Sender<()>, state: &State, route: &Route) -> bool {
+    let mut slots = state.slots.lock();
+    let is_over = query.receiver_count() == 0;
+    if is_over {
+        slots.of(route).query = Weak::new();
+    }
+    is_over
+}
+
+/// Counts one that waits in line.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Slots {
+    fn of(&mut self, route: &Route) -> &mut Slot {
+        if self.by_key.len() >= self.sweep_at.max(SWEEP_AT) {
+            self.by_key.retain(|_, slot| slot.is_of_use());
+            self.sweep_at = 2 * self.by_key.len();
+        }
+        self.by_key.entry(route.key().clone()).or_default()
     }
 }
 
@@ -152,14 +373,47 @@ fn is_joinable(feed: &Feed, taken: &Taken) -> bool {
     matches!(feed.locate(&taken.position), Some(Located::At(_)))
 }
 
-impl Kept {
-    fn keep(&mut self, taken: Arc<Taken>, most: usize) {
-        self.bytes += taken.bytes;
-        self.newest_last.push_back(taken);
-        while self.bytes > most
-            && let Some(oldest) = self.newest_last.pop_front()
-        {
-            self.bytes -= oldest.bytes;
+/// One client's place among the documents of a snapshot. It does not hold them.
+#[derive(Debug)]
+pub struct Reading {
+    taken: Weak<Taken>,
+    next: usize,
+}
+
+impl Reading {
+    pub fn new(taken: &Arc<Taken>) -> Reading {
+        taken.readers.fetch_add(1, Ordering::Relaxed);
+        *taken.last_read.lock() = Instant::now();
+        Reading { taken: Arc::downgrade(taken), next: 0 }
+    }
+
+    /// The next documents, at most `max`, and `bytes` or a single one; empty behind the last. `None`:
+    /// they had to make room for others.
+    pub fn next(&mut self, max: usize, bytes: usize) -> Option<Vec<Arc<Bytes>>> {
+        let taken = self.taken.upgrade()?;
+        *taken.last_read.lock() = Instant::now();
+        let (mut found, mut size) = (Vec::new(), 0);
+        for document in taken.documents.iter().skip(self.next).take(max) {
+            found.push(document.clone());
+            size += document.len();
+            if size >= bytes {
+                break;
+            }
+        }
+        self.next += found.len();
+        Some(found)
+    }
+
+    /// How many documents were given.
+    pub fn given(&self) -> usize {
+        self.next
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken.upgrade() {
+            taken.readers.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

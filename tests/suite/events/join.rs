@@ -11,11 +11,16 @@ use mongodb::options::Collation;
 use mongodb::{Client, Collection};
 use sidestream::event::Position;
 use sidestream::feed::journal::Limits;
+use sidestream::feed::routes::Route;
 use sidestream::feed::{Feed, FeedKey};
 use sidestream::filter::parse_filter;
 use sidestream::matcher::{Predicate, Template};
+use sidestream::metrics::Metrics;
+use sidestream::tasks::Tasks;
 use sidestream::upstream::connect::Server;
-use sidestream::upstream::snapshot::{self, Bounds, SnapshotError, Snapshots};
+use sidestream::upstream::snapshot::{
+    self, Answer, Bounds, Refused, SnapshotError, Snapshots, Taken, Wanted,
+};
 
 use super::{client, collection, filter};
 use crate::generate::Generator;
@@ -114,8 +119,7 @@ async fn a_stream_behind_a_snapshot_misses_nothing_and_repeats_nothing() {
     let everything = predicate(&text);
     let (mut repeated, mut missed) = (0, 0);
     for round in 0..rounds {
-        let taken =
-            snapshot::read(&client, (&database, "orders"), &everything, BOUNDS).await.unwrap();
+        let taken = snapshot::read(&client, wanted(&database, &everything), BOUNDS).await.unwrap();
         let shown: BTreeMap<i64, i64> = taken
             .documents
             .iter()
@@ -145,6 +149,56 @@ async fn a_stream_behind_a_snapshot_misses_nothing_and_repeats_nothing() {
     sidecar.finish().await;
 }
 
+fn wanted<'a>(database: &'a str, predicate: &'a Predicate) -> Wanted<'a> {
+    Wanted { database, collection: "orders", predicate, projection: None }
+}
+
+// The same as its clients have it: what was there, and every change behind it.
+#[tokio::test]
+async fn a_stream_with_a_snapshot_misses_nothing_and_repeats_nothing() {
+    let rounds = std::env::var("EVENTS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let rounds: usize = rounds.unwrap_or(40);
+    let database = unique("begun");
+    let more = "fullDocument: required\nsnapshot: true\nmatch: { _id: { $gte: 0 } }\n\
+                params: { round: { type: int, required: false } }\n";
+    let more = more.replace("$gte: 0", "$gte: 0, $ne: { $param: round }");
+    let filters = Filters::new(&[("orders", &filter(&format!("{database}.orders"), &more))]);
+    let client = client().await;
+    let orders = collection(&client, &database, "orders").await;
+    for id in (0..COUNTED).chain(PAIR) {
+        orders.insert_one(doc! { "_id": id, "n": 0_i64 }).await.unwrap();
+    }
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|seed| tokio::spawn(write(orders.clone(), client.clone(), seed, stop.clone())))
+        .collect();
+    for round in 0..rounds {
+        // Every second one shares what the one before it got; the others have a query of their own.
+        let target = format!("/_events/orders?round={}", -1 - (round as i64) / 2);
+        let mut stream = Stream::open(sidecar.listen, &target).await;
+        let before = stream.until_ready().await;
+        let shown: BTreeMap<i64, i64> = before[1..]
+            .iter()
+            .map(|document| {
+                let json = document.json();
+                assert!(document.id.is_none() && json["operationType"] == "snapshot", "{json}");
+                let id = json["documentKey"]["_id"].as_i64().unwrap();
+                (id, json["fullDocument"]["n"].as_i64().unwrap())
+            })
+            .collect();
+        assert_eq!(shown[&PAIR[0]], shown[&PAIR[1]], "a transaction is in it as a whole, or not");
+        if let Err(wrong) = follow(stream, shown).await {
+            panic!("round {round}: {wrong}");
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_has_bounds() {
     let database = unique("bounds");
@@ -155,8 +209,8 @@ async fn a_snapshot_has_bounds() {
     for n in 0..20_i64 {
         orders.insert_one(doc! { "_id": n, "n": n, "pad": "x".repeat(1_000) }).await.unwrap();
     }
-    let read =
-        async |bounds: Bounds| snapshot::read(&client, (&database, "orders"), &large, bounds).await;
+    let all = wanted(&database, &large);
+    let read = async |bounds: Bounds| snapshot::read(&client, all, bounds).await;
     // What does not match takes nothing of them.
     let taken = read(Bounds { documents: 10, bytes: 11_000, ..BOUNDS }).await.unwrap();
     assert_eq!(taken.documents.len(), 10);
@@ -164,7 +218,6 @@ async fn a_snapshot_has_bounds() {
     for (bounds, setting) in [
         (Bounds { documents: 9, ..BOUNDS }, "snapshot.max_documents"),
         (Bounds { bytes: 9_000, ..BOUNDS }, "snapshot.max_bytes"),
-        (Bounds { time: Duration::ZERO, ..BOUNDS }, "snapshot.max_time"),
     ] {
         match read(bounds).await {
             Err(SnapshotError::TooLarge(what)) => assert_eq!(what, setting),
@@ -172,7 +225,8 @@ async fn a_snapshot_has_bounds() {
         }
     }
     // A collection that is not there has no documents, and a moment all the same.
-    let taken = snapshot::read(&client, (&database, "missing"), &large, BOUNDS).await.unwrap();
+    let missing = Wanted { collection: "missing", ..all };
+    let taken = snapshot::read(&client, missing, BOUNDS).await.unwrap();
     assert!(taken.documents.is_empty() && taken.position >= first, "{:?}", taken.position);
 }
 
@@ -231,7 +285,8 @@ async fn clients_of_a_route_share_a_snapshot() {
     let database = unique("shared");
     let client = client().await;
     let orders = collection(&client, &database, "orders").await;
-    let more = "match: { n: { $lt: 10 } }\nproject: { n: 1 }\n";
+    let more = "match: { n: { $lt: 10 } }\nproject: { n: 1 }\nsnapshot: true\n\
+                fullDocumentBeforeChange: required\n";
     let text = filter(&format!("{database}.orders"), more);
     let orders_filter = parse_filter("orders", std::path::Path::new("orders.yaml"), &text).unwrap();
     let orders_filter = Arc::new(orders_filter);
@@ -243,12 +298,16 @@ async fn clients_of_a_route_share_a_snapshot() {
     let server = Server::default();
     server.connect(&config.mongodb.uri, 10).await.unwrap();
     let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
-    let feed = Feed::new(FeedKey::of(&orders_filter), limits, 16);
+    let feed = Arc::new(Feed::new(FeedKey::of(&orders_filter), limits, 16));
     feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
     let route = feed.join(&orders_filter, orders_filter.bind(&[], None).unwrap()).route;
 
-    let snapshots = Snapshots::new(server.clone(), BOUNDS, 2);
-    let (one, other) = tokio::join!(snapshots.get(&feed, &route), snapshots.get(&feed, &route));
+    let metrics = Arc::new(Metrics::default());
+    let tasks = Tasks::new(metrics.clone());
+    let made = |bounds| Snapshots::new(server.clone(), bounds, 2, metrics.clone(), tasks.clone());
+    let snapshots = made(BOUNDS);
+    let get = async |snapshots: &Snapshots| get(snapshots, &feed, &route).await;
+    let (one, other) = tokio::join!(get(&snapshots), get(&snapshots));
     let (one, other) = (one.unwrap(), other.unwrap());
     assert!(Arc::ptr_eq(&one, &other), "one query for both");
     let shown: Vec<String> = one
@@ -266,19 +325,36 @@ async fn clients_of_a_route_share_a_snapshot() {
     // Who comes later gets the same, and what came since from memory, as long as it is there.
     orders.insert_one(doc! { "_id": 3_i64, "n": 3_i64 }).await.unwrap();
     drop((one, other));
-    let again = snapshots.get(&feed, &route).await.unwrap();
+    let again = get(&snapshots).await.unwrap();
     assert_eq!(again.documents.len(), 3);
     let Timestamp { time, .. } = again.position.time();
     feed.restart_at(&Position::before(Timestamp { time: time + 1, increment: 1 }));
-    let anew = snapshots.get(&feed, &route).await.unwrap();
+    let anew = get(&snapshots).await.unwrap();
     assert_eq!(anew.documents.len(), 4);
 
     // What is too large is not asked for again at once.
-    let small = Snapshots::new(server.clone(), Bounds { documents: 2, ..BOUNDS }, 2);
+    let small = made(Bounds { documents: 2, ..BOUNDS });
     for _ in 0..2 {
-        let refused = small.get(&feed, &route).await;
-        assert!(matches!(refused, Err(SnapshotError::TooLarge("snapshot.max_documents"))));
+        assert_eq!(get(&small).await.unwrap_err(), Refused::TooLarge);
         orders.delete_many(doc! { "_id": { "$gt": 0_i64 } }).await.unwrap();
     }
+    tasks.stop();
+    tasks.finished().await;
     server.close().await;
+}
+
+async fn get(
+    snapshots: &Snapshots,
+    feed: &Arc<Feed>,
+    route: &Arc<Route>,
+) -> Result<Arc<Taken>, Refused> {
+    let mut has_waited = false;
+    loop {
+        match snapshots.ask(feed, route, None, has_waited) {
+            Answer::Taken(taken) => return Ok(taken),
+            Answer::Refused(refused) => return Err(refused),
+            Answer::Asked(mut asked) => asked.ended().await,
+        }
+        has_waited = true;
+    }
 }

@@ -1,0 +1,139 @@
+//! The beginning of a stream with a snapshot: the documents that match, before its changes.
+//!
+//! Where it stands by itself, from the moment that a stream has to begin (again) to the one at which
+//! its client has all documents. Nothing here has a position: who is cut off begins anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+
+use crate::event::Position;
+use crate::feed::Feed;
+use crate::feed::journal::Located;
+use crate::feed::routes::{READ_BYTES, ResetReason, Route};
+use crate::upstream::snapshot::{Answer, Asked, Reading, Refused, Snapshots, Taken};
+
+/// How many documents one look gives.
+const BATCH: usize = 64;
+/// How often it is asked without a pause.
+const ASK: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// What the client is told; `None`: it is new.
+    pub reason: Option<ResetReason>,
+    /// The documents have to be those of a moment behind this place.
+    pub beyond: Option<Position>,
+    /// How often in a row.
+    asked: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// So that no loop arises.
+    Pausing(Instant),
+    Asked(Asked),
+    Giving {
+        reading: Reading,
+        position: Position,
+        cursor: Option<u64>,
+    },
+    Refused,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub(super) enum Look {
+    Nothing,
+    /// The documents are there, and begin.
+    Begins,
+    Documents(Vec<Arc<Bytes>>),
+    /// All were given. The changes go on at the position, which has this number in the journal where
+    /// that has it.
+    Done {
+        position: Position,
+        cursor: Option<u64>,
+        documents: usize,
+    },
+    /// They had to make room for others.
+    Gone,
+    Refused(Refused),
+}
+
+impl Beginning {
+    pub fn new(reason: Option<ResetReason>, beyond: Option<Position>, at: Instant) -> Beginning {
+        Beginning { reason, beyond, asked: 0, state: State::Pausing(at) }
+    }
+
+    /// Whether the client was given something of it.
+    pub fn has_begun(&self) -> bool {
+        matches!(self.state, State::Giving { .. })
+    }
+
+    /// What there is without waiting.
+    pub fn look(&mut self, snapshots: &Snapshots, feed: &Arc<Feed>, route: &Arc<Route>) -> Look {
+        match &mut self.state {
+            State::Pausing(until) if Instant::now() < *until => Look::Nothing,
+            State::Asked(asked) if !asked.has_ended() => Look::Nothing,
+            // It never gives what is needed: not for ever at once.
+            State::Asked(_) if self.asked >= ASK => {
+                self.asked = 0;
+                self.state = State::Pausing(Instant::now() + PAUSE);
+                Look::Nothing
+            }
+            State::Pausing(_) | State::Asked(_) => {
+                let has_waited = matches!(self.state, State::Asked(_));
+                match snapshots.ask(feed, route, self.beyond.as_ref(), has_waited) {
+                    Answer::Taken(taken) => {
+                        self.state = State::of(&taken, feed);
+                        Look::Begins
+                    }
+                    Answer::Refused(refused) => {
+                        self.state = State::Refused;
+                        Look::Refused(refused)
+                    }
+                    Answer::Asked(asked) => {
+                        self.asked += 1;
+                        self.state = State::Asked(asked);
+                        Look::Nothing
+                    }
+                }
+            }
+            State::Giving { reading, position, cursor } => match reading.next(BATCH, READ_BYTES) {
+                None => Look::Gone,
+                Some(documents) if !documents.is_empty() => Look::Documents(documents),
+                Some(_) => Look::Done {
+                    position: position.clone(),
+                    cursor: *cursor,
+                    documents: reading.given(),
+                },
+            },
+            State::Refused => Look::Nothing,
+        }
+    }
+
+    /// Resolves when a look may give more. May be dropped and called again.
+    pub async fn changed(&mut self) {
+        match &mut self.state {
+            State::Pausing(until) => sleep_until(*until).await,
+            State::Asked(asked) => asked.ended().await,
+            State::Giving { .. } => {}
+            State::Refused => std::future::pending().await,
+        }
+    }
+}
+
+impl State {
+    fn of(taken: &Arc<Taken>, feed: &Feed) -> State {
+        let position = taken.position.clone();
+        let cursor = match feed.locate(&position) {
+            Some(Located::At(cursor)) => Some(cursor),
+            _ => None,
+        };
+        State::Giving { reading: Reading::new(taken), position, cursor }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a client gets where there is no snapshot: a retry, or an end with a reason.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mongodb::bson::doc;
+use serde_json::json;
+
+use super::{Page, client, fill, filter, hold_find, orders, up_to};
+use crate::access::issuer::{claims, secret};
+use crate::support::sidecar::{self, Filters, metric};
+use crate::support::sse::{Block, Stream};
+use crate::support::{http, mongo, unique};
+
+/// Everything up to the clean end of a stream that fires an event.
+async fn to_the_end(mut stream: Stream) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    while let Some(block) = stream.block().await {
+        blocks.push(block);
+    }
+    blocks.retain(|block| block.data.is_some() || block.retry.is_some());
+    blocks
+}
+
+/// The end of a stream that has given nothing.
+async fn expect_end(stream: Stream, reason: &str) {
+    let blocks = to_the_end(stream).await;
+    let [first, retry, end] = &blocks[..] else { panic!("{blocks:?}") };
+    assert!(first.retry.is_some());
+    assert_eq!(retry.retry, Some(60_000));
+    assert_eq!((end.name(), end.json()), ("end", json!({ "reason": reason })));
+    assert!(blocks.iter().all(|block| block.id.is_none()));
+}
+
+#[tokio::test]
+async fn too_many_documents() {
+    let database = unique("large");
+    let client = client().await;
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..3).await;
+    client.database(&database).run_command(doc! { "profile": 2 }).await.unwrap();
+    let filters = Filters::new(&[("orders", &filter(&database, ""))]);
+    let bound = [("SIDESTREAM_SNAPSHOT__MAX_DOCUMENTS", "2")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &bound).await;
+    for _ in 0..3 {
+        let stream = Stream::open(sidecar.listen, "/_events/orders").await;
+        expect_end(stream, "snapshot-too-large").await;
+    }
+    // Also where it would begin again.
+    let stream = Stream::resume(sidecar.listen, "/_events/orders", "none").await;
+    expect_end(stream, "snapshot-too-large").await;
+    let poll = http::get(sidecar.listen, "/_events/orders?transport=poll").await;
+    assert_eq!(poll.head.field("retry-after"), Some("60"));
+    let end = json!({ "event": "end", "data": { "reason": "snapshot-too-large" } });
+    assert_eq!(poll.json(), json!({ "events": [end], "resume": null }));
+    // Beside others, it is the end of one stream.
+    let mut two = Stream::open(sidecar.listen, "/_events?stream=orders&stream=a:orders").await;
+    let mut ended = Vec::new();
+    while let Some(block) = two.block().await {
+        if block.name() == "end" {
+            ended.push(block.json());
+        }
+    }
+    assert_eq!(ended.len(), 2, "{ended:?}");
+    assert!(ended.iter().all(|end| end["reason"] == "snapshot-too-large"));
+
+    let profile =
+        client.database(&database).collection::<mongodb::bson::Document>("system.profile");
+    let finds = profile.count_documents(doc! { "command.find": "orders" }).await.unwrap();
+    assert_eq!(finds, 1, "nobody asks again");
+    let reason = "sidestream_streams_ended_total{reason=\"snapshot-too-large\"}";
+    assert!(metric(sidecar.admin, reason).await >= 4.0);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn what_mongodb_refuses() {
+    let own = mongo::Own::start(mongo::Setup::default()).await;
+    let client = own.client().await;
+    let database = unique("codes");
+    fill(&orders(&client, &database).await, 0..3).await;
+    // No stream asks again that was refused: one for each.
+    let files: Vec<(String, String)> = [239, 246, 72, 123, 13, 50]
+        .map(|code| (format!("s{code}"), filter(&database, "")))
+        .to_vec();
+    let files: Vec<(&str, &str)> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
+    let filters = Filters::new(&files);
+    let uri = format!("{}&appName=codes", own.uri());
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    for code in [239, 246] {
+        own.fail(&["find"], doc! { "times": 2 }, "codes", code).await;
+        let target = format!("/_events/s{code}");
+        let mut page = Page::open(sidecar.listen, &target).await;
+        page.complete(1).await;
+        assert_eq!((page.last_reason(), page.ids()), ("new", up_to(3)), "{code}");
+        let failed = format!("sidestream_snapshots_total{{outcome=\"failed\",stream=\"s{code}\"}}");
+        assert_eq!(metric(sidecar.admin, &failed).await, 2.0);
+    }
+    for (code, reason) in [
+        (72, "snapshot-unavailable"),
+        (123, "snapshot-unavailable"),
+        (13, "snapshot-unavailable"),
+        (50, "snapshot-too-large"),
+    ] {
+        own.fail(&["find"], doc! { "times": 1 }, "codes", code).await;
+        for _ in 0..2 {
+            let stream = Stream::open(sidecar.listen, &format!("/_events/s{code}")).await;
+            expect_end(stream, reason).await;
+        }
+    }
+    sidecar.finish().await;
+}
+
+// Between the query and the documents lies time: who has lost the right by then is given none.
+#[tokio::test]
+async fn rights_are_looked_at_behind_the_query() {
+    let own = mongo::Own::start(mongo::Setup::default()).await;
+    let client = own.client().await;
+    let database = unique("rights");
+    fill(&orders(&client, &database).await, 0..3).await;
+    let text = filter(&database, "").replace("access: public", "access: authenticated");
+    let filters = Filters::new(&[("orders", &text)]);
+    let uri = format!("{}&appName=rights", own.uri());
+    let auth = [
+        ("SIDESTREAM_AUTH__JWT__SECRET", crate::access::SECRET),
+        ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
+    ];
+    let sidecar = sidecar::start(&uri, &filters, &auth).await;
+    hold_find(&own, "rights", Duration::from_secs(4)).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token =
+        |seconds: u64| secret(crate::access::SECRET).sign(&claims(json!({ "exp": now + seconds })));
+    let open = async |token: String| {
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        Stream::open_with(sidecar.listen, "/_events/orders", &bearer).await
+    };
+    let (short, long) = (open(token(2)).await, open(token(60)).await);
+    let ended = to_the_end(short);
+    let mut page = Page::of(long);
+    let (ended, ()) = tokio::join!(ended, page.complete(1));
+    assert_eq!(page.ids(), up_to(3));
+    let last = ended.last().expect("an end");
+    assert_eq!((last.name(), last.json()), ("end", json!({ "reason": "unauthorized" })));
+    assert!(ended.iter().all(|block| !["snapshot", "document"].contains(&block.name())));
+    sidecar.finish().await;
+}

@@ -1,0 +1,146 @@
+//! The same over the other transports, and several streams on one connection.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mongodb::bson::doc;
+use serde_json::{Value, json};
+use tokio_tungstenite::connect_async;
+
+use super::{Page, client, fill, filter, hold_find, orders};
+use crate::support::http::{self, Connection};
+use crate::support::sidecar::{self, Filters};
+use crate::support::sse::Stream;
+use crate::support::{PATIENCE, mongo, unique};
+
+fn is_whole(envelopes: &[Value], documents: usize) {
+    let names: Vec<&str> = envelopes.iter().map(|it| it["event"].as_str().unwrap()).collect();
+    let mut expected = vec!["document"; documents + 2];
+    expected[0] = "snapshot";
+    expected[documents + 1] = "ready";
+    assert_eq!(names, expected);
+    assert_eq!(envelopes[0]["data"], json!({ "reason": "new" }));
+    assert_eq!(envelopes[documents + 1]["data"], json!({ "documents": documents }));
+    let has_id = |envelope: &&Value| envelope.get("id").is_some();
+    assert_eq!(envelopes.iter().filter(has_id).count(), 1);
+    assert!(envelopes.last().is_some_and(|ready| has_id(&ready)));
+}
+
+#[tokio::test]
+async fn every_transport_gives_the_same() {
+    let database = unique("transports");
+    let client = client().await;
+    let orders = orders(&client, &database).await;
+    let pad = "x".repeat(30_000);
+    for id in 0..60_i64 {
+        orders.insert_one(doc! { "_id": id, "n": id, "pad": &pad }).await.unwrap();
+    }
+    let filters = Filters::new(&[("orders", &filter(&database, "")), ("plain", "")]);
+    let plain = format!("collection: {database}.orders\naccess: public\n");
+    filters.write("plain", &plain);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+
+    // More than goes into one answer otherwise.
+    let poll = http::get(sidecar.listen, "/_events/orders?transport=poll").await.json();
+    let envelopes = poll["events"].as_array().unwrap();
+    is_whole(envelopes, 60);
+    assert_eq!(envelopes[61]["id"], poll["resume"]);
+    let next =
+        format!("/_events/orders?transport=poll&lastEventId={}", poll["resume"].as_str().unwrap());
+    let waiting = http::get(sidecar.listen, &next);
+    let (later, _) = tokio::join!(waiting, orders.insert_one(doc! { "_id": 99_i64 }));
+    assert_eq!(later.json()["events"][0]["event"], "insert");
+    let none = http::get(sidecar.listen, &format!("{next}&wait=0s")).await;
+    assert!(none.json()["events"].as_array().unwrap().len() <= 1);
+
+    let mut connection = Connection::open(sidecar.listen).await;
+    connection.send("GET /_events/orders?transport=ndjson HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    let (mut text, mut lines) = (String::new(), Vec::new());
+    while lines.last().is_none_or(|last: &Value| last["event"] != "ready") {
+        text.push_str(std::str::from_utf8(&connection.chunk().await.unwrap()).unwrap());
+        while let Some(end) = text.find('\n') {
+            let line: Value = serde_json::from_str(&text[..end]).unwrap();
+            text.drain(..=end);
+            lines.extend(line.get("event").is_some().then_some(line));
+        }
+    }
+    // It is given what was read before, and what came since.
+    is_whole(&lines, 60);
+
+    let url = format!("ws://{}/_events/orders", sidecar.listen);
+    let (mut socket, _) = connect_async(url).await.unwrap();
+    let mut messages = Vec::new();
+    while messages.last().is_none_or(|last: &Value| last["event"] != "ready") {
+        let message =
+            tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+        let Ok(text) = message.to_text() else { continue };
+        let message = serde_json::from_str::<Value>(text).unwrap_or_default();
+        messages.extend(message.get("event").is_some().then_some(message));
+    }
+    is_whole(&messages, 60);
+
+    let list = http::get(sidecar.listen, "/_events").await.json();
+    let flags: Vec<&Value> =
+        list["streams"].as_array().unwrap().iter().map(|stream| &stream["snapshot"]).collect();
+    assert_eq!(flags, [&json!(true), &json!(false)]);
+    let described = http::get(sidecar.listen, "/_events/asyncapi.json").await.json();
+    let messages = |stream: &str| {
+        let messages = described["channels"][stream]["messages"].as_object().unwrap();
+        ["snapshot", "document", "reset"].map(|name| messages.contains_key(name))
+    };
+    assert_eq!(messages("orders"), [true, true, false]);
+    assert_eq!(messages("plain"), [false, false, true]);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn an_id_of_several_holds_no_stream_whose_snapshot_is_incomplete() {
+    let own = mongo::Own::start(mongo::Setup::default()).await;
+    let client = own.client().await;
+    let database = unique("several");
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..3).await;
+    let plain = format!("collection: {database}.orders\naccess: public\n");
+    let filters = Filters::new(&[("orders", &filter(&database, "")), ("plain", &plain)]);
+    let uri = format!("{}&appName=several", own.uri());
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    hold_find(&own, "several", Duration::from_millis(1_500)).await;
+    let target = "/_events?stream=orders&stream=plain";
+    let mut stream = Stream::open(sidecar.listen, target).await;
+    stream.settled().await;
+    orders.insert_one(doc! { "_id": 3_i64 }).await.unwrap();
+    let event = stream.event().await;
+    assert_eq!((event.name(), &event.json()["stream"]), ("insert", &json!("plain")));
+    let id = event.id.clone().expect("an id");
+    drop(stream);
+
+    let mut again = Stream::resume(sidecar.listen, target, &id).await;
+    let mut blocks = Vec::new();
+    while blocks.len() < 7 {
+        let block = again.block().await.expect("it goes on");
+        if block.data.is_some() {
+            blocks.push((block.json()["stream"].clone(), block.name().to_string()));
+        }
+    }
+    let of = |stream: &str| -> Vec<&str> {
+        let of_stream = blocks.iter().filter(|(name, _)| name == stream);
+        of_stream.map(|(_, event)| event.as_str()).collect()
+    };
+    assert_eq!(of("plain"), ["ready"], "nothing twice");
+    assert_eq!(of("orders"), ["snapshot", "document", "document", "document", "document", "ready"]);
+
+    // From then on, it holds both.
+    let id = again.last_event_id.clone().expect("an id");
+    let mut third = Stream::resume(sidecar.listen, target, &id).await;
+    let mut names = Vec::new();
+    while names.len() < 2 {
+        let block = third.block().await.expect("it goes on");
+        names.extend(block.data.is_some().then(|| block.name().to_string()));
+    }
+    assert_eq!(names, ["ready", "ready"]);
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    assert_eq!(page.ids(), super::up_to(4));
+    sidecar.finish().await;
+}
