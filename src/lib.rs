@@ -216,7 +216,7 @@ impl Sidecar {
             };
             sidecar.tasks.keep("certificate", |_| {}, follow);
         }
-        sidecar.connect(config.mongodb);
+        sidecar.connect(config.mongodb, config.snapshot.max_concurrent);
         sidecar.start_tasks((reload, seen), survey, handler);
         let ports = [
             ("admin-port", Some(admin_listener), Pages::All),
@@ -233,12 +233,12 @@ impl Sidecar {
     }
 
     /// Makes the MongoDB client.
-    fn connect(&self, mongodb: Mongodb) {
+    fn connect(&self, mongodb: Mongodb, max_snapshots: usize) {
         let server = self.server.clone();
         let connect = move || {
             let (server, mongodb) = (server.clone(), mongodb.clone());
             async move {
-                let pool = Budget::pool(mongodb.max_cursors);
+                let pool = Budget::pool(mongodb.max_cursors, max_snapshots);
                 if let Err(reason) = server.connect(&mongodb.uri, pool).await {
                     error!("mongodb.uri cannot be used: {reason}; streams stay away");
                 }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::event::Position;
 use crate::feed::journal::Limits;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Bound, Filter, FilterSet, Namespace};
@@ -88,6 +89,8 @@ struct State {
     feeds: BTreeMap<FeedKey, Supplied>,
     /// By stream: the feed of each filter in force.
     keys: BTreeMap<String, FeedKey>,
+    /// How far the feed of each stream was when its file was last edited.
+    edited: BTreeMap<String, Position>,
     /// Collections that are read by themselves, since the rights are not on their database. Stays
     /// so while the process runs: moving a stream resets it.
     alone: BTreeSet<Namespace>,
@@ -243,6 +246,8 @@ impl Catalog {
             let supplied = keys.get(&filter.name).and_then(|key| state.feeds.get(key));
             if let Some(supplied) = supplied {
                 supplied.feed.retire(&filter);
+                let now = supplied.feed.now().map(|(head, _)| (filter.name.clone(), head));
+                state.edited.extend(now);
             }
         }
         reloaded
@@ -350,6 +355,18 @@ impl Catalog {
         from: From,
         listener: Arc<Listener>,
     ) -> Subscription {
+        // Who was away then holds documents of another filter, and nobody would tell.
+        let is_of_before = |position: &Position| {
+            let state = self.state.read();
+            let edited = state.edited.get(&found.filter.name);
+            found.filter.snapshot().is_some() && edited.is_some_and(|edited| position <= edited)
+        };
+        let from = match from {
+            From::Position(position) if is_of_before(&position) => {
+                From::FilterChanged { was_ready: false }
+            }
+            from => from,
+        };
         let (shared, feed) = (self.shared.clone(), found.feed.clone());
         let subscription = Subscription::new(shared, feed, &found.filter, bound, from, listener);
         // Between finding a filter and joining its route somebody had to be asked who this is. Of a

@@ -74,9 +74,10 @@ impl Budget {
         Budget::new(1 << 16, 1, None)
     }
 
-    /// Connections that the pool needs for these change streams.
-    pub fn pool(max_cursors: usize) -> u32 {
-        u32::try_from(max_cursors.saturating_add(OTHER_CONNECTIONS)).unwrap_or(u32::MAX)
+    /// Connections that the pool needs for these change streams, and so many snapshots at a time.
+    pub fn pool(max_cursors: usize, max_snapshots: usize) -> u32 {
+        let others = OTHER_CONNECTIONS.max(max_snapshots.saturating_add(FEW_CONNECTIONS));
+        u32::try_from(max_cursors.saturating_add(others)).unwrap_or(u32::MAX)
     }
 
     /// A feed's place, if one is free.

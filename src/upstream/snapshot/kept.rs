@@ -64,3 +64,65 @@ impl Kept {
 fn has_readers(taken: &Taken) -> bool {
     taken.readers.load(Ordering::Relaxed) > 0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::AtomicUsize;
+
+    use bson::Timestamp;
+
+    use super::*;
+    use crate::event::Position;
+    use crate::upstream::snapshot::Reading;
+
+    fn taken(bytes: usize) -> Arc<Taken> {
+        let position = Position::before(Timestamp { time: 1, increment: 1 });
+        let (at, readers) = (Instant::now(), AtomicUsize::new(0));
+        let last_read = Mutex::new(at);
+        Arc::new(Taken { position, documents: Vec::new(), bytes, readers, at, last_read })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_room_is_bounded_and_goes_to_those_who_take_it() {
+        let kept = Kept::new(100);
+        let add = async |bytes: usize| {
+            // So that one is older than the other.
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let taken = taken(bytes);
+            kept.keep(taken.clone());
+            taken
+        };
+        let is_there = |of: &Weak<Taken>| of.strong_count() > 0;
+        let (idle, read, slow) = (add(30).await, add(30).await, add(30).await);
+        let slow_reading = Reading::new(&slow);
+        tokio::time::advance(GRACE).await;
+        let mut reading = Reading::new(&read);
+        reading.next(1, 1);
+        let all = [&idle, &slow, &read].map(Arc::downgrade);
+        drop((idle, slow, read));
+        assert_eq!(all.each_ref().map(is_there), [true; 3]);
+        // Nobody is sent it.
+        add(30).await;
+        assert_eq!(all.each_ref().map(is_there), [false, true, true]);
+        // Its client takes nothing.
+        let newest = Arc::downgrade(&add(60).await);
+        assert_eq!(all.each_ref().map(is_there), [false, false, true]);
+        let mut slow_reading = slow_reading;
+        assert!(slow_reading.next(1, 1).is_none() && reading.next(1, 1).is_some());
+        // One that is larger than everything has it alone.
+        let large = Arc::downgrade(&add(300).await);
+        assert!(is_there(&large) && !is_there(&newest) && reading.next(1, 1).is_none());
+
+        // Another waits a moment for the clients of a new one.
+        let Some(large) = large.upgrade() else { panic!("it is there") };
+        let reading = Reading::new(&large);
+        let began = Instant::now();
+        kept.has_room().await;
+        assert!(began.elapsed() > GRACE / 2 && began.elapsed() <= GRACE + LOOK);
+        drop(reading);
+        let began = Instant::now();
+        kept.has_room().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}

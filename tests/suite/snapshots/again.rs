@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mongodb::bson::doc;
 
-use super::{Page, client, fill, filter, orders, up_to};
+use super::{Page, client, fill, filter, hold_find, orders, up_to};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
 use crate::support::{mongo, unique, until};
@@ -21,6 +21,12 @@ async fn a_token_that_is_none_and_a_collection_that_is_dropped() {
     let mut page = Page::of(stream);
     page.complete(1).await;
     assert_eq!((page.last_reason(), page.ids()), ("invalid-token", up_to(3)));
+
+    // Of a time that the oplog does not have.
+    let stream = Stream::resume(sidecar.listen, "/_events/orders", "820000000100000001").await;
+    let mut old = Page::of(stream);
+    old.complete(1).await;
+    assert_eq!((old.last_reason(), old.ids()), ("history-lost", up_to(3)));
 
     orders.drop().await.unwrap();
     page.complete(2).await;
@@ -44,8 +50,13 @@ async fn a_filter_that_is_edited() {
     let mut page = Page::open(sidecar.listen, "/_events/orders").await;
     page.complete(1).await;
     assert_eq!(page.ids(), up_to(3));
+    let id = page.stream.last_event_id.clone().expect("an id");
     filters.write("orders", &filter(&database, "match: { n: { $lt: 5 } }\n"));
     page.complete(2).await;
+    // Who was away meanwhile has documents of before.
+    let mut away = Page::of(Stream::resume(sidecar.listen, "/_events/orders", &id).await);
+    away.complete(1).await;
+    assert_eq!((away.last_reason(), away.ids()), ("filter-changed", up_to(5)));
     assert_eq!((page.last_reason(), page.ids()), ("filter-changed", up_to(5)));
     // Without one, it is a stream like any other.
     let plain = filter(&database, "").replace("snapshot: true\n", "");
@@ -54,6 +65,24 @@ async fn a_filter_that_is_edited() {
     filters.write("orders", &filter(&database, ""));
     page.complete(3).await;
     assert_eq!((page.last_reason(), page.ids()), ("filter-changed", up_to(5)));
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_filter_that_is_edited_while_its_query_is_under_way() {
+    let own = mongo::Own::start(mongo::Setup::default()).await;
+    let client = own.client().await;
+    let database = unique("meanwhile");
+    fill(&orders(&client, &database).await, 0..5).await;
+    let filters = Filters::new(&[("orders", &filter(&database, "match: { n: { $lt: 3 } }\n"))]);
+    let uri = format!("{}&appName=meanwhile", own.uri());
+    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    hold_find(&own, "meanwhile", Duration::from_millis(2_500)).await;
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.take().await;
+    filters.write("orders", &filter(&database, "match: { n: { $gte: 3 } }\n"));
+    page.complete(1).await;
+    assert_eq!((page.last_reason(), page.ids()), ("filter-changed", vec![3, 4]));
     sidecar.finish().await;
 }
 

@@ -84,10 +84,9 @@ async fn what_mongodb_refuses() {
         .to_vec();
     let files: Vec<(&str, &str)> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
     let filters = Filters::new(&files);
-    let uri = format!("{}&appName=codes", own.uri());
-    let sidecar = sidecar::start(&uri, &filters, &[]).await;
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
     for code in [239, 246] {
-        own.fail(&["find"], doc! { "times": 2 }, "codes", code).await;
+        fail_find(&own, &database, 2, code).await;
         let target = format!("/_events/s{code}");
         let mut page = Page::open(sidecar.listen, &target).await;
         page.complete(1).await;
@@ -101,12 +100,52 @@ async fn what_mongodb_refuses() {
         (13, "snapshot-unavailable"),
         (50, "snapshot-too-large"),
     ] {
-        own.fail(&["find"], doc! { "times": 1 }, "codes", code).await;
+        fail_find(&own, &database, 1, code).await;
         for _ in 0..2 {
             let stream = Stream::open(sidecar.listen, &format!("/_events/s{code}")).await;
             expect_end(stream, reason).await;
         }
     }
+    sidecar.finish().await;
+}
+
+/// Makes so many `find`s of the collection fail.
+async fn fail_find(own: &mongo::Own, database: &str, times: i32, code: i32) {
+    let namespace = format!("{database}.orders");
+    let data = doc! { "failCommands": ["find"], "errorCode": code, "namespace": namespace };
+    let mode = doc! { "times": times };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+    own.admin(point).await.expect("a fail point");
+}
+
+// The line has an end, and who is behind it is told when to come again.
+#[tokio::test]
+async fn too_many_that_wait() {
+    let own = mongo::Own::start(mongo::Setup::default()).await;
+    let client = own.client().await;
+    let database = unique("line");
+    fill(&orders(&client, &database).await, 0..3).await;
+    let more = "match: { n: { $ne: { $param: n } } }\nparams: { n: { type: long } }\n";
+    let filters = Filters::new(&[("orders", &filter(&database, more))]);
+    let uri = format!("{}&appName=line", own.uri());
+    let one = [("SIDESTREAM_SNAPSHOT__MAX_CONCURRENT", "1")];
+    let sidecar = sidecar::start(&uri, &filters, &one).await;
+    hold_find(&own, "line", Duration::from_secs(4)).await;
+    let mut open = Vec::new();
+    for n in 100..370 {
+        let target = format!("/_events/orders?n={n}");
+        open.push(Stream::open(sidecar.listen, &target).await);
+    }
+    let last = open.pop().expect("the last one");
+    let blocks = to_the_end(last).await;
+    let [_, retry, end] = &blocks[..] else { panic!("{blocks:?}") };
+    assert!(retry.retry.is_some_and(|millis| (5_000..20_000).contains(&millis)), "{retry:?}");
+    assert_eq!((end.name(), end.json()), ("end", json!({ "reason": "snapshot-busy" })));
+    own.heal().await;
+    let mut first = Page::of(open.remove(0));
+    let mut late = Page::of(open.remove(200));
+    tokio::join!(first.complete(1), late.complete(1));
+    assert_eq!((first.ids(), late.ids()), (up_to(3), up_to(3)));
     sidecar.finish().await;
 }
 
