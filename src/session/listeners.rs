@@ -86,7 +86,7 @@ enum Owner {
 /// Where a stream is with its reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Its feed was not read yet.
+    /// Its feed was not read yet, or its snapshot is not complete.
     Waiting,
     /// In the journal: from this number on.
     Following(u64),

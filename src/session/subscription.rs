@@ -319,7 +319,7 @@ impl Subscription {
     /// Tells operators how far it is: all that it gave before was written.
     fn note_place(&self) {
         self.listener.note(match &self.phase {
-            Phase::Waiting(..) => Place::Waiting,
+            Phase::Waiting(..) | Phase::Beginning(_) => Place::Waiting,
             Phase::Following(cursor) => Place::Following(*cursor),
             // It has one: a replay goes on from there.
             Phase::Replaying(_) => {
@@ -693,7 +693,7 @@ mod tests {
         feed.set_status(Status::Live);
         let metrics = Arc::new(Metrics::default());
         let replayer = Replayer::new(Server::default(), limits, 1, metrics.clone());
-        let tasks = crate::tasks::Tasks::new(metrics.clone());
+        let tasks = crate::tasks::Tasks::new(&metrics);
         let bounds = Bounds { documents: 1, bytes: 1, time: Duration::from_secs(1) };
         let snapshots = Snapshots::new(Server::default(), bounds, 1, metrics.clone(), tasks);
         let shared = Arc::new(Shared {

@@ -303,7 +303,7 @@ async fn clients_of_a_route_share_a_snapshot() {
     let route = feed.join(&orders_filter, orders_filter.bind(&[], None).unwrap()).route;
 
     let metrics = Arc::new(Metrics::default());
-    let tasks = Tasks::new(metrics.clone());
+    let tasks = Tasks::new(&metrics);
     let made = |bounds| Snapshots::new(server.clone(), bounds, 2, metrics.clone(), tasks.clone());
     let snapshots = made(BOUNDS);
     let get = async |snapshots: &Snapshots| get(snapshots, &feed, &route).await;
