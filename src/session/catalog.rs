@@ -89,7 +89,7 @@ struct State {
     feeds: BTreeMap<FeedKey, Supplied>,
     /// By stream: the feed of each filter in force.
     keys: BTreeMap<String, FeedKey>,
-    /// How far the feed of each stream was when its file was last edited.
+    /// How far the clients of each stream may have been when its file was last edited.
     edited: BTreeMap<String, Position>,
     /// Collections that are read by themselves, since the rights are not on their database. Stays
     /// so while the process runs: moving a stream resets it.
@@ -246,8 +246,10 @@ impl Catalog {
             let supplied = keys.get(&filter.name).and_then(|key| state.feeds.get(key));
             if let Some(supplied) = supplied {
                 supplied.feed.retire(&filter);
-                let now = supplied.feed.now().map(|(head, _)| (filter.name.clone(), head));
-                state.edited.extend(now);
+                let read = supplied.feed.now().map(|(head, _)| head);
+                let given = self.shared.snapshots.furthest(&filter.name);
+                let edited = read.max(given).map(|furthest| (filter.name.clone(), furthest));
+                state.edited.extend(edited);
             }
         }
         reloaded

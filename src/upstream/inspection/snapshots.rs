@@ -84,7 +84,7 @@ impl Snapshots<'_> {
                  snapshot"
             ))),
             // The moment was an unlucky one, as after an index was built.
-            Err(SnapshotError::Passed(_)) => Ok(None),
+            Err(SnapshotError::Passed(_) | SnapshotError::Silent) => Ok(None),
             Err(SnapshotError::Driver(error)) => Err(error),
             Err(error @ (SnapshotError::Sharded | SnapshotError::TooLarge(_))) => {
                 Ok(refused(error.to_string()))

@@ -113,6 +113,8 @@ struct State {
     waiting: AtomicUsize,
     slots: Mutex<Slots>,
     kept: Kept,
+    /// By stream: the furthest place that one of its snapshots was of.
+    furthest: Mutex<HashMap<String, Position>>,
     /// When something was last said in the log.
     told: Mutex<Option<Instant>>,
 }
@@ -166,6 +168,7 @@ impl Snapshots {
             waiting: AtomicUsize::new(0),
             slots: Mutex::default(),
             kept: Kept::new(bounds.bytes),
+            furthest: Mutex::default(),
             told: Mutex::default(),
         }))
     }
@@ -206,6 +209,12 @@ impl Snapshots {
         let task = state.clone().run(feed.clone(), route.clone(), query);
         state.tasks.spawn("snapshot", task);
         Answer::Asked(Asked(asked))
+    }
+
+    /// How far the positions are that clients of a stream have from its snapshots; its feed may not
+    /// have read as far yet.
+    pub fn furthest(&self, stream: &str) -> Option<Position> {
+        self.0.furthest.lock().get(stream).cloned()
     }
 
     /// When a client of this route may begin again that had a snapshot, or was about to.
@@ -293,6 +302,14 @@ impl State {
 
     fn keep(&self, route: &Route, taken: Taken) {
         self.count(route, "taken");
+        {
+            let mut furthest = self.furthest.lock();
+            let known = furthest.entry(route.filter().name.clone());
+            let known = known.or_insert_with(|| taken.position.clone());
+            if *known < taken.position {
+                *known = taken.position.clone();
+            }
+        }
         let taken = Arc::new(taken);
         let mut slots = self.slots.lock();
         let slot = slots.of(route);

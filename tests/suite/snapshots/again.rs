@@ -22,12 +22,6 @@ async fn a_token_that_is_none_and_a_collection_that_is_dropped() {
     page.complete(1).await;
     assert_eq!((page.last_reason(), page.ids()), ("invalid-token", up_to(3)));
 
-    // Of a time that the oplog does not have.
-    let stream = Stream::resume(sidecar.listen, "/_events/orders", "820000000100000001").await;
-    let mut old = Page::of(stream);
-    old.complete(1).await;
-    assert_eq!((old.last_reason(), old.ids()), ("history-lost", up_to(3)));
-
     orders.drop().await.unwrap();
     page.complete(2).await;
     assert_eq!((page.last_reason(), page.ids()), ("invalidated", vec![]));
