@@ -35,7 +35,8 @@ export function follow(url, {
 
   const emit = (message) => {
     if (isClosed) return;
-    id = message.id || id;
+    // A position from before a snapshot is of no use when half of that has come: begin it anew.
+    id = message.event === 'snapshot' ? '' : message.id || id;
     if (!isLive) {
       failures = 0;
       isLive = true;

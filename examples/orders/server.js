@@ -32,7 +32,6 @@ const routes = {
       { name }, { $set: { name } }, { upsert: true, returnDocument: 'after' });
     return { cookie: `token=${token(user)}; HttpOnly; Path=/; SameSite=Lax` };
   },
-  'GET /orders': async (request) => shop.collection('orders').find({ customer: customer(request) }).toArray(),
   'POST /orders': async (request, body) =>
     shop.collection('orders').insertOne({ customer: customer(request), item: body.get('item'), status: 'new' }),
   'POST /cancel': async (request, body) =>

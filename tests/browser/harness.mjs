@@ -9,8 +9,8 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
-const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
-const CACHE =
+export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+export const CACHE =
   process.env.SIDESTREAM_CACHE ||
   path.join(process.env.XDG_CACHE_HOME || path.join(homedir(), ".cache"), "sidestream");
 export const ARTIFACTS = process.env.SIDESTREAM_ARTIFACTS || path.join(CACHE, "artifacts");
@@ -195,10 +195,13 @@ export async function openPage(browser, url, options = {}) {
   await context.addInitScript(() => {
     const Plain = window.EventSource;
     window.heard = [];
+    window.snapshots = [];
     window.EventSource = class extends Plain {
       constructor(address, init) {
         super(address, init);
         const stream = new URL(address, location.href).pathname.split("/").pop();
+        // The reasons: "new", or what another stream would have been reset for.
+        this.addEventListener("snapshot", ({ data }) => window.snapshots.push({ stream, ...JSON.parse(data) }));
         for (const type of ["insert", "update", "replace", "delete", "reset", "end"]) {
           this.addEventListener(type, (message) => {
             const key = JSON.parse(message.data).documentKey?._id?.$oid;

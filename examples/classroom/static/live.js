@@ -2,8 +2,8 @@
 // Sidestream, on the same origin, as plain Server-Sent Events.
 //
 // Two ways to use an event, both here on purpose:
-//   - `answers` are drawn from the event itself, keyed by the document's _id. Drawing one twice
-//     changes nothing, so it does not matter whether the page or the stream brought it first.
+//   - `answers` come with a snapshot: first those that are there, then every change, drawn from the
+//     event itself and keyed by the document's _id. The page asks the app for nothing.
 //   - `questions` are only a nudge: the page asks the app again and swaps the parts marked
 //     `data-live`. Slower, but the server's templates stay the only ones.
 
@@ -14,10 +14,12 @@ const RETRY_MS = 2000;
 
 // ---------------------------------------------------------------------------------------------
 // Listening to one stream, for as long as the page needs it. Returns a function that ends it.
+// `change` gets each event; `replace` all documents, of a stream that has a snapshot.
 
-function follow(stream, params, change) {
+function follow(stream, params, change, replace) {
   let source = null;
   let lastId = "";
+  let gathered = null; // The documents of a snapshot that is not complete yet.
   let timer = 0;
   let stopped = false;
 
@@ -27,16 +29,29 @@ function follow(stream, params, change) {
     if (lastId) query.set("lastEventId", lastId);
     source = new EventSource(`${STREAMS}/${stream}?${query}`);
 
-    // From here on, the stream tells everything. What changed between loading the page and this
-    // moment it does not: so the page is loaded once more, unless the stream went on where it was.
+    source.addEventListener("snapshot", () => { gathered = []; });
+    source.addEventListener("document", (message) => gathered.push(JSON.parse(message.data)));
+
+    // From here on, the stream tells everything. Without a snapshot it does not tell what changed
+    // between loading the page and this moment: so the page is loaded once more, unless the stream
+    // went on where it was.
     source.addEventListener("ready", (message) => {
       indicate(stream, "live");
-      if (!lastId) reload();
+      const documents = gathered;
+      gathered = null;
+      if (documents) afterLoading(() => stopped || replace(documents));
+      else if (!lastId) reload();
       lastId = message.lastEventId;
     });
 
     source.onerror = () => {
       indicate(stream, "reconnecting");
+      if (gathered) {
+        // Half a snapshot is of no use, and a position from before it neither.
+        gathered = null;
+        lastId = "";
+        source.close();
+      }
       // CLOSED: the browser has given up, as it does on any status but 200. Sidestream gives none for
       // trouble that will pass, but what stands in front of it may.
       if (source.readyState === EventSource.CLOSED) {
@@ -170,6 +185,15 @@ function drawAnswer(event) {
   drawTally();
 }
 
+// Those that are there, and no others; in the order in which the server lists them.
+function drawAnswers(documents) {
+  document.getElementById("answers")?.replaceChildren();
+  const time = ({ fullDocument }) => new Date(fullDocument.time.$date);
+  documents.sort((one, other) => time(one) - time(other)).forEach(drawAnswer);
+  for (const row of document.querySelectorAll("#answers li")) row.classList.remove("new");
+  drawTally();
+}
+
 // Counted from the rows, not added up from events: an event that comes twice counts once.
 function drawTally() {
   const answers = [...document.querySelectorAll("#answers li")].map((row) => row.dataset.answer);
@@ -190,7 +214,7 @@ function followAnswers() {
   if (role !== "teacher" || question === following.question) return;
   following.stop?.();
   following.question = question;
-  following.stop = question ? follow("answers", { question }, drawAnswer) : null;
+  following.stop = question ? follow("answers", { question }, drawAnswer, drawAnswers) : null;
 }
 
 // ---------------------------------------------------------------------------------------------

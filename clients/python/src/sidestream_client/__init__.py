@@ -142,7 +142,8 @@ class _Stream:
         if kind == "position" and not id:
             return
         self.failures, self.has_come = 0, True
-        self.id = id or self.id
+        # A position from before a snapshot is of no use when half of that has come: begin it anew.
+        self.id = "" if kind == "snapshot" else id or self.id
         self.has_ended = kind == "end" and data.get("reason") in _FINAL
         if kind != "position" or self.positions:
             yield Event(kind, data, id)
