@@ -59,10 +59,13 @@ async function freePort() {
   return port;
 }
 
+// Of Sidestream's settings a child gets those of its test, and none of a developer's.
+const clean = () => Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SIDESTREAM_")));
+
 function start(what, [command, ...args], directory, env) {
   const log = path.join(directory, `${what}.log`);
   const output = openSync(log, "w");
-  const child = spawn(command, args, { cwd: directory, env: { ...process.env, ...env }, stdio: ["ignore", output, output] });
+  const child = spawn(command, args, { cwd: directory, env: { ...clean(), ...env }, stdio: ["ignore", output, output] });
   let ended = null;
   const gone = new Promise((resolve) => {
     child.on("exit", (code, signal) => resolve((ended = signal ?? `exit code ${code}`)));
