@@ -82,11 +82,11 @@ impl Coding {
 /// Compresses what goes to another sink; each write can be decoded as soon as it has come.
 pub struct Compressed<'a, S> {
     sink: &'a mut S,
-    compressor: Box<Compressor>,
+    compressor: Compressor,
 }
 
 impl<S: Sink> Compressed<'_, S> {
-    pub fn new(sink: &mut S, compressor: Box<Compressor>) -> Compressed<'_, S> {
+    pub fn new(sink: &mut S, compressor: Compressor) -> Compressed<'_, S> {
         Compressed { sink, compressor }
     }
 

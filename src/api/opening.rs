@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 use super::capacity::{ConnectionSlot, Full};
 use super::compression;
-use super::compressor::Compressor;
 use super::ndjson::NDJSON;
 use super::negotiation::{Chosen, Transport};
 use super::poll::{self, POLL, Polling};
@@ -122,11 +121,7 @@ impl Handler {
         let mut fields: Vec<_> = fields.collect();
         if let Some(compression) = compression {
             fields.push(("Content-Encoding", compression.name().to_string()));
-            let compressor = Compressor::new(compression);
-            open.compressor = Some(Box::new(compressor.map_err(|error| {
-                let detail = format!("no compressor could be made: {error}");
-                Refusal::passing(503, detail, self.pace.retry)
-            })?));
+            open.compression = Some(compression);
         }
         let opened = Opened { connection, open };
         match transport {
@@ -263,7 +258,7 @@ impl Handler {
         let listener = self.catalog.shared.listeners.add(transport.name());
         let _held = self.drain.hold();
         let handler = self.clone();
-        Ok(Open { handler, place, transport, listener, compressor: None, _held })
+        Ok(Open { handler, place, transport, listener, compression: None, _held })
     }
 }
 

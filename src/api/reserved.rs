@@ -97,8 +97,8 @@ pub(super) struct Open {
     pub(super) transport: Transport,
     /// What operators see of the connection.
     pub(super) listener: Arc<Listener>,
-    /// Where its bytes are compressed; boxed, since few have it.
-    pub(super) compressor: Option<Box<Compressor>>,
+    /// How its bytes are compressed.
+    pub(super) compression: Option<Compression>,
     pub(super) _held: DrainHold,
 }
 
@@ -283,11 +283,15 @@ impl Opened {
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ending {
         let Opened { connection, open } = self;
         let (encoder, pace) = (open.transport.encoder(), &open.handler.pace);
-        let ending = match open.compressor.take() {
+        let ending = match open.compression {
             None => transport::serve(sink, connection, encoder, pace).await,
             // Boxed, so that the others have no room for it.
-            Some(compressor) => {
+            Some(compression) => {
                 Box::pin(async {
+                    let Ok(compressor) = Compressor::new(compression) else {
+                        // Without memory for it, the client has to come back.
+                        return Ending::cut(Ended::ClientGone);
+                    };
                     let mut sink = Compressed::new(sink, compressor);
                     let ending = transport::serve(&mut sink, connection, encoder, pace).await;
                     if !ending.is_cut {

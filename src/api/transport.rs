@@ -119,7 +119,7 @@ impl Ending {
         Ending { ended, is_cut: false }
     }
 
-    fn cut(ended: Ended) -> Ending {
+    pub(super) fn cut(ended: Ended) -> Ending {
         Ending { ended, is_cut: true }
     }
 }
