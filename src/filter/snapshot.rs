@@ -3,7 +3,7 @@
 
 use bson::Document;
 
-use super::advice::{fields_beside_key, list, place_of};
+use super::advice::{enable_images, fields_beside_key, list, place_of};
 use super::declaration::Declaration;
 use super::{Filter, FullDocument, FullDocumentBeforeChange, Operations};
 use crate::diagnostic::Reporter;
@@ -34,7 +34,7 @@ pub(super) fn check(
 ) {
     let snapshot = declaration.snapshot;
     let mut error = |entry: Option<&Entry>, message: String, hint: &str| {
-        reporter.error(place_of(entry.or(snapshot)), message, hint);
+        reporter.error(place_of(entry.or(snapshot)), message, hint.to_owned());
     };
     if filter.namespace.collection.is_none() {
         error(
@@ -71,8 +71,11 @@ pub(super) fn check(
                  document before the change",
                 list(&fields)
             ),
-            "write `fullDocumentBeforeChange: whenAvailable` and enable pre-images on the \
-             collection, or match on `_id` alone, or write `operations: [insert]`",
+            &format!(
+                "write `fullDocumentBeforeChange: whenAvailable` and enable pre-images with \
+                 `{}`, or match on `_id` alone, or write `operations: [insert]`",
+                enable_images(filter)
+            ),
         );
     }
 }

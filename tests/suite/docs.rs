@@ -50,3 +50,20 @@ fn every_metric_is_explained() {
         .collect();
     assert_eq!(explained, coded);
 }
+
+/// "Less than 60 lines together", as examples/quickstart/README.md says.
+#[test]
+fn each_quick_start_is_short() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
+    let apps = [("node", "server.js"), ("python", "app.py"), ("php", "app.php"), ("go", "main.go")];
+    for (language, app) in apps {
+        let lines = |file: &str| {
+            let path = root.join(language).join(file);
+            let text =
+                std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            text.lines().count()
+        };
+        let all = lines(app) + lines("index.html") + lines("filters/notes.yaml");
+        assert!(all < 60, "{language}: {all} lines");
+    }
+}

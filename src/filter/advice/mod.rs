@@ -45,6 +45,14 @@ pub(in crate::filter) fn unused_params(
     }
 }
 
+/// The command, for `mongosh`, that has the collection keep images of its documents.
+pub(super) fn enable_images(filter: &Filter) -> String {
+    let collection = filter.namespace.collection.as_deref().unwrap_or("NAME");
+    format!(
+        "db.runCommand({{ collMod: {collection:?}, changeStreamPreAndPostImages: {{ enabled: true }} }})"
+    )
+}
+
 /// What the choice of operations and images means for the conditions.
 pub(in crate::filter) fn advise(
     filter: &Filter,
@@ -65,8 +73,11 @@ pub(in crate::filter) fn advise(
         reporter.warning(
             operations,
             format!("deletes are not sent: they carry only the key, and `match` needs {fields}"),
-            "write `fullDocumentBeforeChange: whenAvailable` and enable pre-images on the \
-             collection, or leave `delete` out of `operations`",
+            format!(
+                "write `fullDocumentBeforeChange: whenAvailable` and enable pre-images with `{}`, or \
+                 leave `delete` out of `operations`",
+                enable_images(filter)
+            ),
         );
     }
     if filter.operations.contains(OperationType::Update)
