@@ -14,6 +14,7 @@ use crate::feed::{Collections, FeedKey};
 use crate::filter::{Access, BindError, Bound, Filter, FilterSet, Operations};
 use crate::upstream::cursor;
 use crate::upstream::inspection::{Plan, create_indexes};
+use crate::upstream::snapshot;
 
 /// One stream, explained.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Find {
     pub collection: String,
     /// What `find` decides as the stream does; the rest of `match` is decided in the sidecar.
     pub query: Document,
+    /// The fields that it brings: those that are compared or shown. `None`: all of them.
+    pub projection: Option<Document>,
     /// How MongoDB carries it out, where it was asked.
     pub plan: Option<Plan>,
 }
@@ -75,6 +78,7 @@ impl Explanation {
             database: filter.namespace.database.clone(),
             collection: collection.to_owned(),
             query: predicate.query(),
+            projection: snapshot::needed(&predicate, filter.projection.as_ref()),
             plan: None,
         });
         Ok(Explanation {
@@ -138,6 +142,7 @@ impl Find {
         let mut told = json!({
             "find": format!("{}.{}", self.database, self.collection),
             "filter": relaxed(&self.query),
+            "projection": self.projection.as_ref().map(relaxed),
             "collation": { "locale": "simple" },
             "readConcern": { "level": "snapshot" },
         });
@@ -160,6 +165,10 @@ impl fmt::Display for Find {
         writeln!(f, "\nfirst, in MongoDB: one query for all clients with the same values")?;
         writeln!(f, "  find         {}.{}", self.database, self.collection)?;
         writeln!(f, "  filter       {}", relaxed(&self.query))?;
+        match &self.projection {
+            Some(fields) => writeln!(f, "  projection   {}", relaxed(fields))?,
+            None => writeln!(f, "  projection   none: whole documents")?,
+        }
         writeln!(
             f,
             "  read         at one moment (readConcern snapshot), with the simple collation"

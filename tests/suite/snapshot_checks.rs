@@ -216,7 +216,7 @@ async fn explain_shows_the_query_of_a_snapshot() {
     let collection = database.collection::<Document>("orders");
     collection.insert_many((0..3).map(|n| doc! { "_id": n, "status": "open" })).await.unwrap();
     let conditions = "match: { status: { $param: s }, note: { $regex: x } }\n\
-                      params: { s: { type: string } }\n";
+                      params: { s: { type: string } }\nproject: { item: 1 }\n";
     let filters = Filters::new(&[
         ("some", &orders(&name, conditions)),
         ("plain", &format!("collection: {name}.orders\naccess: public\n")),
@@ -228,6 +228,7 @@ async fn explain_shows_the_query_of_a_snapshot() {
         format!("  find         {name}.orders"),
         // The rest of `match` is not MongoDB's to decide.
         "  filter       {\"status\":{\"$eq\":\"open\"}}".to_owned(),
+        "  projection   {\"_id\":1,\"item\":1,\"note\":1,\"status\":1}".to_owned(),
         "  index        no index: the whole collection is read".to_owned(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -239,6 +240,7 @@ async fn explain_shows_the_query_of_a_snapshot() {
     let (_, text) = run(filters.path(), &[&explain[..], &["--output", "json"]].concat()).await;
     let told: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert_eq!(told["snapshot"]["filter"]["status"]["$eq"], "open");
+    assert_eq!(told["snapshot"]["projection"]["item"], 1);
     let plan = &told["snapshot"]["plan"];
     assert_eq!(plan["indexes"][0], "status_1");
     assert_eq!(

@@ -220,8 +220,9 @@ async fn read_all(
     }
 }
 
-/// The fields that the matcher reads and clients are shown; `None`: all of them.
-fn needed(predicate: &Predicate, projection: Option<&Projection>) -> Option<Document> {
+/// The fields that the matcher reads and clients are shown, as a projection of `find`; `None`: all of
+/// them.
+pub fn needed(predicate: &Predicate, projection: Option<&Projection>) -> Option<Document> {
     let read = predicate.fields()?;
     // `find` would read a name like these in another way.
     let is_plain = |name: &String| !name.is_empty() && !name.starts_with('$');
