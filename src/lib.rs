@@ -79,13 +79,14 @@ const BACKLOG: u32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(
-        "{key}: cannot listen on {address}: {source}; choose another address, or end what uses it"
+        "{key}: cannot listen on {address}: {source}; choose another address, or stop the program \
+         that uses it"
     )]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] proxy::tls::TlsError),
     #[error(
-        "ids.keys_file: {path}: {reason}; give it a key a line, as `openssl rand -hex 64` makes them"
+        "ids.keys_file: {path}: {reason}; write one key per line, as made by `openssl rand -hex 64`"
     )]
     Ids { path: String, reason: String },
 }
@@ -240,7 +241,7 @@ impl Sidecar {
             async move {
                 let pool = Budget::pool(mongodb.max_cursors, max_snapshots);
                 if let Err(reason) = server.connect(&mongodb.uri, pool).await {
-                    error!("mongodb.uri cannot be used: {reason}; streams stay away");
+                    error!("mongodb.uri cannot be used: {reason}; no streams are served");
                 }
             }
         };

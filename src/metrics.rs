@@ -135,7 +135,7 @@ impl Metrics {
             upstream_restarts_total: counters(
                 r,
                 "upstream_restarts_total",
-                "Times that a change stream was opened again, by reason.",
+                "Change streams opened again, by reason.",
                 &["upstream", "reason"],
             ),
             upstream_cursors: register(
@@ -149,25 +149,20 @@ impl Metrics {
                 r,
                 IntGauge::with_opts(opts(
                     "replay_cursors",
-                    "Open change stream cursors that bring clients up to date.",
+                    "Open change stream cursors that replay older events.",
                 )),
             ),
-            subscriptions: gauges(
-                r,
-                "subscriptions",
-                "Clients that listen to a stream.",
-                &["stream"],
-            ),
+            subscriptions: gauges(r, "subscriptions", "Open subscriptions.", &["stream"]),
             replays_total: counters(
                 r,
                 "replays_total",
-                "Reconnects that were brought up to date, by where the events came from.",
+                "Reconnects that were brought up to date, by the source of the events.",
                 &["source"],
             ),
             resets_total: counters(
                 r,
                 "resets_total",
-                "Times that a client was told to fetch its data anew, by reason.",
+                "Resets sent to clients, by reason.",
                 &["reason"],
             ),
             snapshots_total: counters(
@@ -192,13 +187,14 @@ impl Metrics {
             delivery_seconds: histogram(
                 r,
                 "delivery_seconds",
-                "From the server's clock time of an event to the client's socket.",
+                "Time from an event's wall clock time in MongoDB to the write to the client's \
+                 socket.",
                 &DELIVERY_BUCKETS,
             ),
             filter_reloads_total: counters(
                 r,
                 "filter_reloads_total",
-                "Times that the filter files were read again, by result.",
+                "Reloads of the filter files, by result.",
                 &["result"],
             ),
             filter_state: gauges(
@@ -210,7 +206,8 @@ impl Metrics {
             filter_findings: gauges(
                 r,
                 "filter_findings",
-                "1 for what a look at MongoDB found about a stream, as a view or a missing collection.",
+                "1 for each problem found in MongoDB with what a stream reads, such as a missing \
+                 collection.",
                 &["stream", "finding"],
             ),
             // Without labels, and there only once it is known: 0 would be an empty oplog.
@@ -224,13 +221,13 @@ impl Metrics {
             task_panics_total: counters(
                 r,
                 "task_panics_total",
-                "Times that a task of the sidecar's own panicked: a bug, to be reported.",
+                "Panics in the sidecar's own tasks. Each one is a bug: please report it.",
                 &["task"],
             ),
             auth_total: counters(
                 r,
                 "auth_total",
-                "Decisions about who may open a protected stream, and rights that ended.",
+                "Decisions about opening protected streams, and rights that ended, by result.",
                 &["result"],
             ),
             refused_total: counters(
@@ -248,7 +245,7 @@ impl Metrics {
             proxy_request_seconds: histogram(
                 r,
                 "proxy_request_seconds",
-                "From a forwarded request's head to the end of its answer.",
+                "Time from a forwarded request's head to the end of the response.",
                 &REQUEST_BUCKETS,
             ),
             proxied: (0..MAX_STATUS).map(|_| OnceLock::new()).collect(),

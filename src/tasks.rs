@@ -73,7 +73,7 @@ impl Tasks {
         let set = self.0.clone();
         self.start(async move {
             if let Err(panic) = set.run(name, task).await {
-                error!(task = name, "a task panicked and is over: {panic}");
+                error!(task = name, "a task panicked and has ended: {panic}");
             }
         });
     }
@@ -98,7 +98,7 @@ impl Tasks {
                 panics = if began.elapsed() >= HEALTHY { 1 } else { panics.saturating_add(1) };
                 let (first, longest) = BACKOFF;
                 let pause = first.saturating_mul(1 << (panics - 1).min(10)).min(longest);
-                error!(task = name, retry_in = ?pause, "a task panicked and starts again: {panic}");
+                error!(task = name, retry_in = ?pause, "a task panicked and is restarted: {panic}");
                 tokio::time::sleep(pause).await;
             }
         });
@@ -109,7 +109,11 @@ impl Tasks {
         let set = self.0.clone();
         self.start(async move {
             if let Err(panic) = set.run(name, task).await {
-                error!(task = name, "a task panicked, and nothing works without it: {panic}");
+                error!(
+                    task = name,
+                    "a task panicked, and the sidecar cannot run without it: \
+                                     {panic}"
+                );
                 set.failed.send_replace(Some(format!("{name}: {panic}")));
             }
         });

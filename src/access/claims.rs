@@ -40,7 +40,7 @@ impl Claims {
         if json.len() > MAX_BYTES {
             return Err("the claims are larger than 64 KiB");
         }
-        serde_json::from_slice(json).map_err(|_| "the claims are no JSON object that can be used")
+        serde_json::from_slice(json).map_err(|_| "the claims are not a usable JSON object")
     }
 
     /// Of somebody of whom only a name is known.
@@ -213,7 +213,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
         while let Some((name, Value(value))) = entries.next_entry::<String, Value>()? {
             // Which one is meant, the signer and we might see differently.
             if document.insert(name, value).is_some() {
-                return Err(de::Error::custom("a name that is there twice"));
+                return Err(de::Error::custom("a repeated name"));
             }
         }
         Ok(Bson::Document(document))

@@ -189,7 +189,7 @@ impl Forward {
         match verdict {
             Ok(verdict) => Some(CachedAnswer { verdict, at }),
             Err(reason) => {
-                self.trouble.warn(&format!("auth.forward.url gives no usable answer: {reason}"));
+                self.trouble.warn(&format!("auth.forward.url gave no usable response: {reason}"));
                 None
             }
         }
@@ -199,7 +199,7 @@ impl Forward {
         self.sessions.lock().of(credentials.digest(), self.settings.cache)
     }
 
-    /// Asks again and again; returns when the right to listen has ended. `fits` says whether an
+    /// Asks again and again; returns when the right to this stream has ended. `fits` says whether an
     /// open stream may go on with what is known of its caller now; `is_due` is true while a question
     /// is due or under way, and has not been answered or given up yet.
     pub async fn watch(
@@ -275,9 +275,9 @@ fn read(answer: &Answer, claims: &ClaimsFrom) -> Result<Meaning, String> {
         403 => return Ok(Meaning::Forbidden),
         // Elsewhere is a page to sign in, most likely. Who is let in is told the answer here.
         300..=399 => return Ok(Meaning::Unknown),
-        status @ (408 | 425 | 429) => return Err(format!("it says {status}")),
+        status @ (408 | 425 | 429) => return Err(format!("it answered {status}")),
         400..=499 => return Ok(Meaning::Unknown),
-        status => return Err(format!("it says {status}")),
+        status => return Err(format!("it answered {status}")),
     }
     match claims {
         ClaimsFrom::Body => match answer.body.trim_ascii() {
@@ -296,7 +296,7 @@ fn read(answer: &Answer, claims: &ClaimsFrom) -> Result<Meaning, String> {
             b"" | b"null" => Ok(Meaning::Unknown),
             name => match std::str::from_utf8(name) {
                 Ok(name) => Ok(Meaning::Vouched(Claims::of_subject(name))),
-                Err(_) => Err("the header field is no UTF-8".to_owned()),
+                Err(_) => Err("the header field is not UTF-8".to_owned()),
             },
         },
         ClaimsFrom::HeaderJson(name) => match only(answer, name)?.trim_ascii() {
@@ -313,7 +313,7 @@ fn only<'a>(answer: &'a Answer, name: &HeaderName) -> Result<&'a [u8], String> {
     let mut values = answer.headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => Ok(value.as_bytes()),
-        _ => Err(format!("it has not exactly one header field `{name}`")),
+        _ => Err(format!("it does not have exactly one header field `{name}`")),
     }
 }
 

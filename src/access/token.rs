@@ -23,12 +23,12 @@ const MIN_MODULUS_CHARS: usize = 341;
 pub enum TokenError {
     #[error("the token is malformed")]
     Malformed,
-    #[error("the token's algorithm is not one that is taken")]
+    #[error("the token's algorithm is not accepted")]
     Algorithm,
     /// Perhaps a new one: worth another look at the issuer's set.
     #[error("the token's key is not known")]
     UnknownKey,
-    #[error("the token's signature is wrong")]
+    #[error("the token's signature is invalid")]
     Signature,
     #[error("the token has expired")]
     Expired,
@@ -36,7 +36,7 @@ pub enum TokenError {
     NotYet,
     #[error("the token has no expiry")]
     NoExpiry,
-    #[error("the token is of another issuer")]
+    #[error("the token was issued by another issuer")]
     Issuer,
     #[error("the token is for another audience")]
     Audience,
@@ -85,7 +85,7 @@ pub fn read_key_set(json: &[u8]) -> Result<Vec<SetKey>, &'static str> {
     struct Set {
         keys: Vec<serde_json::Value>,
     }
-    let set: Set = serde_json::from_slice(json).map_err(|_| "the answer is no JSON key set")?;
+    let set: Set = serde_json::from_slice(json).map_err(|_| "the answer is not a JSON key set")?;
     let keys: Vec<SetKey> = set.keys.into_iter().filter_map(set_key).take(MAX_KEYS).collect();
     if keys.is_empty() {
         return Err("the key set has no public key for signatures");

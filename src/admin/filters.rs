@@ -53,7 +53,15 @@ impl Admin {
                 }
                 "param" => &mut params,
                 "claim" => &mut claims,
-                _ => return refuse(400, &format!("`{key}` is not known: stream, param, claim")),
+                _ => {
+                    return refuse(
+                        400,
+                        &format!(
+                            "unknown parameter `{key}`; known are stream, \
+                                                  param, claim"
+                        ),
+                    );
+                }
             };
             let Some((name, value)) = value.split_once('=') else {
                 return refuse(400, &format!("`{key}`: write it as NAME=VALUE"));
@@ -61,12 +69,12 @@ impl Admin {
             list.push((name.to_owned(), value.to_owned()));
         }
         let Some(stream) = stream else {
-            return refuse(400, "say which: /explain?stream=NAME");
+            return refuse(400, "name the stream: /explain?stream=NAME");
         };
         let filters = self.catalog.filters();
         let set = FilterSet(filters.into_iter().map(|it| (it.name.clone(), it)).collect());
         let Some(filter) = set.0.get(&stream) else {
-            return refuse(404, "no such stream is in force");
+            return refuse(404, "there is no such stream");
         };
         let claims = Claims::of_pairs(&claims);
         match Explanation::of(filter, &set, &params, claims.document()) {

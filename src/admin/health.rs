@@ -24,10 +24,10 @@ impl Admin {
     /// no page may do this.
     pub(super) fn leave(&self, headers: &http::HeaderMap) -> Response<Vec<u8>> {
         if headers.contains_key(http::header::ORIGIN) || headers.contains_key("sec-fetch-site") {
-            return text(403, "not for pages\n");
+            return text(403, "requests from web pages are refused\n");
         }
         self.drain.announce();
-        text(200, "leaving: /readyz says no, streams go on until SIGTERM\n")
+        text(200, "draining: /readyz answers 503, streams stay open until SIGTERM\n")
     }
 
     pub(super) fn metrics(&self) -> Response<Vec<u8>> {

@@ -24,14 +24,22 @@ impl Admin {
                 ("limit", _) => {
                     return refuse(400, &format!("`limit` is a number from 1 to {MAX_LIMIT}"));
                 }
-                _ => return refuse(400, &format!("`{key}` is not known: stream, limit")),
+                _ => {
+                    return refuse(
+                        400,
+                        &format!(
+                            "unknown parameter `{key}`; known are stream, \
+                                                  limit"
+                        ),
+                    );
+                }
             }
         }
         let Some(stream) = stream else {
-            return refuse(400, "say which: /listeners?stream=NAME");
+            return refuse(400, "name the stream: /listeners?stream=NAME");
         };
         let Ok(found) = self.catalog.find(&stream) else {
-            return refuse(404, "no such stream is in force");
+            return refuse(404, "there is no such stream");
         };
         let (reports, total) = self.catalog.shared.listeners.of(&stream, &found.feed, limit);
         let listeners: Vec<Value> = reports.iter().map(|one| self.shown_listener(one)).collect();
@@ -60,7 +68,7 @@ impl Admin {
             return text(403, "only for the console, with its token\n");
         }
         let id = pairs(query).find_map(|(key, value)| (key == "id").then_some(value));
-        let Some(id) = id else { return refuse(400, "say which: /listeners/end?id=ID") };
+        let Some(id) = id else { return refuse(400, "name the listener: /listeners/end?id=ID") };
         if !self.catalog.shared.listeners.end(&id) {
             return refuse(404, "this listener has gone");
         }

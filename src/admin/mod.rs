@@ -36,7 +36,8 @@ use crate::session::reload::Told;
 use crate::tasks::PanicCount;
 
 /// What there is, for whoever asks for something else.
-const PAGES: &str = "not here: / (the console) /healthz /readyz /metrics /overview /streams /filters \
+const PAGES: &str = "not found; there are / (the console) /healthz /readyz /metrics /overview \
+                     /streams /filters \
                      /listeners?stream=NAME /explain?stream=NAME\n";
 
 /// Connections of one port at a time; with one more, the oldest goes. Anybody who reaches the port can
@@ -153,7 +154,8 @@ impl ServeHttp for Port {
         if has_all && !host::is_known(&request.headers, &admin.hosts) {
             return text(
                 421,
-                "not under this name: list it in console.hosts, or use the address\n",
+                "the admin port does not answer for this host name: add it to console.hosts, or \
+                 use the IP address\n",
             );
         }
         if has_all && request.method == http::Method::POST && request.uri.path() == "/drain" {
@@ -170,7 +172,7 @@ impl ServeHttp for Port {
             "/healthz" => text(200, "alive\n"),
             "/readyz" => admin.ready(),
             "/metrics" => admin.metrics(),
-            _ if !has_all => text(404, "not here: /healthz /readyz /metrics\n"),
+            _ if !has_all => text(404, "not found; there are /healthz /readyz /metrics\n"),
             "/" => console::page(admin.page_token.as_deref()),
             "/streams" => admin.streams(),
             "/overview" => admin.overview(),

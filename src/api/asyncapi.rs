@@ -98,8 +98,8 @@ fn control_messages() -> Map<String, Value> {
         })
     };
     let texts = [
-        "Everything that was missed has been sent: the moment to load data.",
-        "What the client knows may be incomplete: load the data anew.",
+        "Every missed event has been sent: load the data now.",
+        "The client's data may be incomplete: load it again.",
         "The documents that match now come next, and replace what the client has at `ready`.",
         "The stream ends.",
     ];

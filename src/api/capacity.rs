@@ -29,17 +29,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    #[error("too many open streams in all")]
+    #[error("too many open streams in total")]
     Connections,
     #[error("too many open streams from this address")]
     Address,
     #[error("too many open streams of this caller")]
     Subject,
-    #[error("this caller listens with too many different parameter values")]
+    #[error("this caller has streams with too many different parameter values")]
     Values,
-    #[error("no more streams can be held open here")]
+    #[error("the sidecar has no file descriptors left for more streams")]
     Descriptors,
-    #[error("there is no memory for more streams here")]
+    #[error("the sidecar has no memory left for more streams")]
     Memory,
     #[error("too many requests at the same time from this address")]
     AddressRequests,

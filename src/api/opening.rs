@@ -229,9 +229,10 @@ impl Handler {
                     error.to_string(),
                     format!("Bearer error=\"invalid_token\", error_description=\"{error}\""),
                 ),
-                access::Refusal::Unknown => {
-                    unauthorized("the app does not know who this is".into(), "Bearer".into())
-                }
+                access::Refusal::Unknown => unauthorized(
+                    "the app does not accept these credentials".into(),
+                    "Bearer".into(),
+                ),
                 access::Refusal::Forbidden => {
                     Problem::new(403, "the app refuses this caller").into()
                 }
@@ -276,7 +277,11 @@ fn check_time(found: &Found, from: &From) -> Result<(), Problem> {
     let clock = u32::try_from(clock).unwrap_or(u32::MAX);
     let known = found.newest().map_or(clock, |newest| newest.time.max(clock));
     if position.time().time > known.saturating_add(AHEAD_SECONDS) {
-        return Err(Problem::new(400, "`since` is ahead of the newest time that is known here"));
+        return Err(Problem::new(
+            400,
+            "`since` is later than the newest time that was read from \
+                                      MongoDB",
+        ));
     }
     Ok(())
 }

@@ -238,7 +238,7 @@ impl Handler {
             return Ok(Answer::Plain(Plain { status: 204, headers, body: Bytes::new() }));
         }
         if ask.is_websocket && ask.has_cookies && ask.origin.origin.is_none() {
-            return Err(Problem::new(403, "a WebSocket that brings cookies needs an Origin").into());
+            return Err(Problem::new(403, "a WebSocket that sends cookies needs an Origin").into());
         }
         if ask.is_websocket {
             return Ok(Box::pin(self.upgrade(ask)).await?);

@@ -98,7 +98,8 @@ pub fn of(
             }
             None => {
                 let detail = format!(
-                    "parameter `{name}`: it names none of the streams; write `STREAM.parameter=value`"
+                    "parameter `{name}`: it does not name a requested stream; write \
+                     `STREAM.parameter=value`"
                 );
                 return Err(Problem::new(400, detail));
             }

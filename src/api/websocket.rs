@@ -121,8 +121,8 @@ impl Close {
             Ended::ClientGone | Ended::Stalled => None,
             Ended::Draining => Some(Close::new(1001, "this sidecar is shutting down")),
             Ended::Expired => Some(Close::new(1001, "clients.max_duration is over")),
-            Ended::FilterChanged => Some(Close::new(4404, "the stream's file was edited")),
-            Ended::Unauthorized => Some(Close::new(4401, "the right to listen has ended")),
+            Ended::FilterChanged => Some(Close::new(4404, "the stream's filter file was edited")),
+            Ended::Unauthorized => Some(Close::new(4401, "the right to this stream has ended")),
             Ended::Operator => Some(Close::new(1013, "ended by an operator: come back")),
             Ended::SnapshotTooLarge | Ended::SnapshotUnavailable | Ended::SnapshotBusy => {
                 Some(Close::new(1013, ended.reason()))
@@ -146,7 +146,7 @@ impl Handler {
             ));
         };
         if ask.websocket_version != Some(b"13") {
-            let problem = Problem::new(426, "version 13 of WebSocket is spoken here");
+            let problem = Problem::new(426, "this server supports version 13 of WebSocket");
             return Err(problem.with_header("Sec-WebSocket-Version", "13"));
         }
         let accept = tungstenite::handshake::derive_accept_key(key);
@@ -342,12 +342,13 @@ impl Session<'_> {
         let wanted = message.wanted(&handler.pace.ids)?;
         let most = handler.max_streams;
         let Some(many) = connection.many().filter(|many| !many.has_one_id) else {
-            let detail = "this connection has its streams from its address: open one without";
+            let detail = "the URL of this connection sets its streams: open one without streams \
+                          to subscribe";
             return Err(Problem::new(400, detail).into());
         };
         let label = wanted.label.clone();
         if many.has(label.name()) {
-            let detail = format!("`{}` is subscribed already", label.name());
+            let detail = format!("`{}` is already subscribed", label.name());
             return Err(Problem::new(400, detail).into());
         }
         if many.len() >= most {
@@ -371,7 +372,7 @@ impl Session<'_> {
         let many = self.opened.connection.many().filter(|many| !many.has_one_id);
         match many.is_some_and(|many| many.remove(name)) {
             true => Ok(()),
-            false => Err(Problem::new(404, format!("nothing is subscribed as `{name}`")).into()),
+            false => Err(Problem::new(404, format!("there is no subscription `{name}`")).into()),
         }
     }
 }

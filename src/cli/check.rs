@@ -48,7 +48,7 @@ pub struct CheckArgs {
     /// Count warnings as errors
     #[arg(long)]
     pub strict: bool,
-    /// For people, for programs, or as annotations of a pull request on GitHub
+    /// For people, for programs, or as annotations on a GitHub pull request
     #[arg(long, value_enum, default_value = "human")]
     pub output: Format,
 }

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub struct DrainArgs {
-    /// How long to wait, while load balancers look elsewhere
+    /// How long to wait while load balancers stop using this sidecar
     #[arg(long = "for", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     wait: Duration,
     /// The sidecar's admin port
@@ -38,8 +38,8 @@ pub fn drain(args: &DrainArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             complain(format_args!(
-                "error: the sidecar's admin port {} was not told: {why}; name it with --admin or \
-                 SIDESTREAM_ADMIN",
+                "error: the drain request to the admin port {} failed: {why}; set the address \
+                 with --admin or SIDESTREAM_ADMIN",
                 args.admin
             ));
             ExitCode::from(UNAVAILABLE)
@@ -49,7 +49,7 @@ pub fn drain(args: &DrainArgs) -> ExitCode {
 
 fn tell(admin: &str) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
-    let address = admin.to_socket_addrs().map_err(text)?.next().ok_or("it is no address")?;
+    let address = admin.to_socket_addrs().map_err(text)?.next().ok_or("it is not an address")?;
     let mut socket = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
     socket.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
     socket.set_write_timeout(Some(TIMEOUT)).map_err(text)?;
@@ -64,6 +64,6 @@ fn tell(admin: &str) -> Result<(), String> {
     match status.split(' ').nth(1) {
         Some("200") => Ok(()),
         Some(status) => Err(format!("it answered with status {status}")),
-        None => Err("what answers is no HTTP server".to_owned()),
+        None => Err("the answer is not HTTP".to_owned()),
     }
 }

@@ -30,13 +30,15 @@ pub struct ExplainArgs {
     /// A parameter's value; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_pair)]
     params: Vec<(String, String)>,
-    /// A claim's value: JSON, or else text. Dots lead into nested claims; may be repeated
+    /// A claim's value: JSON, otherwise text. Dots in the name select nested claims; may be
+    /// repeated
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_pair)]
     claims: Vec<(String, String)>,
-    /// Say of one event whether it is sent, and why not
+    /// Say whether one event is sent, and if not, why
     ///
-    /// A file, or - for standard input, in JSON or YAML: a change event, also as `sidestream tail`
-    /// prints it; or `before` and `after`, two documents; or a document, taken as inserted.
+    /// A file, or - for standard input, in JSON or YAML. It contains a change event, which may be
+    /// in the form that `sidestream tail` prints; or `before` and `after`, two documents; or one
+    /// document, treated as inserted.
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
     /// Ask this deployment how it carries out the query of a snapshot

@@ -38,16 +38,17 @@ pub struct PlatformArgs {
     /// When the image is pulled
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pull_policy: Option<String>,
-    /// The user that the sidecar runs as; 0: none is named, for clusters that choose one (OpenShift)
+    /// The user that the sidecar runs as; 0: none is set, for clusters that choose one (OpenShift)
     #[arg(long, value_name = "UID", default_value_t = platform::USER)]
     run_as_user: u32,
-    /// The address that the sidecar listens on; `::` where pods have IPv6 only
+    /// The address on which the sidecar listens; `::` if pods have IPv6 only
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     bind: IpAddr,
-    /// Whose X-Forwarded-* is believed, in CIDR notation; may be repeated [default: private networks]
+    /// Networks whose X-Forwarded-* is trusted, in CIDR notation; may be repeated [default: private
+    /// networks]
     #[arg(long = "trusted-proxy", value_name = "NETWORK", value_parser = network)]
     trusted_proxies: Vec<String>,
-    /// Over how long the sidecar's streams are closed after SIGTERM
+    /// The time over which the sidecar closes its streams after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     drain: Duration,
     /// How long the sidecar waits before SIGTERM, while the pod leaves its Services
@@ -56,7 +57,7 @@ pub struct PlatformArgs {
     /// CPU that the sidecar requests
     #[arg(long, value_name = "QUANTITY", value_parser = names::cpu)]
     cpu: Option<String>,
-    /// Memory that the sidecar requests, and its limit
+    /// Memory that the sidecar requests, which is also its limit
     #[arg(long, value_name = "QUANTITY", value_parser = names::memory)]
     memory: Option<String>,
 }

@@ -34,10 +34,10 @@ const UNAVAILABLE: u8 = 3;
 /// What Rust programs end with that panicked.
 const BUG: u8 = 101;
 
-/// Live updates for an existing web app, without a change in its code.
+/// Live updates for an existing web app, without changing its code.
 ///
-/// A sidecar in front of the app: forwards ordinary HTTP unchanged, and answers one reserved path
-/// with streams of Server-Sent Events that come from MongoDB change streams.
+/// A sidecar in front of the app: forwards ordinary HTTP unchanged, and serves event streams from
+/// MongoDB change streams (Server-Sent Events, NDJSON, long poll, WebSocket) on one reserved path.
 #[derive(Parser)]
 #[command(
     name = "sidestream",
@@ -53,7 +53,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the sidecar: forward to the app, serve the event streams.
+    /// Run the sidecar: forward to the app, serve event streams.
     #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
         --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
         curl -N http://127.0.0.1:8080/_events/orders\n\n\
@@ -63,10 +63,10 @@ enum Command {
     /// Validate filter files.
     #[command(after_help = "Example:\n  sidestream check ./filters\n  \
         sidestream check --strict --output github\n\n\
-        Settings are read as `run` reads them, but no file with a secret is opened.\n\n\
+        Reads the same settings as `run`, but opens no file that contains a secret.\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),
-    /// Show what a filter becomes: its change stream, and what is evaluated in the sidecar.
+    /// Show what a filter becomes: its change stream, and what the sidecar evaluates.
     #[command(
         after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada\n  \
         echo '{ before: { _id: 1, status: new }, after: { _id: 1, status: paid } }' |\n    \
@@ -79,28 +79,30 @@ enum Command {
         In VS Code with the YAML extension, as the first line of sidestream.yaml:\n  \
         # yaml-language-server: $schema=sidestream.schema.json")]
     Schema(schema::SchemaArgs),
-    /// Tell the sidecar of this pod or host that its end is near, and wait: for a preStop hook.
+    /// Tell the sidecar of this pod or host to drain, and wait; for a preStop hook.
     #[command(after_help = "Example:\n  sidestream drain --for 5s\n\n\
-        From then on /readyz says no, so that load balancers look elsewhere; everything else goes\n\
-        on until SIGTERM.\n\n\
-        Exit code 0: told. 3: nobody answered on the admin port; it waits all the same.")]
+        After this, /readyz answers 503, so that load balancers stop using the sidecar. \
+        Everything\n\
+        else continues until SIGTERM.\n\n\
+        Exit code 0: done. 3: the admin port did not answer; drain waits in this case too.")]
     Drain(drain::DrainArgs),
     /// Print Kubernetes manifests with the sidecar added.
     #[command(
         after_help = "Example:\n  sidestream inject -f deployment.yaml | kubectl apply -f -\n\n\
-        Labels and annotations of the pod templates decide; see docs/kubernetes/injection.md.\n\
+        Labels and annotations of the pod templates control it; see docs/kubernetes/injection.md.\n\
         Warnings and errors go to standard error.\n\n\
         Exit code 0: printed. 1: the manifests cannot be used, and nothing is printed."
     )]
     Inject(inject::InjectArgs),
-    /// Run the admission webhook that adds the sidecar to pods as they are made.
+    /// Run the admission webhook that adds the sidecar to new pods.
     #[command(after_help = "Example, with a certificate from files:\n  \
         sidestream webhook --certificate-file tls.crt --key-file tls.key --kubernetes-version 1.33\n\n\
         In a cluster, the Helm chart in helm/sidestream runs it.\n\n\
-        Exit code 0: ended by SIGTERM or SIGINT. 1: the Kubernetes API cannot be reached as told.\n\
+        Exit code 0: ended by SIGTERM or SIGINT. 1: the settings for the Kubernetes API are \
+        unusable.\n\
         2: the command line is wrong. 3: a port is taken.")]
     Webhook(Box<webhook::WebhookArgs>),
-    /// Write a commented filter file; never over another.
+    /// Write a commented filter file; never overwrites a file.
     #[command(after_help = "Example:\n  sidestream new orders --collection shop.orders\n  \
         sidestream new shop/orders --collection shop.orders --mongodb mongodb://127.0.0.1:27017")]
     New(new::NewArgs),
@@ -108,13 +110,15 @@ enum Command {
     #[command(
         after_help = "Example:\n  sidestream tail http://127.0.0.1:8080/_events/orders?status=paid\n  \
         sidestream tail --header 'Authorization: Bearer …' --count 1 http://127.0.0.1:8080/_events/mine | jq .data\n\n\
-        In a pipe, one JSON object a line. Exit code 0: --count is reached. 1: refused. 3: nothing answers."
+        In a pipe, prints one JSON object per line. Exit code 0: --count is reached. 1: refused. \
+        3: no answer."
     )]
     Tail(tail::TailArgs),
-    /// Show what a sidecar is doing, as a live table: its change streams, its streams, their rates.
+    /// Show a sidecar's change streams and streams, with their rates, as a live table.
     #[command(after_help = "Example:\n  sidestream top\n  \
         sidestream top --once --output json http://127.0.0.1:9180 | jq '.streams[].state'\n\n\
-        Ends with Ctrl-C. Exit code 0: printed. 2: the command line is wrong. 3: nobody answers there.")]
+        Ends with Ctrl-C. Exit code 0: printed. 2: the command line is wrong. 3: the admin port does\n\
+        not answer.")]
     Top(top::TopArgs),
 }
 

@@ -20,10 +20,10 @@ use crate::upstream::sample::{self, Sample};
 pub struct NewArgs {
     /// The stream's name: the file's path below the filter directory, without .yaml
     stream: String,
-    /// What it is about: database.collection, or database.* for the whole database
+    /// The collection to follow: database.collection, or database.* for the whole database
     #[arg(long, value_name = "DB.COLL")]
     collection: String,
-    /// Look at the collection there: fields and types of a sample, indexes, pre-images
+    /// Examine the collection in this deployment: fields and types of a sample, indexes, pre-images
     #[arg(long, value_name = "URI")]
     mongodb: Option<String>,
     /// The directory of filter files [default: `filters` of the settings]
@@ -65,7 +65,7 @@ fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
     let path = dir.join(format!("{}.yaml", args.stream));
     if let Some(other) = existing(&dir, &args.stream) {
         return Err(bad(format!(
-            "the stream `{}` is there already: {}; choose another name, or edit that file",
+            "the stream `{}` already exists: {}; choose another name, or edit that file",
             args.stream,
             other.display()
         )));

@@ -21,13 +21,13 @@ pub struct RunArgs {
     file: SettingsFile,
     #[command(flatten)]
     flags: SettingFlags,
-    /// Wait for MongoDB instead of giving up when nothing answers at the start
+    /// Wait for MongoDB instead of exiting when it does not answer at the start
     ///
-    /// Without it, sidestream ends with exit code 3: after three seconds when every host of the
-    /// connection string refuses connections, after serverSelectionTimeoutMS (10 seconds) when
-    /// they say nothing. A MongoDB that answers but cannot be used yet (a standalone server, a
-    /// replica set that is not initiated, missing privileges) is always waited for: the app is
-    /// served, and /readyz on the admin port says what to do.
+    /// Without this flag, sidestream exits with code 3: after three seconds if every host of the
+    /// connection string refuses connections, after serverSelectionTimeoutMS (10 seconds) if the
+    /// hosts do not answer. If MongoDB answers but cannot be used yet (a standalone server, a
+    /// replica set that is not initiated, missing privileges), sidestream always waits: it serves
+    /// the app, and /readyz on the admin port says what to do.
     #[arg(long)]
     wait: bool,
 }

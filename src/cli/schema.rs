@@ -9,7 +9,7 @@ use crate::{config, filter};
 
 #[derive(Args)]
 pub struct SchemaArgs {
-    /// Of which files
+    /// The kind of file that the schema describes
     #[arg(value_enum, default_value = "filter")]
     of: Of,
 }

@@ -28,24 +28,24 @@ const MAX_PROBLEM_BYTES: usize = 64 * 1024;
 
 #[derive(Args)]
 pub struct TailArgs {
-    /// The stream's address, as http://127.0.0.1:8080/_events/orders?status=paid
+    /// The stream's URL, for example http://127.0.0.1:8080/_events/orders?status=paid
     url: String,
-    /// Begin behind this event, instead of now
+    /// Begin after the event with this id, instead of now
     #[arg(long, value_name = "ID")]
     last_event_id: Option<String>,
-    /// A header field of the request, as 'Authorization: Bearer …'; may be repeated
+    /// A header field of the request, for example 'Authorization: Bearer …'; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// End after so many events; `ready` does not count
+    /// Exit after this many events; `ready` does not count
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as 'Name: value'")?;
-    let name = name.trim().parse().map_err(|_| "the name is not that of a header field")?;
+    let name = name.trim().parse().map_err(|_| "this is not the name of a header field")?;
     let mut value: HeaderValue =
-        value.trim().parse().map_err(|_| "the value cannot stand in a header field")?;
+        value.trim().parse().map_err(|_| "this value is not allowed in a header field")?;
     value.set_sensitive(true);
     Ok((name, value))
 }
@@ -144,8 +144,9 @@ async fn connect(
     let mut fields = HeaderMap::new();
     fields.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     if !last_event_id.is_empty() {
-        let id = HeaderValue::from_str(last_event_id)
-            .map_err(|_| TailError::Refused("the id cannot stand in a header field".to_owned()))?;
+        let id = HeaderValue::from_str(last_event_id).map_err(|_| {
+            TailError::Refused("the id is not allowed in a header field".to_owned())
+        })?;
         fields.insert("last-event-id", id);
     }
     for (name, value) in headers {
@@ -173,7 +174,7 @@ async fn connect(
 /// What an answer says that is no stream: the text of a problem (RFC 9457), where it is one.
 fn refusal(status: u16, place: Option<&str>, body: &str) -> String {
     if let (300..=399, Some(place)) = (status, place) {
-        return format!("{status}: the stream is elsewhere: {place}");
+        return format!("{status}: redirected to {place}");
     }
     let problem: Value = serde_json::from_str(body).unwrap_or_default();
     let said = problem["detail"].as_str().or_else(|| problem["title"].as_str());
@@ -218,7 +219,7 @@ async fn read(mut body: Incoming, parser: &mut Parser, printer: &mut Printer) ->
 
 /// Beside the events, so that a pipe gets nothing but them.
 fn note(text: &str) {
-    complain(format_args!("{text}; connecting again"));
+    complain(format_args!("{text}; reconnecting"));
 }
 
 /// Lines for people on a terminal, JSON in a pipe.
@@ -325,7 +326,7 @@ mod tests {
                 "404: there is no stream `x`",
             ),
             (401, None, "{\"title\":\"Unauthorized\"}", "401: Unauthorized"),
-            (302, Some("/login"), "", "302: the stream is elsewhere: /login"),
+            (302, Some("/login"), "", "302: redirected to /login"),
             (200, None, "<html>", "the answer is not an event stream; is the address right?"),
             (502, None, "<html>\n<body>", "502: <html>"),
             (500, None, "", "500: no reason given"),

@@ -23,13 +23,13 @@ pub struct TopArgs {
     /// The sidecar's admin port
     #[arg(value_name = "ADMIN-URL", default_value = "http://127.0.0.1:9180")]
     admin: String,
-    /// How long to wait between two looks, of which the rates are made
+    /// The time between two readings, over which rates are computed
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     interval: Duration,
-    /// Print one table and end
+    /// Print one table and exit
     #[arg(long)]
     once: bool,
-    /// For people, or one JSON object a look
+    /// A table for people, or one JSON object per reading
     #[arg(long, value_enum, default_value = "human")]
     output: Output,
 }
@@ -42,7 +42,7 @@ pub fn top(args: &TopArgs) -> ExitCode {
     match follow(args, address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            complain(format_args!("error: the admin port {} does not tell: {why}", args.admin));
+            complain(format_args!("error: the admin port {} cannot be read: {why}", args.admin));
             ExitCode::from(UNAVAILABLE)
         }
     }
@@ -205,7 +205,7 @@ fn fixed(value: &Value) -> String {
 /// Asks the admin port for one of its JSON pages.
 fn get(address: &str, path: &str) -> Result<Value, String> {
     let text = |error: std::io::Error| error.to_string();
-    let resolved = address.to_socket_addrs().map_err(text)?.next().ok_or("it is no address")?;
+    let resolved = address.to_socket_addrs().map_err(text)?.next().ok_or("it is not an address")?;
     let mut socket = TcpStream::connect_timeout(&resolved, TIMEOUT).map_err(text)?;
     socket.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
     socket.set_write_timeout(Some(TIMEOUT)).map_err(text)?;
@@ -215,13 +215,13 @@ fn get(address: &str, path: &str) -> Result<Value, String> {
     let mut answer = Vec::new();
     socket.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(text)?;
     let split = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    let (head, body) = answer.split_at(split.ok_or("what answers is no HTTP server")?);
+    let (head, body) = answer.split_at(split.ok_or("the answer is not HTTP")?);
     let status = std::str::from_utf8(head).ok().and_then(|head| head.split(' ').nth(1));
     match status {
         Some("200") => serde_json::from_slice(&body[4..])
-            .map_err(|error| format!("{path} is not the JSON of an admin port: {error}")),
+            .map_err(|error| format!("{path} did not return the JSON of an admin port: {error}")),
         Some(status) => Err(format!("it answered {path} with status {status}")),
-        None => Err("what answers is no HTTP server".to_owned()),
+        None => Err("the answer is not HTTP".to_owned()),
     }
 }
 

@@ -17,16 +17,16 @@ use crate::kubernetes::webhook::{Access, CertificateSource, Options, Own, StartE
 
 #[derive(Args)]
 pub struct WebhookArgs {
-    /// Where the API server asks, over TLS
+    /// The address for requests from the API server, over TLS
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
-    /// /healthz, /readyz and /metrics, for kubelet and Prometheus
+    /// The address of /healthz, /readyz and /metrics, for kubelet and Prometheus
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9181")]
     probes: SocketAddr,
-    /// The version of the cluster [default: what the API server says]
+    /// The version of the cluster [default: asked from the API server]
     #[arg(long, value_name = "VERSION")]
     kubernetes_version: Option<Version>,
-    /// How long requests are still answered after SIGTERM, while the pod leaves its Service
+    /// How long the webhook keeps answering after SIGTERM, while the pod leaves its Service
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     leave: Duration,
     #[command(flatten)]
@@ -46,10 +46,10 @@ pub struct WebhookArgs {
 /// A certificate from files, read again when they change.
 #[derive(Args)]
 struct FileArgs {
-    /// The certificate chain, PEM; without it, the webhook makes its own
+    /// The certificate chain, PEM. Without it, the webhook creates a certificate
     #[arg(long, value_name = "FILE", requires = "key_file")]
     certificate_file: Option<PathBuf>,
-    /// Its key, PEM
+    /// The certificate's private key, PEM
     #[arg(long, value_name = "FILE", requires = "certificate_file")]
     key_file: Option<PathBuf>,
 }
@@ -57,25 +57,25 @@ struct FileArgs {
 /// A certificate that the webhook makes: kept in a Secret, by one leader among the replicas.
 #[derive(Args)]
 struct OwnArgs {
-    /// The namespace of everything below
+    /// The namespace of the objects named below
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     namespace: Option<String>,
-    /// This replica, for the election: the pod's name
+    /// The name of this replica in the leader election: the pod's name
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     identity: Option<String>,
-    /// The Service by which the API server finds the webhook
+    /// The Service through which the API server reaches the webhook
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     service: Option<String>,
     /// The Deployment that owns the Secret and the Lease
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     deployment: Option<String>,
-    /// The Lease of the election
+    /// The Lease of the leader election
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     lease: Option<String>,
     /// The Secret with the certificate
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     certificate_secret: Option<String>,
-    /// The MutatingWebhookConfiguration that the authority is written into
+    /// The MutatingWebhookConfiguration into which the certificate authority is written
     #[arg(long, value_name = "NAME", required_unless_present = "certificate_file")]
     webhook_configuration: Option<String>,
 }
@@ -83,13 +83,13 @@ struct OwnArgs {
 /// The Kubernetes API, outside of a pod.
 #[derive(Args)]
 struct ApiArgs {
-    /// The API server, https:// [default: as a pod finds it]
+    /// The API server, https:// [default: the API server of this pod's cluster]
     #[arg(long, value_name = "URL", requires_all = ["api_authority", "api_token"])]
     api_server: Option<String>,
-    /// The authority that vouches for it, PEM
+    /// The certificate authority of the API server, PEM
     #[arg(long, value_name = "FILE", requires = "api_server")]
     api_authority: Option<PathBuf>,
-    /// A file with the account's token
+    /// A file with the service account's token
     #[arg(long, value_name = "FILE", requires = "api_server")]
     api_token: Option<PathBuf>,
 }

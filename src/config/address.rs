@@ -52,14 +52,15 @@ impl AppAddress {
         } else if let Some(rest) = text.strip_prefix("https://") {
             (true, rest)
         } else {
-            return Err(invalid(format!("{} has no scheme that we know", show(text)), EXAMPLE));
+            return Err(invalid(format!("{} has an unsupported scheme", show(text)), EXAMPLE));
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, behind) = rest.split_at(end);
         if authority.contains('@') {
             return Err(invalid(
                 "credentials are not supported here",
-                "requests are forwarded with the client's own headers: drop what is before `@`",
+                "requests are forwarded with the client's own headers: remove everything before \
+                 `@`",
             ));
         }
         if !matches!(behind, "" | "/") {
@@ -152,7 +153,7 @@ pub(crate) fn parse_prefix(text: &str) -> Result<String, Invalid> {
     const EXAMPLE: &str = "write a path such as /_events";
     let error = |message: &str| Err(invalid(format!("{} {message}", show(text)), EXAMPLE));
     if text == "/" {
-        return error("would reserve every path: nothing would be left for the app");
+        return error("would reserve every path, and the app would receive no requests");
     }
     let Some(inner) = text.strip_prefix('/') else {
         return error("does not start with `/`");
@@ -166,7 +167,7 @@ pub(crate) fn parse_prefix(text: &str) -> Result<String, Invalid> {
             "" => return error("has an empty segment"),
             "." | ".." => return error("has a dot segment"),
             _ if !segment.chars().all(is_unreserved) => {
-                return error("holds characters other than letters, digits and - . _ ~ /");
+                return error("contains characters other than letters, digits and - . _ ~ /");
             }
             _ => {}
         }
@@ -196,8 +197,8 @@ mod tests {
         }
         let long = format!("unix:/{}", "x".repeat(107));
         let rows = [
-            ("127.0.0.1:3000", "`127.0.0.1:3000` has no scheme that we know"),
-            ("ftp://app", "`ftp://app` has no scheme that we know"),
+            ("127.0.0.1:3000", "`127.0.0.1:3000` has an unsupported scheme"),
+            ("ftp://app", "`ftp://app` has an unsupported scheme"),
             ("http://", "`http://` has a malformed host"),
             ("http://app/base", "`http://app/base` has a path"),
             ("http://app?x", "`http://app?x` has a path"),

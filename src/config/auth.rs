@@ -14,7 +14,7 @@ use super::token_source::TokenSource;
 use super::units::{Invalid, invalid, show};
 use super::value::{Group, Value};
 
-/// Who vouches for clients. Without any source nobody can be signed in.
+/// How callers are authenticated. Without any source nobody can be signed in.
 #[derive(Debug, Clone, Default)]
 pub struct Auth {
     pub jwt: Option<Jwt>,
@@ -58,13 +58,13 @@ pub struct ForwardAuth {
     /// The header fields that are passed on, in this order; never empty.
     pub headers: Vec<HeaderName>,
     pub claims: ClaimsFrom,
-    /// How long an answer holds for new streams.
+    /// How long a response is reused for new streams.
     pub cache: Duration,
     /// How often open streams are asked about again.
     pub recheck: Duration,
     /// How long a new stream waits for an answer.
     pub timeout: Duration,
-    /// How long open streams outlive rechecks that get no answer.
+    /// How long streams stay open while rechecks get no response.
     pub max_outage: Duration,
 }
 
@@ -125,58 +125,59 @@ impl Group for Auth {
         add(
             "auth.jwt.algorithms",
             unset(Words { words: ALGORITHMS, example: "[RS256]" }),
-            "The algorithms that are taken; required with a key, never taken from the token.",
+            "The accepted algorithms; required with a key. The token never decides.",
         );
-        add("auth.jwt.issuer", unset(Text), "What `iss` must be; not checked when unset.");
+        add("auth.jwt.issuer", unset(Text), "The required value of `iss`; not checked if unset.");
         add(
             "auth.jwt.audience",
             unset(Text),
-            "What `aud` must be or hold; not checked when unset.",
+            "The value that `aud` must equal or contain; not checked if unset.",
         );
         add(
             "auth.jwt.from",
             texts("[authorization, cookie:token]", "authorization"),
-            "Where a token is looked for: `authorization`, `cookie:NAME`, `query:NAME`.",
+            "Where requests carry the token: `authorization`, `cookie:NAME`, `query:NAME`.",
         );
         add(
             "auth.forward.url",
             unset(Url),
-            "What is asked, with the client's own credentials, who somebody is.",
+            "The URL that authenticates callers, requested with the client's own credentials.",
         );
         add(
             "auth.forward.headers",
             texts("[cookie, authorization]", "cookie, authorization"),
-            "The header fields that are credentials.",
+            "The request header fields that carry credentials.",
         );
         add(
             "auth.forward.claims",
             declared(Text, "body"),
-            "Where the claims are in the answer: `body`, a JSON object; `header:NAME`, text, which becomes the claim `sub`; `header-json:NAME`, a JSON object.",
+            "Where the response holds the claims: `body`, a JSON object; `header:NAME`, text, \
+             which becomes the claim `sub`; `header-json:NAME`, a JSON object.",
         );
         add(
             "auth.forward.cache",
             duration("10s", Duration::ZERO, HOUR),
-            "How long an answer holds for new streams.",
+            "How long a response is reused for new streams.",
         );
         add(
             "auth.forward.recheck",
             duration("60s", Duration::from_millis(100), DAY),
-            "Open streams are asked about again this often; a refusal closes them.",
+            "How often open streams are checked again; a refusal closes them.",
         );
         add(
             "auth.forward.timeout",
             duration("5s", Duration::from_millis(100), Duration::from_secs(60)),
-            "How long a new stream waits for the answer before it is refused with 503.",
+            "How long a new stream waits for the response before it is refused with 503.",
         );
         add(
             "auth.forward.max_outage",
             duration("5m", Duration::ZERO, DAY),
-            "How long open streams outlive rechecks that get no answer.",
+            "How long streams stay open while rechecks get no response.",
         );
         add(
             "auth.allowed_origins",
             texts("['https://shop.example']", ""),
-            "Pages elsewhere that may open streams; empty: same origin only.",
+            "Other origins whose pages may open streams; empty: same origin only.",
         );
     }
 
@@ -232,8 +233,8 @@ impl Resolver<'_> {
         };
         if !self.is_written("auth.jwt.algorithms") {
             let example = if is_secret(key) { "[HS256]" } else { "[RS256]" };
-            let message = "needs `auth.jwt.algorithms` as well: which one a token uses must not \
-                           be up to the token";
+            let message = "needs `auth.jwt.algorithms` as well: a token must not choose its own \
+                           algorithm";
             self.problem_at(key, message, &format!("write algorithms: {example}"));
             return None;
         }
@@ -252,13 +253,13 @@ impl Resolver<'_> {
         let algorithms = self.list("auth.jwt.algorithms", |text| {
             if text.eq_ignore_ascii_case("none") {
                 return Err(invalid(
-                    "`none` would take any token, also one that nobody signed",
+                    "`none` would accept unsigned tokens",
                     "write the algorithm that your tokens are signed with",
                 ));
             }
             let algorithm: Algorithm = text.parse().map_err(|_| {
                 invalid(
-                    format!("{} is no algorithm", show(text)),
+                    format!("{} is not a supported algorithm", show(text)),
                     "write one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, \
                      ES256, ES384, EdDSA",
                 )
@@ -270,8 +271,8 @@ impl Resolver<'_> {
                 )),
                 (false, true) => Err(invalid(
                     format!("{text} is for a shared secret, and a public key is set"),
-                    "a public key is known to everybody: whoever has it could sign. Write the \
-                     algorithm of the key, such as RS256 or ES256",
+                    "anyone who has the public key could sign tokens: write the algorithm of the \
+                     key, such as RS256 or ES256",
                 )),
                 _ => Ok(algorithm),
             }
@@ -321,7 +322,7 @@ impl Resolver<'_> {
             let Some(other) = OTHERS.into_iter().find(|key| self.is_written(key)) else {
                 return Some(None);
             };
-            let hint = "set auth.forward.url to what answers only those who are signed in";
+            let hint = "set auth.forward.url to a URL that succeeds only for signed-in users";
             self.problem_at(other, "needs `auth.forward.url` as well", hint);
             return None;
         }
@@ -334,7 +335,7 @@ impl Resolver<'_> {
         let max_outage = Value::read(self, "auth.forward.max_outage");
         let headers = headers?;
         if headers.is_empty() {
-            let hint = "name what carries the credentials: [cookie, authorization]";
+            let hint = "name the header fields that carry credentials: [cookie, authorization]";
             self.problem_at("auth.forward.headers", "is empty", hint);
             return None;
         }
@@ -386,7 +387,7 @@ fn public_key(pem: &[u8], algorithms: &[Algorithm]) -> Result<DecodingKey, Inval
             AlgorithmFamily::Ec => (DecodingKey::from_ec_pem(pem), "elliptic curve"),
             AlgorithmFamily::Ed => (DecodingKey::from_ed_pem(pem), "Ed25519"),
             // Refused with the algorithms.
-            AlgorithmFamily::Hmac => return Err(invalid("is no secret", HINT)),
+            AlgorithmFamily::Hmac => return Err(invalid("is not a secret", HINT)),
         };
         let key = read.map_err(|_| {
             invalid(format!("holds no {kind} public key, which {algorithm:?} needs"), HINT)
@@ -411,18 +412,18 @@ fn parse_url(text: &str) -> Result<Uri, Invalid> {
     const EXAMPLE: &str = "write http://host:port/path or https://host/path";
     let uri: Uri = match text.parse() {
         Ok(uri) => uri,
-        Err(_) => return Err(invalid(format!("{} is no address", show(text)), EXAMPLE)),
+        Err(_) => return Err(invalid(format!("{} is not a URL", show(text)), EXAMPLE)),
     };
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(invalid(format!("{} has no scheme that we know", show(text)), EXAMPLE));
+        return Err(invalid(format!("{} has an unsupported scheme", show(text)), EXAMPLE));
     }
     match uri.authority() {
         Some(authority) if authority.as_str().contains('@') => Err(invalid(
             "credentials are not supported here",
-            "drop what is before `@`: the client's own credentials are what is passed on",
+            "remove everything before `@`: requests carry the client's own credentials",
         )),
         Some(authority) if !authority.host().is_empty() => Ok(uri),
-        _ => Err(invalid(format!("{} names no host", show(text)), EXAMPLE)),
+        _ => Err(invalid(format!("{} has no host", show(text)), EXAMPLE)),
     }
 }
 
@@ -437,22 +438,21 @@ fn parse_source(text: &str) -> Result<TokenSource, Invalid> {
         None if text == "authorization" => Ok(TokenSource::Authorization),
         Some(("cookie", name)) if is_name(name) => Ok(TokenSource::Cookie(name.to_owned())),
         Some(("query", name)) if TAKEN.contains(&name) => Err(invalid(
-            format!("`{name}` has a meaning of its own in a query"),
+            format!("`{name}` is reserved in the query"),
             "give the token another name",
         )),
         Some(("query", name)) if is_name(name) => Ok(TokenSource::Query(name.to_owned())),
-        _ => Err(invalid(format!("{} is no place for a token", show(text)), EXAMPLE)),
+        _ => Err(invalid(format!("{} is not a source of tokens", show(text)), EXAMPLE)),
     }
 }
 
 fn parse_header(text: &str) -> Result<HeaderName, Invalid> {
     const EXAMPLE: &str = "write names of header fields, as in [cookie, authorization]";
-    let name: HeaderName = text
-        .to_ascii_lowercase()
-        .parse()
-        .map_err(|_| invalid(format!("{} is no header field", show(text)), EXAMPLE))?;
+    let name: HeaderName = text.to_ascii_lowercase().parse().map_err(|_| {
+        invalid(format!("{} is not the name of a header field", show(text)), EXAMPLE)
+    })?;
     if NO_CREDENTIALS.contains(&name.as_str()) {
-        return Err(invalid(format!("`{name}` says nothing about who asks"), EXAMPLE));
+        return Err(invalid(format!("`{name}` does not identify the caller"), EXAMPLE));
     }
     Ok(name)
 }
@@ -461,13 +461,15 @@ fn parse_claims(text: &str) -> Result<ClaimsFrom, Invalid> {
     const EXAMPLE: &str =
         "write body, header:NAME (text, which becomes `sub`) or header-json:NAME (a JSON object)";
     let name = |name: &str| {
-        name.parse().map_err(|_| invalid(format!("{} is no header field", show(name)), EXAMPLE))
+        name.parse().map_err(|_| {
+            invalid(format!("{} is not the name of a header field", show(name)), EXAMPLE)
+        })
     };
     match text.split_once(':') {
         None if text == "body" => Ok(ClaimsFrom::Body),
         Some(("header", field)) => name(field).map(ClaimsFrom::Header),
         Some(("header-json", field)) => name(field).map(ClaimsFrom::HeaderJson),
-        _ => Err(invalid(format!("{} is no place for claims", show(text)), EXAMPLE)),
+        _ => Err(invalid(format!("{} is not a source of claims", show(text)), EXAMPLE)),
     }
 }
 
@@ -480,14 +482,17 @@ fn parse_origin(text: &str) -> Result<String, Invalid> {
         ));
     }
     let uri: Uri =
-        text.parse().map_err(|_| invalid(format!("{} is no origin", show(text)), EXAMPLE))?;
+        text.parse().map_err(|_| invalid(format!("{} is not an origin", show(text)), EXAMPLE))?;
     let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
     else {
-        return Err(invalid(format!("{} is no origin", show(text)), EXAMPLE));
+        return Err(invalid(format!("{} is not an origin", show(text)), EXAMPLE));
     };
     let behind = text.splitn(4, '/').nth(3).unwrap_or_default();
     if !behind.is_empty() || uri.query().is_some() || authority.as_str().contains(['@', '*']) {
-        return Err(invalid(format!("{} is more than an origin", show(text)), EXAMPLE));
+        return Err(invalid(
+            format!("{} has more than scheme, host and port", show(text)),
+            EXAMPLE,
+        ));
     }
     let authority = authority.as_str().to_ascii_lowercase();
     let default_port = if scheme == "https" { ":443" } else { ":80" };

@@ -32,11 +32,10 @@ const KEYS_FILE: &str = "ids.keys_file";
 impl Group for Ids {
     fn declare(into: &mut Vec<Setting>) {
         let mode = declared(Kind::Word(Mode::NAMES), "token");
-        let about = "What clients see of positions: MongoDB's resume tokens, or sealed, so that they \
-                     tell nothing.";
+        let about = "The form of ids: `token`, MongoDB's resume tokens; or `sealed`, encrypted.";
         into.push(mode.named(MODE, &[about]));
-        let about =
-            "The keys of sealed ids, one a line in hexadecimal digits: the first seals, all open.";
+        let about = "The keys of sealed ids, one per line in hexadecimal digits. The first \
+                     encrypts; all decrypt.";
         into.push(unset(Kind::Path).named(KEYS_FILE, &[about]));
     }
 
@@ -49,12 +48,12 @@ impl Group for Ids {
                 Some(Ids::Sealed { keys_file: PathBuf::read(resolver, KEYS_FILE)? })
             }
             (Mode::Sealed, false) => {
-                let hint = "name a file with a key a line, as `openssl rand -hex 64` makes them";
+                let hint = "name a file with one key per line, as made by `openssl rand -hex 64`";
                 resolver.problem_at(MODE, "needs `ids.keys_file` as well", hint);
                 None
             }
             (Mode::Token, true) => {
-                let hint = "write `mode: sealed`, or leave the file out";
+                let hint = "write `mode: sealed`, or remove `keys_file`";
                 let message = "is for sealed ids, and `ids.mode` is `token`";
                 resolver.problem_at(KEYS_FILE, message, hint);
                 None

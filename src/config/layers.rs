@@ -352,7 +352,7 @@ impl FileReader<'_> {
         self.problems.push(mistake(key, self.origin(place), message, hint));
     }
 
-    /// Lets a value be shown, if it is a value of this setting that is no secret.
+    /// Lets a value be shown, if it is a value of this setting that is not a secret.
     fn show_value(&mut self, setting: &Setting, node: &Node) {
         if setting.is_secret() {
             return;

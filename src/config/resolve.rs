@@ -47,7 +47,7 @@ impl Resolver<'_> {
             self.problem_at(
                 "admin",
                 "is the same address as `listen`",
-                "give the admin port an address of its own: it must never be the public one",
+                "give the admin port an address of its own: it must not be public",
             );
         }
         for (other, name) in [(config.listen, "listen"), (config.admin, "admin")] {
@@ -55,7 +55,7 @@ impl Resolver<'_> {
                 self.problem_at(
                     "probes",
                     &format!("is the same address as `{name}`"),
-                    "give the probes a port of their own: kubelet and Prometheus get nothing else",
+                    "give the probes a port of their own, for kubelet and Prometheus only",
                 );
             }
         }
@@ -68,8 +68,8 @@ impl Resolver<'_> {
             if app.is_some_and(|app| is_served_by(config.listen, app)) {
                 self.problem_at(
                     "app",
-                    "is the sidecar's own `listen` address: requests would go round in circles",
-                    "point it at the port that the app listens on",
+                    "is the sidecar's own `listen` address: requests would loop",
+                    "write the address on which the app listens",
                 );
             }
         }
@@ -157,7 +157,7 @@ impl Resolver<'_> {
 /// A file that holds one value, without the line break at its end.
 pub(super) fn read_text(path: &Path) -> Result<String, Invalid> {
     use std::io::Read;
-    let hint = "name a readable file that holds the value and nothing else";
+    let hint = "name a readable file that contains only the value";
     let error = |message: String| invalid(message, hint);
     let cannot_read =
         |source: std::io::Error| error(format!("cannot read {}: {source}", path.display()));

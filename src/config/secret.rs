@@ -71,7 +71,7 @@ impl MongodbUri {
         })?;
         if parts.rest.contains('@') {
             return Err(invalid(
-                "there is a `@` behind the hosts",
+                "there is an `@` after the hosts",
                 "percent-encode / ? # [ ] @ and : in user name, password and options (@ is %40)",
             ));
         }
@@ -82,7 +82,7 @@ impl MongodbUri {
             ));
         }
         if parts.hosts.is_empty() {
-            return Err(invalid("the connection string names no host", EXAMPLE));
+            return Err(invalid("the connection string has no host", EXAMPLE));
         }
         if !parts.hosts.split(',').all(is_host) {
             return Err(invalid("the connection string has a malformed host list", EXAMPLE));

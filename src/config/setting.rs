@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! settings! {
-//!     /// What a client gets, and how much of it.
+//!     /// Streams and requests of clients, and their limits.
 //!     pub struct Clients in "clients" {
-//!         /// How long a stream may be quiet.
+//!         /// The longest time in which a stream sends nothing.
 //!         heartbeat: Duration = duration("15s", MILLISECOND * 100, HOUR),
 //!     }
 //! }
@@ -170,7 +170,7 @@ impl Setting {
     /// The setting of the file that holds this secret.
     fn twin(&self) -> Option<Setting> {
         let key = format!("{}_file", self.key);
-        let about = format!("A file that holds `{}` and nothing else.", self.key);
+        let about = format!("A file that contains only `{}`.", self.key);
         self.is_secret().then(|| Setting {
             // Once for each secret, and for as long as the process runs.
             key: Box::leak(key.into_boxed_str()),

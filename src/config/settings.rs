@@ -37,36 +37,36 @@ settings! {
         listen: SocketAddr = declared(Kind::Address, "0.0.0.0:8080").flag("--listen"),
         /// The address of health, metrics and console: never on the public port.
         admin: SocketAddr = declared(Kind::Address, "127.0.0.1:9180").flag("--admin"),
-        /// An address with `/healthz`, `/readyz` and `/metrics` and nothing else, for kubelet and
-        /// Prometheus, as `0.0.0.0:9181`; empty: none.
+        /// An address that serves only `/healthz`, `/readyz` and `/metrics`, for kubelet and
+        /// Prometheus, for example `0.0.0.0:9181`; empty: off.
         probes: Option<SocketAddr> = declared(Kind::Address, "").flag("--probes"),
         /// The app behind the sidecar: `http://`, `https://` or `unix:/path`.
         app: AppAddress = declared(Kind::App, "http://127.0.0.1:3000").flag("--app"),
         /// The reserved path.
         prefix: String = declared(Kind::Prefix, "/_events").flag("--prefix"),
-        /// The directory of filter files, watched for changes. It need not exist yet.
+        /// The directory of filter files, watched for changes. It may be created later.
         filters: PathBuf = declared(Kind::Path, "./filters").flag("--filters"),
-        /// How long the app may be silent in an answer, once it has the whole request; `0s`: as
-        /// long as it likes.
+        /// How long the app may send nothing of a response, once it has the whole request; `0s`:
+        /// no limit.
         app_read_timeout: Option<Duration> = limit("0s", MILLISECOND.saturating_mul(100), DAY),
-        /// Networks whose `X-Forwarded-*` headers are believed.
+        /// Networks whose `X-Forwarded-*` headers are trusted.
         trusted_proxies: Vec<IpNet> = declared(Kind::Networks, "127.0.0.0/8"),
-        /// After SIGTERM, streams are closed spread over this long.
+        /// The time over which streams are closed after SIGTERM.
         drain: Duration = duration("10s", Duration::ZERO, HOUR),
         ..
-        /// Where the deployment is.
+        /// The MongoDB deployment.
         mongodb: Mongodb,
-        /// The journal in memory, and reading the oplog for what is older.
+        /// Recent events in memory, and reading older ones from the oplog.
         replay: Replay,
-        /// What a client gets, and how much of it.
+        /// Streams and requests of clients, and their limits.
         clients: Clients,
-        /// The documents that match when a client comes, of filters with `snapshot: true`.
+        /// The matching documents that a stream with `snapshot: true` begins with.
         snapshot: Snapshot,
-        /// Who vouches for clients.
+        /// How callers are authenticated.
         auth: Auth,
-        /// TLS on the public port, where set.
+        /// TLS on the public port, if set.
         tls: Option<Tls>,
-        /// What clients see of positions.
+        /// The form of the ids that clients see.
         ids: Ids,
         /// The console on the admin port.
         console: Console,
@@ -76,35 +76,34 @@ settings! {
 }
 
 settings! {
-    /// Where the deployment is.
+    /// The MongoDB deployment.
     pub struct Mongodb in "mongodb." {
         /// The connection string.
         uri: MongodbUri =
             declared(Kind::Mongodb, "mongodb://127.0.0.1:27017/?replicaSet=rs0").flag("--mongodb"),
-        /// Change streams at a time, replays included.
+        /// Change streams that may be open at the same time, replays included.
         max_cursors: usize = count("256", 2, 10_000),
     }
 }
 
 settings! {
-    /// The journal in memory, and reading the oplog for what is older.
+    /// Recent events in memory, and reading older ones from the oplog.
     #[derive(PartialEq, Eq)]
     pub struct Replay in "replay." {
         /// How much recent history is kept in memory.
         window: Duration = duration("2m", SECOND, DAY),
-        /// At most this much history is kept in memory, for each database and image mode; in
-        /// bytes.
+        /// The maximum size of the history in memory, for each database and image mode, in bytes.
         max_bytes: usize = declared(Kind::Size { least: KIB, most: TIB }, "64MiB"),
-        /// Older resume points are read from the oplog, so many at a time.
+        /// Replays of older events from the oplog at the same time.
         max_concurrent: usize = count("8", 1, 1000),
     }
 }
 
 settings! {
-    /// What a client gets, and how much of it.
+    /// Streams and requests of clients, and their limits.
     #[derive(PartialEq, Eq)]
     pub struct Clients in "clients." {
-        /// How long a stream may be quiet.
+        /// The longest time in which a stream sends nothing.
         heartbeat: Duration = duration("15s", MILLISECOND.saturating_mul(100), HOUR),
         /// The `retry` field of Server-Sent Events: how long a browser waits after a cut; jittered.
         retry: Duration = duration("2s", MILLISECOND.saturating_mul(10), HOUR),
@@ -115,21 +114,21 @@ settings! {
         max_connections_per_address: Option<usize> = count("0", 0, 10_000_000),
         /// Open streams of one signed-in caller; 0: no limit.
         max_connections_per_subject: Option<usize> = count("0", 0, 10_000_000),
-        /// Different parameter values that one signed-in caller listens with; 0: no limit.
+        /// Different parameter values in the open streams of one signed-in caller; 0: no limit.
         max_values_per_subject: Option<usize> = count("1000", 0, 10_000_000),
         /// Streams on one connection. Under one id, as `?stream=a&stream=b`, it is 32 at most; a
         /// WebSocket to which `subscribe` adds streams may have more.
         max_streams_per_connection: usize = count("32", 1, 1000),
-        /// Requests to the app at the same time from one client address; 0: as many as leave room
-        /// for those of others.
+        /// Requests to the app at the same time from one client address; 0: a share that leaves
+        /// room for other addresses.
         max_requests_per_address: Option<usize> = count("0", 0, 10_000_000),
-        /// Recent events kept ready for each filter and values; a client that lags by more is
-        /// served from history.
+        /// Recent events kept ready for each filter and set of values; slower clients are served
+        /// from history.
         max_buffered: usize = count("256", 1, 1_000_000),
         /// How long a stream may stay open; `0s`: no limit.
         max_duration: Option<Duration> = limit("0s", SECOND, DAY.saturating_mul(365)),
-        /// A client that takes nothing of an answer, or sends nothing of a request, for so long is
-        /// let go.
+        /// A client that takes nothing of a response, or sends nothing of a request, for this long
+        /// is disconnected.
         send_timeout: Duration = duration("60s", MILLISECOND.saturating_mul(100), HOUR),
         /// How Server-Sent Events and NDJSON are compressed for clients that accept it, best first;
         /// empty: not at all.
@@ -141,16 +140,17 @@ settings! {
 }
 
 settings! {
-    /// The documents that match when a client comes, of filters with `snapshot: true`.
+    /// The matching documents that a stream with `snapshot: true` begins with.
     #[derive(Copy, PartialEq, Eq)]
     pub struct Snapshot in "snapshot." {
-        /// The most documents of one snapshot; a stream that would begin with more is ended.
+        /// The maximum number of documents in one snapshot; a stream that needs more is ended.
         max_documents: usize = count("10000", 1, 10_000_000),
-        /// The most bytes of one snapshot as BSON, and of those that are kept for clients to come.
+        /// The maximum size of one snapshot as BSON, and of the snapshots kept for further clients;
+        /// in bytes.
         max_bytes: usize = declared(Kind::Size { least: KIB, most: TIB }, "16MiB"),
         /// How long the query of one snapshot may take.
         max_time: Duration = duration("10s", MILLISECOND.saturating_mul(10), HOUR),
-        /// Queries at a time; the others wait their turn.
+        /// Queries at the same time; further ones wait.
         max_concurrent: usize = count("4", 1, 1000),
     }
 }
@@ -159,7 +159,7 @@ settings! {
     /// The console on the admin port.
     #[derive(PartialEq, Eq)]
     pub struct Console in "console." {
-        /// Names under which the admin port may be asked for, beside IP addresses and `localhost`.
+        /// Host names for which the admin port answers, besides IP addresses and `localhost`.
         hosts: Vec<String> = declared(Kind::Texts { example: "[sidestream.internal]" }, ""),
         /// What the console shows of those who listen: a digest that tells them apart, or who they
         /// are.
@@ -171,9 +171,9 @@ settings! {
     /// The log.
     #[derive(Copy, PartialEq, Eq)]
     pub struct Log in "log." {
-        /// How lines are written.
+        /// The format of log lines.
         format: LogFormat = declared(Kind::Word(LogFormat::NAMES), "text"),
-        /// How much is logged.
+        /// The lowest level that is logged.
         level: LogLevel = declared(Kind::Word(LogLevel::NAMES), "info"),
     }
 }

@@ -47,7 +47,7 @@ enum Key {
 /// What is wrong with a file of keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
-    #[error("there is no key in it")]
+    #[error("the file has no key")]
     Empty,
     #[error("line {0} is not a key of 64 or 128 hexadecimal digits")]
     NotAKey(usize),

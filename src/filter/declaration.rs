@@ -35,10 +35,10 @@ const ELSEWHERE: [(&[&str], &str, &str); 12] = [
         "did you mean `access`?",
         "access",
     ),
-    (&["name", "stream", "id"], "a stream has the name of its file: rename the file", "collection"),
+    (&["name", "stream", "id"], "a stream is named after its file: rename the file", "collection"),
     (
         &["sort", "limit", "skip"],
-        "events come one by one, in the order in which they happened",
+        "events are sent one by one, in the order of the changes",
         "match",
     ),
     (&["optional", "nullable"], "write `required: false`", "required"),

@@ -93,7 +93,7 @@ pub(super) fn read(
     };
     if items.len() > MAX_EXAMPLES {
         let message = format!("more than {MAX_EXAMPLES} examples");
-        reporter.error(entry.key_place, message, "keep those that show a rule each");
+        reporter.error(entry.key_place, message, "keep one for each rule");
     }
     let items = items.iter().take(MAX_EXAMPLES).enumerate();
     items.filter_map(|(index, node)| example(index, node, images, reporter)).collect()
@@ -222,7 +222,7 @@ fn operation(
             (false, false) => {
                 reporter.error(
                     node.place,
-                    "an example without a document",
+                    "the example has no document",
                     "write `after`, for a delete `before`, for an update both",
                 );
                 None
@@ -259,7 +259,7 @@ fn expect(
     let Some(entry) = entry else {
         reporter.error(
             node.place,
-            "an example that expects nothing",
+            "the example has no `expect`",
             format!("write `expect`: {words}"),
         );
         return None;
@@ -270,7 +270,7 @@ fn expect(
         Some(Expect::Enter | Expect::Stay | Expect::Leave) if !has_images => {
             reporter.error(
                 entry.value.place,
-                format!("`{word}` is known only with before-images"),
+                format!("`{word}` needs before-images"),
                 "write `sent`, or ask for images: `fullDocumentBeforeChange: whenAvailable`",
             );
             None
@@ -282,7 +282,7 @@ fn expect(
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("write {words}"),
             };
-            reporter.error(entry.value.place, format!("`{word}` cannot be expected"), hint);
+            reporter.error(entry.value.place, format!("`{word}` is not a value of `expect`"), hint);
             None
         }
     }

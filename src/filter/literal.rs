@@ -71,7 +71,7 @@ pub fn parse_document(path: &Path, text: &str) -> Result<Document, Vec<Diagnosti
             Some(_) => reporter.error(node.place, "not a document", "write { _id: 1, … }"),
             None => {}
         },
-        Ok(None) => reporter.error(Place::START, "there is nothing in it", "write a document"),
+        Ok(None) => reporter.error(Place::START, "the file is empty", "write a document"),
         Err(problems) => {
             for yaml::Problem { place, message, hint } in problems {
                 reporter.add(Severity::Error, place, message, hint);
@@ -156,7 +156,7 @@ fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -
     if siblings > 1 {
         reporter.error(
             entry.key_place,
-            format!("`{}` stands alone in its document", entry.key),
+            format!("`{}` must be the only key of its document", entry.key),
             "it is Extended JSON for one value: move the other keys out",
         );
         return None;
@@ -171,7 +171,7 @@ fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -
 
 fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Option<Bson> {
     if scalar.is_plain && scalar.text.is_empty() {
-        reporter.error(node.place, "a value is missing", "write null where null is meant");
+        reporter.error(node.place, "a value is missing", "write null if that is meant");
         return None;
     }
     // An id with one `e` among digits would be a number, and not even nearly the right one.
@@ -272,7 +272,7 @@ fn extended(key: &str, node: &Node) -> Result<Bson, &'static str> {
             .ok_or("{ $regularExpression: { pattern: \"^a\", options: \"i\" } }"),
         "$minKey" => (text == Some("1")).then_some(Bson::MinKey).ok_or("{ $minKey: 1 }"),
         "$maxKey" => (text == Some("1")).then_some(Bson::MaxKey).ok_or("{ $maxKey: 1 }"),
-        _ => Err("a value of another type: this one is deprecated, and not supported"),
+        _ => Err("a value of another type: this one is deprecated and not supported"),
     }
 }
 

@@ -49,8 +49,8 @@ impl Namespace {
         }
         if ["admin", "local", "config"].contains(&database) {
             return error(
-                format!("`{database}` is a database of MongoDB's own"),
-                "it has no change streams: name one of yours",
+                format!("`{database}` is an internal database of MongoDB"),
+                "it has no change streams: name a database of your own",
             );
         }
         if collection == "*" {
@@ -64,8 +64,8 @@ impl Namespace {
         }
         if collection.starts_with("system.") {
             return error(
-                format!("`{collection}` is a collection of MongoDB's own"),
-                "it has no change stream: name one of yours",
+                format!("`{collection}` is an internal collection of MongoDB"),
+                "it has no change stream: name a collection of your own",
             );
         }
         let forbidden = |c: char| c == '$' || c.is_control();

@@ -247,7 +247,7 @@ fn operations(entry: &Entry, reporter: &mut Reporter<'_>) -> Operations {
                         "write `update`, and `replace` for whole documents".to_owned()
                     }
                     ("drop" | "rename" | "dropDatabase" | "invalidate", _) => {
-                        "clients learn of it as `event: reset` without asking".to_owned()
+                        "clients receive `event: reset` for it in any case".to_owned()
                     }
                     (_, Some(known)) => format!("did you mean `{known}`?"),
                     (_, None) => format!("the operations are {}", known.join(", ")),
@@ -331,8 +331,7 @@ fn check_placeholders(
             reporter.error(
                 node.place,
                 format!("`$claim: {}` under `access: public`", claim.path),
-                "a public stream knows no caller, so there are no claims: \
-                 use `$param`, or another `access`",
+                "a public stream has no caller, hence no claims: use `$param`, or another `access`",
             );
         }
     }
@@ -353,8 +352,8 @@ fn check_claim_type(claim: &Claim, node: &Node, reporter: &mut Reporter<'_>) {
         Some(ParamType::Date) if TIME_CLAIMS.contains(&claim.path.as_str()) => reporter.warning(
             place,
             format!("`{}` is in seconds, and a number is read as milliseconds", claim.path),
-            "compare it under `access: { match: … }` as a number, or leave it: tokens that have \
-             expired are refused anyway",
+            "compare it under `access: { match: … }` as a number, or remove it: expired tokens \
+             are refused in any case",
         ),
         Some(_) => {}
     }
@@ -388,7 +387,10 @@ fn check_claims_stay(
         let place = used.map_or(entry.value.place, |used| tree.node_at(&used.path).place);
         reporter.error(
             place,
-            format!("`{name}` may be left out, and `$claim: {claim}` with the whole condition"),
+            format!(
+                "`{name}` is optional, and omitting it drops the whole condition, with \
+                     `$claim: {claim}`"
+            ),
             "make it required or give it a default, or write the claim's condition by itself",
         );
     }
@@ -423,12 +425,12 @@ pub(super) fn check_params(
         match (&placeholder_use.role, param.is_array) {
             (Role::Value, true) => reporter.error(
                 node.place,
-                format!("`{name}` is an array, and one value stands here"),
+                format!("`{name}` is an array, and this place takes one value"),
                 format!("declare it as `type: {kind}`, or use it under `$in`"),
             ),
             (Role::Set, false) => reporter.error(
                 node.place,
-                format!("`{name}` is one value, and a list stands here"),
+                format!("`{name}` is one value, and this place takes a list"),
                 format!("declare it as `type: [{kind}]`, or write `[{{ $param: {name} }}]`"),
             ),
             _ => {}

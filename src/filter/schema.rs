@@ -34,7 +34,7 @@ fn property(key: &str) -> Value {
         "description" => json!({
             "type": "string",
             "maxLength": 1000,
-            "description": "For people; shown in the list of streams.",
+            "description": "A description for people, shown in the list of streams.",
         }),
         "collection" => json!({
             "type": "string",
@@ -48,7 +48,7 @@ fn property(key: &str) -> Value {
             "minItems": 1,
             "uniqueItems": true,
             "default": Operations::ALL.names().collect::<Vec<_>>(),
-            "description": "The operations of which events are sent.",
+            "description": "The operations whose events are sent.",
         }),
         "match" => json!({
             "$ref": "#/$defs/conditions",
@@ -82,7 +82,7 @@ fn property(key: &str) -> Value {
         "fullDocument" => json!({
             "enum": FullDocument::KNOWN.map(|(_, name)| name),
             "default": FullDocument::UpdateLookup.name(),
-            "description": "What an update carries of the document after it.",
+            "description": "Which version of the document an update carries.",
         }),
         "fullDocumentBeforeChange" => json!({
             // Without quotes, `off` is a truth value to YAML 1.1.
@@ -95,14 +95,14 @@ fn property(key: &str) -> Value {
             "anyOf": [
                 {
                     "enum": ["public", "authenticated"],
-                    "description": "public: everyone. authenticated: everyone who is signed in.",
+                    "description": "public: everyone. authenticated: every signed-in user.",
                 },
                 {
                     "type": "object",
                     "properties": { "match": { "$ref": "#/$defs/conditions" } },
                     "required": ["match"],
                     "additionalProperties": false,
-                    "description": "Those whose claims match.",
+                    "description": "The callers whose claims match.",
                 },
             ],
             "description": "Who may open the stream. There is no default.",
@@ -110,13 +110,15 @@ fn property(key: &str) -> Value {
         "snapshot" => json!({
             "type": "boolean",
             "default": false,
-            "description": "Whether a client first gets the documents that match now, then every change.",
+            "description": "Whether a client first receives the documents that match now, then \
+             every change.",
         }),
         "examples" => json!({
             "type": "array",
             "items": { "$ref": "#/$defs/example" },
             "maxItems": 100,
-            "description": "Changes and what a client gets of them; run by `sidestream check`.",
+            "description": "Changes, and what a client receives for them. Run by `sidestream \
+             check`.",
         }),
         // A test holds that there is no other key.
         _ => json!({}),
@@ -158,22 +160,23 @@ fn param() -> Value {
                 }),
                 "required" => json!({
                     "type": "boolean",
-                    "description": "Whether leaving it out is a 400. Otherwise its condition goes.",
+                    "description": "true: omitting it is a 400. false: omitting it drops its \
+                     condition.",
                 }),
-                "default" => json!({ "description": "Its value where the client leaves it out." }),
+                "default" => json!({ "description": "The value if the client omits it." }),
                 "enum" => json!({
                     "type": "array",
                     "minItems": 1,
                     "maxItems": 10_000,
                     "description": "The values that are allowed.",
                 }),
-                "min" => json!({ "description": "The least value." }),
-                "max" => json!({ "description": "The greatest value." }),
+                "min" => json!({ "description": "The minimum." }),
+                "max" => json!({ "description": "The maximum." }),
                 "maxLength" => json!({
                     "type": "integer",
                     "minimum": 1,
                     "maximum": params::MAX_LENGTH,
-                    "description": "The most characters of a text.",
+                    "description": "The maximum length of a text, in characters.",
                 }),
                 "pattern" => json!({
                     "type": "string",
@@ -197,25 +200,27 @@ fn example() -> Value {
         .iter()
         .map(|key| {
             let schema = match *key {
-                "name" => json!({ "type": "string", "description": "What it shows." }),
+                "name" => json!({ "type": "string", "description": "What the example shows." }),
                 "operation" => json!({
                     "enum": Operations::ALL.names().collect::<Vec<_>>(),
                     "description": "Default: insert with `after`, delete with `before`, update with both.",
                 }),
                 "claims" => json!({
                     "type": "object",
-                    "description": "The caller's claims; without them, nobody is signed in.",
+                    "description": "The caller's claims. Without them, the caller is not signed \
+                     in.",
                 }),
                 "params" => json!({ "type": "object", "description": "The client's parameters." }),
                 "before" => json!({ "type": "object", "description": "The document before the change." }),
                 "after" => json!({ "type": "object", "description": "The document after the change." }),
                 "expect" => json!({
                     "enum": Expect::KNOWN.map(|(_, name)| name),
-                    "description": "enter, stay, leave or none with before-images; else sent or none.",
+                    "description": "enter, stay, leave or none with before-images; otherwise sent \
+                     or none.",
                 }),
                 "shows" => json!({
                     "type": "object",
-                    "description": "The document as the client gets it.",
+                    "description": "The document that the client receives.",
                 }),
                 _ => json!({}),
             };

@@ -67,8 +67,8 @@ pub(super) fn check(
         error(
             declaration.before_image.or(declaration.matching),
             format!(
-                "with a snapshot, documents that leave must be told, and `match` needs {} of the \
-                 document before the change",
+                "with a snapshot, clients must be told of documents that leave, and `match` needs \
+                 {} of the document before the change",
                 list(&fields)
             ),
             &format!(

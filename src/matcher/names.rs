@@ -40,12 +40,12 @@ const REFUSED: [(&str, &str); 12] = [
     ("$where", "it runs JavaScript"),
     ("$function", "it runs JavaScript"),
     ("$text", "it needs a text index, which only the server has"),
-    ("$near", "it orders by distance, and needs an index"),
-    ("$nearSphere", "it orders by distance, and needs an index"),
+    ("$near", "it orders by distance and needs an index"),
+    ("$nearSphere", "it orders by distance and needs an index"),
     ("$geoIntersects", "geometry is not evaluated outside the server"),
     ("$geoWithin", "geometry is not evaluated outside the server"),
     ("$within", "geometry is not evaluated outside the server"),
-    ("$geoNear", "it orders by distance, and needs an index"),
+    ("$geoNear", "it orders by distance and needs an index"),
     ("$sampleRate", "a stream sends every event that matches"),
     ("$collation", "texts are compared byte by byte"),
     ("collation", "texts are compared byte by byte"),
@@ -60,7 +60,8 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
     ),
     (
         &["$contains", "$includes", "$has", "$any"],
-        "a list matches by any of its values, `tags: new`; for a part of a text use `$regex`",
+        "a list matches if any of its values does, as in `tags: new`; for a part of a text use \
+         `$regex`",
     ),
     (&["$notin", "$not_in"], "did you mean `$nin`?"),
     (
@@ -77,7 +78,7 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
     (&["$match", "$query", "$filter"], "write the conditions directly under `match`"),
     (
         &["$orderby", "$sort", "$limit", "$skip", "$project", "$lookup", "$group", "$hint"],
-        "`match` takes conditions only: events come one by one, in the order in which they happened",
+        "`match` takes conditions only: events are sent one by one, in the order of the changes",
     ),
 ];
 
@@ -93,10 +94,10 @@ pub(crate) fn complaint(name: &str, place: Where) -> String {
     }
     match place {
         Where::TopLevel if FIELD.contains(&name) => {
-            format!("`{name}` is asked of a field, not of the whole document")
+            format!("`{name}` applies to a field, not to the whole document")
         }
         Where::Field if TOP_LEVEL.contains(&name) => {
-            format!("`{name}` does not stand behind a field")
+            format!("`{name}` cannot be applied to a field")
         }
         Where::Field if !name.starts_with('$') => {
             format!("`{name}` is not an operator; operators and field names cannot be mixed here")
@@ -132,7 +133,7 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
             });
         }
         Where::Field if !name.starts_with('$') => {
-            return Some("write a path with dots, `a.b`, to ask for a field inside".to_owned());
+            return Some("write a path with dots, `a.b`, to match a field inside".to_owned());
         }
         _ => {}
     }

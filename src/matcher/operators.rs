@@ -105,7 +105,7 @@ impl Parser {
 
     fn range(&mut self, comparison: Comparison, value: &Bson) -> Option<OpenTest> {
         if matches!(value, Bson::RegularExpression(_)) {
-            self.error("a regular expression has no order to compare by", None);
+            self.error("regular expressions cannot be compared by order", None);
             return None;
         }
         self.comparison(comparison, value, Role::Value)
@@ -134,7 +134,7 @@ impl Parser {
                     .filter(|document| document.len() == 1)
                     .and_then(|document| document.get("$elemMatch"));
                 let Some(inner) = inner else {
-                    parser.error("`$all` lists values, or `$elemMatch` throughout", None);
+                    parser.error("`$all` takes a list of values, or of `$elemMatch` only", None);
                     return;
                 };
                 parser.count_condition();
@@ -161,7 +161,7 @@ impl Parser {
                 Some(single_or(nodes, Node::And))
             }
             Bson::Document(_) => {
-                self.error("`$not` of nothing", None);
+                self.error("`$not` has no condition", None);
                 None
             }
             _ => {
@@ -178,7 +178,7 @@ impl Parser {
         if operand::as_placeholder(value).is_some() {
             self.error_with(
                 format!("`{operator}` takes no placeholder"),
-                "what it asks for is part of the filter; only values can come from a client",
+                "its operand is part of the filter; only values can come from a client",
             );
             return None;
         }
@@ -207,7 +207,7 @@ impl Parser {
         if let Bson::String(name) = value {
             if let Err(nearest) = types.add_name(name) {
                 let hint = nearest.map(|name| format!("did you mean `{name}`?"));
-                self.error(format!("`{name}` is no type"), hint);
+                self.error(format!("`{name}` is not a type"), hint);
             }
             return;
         }
@@ -221,7 +221,7 @@ impl Parser {
     }
 
     fn modulo(&mut self, value: &Bson) -> Option<OpenTest> {
-        const HINT: &str = "write `$mod: [4, 0]`: what divides, and what remains";
+        const HINT: &str = "write `$mod: [4, 0]`: divisor and remainder";
         let Bson::Array(parts) = value else {
             self.error_with("`$mod` takes two numbers", HINT);
             return None;
@@ -257,7 +257,7 @@ impl Parser {
         match Number::read(owned.get()).and_then(Number::exact_i64) {
             Some(size) if size >= 0 => Some(size),
             _ => {
-                self.error("`$size` takes a whole number from 0 on", None);
+                self.error("`$size` takes a whole number, 0 or greater", None);
                 None
             }
         }
@@ -335,7 +335,8 @@ impl Parser {
             None => {
                 self.error_with(
                     format!("`{operator}` takes bits"),
-                    "a list of positions from 0 on, a whole number not below 0, or binary data",
+                    "a list of positions, 0 or greater; a whole number, 0 or greater; or binary \
+                     data",
                 );
                 None
             }
@@ -359,7 +360,7 @@ impl Parser {
         if operand::as_placeholder(value).is_some() {
             self.error_with(
                 "`$elemMatch` takes conditions",
-                "to ask for a value among the elements, use `$eq` without `$elemMatch`",
+                "to match a value among the elements, use `$eq` without `$elemMatch`",
             );
             return None;
         }

@@ -149,7 +149,7 @@ impl Parser {
             "$alwaysFalse" => Some(Node::Constant(false)),
             "$expr" | "$jsonSchema" if self.elements > 0 => {
                 self.error(
-                    format!("`{key}` stands only at the top level, not in `$elemMatch`"),
+                    format!("`{key}` is allowed only at the top level, not in `$elemMatch`"),
                     None,
                 );
                 None
@@ -158,8 +158,8 @@ impl Parser {
             "$expr" => self.expression(value).map(Node::Expression),
             "$claim" | "$param" => {
                 self.error_with(
-                    format!("`{key}` stands where a value stands"),
-                    "write it behind a field: `customer: { $claim: sub }`",
+                    format!("`{key}` is only allowed in the place of a value"),
+                    "write it after a field: `customer: { $claim: sub }`",
                 );
                 None
             }
@@ -335,7 +335,7 @@ impl Parser {
             _ => "write `{ $param: status }`, the name of a parameter",
         };
         if document.len() > 1 && !(has_type && key == "$claim") {
-            self.error_with(format!("`{key}` stands alone in its document"), hint);
+            self.error_with(format!("`{key}` must be the only key of its document"), hint);
         } else {
             self.error_with(format!("`{key}` takes a name"), hint);
         }
@@ -373,7 +373,7 @@ impl Parser {
     }
 
     pub fn undefined(&mut self) {
-        self.error_with("`undefined` is compared with nothing", "use `null`");
+        self.error_with("`undefined` cannot be compared", "use `null`");
     }
 
     pub fn pattern(&mut self, source: &str, options: &str) -> Option<Arc<Pattern>> {

@@ -123,8 +123,8 @@ impl Dispatcher {
                 Target::Ambiguous => {
                     let problem = Problem::new(
                         400,
-                        "this path can be read as two different ones: send it without encoded \
-                         or dot segments",
+                        "this path is ambiguous: send it without dot segments and without \
+                         unnecessary percent-encoding",
                     );
                     return self.refuse(&mut client.socket, problem).await;
                 }

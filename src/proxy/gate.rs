@@ -144,7 +144,7 @@ fn parse(head: &[u8]) -> Verdict {
             return refuse(431, "the request head has more than 128 header fields");
         }
         Err(httparse::Error::Version) if has_foreign_version(head) => {
-            return refuse(505, "only HTTP/1.0, 1.1 and 2 are spoken");
+            return refuse(505, "only HTTP/1.0, 1.1 and 2 are supported");
         }
         Err(_) => return refuse(400, "the request head is malformed"),
     }
@@ -153,7 +153,7 @@ fn parse(head: &[u8]) -> Verdict {
         return refuse(400, "the request head is malformed");
     };
     if method == "CONNECT" {
-        return refuse(405, "this is no proxy for tunnels");
+        return refuse(405, "CONNECT is not supported");
     }
     let checked = check_target(method, target, request.headers)
         .and_then(|()| check_host(request.headers, minor))
@@ -237,7 +237,7 @@ fn check_target(
     headers: &[httparse::Header<'_>],
 ) -> Result<(), &'static str> {
     if target.contains('#') {
-        return Err("the request target has a fragment, which is for browsers alone");
+        return Err("the request target has a fragment, which browsers never send");
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(());
@@ -248,15 +248,15 @@ fn check_target(
     });
     let Some(authority) = scheme.filter(|_| is_known).map(|scheme| &target[scheme.len() + 3..])
     else {
-        return Err("the request target is neither a path nor a whole address");
+        return Err("the request target is neither a path nor an absolute URL");
     };
     let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
     if !authority.bytes().all(is_host_byte) {
-        return Err("the Host is no host");
+        return Err("the Host header is invalid");
     }
     match find(headers, "host").next() {
         Some(host) if !host.eq_ignore_ascii_case(authority.as_bytes()) => {
-            Err("the request names one host in its target and another in Host")
+            Err("the request target and the Host header name different hosts")
         }
         _ => Ok(()),
     }
@@ -267,12 +267,12 @@ fn check_host(headers: &[httparse::Header<'_>], minor: u8) -> Result<(), &'stati
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => match host.iter().copied().all(is_host_byte) {
             true => Ok(()),
-            false => Err("the Host is no host"),
+            false => Err("the Host header is invalid"),
         },
         // HTTP/1.0 came before the field.
         (None, _) if minor == 0 => Ok(()),
-        (None, _) => Err("the request has no Host"),
-        (Some(_), Some(_)) => Err("the request has several Hosts"),
+        (None, _) => Err("the request has no Host header"),
+        (Some(_), Some(_)) => Err("the request has several Host headers"),
     }
 }
 
@@ -308,7 +308,7 @@ pub fn is_twin(name: &str) -> bool {
 
 fn check_names(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
     match headers.iter().any(|header| is_twin(header.name)) {
-        true => Err("a header field's name has other dashes than the name that it looks like"),
+        true => Err("a header field's name differs from a well-known one only in its dashes"),
         false => Ok(()),
     }
 }
@@ -322,7 +322,7 @@ fn body_of(headers: &[httparse::Header<'_>], minor: u8) -> Result<Body, &'static
     }
     if let Some(coding) = codings.next() {
         if codings.next().is_some() || !coding.eq_ignore_ascii_case(b"chunked") {
-            return Err("the only Transfer-Encoding that is understood is one `chunked`");
+            return Err("the only supported Transfer-Encoding is one `chunked`");
         }
         if length.is_some() {
             return Err("the request has both Content-Length and Transfer-Encoding");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What a client is told whose request does not come, as 408.
-pub const TOO_LATE: &str = "nothing of the request's body came for too long";
+pub const TOO_LATE: &str = "no more of the request's body arrived in time";
 /// Who lets us wait longer than this is slow: large buffers do nothing for him.
 const SLOW: Duration = Duration::from_secs(1);
 

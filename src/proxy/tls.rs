@@ -107,7 +107,7 @@ impl Certificates {
                 *self.current.key.write() = key;
                 info!(cert_file = %self.files.cert_file.display(), "the certificate was read again");
             }
-            Some(Err(error)) => warn!(%error, "the certificate stays the old one"),
+            Some(Err(error)) => warn!(%error, "the old certificate stays in use"),
             None => {}
         }
     }

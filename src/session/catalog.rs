@@ -496,7 +496,7 @@ impl State {
         let filter = self.filters.get(name);
         if let Some(trouble) = self.troubles.get(name) {
             let reason = match filter {
-                Some(_) => format!("{trouble}; what the file said before stays in force"),
+                Some(_) => format!("{trouble}; the last valid version of the file stays in force"),
                 None => trouble.clone(),
             };
             return (StreamState::Broken, Some(reason));
@@ -509,7 +509,7 @@ impl State {
             Some(Status::Live) => (StreamState::Ready, self.remarks(name)),
             Some(Status::Away(absence)) => (StreamState::Waiting, Some(absence.reason)),
             Some(Status::Starting) | None => {
-                let reason = "MongoDB has not been read up to now yet";
+                let reason = "MongoDB has not been read up to the present yet";
                 (StreamState::Waiting, Some(reason.to_owned()))
             }
         }

@@ -40,7 +40,7 @@ fn run_one(filter: &Arc<Filter>, example: &Example) -> Result<(), Box<Diagnostic
         Err(_) if expected == Expect::None => return Ok(()),
         Err(error) => {
             let message =
-                format!("{name}: expected {}, and the caller is refused: {error}", expected.name());
+                format!("{name}: expected {}, but the caller is refused: {error}", expected.name());
             let hint = Some("give the caller's claims under `claims`".into());
             return Err(example.wrong_outcome(message, hint).into());
         }
@@ -80,7 +80,7 @@ fn check_outcome(example: &Example, outcome: &Trial) -> Result<(), Box<Diagnosti
     }
     let hint = match outcome {
         Trial::NotSent(reason @ Reason::KeyAlone("delete")) => {
-            format!("{reason}; `fullDocumentBeforeChange: whenAvailable` brings the document")
+            format!("{reason}; `fullDocumentBeforeChange: whenAvailable` provides the document")
         }
         Trial::NotSent(reason) => reason.to_string(),
         Trial::Sent { event, .. } if example.expect == Expect::None => {
@@ -90,7 +90,7 @@ fn check_outcome(example: &Example, outcome: &Trial) -> Result<(), Box<Diagnosti
             "an image that the file requires is missing".to_owned()
         }
         Trial::Sent { .. } => {
-            "the view is told by whether the documents before and after match".to_owned()
+            "the view follows from whether the documents before and after match".to_owned()
         }
     };
     let message = format!("{}: expected {}, got {got}", example.name, example.expect.name());
@@ -115,7 +115,7 @@ fn check_document(example: &Example, shows: &Document, got: &Value) -> Result<()
         lines.push(format!("… and {more} more"));
     }
     let lines: String = lines.iter().map(|line| format!("\n    {line}")).collect();
-    let message = format!("{}: another document is sent than `shows` says", example.name);
+    let message = format!("{}: the document that is sent differs from `shows`", example.name);
     Err(example.wrong_document(message, Some(format!("- expected, + sent{lines}"))).into())
 }
 

@@ -226,7 +226,7 @@ impl fmt::Display for Explanation {
         writeln!(f, "  match        {}", self.declared)?;
         for (name, value) in &self.values {
             match value {
-                Value::Null => writeln!(f, "  {name} is left out, and its condition with it")?,
+                Value::Null => writeln!(f, "  {name} is omitted, and its condition is dropped")?,
                 value => writeln!(f, "  {name} = {value}")?,
             }
         }

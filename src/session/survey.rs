@@ -1,6 +1,6 @@
 //! Looks at the deployment now and then: whether what the filters name is there, and can send.
 //!
-//! At the start, after reloads, when a change stream is read again, and every minute: a stream on a
+//! At the start, after reloads, when a change stream is open again, and every minute: a stream on a
 //! view opens and stays silent for ever, and nobody else says so.
 
 use std::collections::BTreeSet;
@@ -59,7 +59,7 @@ impl Survey {
         match inspection::inspect(&client, &filters, self.window, None).await {
             Ok(inspection) => Some((filters, inspection)),
             Err(error) => {
-                debug!(%error, "the deployment cannot be looked at");
+                debug!(%error, "the deployment cannot be inspected");
                 None
             }
         }
@@ -85,7 +85,7 @@ impl Survey {
         }
         for finding in told.difference(&now) {
             let (stream, kind) = (finding.stream.as_deref(), finding.kind.name());
-            info!(stream, kind, "no longer so: {}", finding.message);
+            info!(stream, kind, "resolved: {}", finding.message);
         }
         *told = now;
         let changed = self.catalog.note(filters, inspection);

@@ -112,9 +112,8 @@ impl Budget {
             false => ("mongodb.max_cursors allows", "raise it"),
         };
         format!(
-            "{limit} {max_cursors} change streams at a time ({kept} kept for clients that come \
-             back), and there are no more: {what}, or let the filters name fewer databases and \
-             image modes"
+            "{limit} {max_cursors} change streams at a time ({kept} reserved for replays), and \
+             all are in use: {what}, or use fewer databases and image modes in the filters"
         )
     }
 }

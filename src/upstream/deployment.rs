@@ -44,7 +44,7 @@ pub enum DeploymentError {
     #[error("this server answers like MongoDB but tells no cluster time")]
     Unsupported,
     /// The position to go on from lies in the future of this deployment.
-    #[error("this is another deployment than before, or an older copy of it")]
+    #[error("this is a different deployment from before, or an older copy of it")]
     OtherDeployment,
     /// The driver would wait for a server that it cannot have.
     #[error("{reason}")]

@@ -120,22 +120,23 @@ impl Failure {
     /// What to do, in a sentence.
     pub fn advice(self, database: &str) -> String {
         match self {
-            Failure::HistoryLost => "the oplog is too small for the outage: clients are told to \
-                refetch; a larger oplog keeps more history"
+            Failure::HistoryLost => "the oplog is too small for the outage: clients are reset; a \
+                                     larger oplog keeps more history"
                 .to_string(),
             Failure::Fatal => {
-                "clients are told to refetch, and reading goes on from now".to_string()
+                "clients are reset, and reading continues from the present".to_string()
             }
             Failure::TooLarge => "an event is larger than 16 MB: it is skipped, and clients of \
-                its collection are told to refetch; MongoDB 6.0.9 and newer can split it"
+                                  its collection are reset; MongoDB 6.0.9 and newer can split it"
                 .to_string(),
-            Failure::Unreadable => "an image of the document was not kept: clients are told to \
-                refetch, and reading goes on from now"
+            Failure::Unreadable => "MongoDB did not keep an image of the document: clients are \
+                                    reset, and reading continues from the present"
                 .to_string(),
             Failure::Privileges => format!(
-                "the MongoDB user needs `find` and `changeStream` on the database `{database}` as a \
-                 whole, which {{ role: \"read\", db: \"{database}\" }} holds, or on each collection \
-                 that the filters name; for a role with nothing else, run in mongosh: {}",
+                "the MongoDB user needs `find` and `changeStream` on the database `{database}` as \
+                 a whole, which {{ role: \"read\", db: \"{database}\" }} grants, or on \
+                 each collection that the filters name; for a role with only these privileges, run \
+                 in mongosh: {}",
                 super::inspection::grant(database)
             ),
             Failure::Authentication => "check user, password and authSource in mongodb.uri \
@@ -146,17 +147,21 @@ impl Failure {
                 .to_string(),
             Failure::ConnectionString => "correct mongodb.uri and start again".to_string(),
             Failure::NotInitiated => "run rs.initiate() once in mongosh".to_string(),
-            Failure::WrongSet => "make the name in mongodb.uri that of the set".to_string(),
+            Failure::WrongSet => "write the set's name as replicaSet in mongodb.uri".to_string(),
             Failure::Unsupported => "this server answers like MongoDB but has no change streams; \
                 MongoDB 4.0 or newer is needed, as a replica set or a sharded cluster"
                 .to_string(),
-            Failure::Unreachable => "check that MongoDB runs, that mongodb.uri names its hosts as \
-                the replica set itself does (rs.conf()), and that no firewall is in between"
+            Failure::Unreachable => "check that MongoDB is running, that mongodb.uri names the \
+                                     hosts as rs.conf() does, and that no firewall blocks the \
+                                     connection"
                 .to_string(),
             Failure::Command(code) => {
-                format!("MongoDB refused the change stream with code {code}; it is tried again")
+                format!(
+                    "MongoDB refused the change stream with code {code}; Sidestream keeps \
+                         trying"
+                )
             }
-            Failure::Passing => "it is tried again by itself".to_string(),
+            Failure::Passing => "Sidestream keeps trying".to_string(),
         }
     }
 }

@@ -175,7 +175,7 @@ impl Upstream {
 
     fn note_live(&self) {
         if matches!(self.feed.status(), Status::Away(_)) {
-            info!(upstream = %self.feed.key(), "change stream is read again");
+            info!(upstream = %self.feed.key(), "change stream is open again");
         }
         if self.feed.status() != Status::Live {
             self.news.notify_one();

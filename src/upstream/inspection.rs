@@ -315,13 +315,16 @@ impl Look<'_> {
             Some(other) => Finding::of(
                 filter,
                 Kind::OtherCase,
-                format!("there is no database `{database}`, but one called `{other}`"),
+                format!("there is no database `{database}`, but there is `{other}`"),
                 format!("write `collection: {other}.*`"),
             ),
             None => Finding::of(
                 filter,
                 Kind::MissingDatabase,
-                format!("there is no database `{database}`: the stream is silent until there is"),
+                format!(
+                    "there is no database `{database}`: the stream is silent until it is \
+                         created"
+                ),
                 None,
             ),
         })
@@ -331,8 +334,7 @@ impl Look<'_> {
         let database = self.database;
         let similar = self.listing.collections.keys();
         if let Some(other) = { similar }.find(|other| other.eq_ignore_ascii_case(name)) {
-            let message =
-                format!("`{database}` has no collection `{name}`, but one called `{other}`");
+            let message = format!("`{database}` has no collection `{name}`, but it has `{other}`");
             let fix = format!("write `collection: {database}.{other}`");
             return Finding::of(filter, Kind::OtherCase, message, fix);
         }
@@ -341,12 +343,12 @@ impl Look<'_> {
             .iter()
             .find(|other| *other != database && other.eq_ignore_ascii_case(database));
         if let (true, Some(other)) = (self.listing.collections.is_empty(), other) {
-            let message = format!("there is no database `{database}`, but one called `{other}`");
+            let message = format!("there is no database `{database}`, but there is `{other}`");
             let fix = format!("write `collection: {other}.{name}`");
             return Finding::of(filter, Kind::OtherCase, message, fix);
         }
         let message = format!(
-            "there is no collection `{database}.{name}`: the stream is silent until there is"
+            "there is no collection `{database}.{name}`: the stream is silent until it is created"
         );
         let fix = format!("db.getSiblingDB({database:?}).createCollection({name:?})");
         Finding::of(filter, Kind::MissingCollection, message, fix)
@@ -357,15 +359,15 @@ impl Look<'_> {
         match collection.kind.as_str() {
             "view" => {
                 let message = format!(
-                    "`{database}.{name}` is a view, and views have no change stream: nothing can \
-                     ever come"
+                    "`{database}.{name}` is a view, and views have no change stream: the stream \
+                     would never send an event"
                 );
                 let fix = match &collection.view_on {
                     Some(on) => format!(
-                        "name the collection below it, as `collection: {database}.{on}`, and write \
+                        "name the underlying collection, `collection: {database}.{on}`, and write \
                          what the view selects as `match` and `project`"
                     ),
-                    None => "name the collection below it".to_owned(),
+                    None => "name the underlying collection".to_owned(),
                 };
                 findings.push(Finding::of(filter, Kind::View, message, fix));
                 return;
@@ -373,9 +375,9 @@ impl Look<'_> {
             "timeseries" => {
                 let message = format!(
                     "`{database}.{name}` is a time-series collection, and those have no change \
-                     stream: nothing can ever come"
+                     stream: the stream would never send an event"
                 );
-                let fix = "name a collection of the usual kind, into which the app writes too";
+                let fix = "name an ordinary collection to which the app writes as well";
                 findings.push(Finding::of(filter, Kind::TimeSeries, message, fix.to_owned()));
                 return;
             }
@@ -384,7 +386,7 @@ impl Look<'_> {
         let Some(options) = &collection.options else {
             if needs_images(filter) {
                 let message = format!(
-                    "this user may not see whether `{database}.{name}` keeps images of its \
+                    "this user may not see whether `{database}.{name}` records images of its \
                      documents, nor its default collation"
                 );
                 let fix = self.rights.grant_role("read", database);
@@ -408,12 +410,13 @@ impl Look<'_> {
         let takes_post_image = filter.full_document == FullDocument::WhenAvailable;
         let consequence = match filter.snapshot() {
             Some(_) => "every change without one begins the snapshot again",
-            None if filter.requires_image() => "every change without one is a reset",
+            None if filter.requires_image() => "every change without one resets the stream",
             None if takes_post_image => "an update that its key does not decide is a reset",
             None => "events come without them",
         };
         let message = format!(
-            "`{}.{name}` keeps no images of its documents, which `{asks}` asks for: {consequence}",
+            "`{}.{name}` does not record images of its documents, which `{asks}` needs: \
+             {consequence}",
             self.database
         );
         let fix = match self.keeps_images {
@@ -422,7 +425,7 @@ impl Look<'_> {
                  changeStreamPreAndPostImages: {{ enabled: true }} }})",
                 self.database
             ),
-            false => "MongoDB 6.0 is the first that can keep them".to_owned(),
+            false => "MongoDB 6.0 or newer is needed".to_owned(),
         };
         Finding::of(filter, Kind::Images, message, fix)
     }
@@ -449,12 +452,11 @@ fn collation(
         return None;
     }
     let message = format!(
-        "`{database}.{name}` has a default collation ({locale}), by which `find` compares text, and \
-         a stream does not: the page's own query may find documents whose changes the stream does \
-         not send"
+        "`{database}.{name}` has a default collation ({locale}), which `find` uses to compare \
+         text, and a stream does not: the page's own query may find documents whose changes the stream does not send"
     );
     let fix = format!(
-        "query with the stream's own comparison, as \
+        "query with the comparison of the stream, for example \
          db.getSiblingDB({database:?}).getCollection({name:?}).find(…).collation({{ locale: \
          \"simple\" }})"
     );
@@ -491,8 +493,8 @@ async fn image_expiry(
     };
     let needed = replay_window.as_secs();
     let message = format!(
-        "images of documents are kept for {seconds} s, less than replay.window ({needed} s): clients \
-         that come back after that are reset, or get events without images"
+        "images of documents are kept for {seconds} s, less than replay.window ({needed} s): \
+         clients that reconnect later are reset, or receive events without images"
     );
     let fix = format!(
         "db.adminCommand({{ setClusterParameter: {{ changeStreamOptions: {{ preAndPostImages: {{ \

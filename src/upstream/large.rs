@@ -98,9 +98,9 @@ pub async fn skim(
                 upstream = %key,
                 collection = event.collection().unwrap_or_default(),
                 operation = event.operation().name(),
-                "an event is larger than 16 MB and skipped: clients of its collection are told to \
-                 refetch. MongoDB 6.0.9 and newer can split it; smaller documents, or none of \
-                 their images, help too"
+                "an event is larger than 16 MB and is skipped: clients of its collection are \
+                 reset. MongoDB 6.0.9 and newer can split it; smaller documents, or filters \
+                 without images, help too"
             );
             return Ok(Some(event));
         }

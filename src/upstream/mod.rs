@@ -89,8 +89,8 @@ impl Upstream {
             move |_: &str| {
                 has_panicked.store(true, Ordering::Release);
                 me.count_restart("panic");
-                let reason = "a bug stopped the reading (see the log): it begins anew, and \
-                              clients are told to refetch";
+                let reason = "a bug stopped the reading (see the log): it starts again, and \
+                              clients are reset";
                 let absence = Absence { reason: reason.to_owned(), needs_a_person: false };
                 me.feed.set_status(Status::Away(absence));
             }
@@ -276,7 +276,8 @@ impl Upstream {
         };
         match cursor::open(server, key, &alone, start, pace).await {
             Ok(events) => {
-                info!(upstream = %key, "read by its collection: the rights are not on the database");
+                info!(upstream = %key, "reading each collection by itself: the user has no rights \
+                                        on the database");
                 self.feed.set_alone(true);
                 Ok(events)
             }
@@ -342,7 +343,7 @@ impl Upstream {
             reason = trouble.reason(),
             attempt = failures,
             retry_in = ?pause,
-            "change stream is away: {message}"
+            "change stream is unavailable: {message}"
         );
         let needs_a_person = trouble.needs_a_person();
         self.feed.set_status(Status::Away(Absence { reason: message, needs_a_person }));

@@ -61,8 +61,8 @@ fn a_new_file_is_good_and_never_written_over_another() {
     std::fs::write(dir.path().join("filters/orders.yaml"), "mine").unwrap();
     std::fs::write(dir.path().join("filters/team__a.json"), "mine").unwrap();
     for (stream, collection, said) in [
-        ("orders", "shop.orders", "is there already"),
-        ("team/a", "shop.orders", "is there already"),
+        ("orders", "shop.orders", "already exists"),
+        ("team/a", "shop.orders", "already exists"),
         ("a b", "shop.orders", "cannot be a stream's name"),
         ("../a", "shop.orders", "cannot be a stream's name"),
         ("/etc/a", "shop.orders", "cannot be a stream's name"),
@@ -273,7 +273,7 @@ async fn tail_follows_and_comes_back_like_a_browser() {
     insert(3).await;
     assert_eq!(follower.code().await, Some(0), "{}", follower.said());
     assert_eq!(follower.numbers(), [1, 2, 3]);
-    assert!(follower.said().contains("connecting again"), "{}", follower.said());
+    assert!(follower.said().contains("reconnecting"), "{}", follower.said());
 
     // From an id, and in JSON for a pipe.
     let id = first["id"].as_str().unwrap().to_owned();

@@ -117,7 +117,8 @@ fn a_failing_example_shows_what_decided_and_a_difference() {
         ),
         (
             "  - { after: { _id: 1 }, expect: enter }\n".to_owned(),
-            "error: example 1: expected enter, and the caller is refused: this stream is for those who are signed in\n",
+            "error: example 1: expected enter, but the caller is refused: this stream is for \
+             signed-in users only\n",
         ),
         (
             format!(
@@ -144,8 +145,8 @@ fn a_failing_example_shows_what_decided_and_a_difference() {
             "error: claims are JSON, which has no such type\n",
         ),
         ("  - { after: { _id: 1 }, expect: entre }\n".to_owned(), "hint: did you mean `enter`?\n"),
-        ("  - { after: { _id: 1 } }\n".to_owned(), "error: an example that expects nothing\n"),
-        ("  - { expect: none }\n".to_owned(), "error: an example without a document\n"),
+        ("  - { after: { _id: 1 } }\n".to_owned(), "error: the example has no `expect`\n"),
+        ("  - { expect: none }\n".to_owned(), "error: the example has no document\n"),
         (
             "  - { operation: delete, after: { _id: 1 }, expect: none }\n".to_owned(),
             "error: a delete needs `before`\n",
@@ -227,7 +228,7 @@ fn one_event_is_explained() {
     );
 
     for (event, said) in [
-        ("", "there is nothing in it"),
+        ("", "the file is empty"),
         ("[1]", "not a document"),
         ("{ a: yes }", "`yes` is a truth value"),
         (r#"{"operationType":"drop"}"#, "an event of the type `drop` is not judged by a filter"),

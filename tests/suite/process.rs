@@ -75,7 +75,7 @@ fn check_and_explain_read_the_settings_as_run_does() {
     let output = run_with_files(&["explain", "orders", "--config", "s.yaml"], &files);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let output = run_with_files(&["check", "mine"], &files);
-    assert!(text(&output.stdout).contains("nobody can sign in"));
+    assert!(text(&output.stdout).contains("no caller can be authenticated"));
 
     let bad = ["check", "mine", "--config", "bad.yaml", "--output"];
     let said = |format| {

@@ -66,7 +66,7 @@ impl Incoming {
 
     fn frame(&mut self) -> Result<Option<(FrameHeader, BytesMut)>, Broken> {
         let mut cursor = Cursor::new(&self.bytes[..]);
-        let invalid = |_| broken(1002, "a frame whose head makes no sense");
+        let invalid = |_| broken(1002, "a malformed frame header");
         let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(invalid)? else {
             return Ok(None);
         };
@@ -101,8 +101,20 @@ impl Incoming {
             OpCode::Control(_) => return Ok(None),
             OpCode::Data(Data::Text) if self.message.is_none() => {}
             OpCode::Data(Data::Continue) if self.message.is_some() => {}
-            OpCode::Data(Data::Binary) => return Err(broken(1003, "only text is understood here")),
-            OpCode::Data(_) => return Err(broken(1002, "a message within another one")),
+            OpCode::Data(Data::Binary) => {
+                return Err(broken(
+                    1003,
+                    "only text messages are \
+                supported",
+                ));
+            }
+            OpCode::Data(_) => {
+                return Err(broken(
+                    1002,
+                    "a message begins before the last one has \
+                                                        ended",
+                ));
+            }
         }
         let mut message = self.message.take().unwrap_or_default();
         message.extend_from_slice(&payload);
@@ -118,17 +130,17 @@ impl Incoming {
 
 fn check(header: &FrameHeader, length: u64) -> Result<(), Broken> {
     if header.rsv1 || header.rsv2 || header.rsv3 {
-        return Err(broken(1002, "no extension was agreed on"));
+        return Err(broken(1002, "a reserved bit is set, but no extension was negotiated"));
     }
     if header.mask.is_none() {
-        return Err(broken(1002, "a client's frames have to be masked"));
+        return Err(broken(1002, "a client's frames must be masked"));
     }
     match header.opcode {
         OpCode::Control(Control::Reserved(_)) | OpCode::Data(Data::Reserved(_)) => {
-            Err(broken(1002, "an unknown kind of frame"))
+            Err(broken(1002, "an unknown opcode"))
         }
         OpCode::Control(_) if length > MAX_CONTROL || !header.is_final => {
-            Err(broken(1002, "a control frame that is too long, or in parts"))
+            Err(broken(1002, "a control frame that is too long or fragmented"))
         }
         OpCode::Control(_) | OpCode::Data(_) => Ok(()),
     }
@@ -138,12 +150,12 @@ fn close(payload: &[u8]) -> Result<Heard, Broken> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload {
             [] => Ok(Heard::Close(None)),
-            _ => Err(broken(1002, "half a close code")),
+            _ => Err(broken(1002, "an incomplete close code")),
         };
     };
     let code = u16::from_be_bytes(*code);
     if !CloseCode::from(code).is_allowed() {
-        return Err(broken(1002, "an impossible close code"));
+        return Err(broken(1002, "an invalid close code"));
     }
     if std::str::from_utf8(reason).is_err() {
         return Err(broken(1007, "text that is not UTF-8"));

@@ -12,7 +12,7 @@ pub enum Description {
     Terms(Vec<TermDescription>),
     /// Never: no document can match.
     Never,
-    /// It is asked about every document.
+    /// It is evaluated for every document.
     Always,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Description {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let terms = match self {
             Description::Never => return formatter.write_str("no document can match"),
-            Description::Always => return formatter.write_str("asked about every document"),
+            Description::Always => return formatter.write_str("evaluated for every document"),
             Description::Terms(terms) => terms,
         };
         for (index, term) in terms.iter().enumerate() {

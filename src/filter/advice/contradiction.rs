@@ -159,7 +159,7 @@ impl Search<'_, '_, '_> {
             ("$eq", value) => self.equality(field, value, facts),
             ("$in" | "$all", Bson::Array(values)) if values.is_empty() => self.warn(
                 format!("`{operator}` of an empty list matches nothing"),
-                "list the values that are meant, or remove the condition",
+                "list the values, or remove the condition",
             ),
             ("$in", Bson::Array(values)) if is_list(values) => {
                 self.add(
@@ -355,7 +355,7 @@ fn shown(value: &Bson) -> String {
     let text = match value {
         Bson::Null => "null".to_owned(),
         Bson::Document(_) => "this document".to_owned(),
-        Bson::String(text) if text.is_empty() => "the empty text".to_owned(),
+        Bson::String(text) if text.is_empty() => "the empty string".to_owned(),
         Bson::String(text) => format!("`{text}`"),
         value => match value::text(value) {
             text if text.is_empty() => "this value".to_owned(),

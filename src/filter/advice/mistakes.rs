@@ -101,9 +101,9 @@ impl Walk<'_, '_, '_> {
     fn field(&mut self, key: &str, value: &Bson) {
         match value {
             Bson::Array(items) if !items.is_empty() => self.warn(
-                format!("`{key}` matches only a list that is exactly this one"),
+                format!("`{key}` matches only exactly this list"),
                 "write { $in: […] } for one of these values, { $all: […] } for a list that holds \
-                 them all, or { $eq: […] } for this very list"
+                 them all, or { $eq: […] } for exactly this list"
                     .to_owned(),
             ),
             Bson::Document(inner) if !inner.is_empty() && !is_placeholder(inner) => {
@@ -135,7 +135,10 @@ impl Walk<'_, '_, '_> {
         let first = inner.keys().next().cloned().unwrap_or_default();
         self.warn(
             format!("`{key}` matches only a document with exactly these fields, in this order"),
-            format!("write the path with a dot, `{key}.{first}`, or {{ $eq: {{ … }} }} for this very document"),
+            format!(
+                "write the path with a dot, `{key}.{first}`, or {{ $eq: {{ … }} }} for \
+                     exactly this document"
+            ),
         );
     }
 
@@ -147,7 +150,7 @@ impl Walk<'_, '_, '_> {
                     let meant = !text.eq_ignore_ascii_case("false");
                     self.at(step, |walk| {
                         walk.warn(
-                            "`$exists` takes text for true, whatever it says".to_owned(),
+                            "`$exists` treats any text as true".to_owned(),
                             format!("write `$exists: {meant}`"),
                         );
                     });

@@ -18,7 +18,7 @@ pub enum Access {
     Public,
     /// Whoever the app or a token vouches for.
     Authenticated,
-    /// Those whose claims match.
+    /// The callers whose claims match.
     Match(AccessRule),
 }
 
@@ -136,8 +136,8 @@ pub(in crate::filter) fn read(
                         "write `public` to admit everyone, signed in or not".to_owned()
                     }
                     ("private" | "protected" | "user" | "users" | "login", _) => {
-                        "write `authenticated` to admit everyone who is signed in, or \
-                         `{ match: { role: admin } }` for some of them"
+                        "write `authenticated` to admit every signed-in user, or `{ match: { \
+                         role: admin } }` to admit some of them"
                             .to_owned()
                     }
                     (_, Some(known)) => format!("did you mean `{known}`?"),
@@ -180,10 +180,11 @@ pub(in crate::filter) fn without_source(
     Some(reporter.make(
         Severity::Error,
         entry.value.place,
-        "nobody can sign in: the settings have neither `auth.jwt` nor `auth.forward`".into(),
+        "no caller can be authenticated: the settings have neither `auth.jwt` nor \
+         `auth.forward`".into(),
         Some(
-            "set `auth.forward.url` to what your app answers only to those who are signed in, or \
-             a key under `auth.jwt`; or write `access: public`"
+            "set `auth.forward.url` to a URL of your app that succeeds only for signed-in users, \
+             or set a key under `auth.jwt`; or write `access: public`"
                 .into(),
         ),
     ))
@@ -202,7 +203,7 @@ pub(in crate::filter) fn advise(
     if declared.is_empty() {
         reporter.warning(
             inner.value.place,
-            "there are no conditions: everyone who is signed in may listen",
+            "there are no conditions: every signed-in user may open the stream",
             "write `access: authenticated` if that is meant",
         );
     }
@@ -211,7 +212,7 @@ pub(in crate::filter) fn advise(
     if let Some((kind, path)) = not_in_claims(declared, &mut Vec::new()) {
         reporter.warning(
             Tree::new(inner).locate(&path),
-            format!("no claim is {kind}, so nobody may listen"),
+            format!("a claim is never {kind}, so no caller may open the stream"),
             "claims are JSON: compare with text, a number, true or false",
         );
     }
@@ -273,8 +274,8 @@ pub(in crate::filter) fn check_placeholders(
                 if params.get(name).is_some_and(Param::is_optional) {
                     reporter.error(
                         node.place,
-                        format!("`{name}` may be left out, and the condition with it"),
-                        "make it required: who may listen must not be up to the client",
+                        format!("`{name}` is optional, and omitting it drops the condition"),
+                        "make it required: the client must not decide who may open the stream",
                     );
                 }
             }

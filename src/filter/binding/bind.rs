@@ -111,17 +111,17 @@ pub enum BindError {
     #[error(transparent)]
     Parameter(#[from] ParamError),
     /// A 401.
-    #[error("this stream is for those who are signed in")]
+    #[error("this stream is for signed-in users only")]
     NoCaller,
     /// A 403.
-    #[error("this stream is not for this caller")]
+    #[error("this caller may not open this stream")]
     NotAdmitted,
     /// A 403. Names the claim, never a value.
     #[error("this stream needs the claim `{0}`, which this caller lacks")]
     MissingClaim(String),
     /// A 403. Names the claim, never a value.
     #[error(
-        "this stream needs {wants} in the claim `{path}`, and this caller's holds something else"
+        "this stream needs {wants} in the claim `{path}`, and this caller's claim is something else"
     )]
     UnusableClaim { path: String, wants: &'static str },
 }
@@ -259,7 +259,7 @@ impl Filter {
             return refuse(
                 name,
                 format!(
-                    "brackets have no meaning here: write `{0}=a`, and `{0}=a&{0}=b` for a list",
+                    "brackets are not supported: write `{0}=a`, and `{0}=a&{0}=b` for a list",
                     echo(base)
                 ),
             );

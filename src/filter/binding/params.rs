@@ -188,7 +188,7 @@ fn param(entry: &Entry, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Op
     {
         reporter.error(
             required.key_place,
-            "a parameter with a default is never required",
+            "a parameter with a default cannot be required",
             "remove `required: true` or `default`",
         );
     }
@@ -209,7 +209,7 @@ fn check_name(name: &str, place: Place, reporter: &mut Reporter<'_>) {
     if !is_word || name.len() > MAX_NAME_BYTES {
         reporter.error(
             place,
-            "not a name for a parameter",
+            "not a valid parameter name",
             format!("use up to {MAX_NAME_BYTES} letters, digits, _ and -, a letter or _ first"),
         );
     }
@@ -267,7 +267,7 @@ fn limits(
     let of_kind = |key: &str, is_fitting: bool, wants: &str, reporter: &mut Reporter<'_>| {
         let entry = node.get(key)?;
         if !is_fitting {
-            let message = format!("`{key}` does not go with the type {}", kind.name());
+            let message = format!("`{key}` is not supported for the type {}", kind.name());
             reporter.error(entry.key_place, message, format!("it is for {wants}"));
             return None;
         }
@@ -301,7 +301,7 @@ fn limits(
         if let (Some(least), Some(most)) = (&limits.least, &limits.most)
             && !least.admits(Comparison::GreaterOrEqual, &most.value)
         {
-            let hint = "swap them, or no value will ever fit";
+            let hint = "swap them: no value satisfies both";
             reporter.error(entry.value.place, "`max` is less than `min`", hint);
         }
     }
@@ -348,7 +348,7 @@ fn allowed(
     };
     if items.len() > MAX_ALLOWED {
         let message = format!("more than {MAX_ALLOWED} values");
-        reporter.error(node.place, message, "limit them by `pattern`, `min` and `max`");
+        reporter.error(node.place, message, "limit them with `pattern`, `min` and `max`");
         return None;
     }
     let mut values = Vec::new();
@@ -356,7 +356,7 @@ fn allowed(
         let Some(value) = typed(kind, item, reporter) else { continue };
         if let Err(message) = limits.check(&value) {
             let message = format!("`{}` {message}", value::text(&value));
-            reporter.error(item.place, message, "it could never be given: remove it");
+            reporter.error(item.place, message, "no client can send it: remove it");
         }
         values.push(value);
     }
@@ -374,7 +374,12 @@ fn default(
         let value = typed(kind, node, reporter)?;
         if let Err(message) = limits.check(&value) {
             let message = format!("the default `{}` {message}", value::text(&value));
-            reporter.error(node.place, message, "a default keeps to the parameter's own limits");
+            reporter.error(
+                node.place,
+                message,
+                "a default must satisfy the parameter's own \
+                                                 limits",
+            );
         }
         Some(value)
     };

@@ -163,7 +163,7 @@ pub(in crate::filter) fn text(value: &Bson) -> String {
 
 /// A finite decimal number of at most 34 digits.
 pub(in crate::filter) fn decimal(text: &str) -> Option<Decimal128> {
-    // bson's own parser takes the empty text for a zero, and more of that kind.
+    // bson's own parser takes the empty string for a zero, and more of that kind.
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),

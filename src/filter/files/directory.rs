@@ -172,7 +172,7 @@ impl Walk {
     fn enter(&mut self, dir: &Path, prefix: &str, depth: usize) -> io::Result<()> {
         let real = fs::canonicalize(dir)?;
         if self.visited.contains(&real) {
-            let message = "the directory contains itself by a link".to_owned();
+            let message = "the directory contains itself through a link".to_owned();
             self.diagnostics.push(error(dir, message).hint("remove the link"));
             return Ok(());
         }

@@ -47,7 +47,8 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
     let _ = write!(
         out,
         "\n# Which documents: MongoDB's query language, on the document after the change.\n\
-         # {{ $param: name }} is what a client sends, {{ $claim: name }} what is known of the caller.\n\
+         # {{ $param: name }} is a value from the client, {{ $claim: name }} a claim about the \
+         caller.\n\
          # match:\n\
          #   customer: {{ $claim: sub, type: objectId }}\n\
          #   {example}: {{ $param: {example} }}\n\
@@ -75,7 +76,8 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
         );
     }
     out.push_str(
-        "\n# Who may listen: public, authenticated, or { match: { role: admin } } on the claims.\n\
+        "\n# Who may open the stream: public, authenticated, or { match: { role: admin } } on the \
+         claims.\n\
          # There is no default. `authenticated` needs `auth` in the settings.\n\
          access: authenticated\n\n\
          # Tests, run by `sidestream check`.\n\
@@ -111,7 +113,7 @@ fn list_fields(seen: &Seen, out: &mut String) {
 fn images(collection: Option<&str>, has_pre_images: Option<bool>, out: &mut String) {
     out.push_str(
         "\n# A delete carries only its key. With the document before the change, deletes and documents\n\
-         # that leave the filter can be told, and events say `view`: enter, stay or leave.\n",
+         # that leave the filter are sent, and events have `view`: enter, stay or leave.\n",
     );
     let name = collection.unwrap_or("NAME");
     let command = format!(

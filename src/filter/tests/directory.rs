@@ -98,7 +98,7 @@ fn what_is_wrong_with_files() {
     assert_eq!(
         messages(&loaded),
         [
-            "the directory contains itself by a link",
+            "the directory contains itself through a link",
             "`white space` cannot be a stream's name",
             "`ä` cannot be a stream's name",
             "`access` is missing: a filter says who may open its stream",

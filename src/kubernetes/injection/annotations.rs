@@ -193,7 +193,7 @@ fn unknown(key: &str) -> String {
         return "this is a label, not an annotation; move it to the pod's labels".to_owned();
     }
     if PLATFORM_ONLY.contains(&name) {
-        return "the platform decides this for all pods (values of the Helm chart); remove the \
+        return "the platform sets this for all pods (values of the Helm chart); remove the \
                 annotation"
             .to_owned();
     }
@@ -254,7 +254,7 @@ mod tests {
     fn every_mistake_says_how_to_mend_it() {
         let rows = [
             (json!({ "sidestream/filter": "x" }), "did you mean `sidestream/filters`?"),
-            (json!({ "sidestream/image": "x" }), "the platform decides this"),
+            (json!({ "sidestream/image": "x" }), "the platform sets this"),
             (json!({ "sidestream/inject": "true" }), "this is a label"),
             (json!({ APP_PORT: "0" }), "write 1 to 65535"),
             (json!({ APP_PORT: "70000" }), "write 1 to 65535"),

@@ -109,7 +109,8 @@ fn change(
     };
     let Some(filters) = wishes.filters.as_deref() else {
         return Err(Stop::Missing(format!(
-            "the pod has no annotation {FILTERS}; name the ConfigMap with its filter files there"
+            "the pod has no annotation {FILTERS}; add it, with the name of the ConfigMap that has \
+             the filter files"
         )));
     };
     check_spec(spec, &wishes)?;
@@ -132,8 +133,8 @@ fn change(
         ports::rename(&mut spec["containers"][declared.container], declared.index, name, &new);
     } else {
         warnings.push(format!(
-            "port {} has no name to take over: Services still lead to the app; point their \
-             targetPort at `{FALLBACK_PORT_NAME}` ({listen})",
+            "port {} has no name to take over, so Services still lead to the app; set their \
+             targetPort to `{FALLBACK_PORT_NAME}` ({listen})",
             app.number
         ));
     }
@@ -181,22 +182,23 @@ fn check_spec(spec: &Value, wishes: &Wishes) -> Result<(), Stop> {
     }
     if wishes.mongodb_secret.is_none() && wishes.settings.is_none() {
         mistakes.push(Mistake::of_pod(format!(
-            "nothing says where MongoDB is; name a Secret whose key `uri` is the connection string \
-             with the annotation {MONGODB_SECRET}, or a ConfigMap with sidestream.yaml with {SETTINGS}"
+            "the pod has no MongoDB connection; use the annotation {MONGODB_SECRET} to name a \
+             Secret whose key `uri` is the connection string, or {SETTINGS} to name a ConfigMap \
+             with sidestream.yaml"
         )));
     }
     for key in ["containers", "initContainers"] {
         if named(spec, key, CONTAINER).is_some() {
             mistakes.push(Mistake::of_pod(format!(
-                "a container is named `{CONTAINER}` already; rename it, or set the label \
-                 {INJECT_LABEL}: \"false\" where it is a sidecar written by hand"
+                "a container is already named `{CONTAINER}`; rename it, or set the label \
+                 {INJECT_LABEL}: \"false\" if it is a sidecar written by hand"
             )));
         }
     }
     for volume in sidecar::VOLUMES {
         if named(spec, "volumes", volume).is_some() {
             mistakes.push(Mistake::of_pod(format!(
-                "a volume is named `{volume}` already, as the sidecar's would be; rename it"
+                "a volume is already named `{volume}`, a name that the sidecar needs; rename it"
             )));
         }
     }
@@ -232,15 +234,15 @@ fn mode(
         )),
         Some(Mode::Container) if ends => Err(Mistake::of(
             MODE,
-            "this pod is meant to end, and an ordinary container would keep it running; write auto \
-             or native",
+            "this pod runs to completion, and an ordinary container would keep it running; write \
+             auto or native",
         )
         .into()),
         Some(mode) => Ok((mode, None)),
         None if ends && version >= Version::NATIVE_SIDECARS => Ok((Mode::Native, None)),
         None if ends => Err(Stop::Missing(format!(
-            "the pod is meant to end, and before Kubernetes {} the sidecar would keep it running; \
-             this cluster has {version}",
+            "the pod runs to completion, and before Kubernetes {} the sidecar would keep it \
+             running; this cluster has {version}",
             Version::NATIVE_SIDECARS
         ))),
         None if version >= Version::NATIVE_PORTS => Ok((Mode::Native, None)),

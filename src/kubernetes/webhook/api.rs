@@ -66,7 +66,7 @@ impl Access {
 pub enum ApiError {
     #[error("{0}")]
     Access(String),
-    #[error("no answer of the API server: {0}")]
+    #[error("no answer from the API server: {0}")]
     Unavailable(String),
     /// The server's own words.
     #[error("{what}: {status} {message}")]

@@ -61,7 +61,7 @@ impl Certificate {
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| format!("the key cannot be read: {error}"))?;
         let certified = CertifiedKey::from_der(chain, key, &ring::default_provider())
-            .map_err(|error| format!("certificate and key do not fit: {error}"))?;
+            .map_err(|error| format!("certificate and key do not match: {error}"))?;
         *self.current.write() = Some(Arc::new(certified));
         Ok(())
     }

@@ -83,13 +83,13 @@ impl CertificateManager {
 
     async fn look(&mut self) {
         if let Err(error) = self.look_at_version().await {
-            self.failed("the version of Kubernetes cannot be asked for", &error);
+            self.failed("the version of Kubernetes cannot be determined", &error);
         }
         match self.source.clone() {
             CertificateSource::Files { certificate, key } => self.load_files(&certificate, &key),
             CertificateSource::Own(own) => {
                 if let Err(error) = self.keep_own(&own).await {
-                    self.failed("the webhook's certificate cannot be kept", &error);
+                    self.failed("the webhook's certificate cannot be maintained", &error);
                 }
                 let leads = self.election.as_ref().is_some_and(Election::leads);
                 self.shared.metrics.set_leader(leads);
@@ -143,7 +143,7 @@ impl CertificateManager {
         match self.shared.certificate.replace(certificate, key) {
             Ok(()) => {
                 loads.with_label_values(&["success"]).inc();
-                info!("a certificate was put into force");
+                info!("a new certificate is in use");
                 self.loaded = found;
             }
             Err(error) => {

@@ -164,7 +164,12 @@ fn page(request: &Request<Incoming>, shared: &WebhookState) -> Response<Full<Byt
         "/readyz" if shared.is_ready() => text(StatusCode::OK, "ready\n".to_owned()),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, why_not_ready(shared)),
         "/metrics" => text(StatusCode::OK, shared.metrics.text()),
-        _ => text(StatusCode::NOT_FOUND, "not here: /healthz /readyz /metrics\n".to_owned()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; there are /healthz /readyz \
+                                          /metrics\n"
+                .to_owned(),
+        ),
     }
 }
 

@@ -89,7 +89,10 @@ pub struct Own {
 /// Why the webhook does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}: {source}; choose another address, or end what uses it")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another address, or stop the program \
+             that uses it"
+    )]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the Kubernetes API cannot be used: {0}")]
     Access(#[from] ApiError),

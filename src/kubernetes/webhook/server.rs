@@ -93,7 +93,7 @@ impl Connection {
         let tls = match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket)).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return debug!(%error, "no TLS"),
-            Err(_) => return debug!("no TLS in time"),
+            Err(_) => return debug!("TLS handshake took too long"),
         };
         let (shared, at_a_time) = (self.shared.clone(), self.at_a_time.clone());
         let service = service_fn(move |request| {
@@ -126,7 +126,7 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            debug!(%error, "a connection ended badly");
+            debug!(%error, "a connection failed");
         }
     }
 }
@@ -142,7 +142,7 @@ async fn respond(
     at_a_time: &Semaphore,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
-        return text(StatusCode::NOT_FOUND, format!("not here: POST {PATH}\n"));
+        return text(StatusCode::NOT_FOUND, format!("not found; there is POST {PATH}\n"));
     }
     if request.method() != Method::POST {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n".to_owned());
@@ -173,7 +173,7 @@ async fn respond(
             }
             Ok(Err(error)) => return malformed(StatusCode::BAD_REQUEST, format!("{error}\n")),
             Err(_) => {
-                let why = "the body did not come in time\n".to_owned();
+                let why = "the body did not arrive in time\n".to_owned();
                 return malformed(StatusCode::REQUEST_TIMEOUT, why);
             }
         };

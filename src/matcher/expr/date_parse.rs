@@ -171,8 +171,8 @@ impl Parser {
             Err(letter) => {
                 let shown = letter.map(String::from).unwrap_or_default();
                 self.error_with(
-                    format!("`%{shown}` means nothing in a format"),
-                    "a format knows %Y %m %d %H %M %S %L %j %G %V %u %U %w %z %Z and %%",
+                    format!("`%{shown}` is not a format specifier"),
+                    "the specifiers are %Y %m %d %H %M %S %L %j %G %V %u %U %w %z %Z and %%",
                 );
                 return None;
             }
@@ -188,7 +188,7 @@ impl Parser {
             _ => {
                 self.at_key(key, |parser| {
                     parser.error_with(
-                        format!("`{key}` is written in the filter, as a text"),
+                        format!("`{key}` must be a text that is written in the filter"),
                         "only dates and amounts can come from a document or a client",
                     );
                 });
@@ -204,7 +204,7 @@ impl Parser {
             let names = UNITS.map(|(name, _)| name);
             self.at_key("unit", |parser| {
                 let hint = format!("the units are {}", names.join(", "));
-                parser.error(format!("`{written}` is no unit of time"), Some(hint));
+                parser.error(format!("`{written}` is not a unit of time"), Some(hint));
             });
         }
         found
@@ -219,7 +219,7 @@ impl Parser {
         if zone.is_none() {
             self.at_key("timezone", |parser| {
                 parser.error_with(
-                    format!("`{written}` is no time zone"),
+                    format!("`{written}` is not a time zone"),
                     "write a name such as `Europe/Berlin`, or an offset such as `+01:00`",
                 );
             });
@@ -239,7 +239,7 @@ impl Parser {
             self.at_key("startOfWeek", |parser| {
                 let near = nearest(&written, WEEKDAYS);
                 let hint = near.map(|near| format!("did you mean `{near}`?"));
-                parser.error(format!("`{written}` is no day of the week"), hint);
+                parser.error(format!("`{written}` is not a day of the week"), hint);
             });
         }
         found.and_then(|day| i64::try_from(day).ok())

@@ -23,11 +23,10 @@ impl Parser {
         let Some(place) = place else {
             let hint = match nearest(name, self.variables.iter().map(|name| &**name)) {
                 Some(near) => format!("did you mean `$${near}`?"),
-                None => {
-                    "known are `$$ROOT` and `$$CURRENT`, and what `$let`, `$map`, `$filter` and \
-                         `$reduce` give; for a text that starts with a dollar use `$literal`"
-                        .to_owned()
-                }
+                None => "the variables are `$$ROOT`, `$$CURRENT` and those that `$let`, `$map`, \
+                     `$filter` and `$reduce` define; for a text that starts with a dollar use \
+                     `$literal`"
+                    .to_owned(),
             };
             self.error(format!("unknown variable `$${name}`"), Some(hint));
             return None;
@@ -55,10 +54,10 @@ impl Parser {
             return Some(());
         }
         let hint = match name {
-            "CURRENT" => "what paths begin at cannot be changed here",
-            _ => "a small letter, then letters, digits and _",
+            "CURRENT" => "paths begin at `$$CURRENT`, and redefining it is not supported",
+            _ => "use a lower-case letter, then letters, digits and _",
         };
-        self.error_with(format!("`{name}` is no name for a variable"), hint);
+        self.error_with(format!("`{name}` is not a valid variable name"), hint);
         None
     }
 

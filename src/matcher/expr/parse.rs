@@ -85,13 +85,13 @@ impl Parser {
         let is_sound = |part: &str| !part.is_empty() && !part.starts_with('$');
         if !path.split('.').all(is_sound) || path.contains('\0') {
             self.error_with(
-                format!("`${path}` is no path to a field"),
+                format!("`${path}` is not a field path"),
                 "write it as `$a.b`; for a text that starts with a dollar use `$literal`",
             );
             return None;
         }
         if path.split('.').count() > super::super::parse::MAX_PARTS {
-            self.error("a path of too many parts", None);
+            self.error("a path with too many parts", None);
             return None;
         }
         Some(Arc::new(Path::new(path)))
@@ -115,7 +115,7 @@ impl Parser {
         };
         if document.len() > 1 {
             self.error_with(
-                format!("`{operator}` stands alone in its document"),
+                format!("`{operator}` must be the only key of its document"),
                 "combine several with `$and`",
             );
             return None;
@@ -159,11 +159,11 @@ impl Parser {
         let known: Vec<&str> = FUNCTIONS.iter().map(|(known, ..)| *known).chain(SPECIAL).collect();
         let hint = match name {
             "$claim" | "$param" => {
-                Some(format!("write `{{ {name}: name }}`, with a name that is a text"))
+                Some(format!("write `{{ {name}: name }}`, where the name is a text"))
             }
             "$function" | "$accumulator" => Some("it runs JavaScript".to_owned()),
             "$dateFromString" => {
-                Some("texts in any form are not read; compare dates with dates".to_owned())
+                Some("dates are not parsed from text; compare dates with dates".to_owned())
             }
             _ => nearest(name, known).map(|near| format!("did you mean `{near}`?")),
         };
@@ -286,7 +286,7 @@ impl Parser {
             }
             _ => {
                 self.error_with(
-                    "the pattern of `$regexMatch` is written in the filter",
+                    "the pattern of `$regexMatch` must be written in the filter",
                     "a pattern is code, and cannot come from a document or a client",
                 );
                 None

@@ -86,7 +86,7 @@ impl Pattern {
             if !"imsxu".contains(option) {
                 return Err((
                     format!("unknown option `{option}` of a regular expression"),
-                    Some("known are i, m, s, x and u".to_owned()),
+                    Some("the options are i, m, s, x and u".to_owned()),
                 ));
             }
         }

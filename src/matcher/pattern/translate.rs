@@ -73,7 +73,7 @@ pub(super) fn refuse<T>(message: &str, hint: &str) -> Result<T, Refusal> {
     Err((format!("{message} in a regular expression"), hint))
 }
 
-const LINEAR: &str = "expressions run in linear time here, which this cannot";
+const LINEAR: &str = "regular expressions run in linear time here, and this construct cannot";
 
 impl Translator {
     fn run(&mut self) -> Result<(), Refusal> {
@@ -286,7 +286,7 @@ impl Translator {
     fn code_point(&self, code: u32) -> Result<Escape, Refusal> {
         match char::from_u32(code) {
             Some(char) => Ok(Escape::Char(char)),
-            None => refuse("a number that is no character", ""),
+            None => refuse("a number that is not a character", ""),
         }
     }
 
@@ -393,7 +393,7 @@ impl Translator {
                 }
                 // Greediness and names do not change whether there is a match.
                 Some('U' | 'J' | 'n') => {}
-                _ => return refuse("an unknown flag", "known are i, m, s and x"),
+                _ => return refuse("an unknown flag", "the flags are i, m, s and x"),
             }
             next = self.rest.next();
         };

@@ -214,7 +214,7 @@ impl Parser {
         if let Some(part) = key.split('.').find(|part| part.starts_with('$')) {
             match part {
                 "$" => self.error("the positional `$` is not supported", Some(NO_POSITION)),
-                _ => self.error(format!("`{part}` is no field name"), None),
+                _ => self.error(format!("`{part}` is not a field name"), None),
             }
             return;
         }
@@ -239,7 +239,7 @@ impl Parser {
             _ => {
                 self.error(
                     "a projection includes a field by 1 and excludes it by 0",
-                    Some("values cannot be put in"),
+                    Some("a projection cannot set values"),
                 );
                 return;
             }
@@ -257,10 +257,11 @@ impl Parser {
 
     fn operator(&mut self, operator: &str) {
         let (reason, hint) = match operator {
-            "$slice" | "$elemMatch" => {
-                ("it picks elements of an array, which an update does not carry whole", None)
-            }
-            "$meta" => ("there is no search or sort behind an event", None),
+            "$slice" | "$elemMatch" => (
+                "it selects elements of an array, and an update does not carry the whole array",
+                None,
+            ),
+            "$meta" => ("an event is not the result of a search or a sort", None),
             "$claim" | "$param" => {
                 ("a projection is the same for all clients", Some("use two filter files"))
             }
@@ -278,7 +279,7 @@ impl Parser {
             return;
         }
         if path.first() == Some(&"_id") && self.id.is_some() {
-            self.error("`_id` is named as a whole, too", None);
+            self.error("`_id` is also named as a whole", None);
             return;
         }
         let mode = if is_shown { Mode::Include } else { Mode::Exclude };
@@ -317,7 +318,7 @@ impl Parser {
     }
 }
 
-const NO_POSITION: &str = "an event does not tell which element of an array matched";
+const NO_POSITION: &str = "an event does not say which element of an array matched";
 
 /// Adds a path; false where it, or a part of it, is there already.
 fn insert(tree: &mut Tree, path: &[&str]) -> bool {

@@ -129,7 +129,7 @@ impl Parser {
             _ => {
                 let near = nearest(keyword, KEYWORDS);
                 let hint = near.map(|near| format!("did you mean `{near}`?"));
-                self.error(format!("`{keyword}` is no keyword of a schema"), hint);
+                self.error(format!("`{keyword}` is not a schema keyword"), hint);
             }
         }
         Some(())
@@ -153,8 +153,8 @@ impl Parser {
             let is_twice = names[..index].contains(name);
             if is_twice || known.is_none_or(|known| types.add_name(known).is_err()) {
                 self.error_with(
-                    format!("`{name}` is no type, or written twice"),
-                    "`type` takes the types of JSON but integer, `bsonType` those of BSON",
+                    format!("`{name}` is not a type, or is listed twice"),
+                    "`type` takes the JSON types except integer, `bsonType` the BSON types",
                 );
                 return None;
             }
@@ -170,7 +170,7 @@ impl Parser {
         let members = match value {
             Bson::Array(members) if !members.is_empty() => members,
             _ => {
-                self.error("`enum` lists values, at least one", None);
+                self.error("`enum` takes a list with at least one value", None);
                 return None;
             }
         };
@@ -179,7 +179,7 @@ impl Parser {
             members.iter().map(|member| normal(Owned::from_bson(member).get())).collect();
         let set = Set::new(values, Vec::new());
         if set.values().len() < members.len() {
-            self.error("`enum` lists no value twice", None);
+            self.error("`enum` lists a value twice", None);
             return None;
         }
         Some(set)
@@ -348,7 +348,7 @@ impl Parser {
         let count = Number::read(owned.get()).and_then(Number::exact_i64);
         let count = count.and_then(|count| usize::try_from(count).ok());
         if count.is_none() {
-            self.error(format!("`{keyword}` is a whole number from 0 on"), None);
+            self.error(format!("`{keyword}` is a whole number, 0 or greater"), None);
         }
         count
     }

@@ -109,7 +109,7 @@ fn parse(bytes: &[u8], asked: Asked) -> Result<Head, &'static str> {
         return Err("its head is malformed");
     };
     if status < 100 {
-        return Err("its status is none");
+        return Err("its status is invalid");
     }
     if has_bare_carriage_return(bytes) {
         return Err("its head contains a bare CR");
@@ -125,7 +125,9 @@ fn parse(bytes: &[u8], asked: Asked) -> Result<Head, &'static str> {
         return Err("HTTP/1.0 has no Transfer-Encoding");
     }
     let body = match (status, framing.length) {
-        (101, _) if !asked.is_upgrade => return Err("it switches protocols unasked"),
+        (101, _) if !asked.is_upgrade => {
+            return Err("it switches protocols without being asked to");
+        }
         (101, _) if !framing.is_web_socket => {
             return Err("it switches to another protocol than the WebSocket that it was asked for");
         }

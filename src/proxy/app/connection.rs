@@ -53,10 +53,9 @@ impl Broken {
     pub fn told(&self) -> (u16, &'static str) {
         match self {
             Broken::Io(_) | Broken::Closed => (502, "the app behind this address does not answer"),
-            Broken::Malformed(_) => (
-                502,
-                "what the app behind this address answers is not HTTP/1.1, or has two readings",
-            ),
+            Broken::Malformed(_) => {
+                (502, "the answer of the app behind this address is not HTTP/1.1, or is ambiguous")
+            }
             Broken::Silent => (504, "the app behind this address did not answer in time"),
         }
     }

@@ -187,7 +187,7 @@ async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> ExchangeEnd
         return tell_stop(exchange.client, head, stop).await;
     }
     // Part of an answer is out: all that is left is to break it off.
-    debug!(status, ?stop, "an answer was broken off");
+    debug!(status, ?stop, "an answer was cut short");
     if exchange.ends_with_connection() || matches!(stop, Stop::Stalled) {
         // Else it would look as if it were whole, or the kernel would keep what nobody takes.
         exchange.client.socket.reset_on_close();

@@ -117,9 +117,7 @@ pub fn write(
     let believed = if has_forwarded && is_trusted { bytes } else { &[] };
     let proto = proto_of(believed, side);
     if scheme_of(head.target(bytes)).is_some_and(|scheme| !scheme.eq_ignore_ascii_case(proto)) {
-        return Err(
-            "the request target names another scheme than the one that the request came by",
-        );
+        return Err("the scheme of the request target is not that of the connection");
     }
     put_forwarded(believed, side, peer, host.unwrap_or_default(), out);
     out.put_slice(b"\r\n");
@@ -141,7 +139,10 @@ fn check_named(named: &Named<'_>) -> Result<(), &'static str> {
     });
     match checked {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err("the request's Connection names what it may not"),
+        ControlFlow::Break(()) => {
+            Err("the request's Connection header names a field that it must \
+                                       not")
+        }
     }
 }
 

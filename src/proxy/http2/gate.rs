@@ -20,7 +20,7 @@ const CONNECTION_SPECIFIC: [&str; 5] =
 /// It has two readings, or is none for us.
 pub fn check(request: &Parts) -> Result<(), Refusal> {
     if request.method == http::Method::CONNECT {
-        return Err(Refusal { status: 405, reason: "this is no proxy for tunnels" });
+        return Err(Refusal { status: 405, reason: "CONNECT is not supported" });
     }
     if request.headers.len() > MAX_HEADERS {
         let reason = "the request head has more than 128 header fields";
@@ -49,11 +49,11 @@ fn check_target(request: &Parts) -> Result<(), &'static str> {
     }
     let target = request.uri.path_and_query().map_or("", |target| target.as_str());
     if !target.bytes().all(is_target_byte) {
-        return Err("the request target contains a character that it may not");
+        return Err("the request target contains a forbidden character");
     }
     match target.starts_with('/') || (target == "*" && request.method == http::Method::OPTIONS) {
         true => Ok(()),
-        false => Err("the request target is no path"),
+        false => Err("the request target is not a path"),
     }
 }
 
@@ -67,18 +67,18 @@ fn check_host(request: &Parts) -> Result<(), &'static str> {
     let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
     let host = hosts.next().map(http::HeaderValue::as_bytes);
     if hosts.next().is_some() {
-        return Err("the request has several Hosts");
+        return Err("the request has several Host headers");
     }
     let found = match (authority, host) {
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
-            return Err("the request names one host in :authority and another in Host");
+            return Err("the :authority and the Host header name different hosts");
         }
         (Some(found), _) | (None, Some(found)) => found,
-        (None, None) => return Err("the request has no Host"),
+        (None, None) => return Err("the request has no Host header"),
     };
     match found.iter().copied().all(is_host_byte) {
         true => Ok(()),
-        false => Err("the Host is no host"),
+        false => Err("the Host header is invalid"),
     }
 }
 
@@ -93,16 +93,16 @@ fn check_fields(fields: &HeaderMap) -> Result<(), &'static str> {
         let name = name.as_str();
         // The library takes a quotation mark, too.
         if !is_field_name(name) {
-            return Err("a header field's name contains a character that it may not");
+            return Err("a header field's name contains a forbidden character");
         }
         if is_twin(name) {
-            return Err("a header field's name has other dashes than the name that it looks like");
+            return Err("a header field's name differs from a well-known one only in its dashes");
         }
         if CONNECTION_SPECIFIC.contains(&name) {
-            return Err("the request has a header field that HTTP/2 does not have");
+            return Err("the request has a header field that HTTP/2 forbids");
         }
         if name == "te" && !value.as_bytes().eq_ignore_ascii_case(b"trailers") {
-            return Err("the only TE that HTTP/2 has is `trailers`");
+            return Err("the only TE that HTTP/2 allows is `trailers`");
         }
         if value.as_bytes().trim_ascii().len() != value.len() {
             return Err("a header field's value begins or ends with a blank");

@@ -122,7 +122,7 @@ pub fn answer(head: &Head, bytes: &[u8]) -> Result<http::Response<()>, &'static 
         let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(line.name), HeaderValue::from_bytes(line.value))
         else {
-            return Err("it has a header field that is none");
+            return Err("it has an invalid header field");
         };
         // An error is that there are thousands of them.
         fields.try_append(name, value).map_err(|_| "it has too many header fields")?;
@@ -132,7 +132,7 @@ pub fn answer(head: &Head, bytes: &[u8]) -> Result<http::Response<()>, &'static 
     }
     let mut answer = http::Response::new(());
     *answer.status_mut() =
-        http::StatusCode::from_u16(head.status).map_err(|_| "its status is none")?;
+        http::StatusCode::from_u16(head.status).map_err(|_| "its status is invalid")?;
     *answer.headers_mut() = fields;
     Ok(answer)
 }

@@ -161,7 +161,7 @@ impl Serving {
             self.widen();
             let given_up = self.shared.given_up();
             if given_up > MAX_GIVEN_UP && 2 * given_up > self.accepted && !self.is_leaving {
-                debug!(given_up, "a client gives up more requests than it lets be answered");
+                debug!(given_up, "a client cancels more requests than it completes");
                 self.is_leaving = true;
                 self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }

@@ -44,8 +44,8 @@ pub async fn answer(
         Target::Ambiguous => {
             let problem = Problem::new(
                 400,
-                "this path can be read as two different ones: send it without encoded or dot \
-                 segments",
+                "this path is ambiguous: send it without dot segments and without unnecessary \
+                 percent-encoding",
             );
             refuse(&shared, &mut respond, problem, is_head).await;
         }

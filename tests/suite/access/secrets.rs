@@ -125,11 +125,11 @@ fn settings_errors_and_explain_show_none() {
     // Without settings that could sign anybody in, `check` says so, and the file is good.
     let (code, text) = run(&["check"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("warning: nobody can sign in"), "{text}");
+    assert!(text.contains("warning: no caller can be authenticated"), "{text}");
     let good = "auth: { forward: { url: http://127.0.0.1:3000/me } }";
     std::fs::write(dir.path().join("sidestream.yaml"), good).unwrap();
     let (_, text) = run(&["check"]);
-    assert!(!text.contains("nobody can sign in"), "{text}");
+    assert!(!text.contains("no caller can be authenticated"), "{text}");
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ async fn strangers_do_not_fill_the_log_while_the_app_is_down() {
         assert_eq!(answer.head.status, 503);
     }
     let log = program.log();
-    let lines = log.lines().filter(|line| line.contains("auth.forward.url gives no")).count();
+    let lines = log.lines().filter(|line| line.contains("auth.forward.url gave no")).count();
     // One in ten seconds, and 30 requests may take a while.
     assert!((1..=4).contains(&lines), "{lines}");
 }

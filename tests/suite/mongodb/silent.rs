@@ -105,7 +105,7 @@ async fn what_is_probably_not_meant_is_told() {
     says(admin, "collation", "ready", &["default collation (sv)", "locale: \"simple\""]).await;
     let command =
         "runCommand({ collMod: \"people\", changeStreamPreAndPostImages: { enabled: true } })";
-    says(admin, "images", "ready", &["keeps no images", command]).await;
+    says(admin, "images", "ready", &["does not record images", command]).await;
     says(admin, "nowhere", "ready", &["one called", &format!("collection: {database}.*")]).await;
     for name in ["kept", "whole"] {
         assert_eq!(stream_of(admin, name).await, ("ready".to_owned(), String::new()));

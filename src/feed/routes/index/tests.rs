@@ -212,6 +212,6 @@ fn descriptions() {
     );
     assert_eq!(describe(doc! { "a": { "$elemMatch": { "b": 1 } } }), "equality on `a.b`");
     assert_eq!(describe(doc! { "a": { "$regex": "x" } }), "existence of `a`");
-    assert_eq!(describe(doc! { "a": { "$ne": 1 } }), "asked about every document");
+    assert_eq!(describe(doc! { "a": { "$ne": 1 } }), "evaluated for every document");
     assert_eq!(describe(doc! { "a": { "$in": [] } }), "no document can match");
 }

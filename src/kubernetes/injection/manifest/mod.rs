@@ -111,8 +111,9 @@ impl Run<'_> {
         if !is_json {
             self.reporter.warning(
                 below(root.place, before),
-                "this document was written anew, without its comments",
-                "write lists and mappings of pods in block style, one entry a line, without anchors",
+                "this document was rewritten without its comments",
+                "write lists and mappings of pods in block style, one entry per line, without \
+                 anchors",
             );
         }
         self.out.push_str(&rewritten(text, &new, is_json));
@@ -152,8 +153,7 @@ impl Run<'_> {
             }
             Outcome::Unchanged { warning } => {
                 if let Some(warning) = warning {
-                    let hint =
-                        "to say that this is meant, set the label sidestream/inject: \"false\"";
+                    let hint = "if this is intended, set the label sidestream/inject: \"false\"";
                     self.reporter.warning(place(None), format!("{name}: {warning}"), hint);
                 }
             }
