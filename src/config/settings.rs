@@ -161,8 +161,8 @@ settings! {
     pub struct Console in "console." {
         /// Host names for which the admin port answers, besides IP addresses and `localhost`.
         hosts: Vec<String> = declared(Kind::Texts { example: "[sidestream.internal]" }, ""),
-        /// What the console shows of those who listen: a digest that tells them apart, or who they
-        /// are.
+        /// How the console shows listeners: `hashed`, a digest that tells them apart; or `shown`,
+        /// their subject.
         subjects: Subjects = declared(Kind::Word(Subjects::NAMES), "hashed"),
     }
 }
