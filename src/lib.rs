@@ -1,18 +1,18 @@
 //! Sidestream: live updates for an existing web app, as a sidecar in front of it.
 //!
-//! This file is the map of the house. Data flows one way, and a room uses the rooms above it in
-//! this list and none below it:
+//! This file is the map of the code. Data flows one way, and a room (a top-level module) uses only
+//! rooms above it in this list:
 //!
 //! - [`redact`], [`metrics`], [`drain`], [`tasks`]: small things that every room may use
 //! - [`yaml`]: text to a tree that knows the place of every key; pure
-//! - [`diagnostic`]: one mistake of what people wrote: place, source line, caret, hint
+//! - [`diagnostic`]: one mistake in what a person wrote: place, source line, caret, hint
 //! - [`config`]: layers of settings to one validated `Config`
 //! - [`event`]: one change event as raw BSON, its resume token, its position
 //! - [`matcher`]: the MongoDB query language over raw BSON; pure
 //! - [`filter`]: filter files, from what is written to what is bound for one client
 //! - [`feed`]: what the readers of one upstream share: journal, routes, look-back
 //! - [`upstream`]: owns the change stream cursors and the replays; alone touches MongoDB
-//! - [`access`]: who somebody is, and from which pages; alone touches keys
+//! - [`access`]: who the caller is, and which pages may open streams; alone touches keys
 //! - [`session`]: the streams in force, and one client's cursor
 //! - [`api`]: the reserved path: opening, listing, refusals, capacity, transports
 //! - [`proxy`]: the public port: the app, or the reserved path; alone speaks to the app for clients
@@ -72,7 +72,7 @@ use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
 use upstream::snapshot::{Bounds, Snapshots};
 
-/// Connections that the kernel completes before we accept them.
+/// Connections that the kernel completes before they are accepted here.
 const BACKLOG: u32 = 4096;
 
 /// Why the sidecar does not start.
@@ -108,7 +108,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Binds the ports, reads the filters, and starts everything. MongoDB is not waited for: see
+    /// Binds the ports, reads the filters, and starts everything. Does not wait for MongoDB: see
     /// [`Sidecar::probe`].
     ///
     /// # Errors
@@ -261,7 +261,7 @@ impl Sidecar {
         self.tasks.keep("keys", |_| {}, read_keys);
     }
 
-    /// Asks MongoDB once what it is; the proxy works meanwhile.
+    /// Asks MongoDB once what kind of deployment it is; the proxy already works meanwhile.
     ///
     /// # Errors
     /// [`ProbeError`], with what to do. The sidecar keeps trying all the same.
@@ -269,24 +269,24 @@ impl Sidecar {
         self.server.probe().await.map(|_| ())
     }
 
-    /// What `/readyz` says, but for draining: see [`Catalog::is_ready`].
+    /// The readiness that `/readyz` reports, apart from draining: see [`Catalog::is_ready`].
     pub fn is_ready(&self) -> bool {
         self.catalog.is_ready()
     }
 
-    /// Begins to say goodbye: new streams are refused, open ones are closed spread over `drain`.
+    /// Begins the drain: new streams are refused, open ones are closed spread over `drain`.
     pub fn drain(&self) {
         self.drain.begin();
         // Idle streams wait for this, and for nothing smaller.
         self.catalog.shared.listeners.wake_all();
     }
 
-    /// The tasks that the process stands on.
+    /// The supervised tasks of the process.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 
-    /// Says goodbye, waits until every connection is closed or `drain` is over, and ends
+    /// Drains, waits until every connection is closed or `drain` has passed, and stops
     /// everything.
     pub async fn finish(self) {
         self.drain();

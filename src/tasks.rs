@@ -1,14 +1,15 @@
-//! The tasks that the process stands on, in one supervised set.
+//! The essential tasks of the process, in one supervised set.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - A panic is logged and counted, and the task either starts again ([`Tasks::keep`]), or the
-//!   process is told to end ([`Tasks::require`]), or what it did is over ([`Tasks::spawn`]). What
-//!   others wait for is given back by whoever wrote the task: in `on_panic`, or in a `Drop`.
-//! - Of connections there are too many for a supervisor each, and nobody waits for one: their panics
-//!   are counted ([`PanicCount`]), and their clients see them end.
-//! - [`Tasks::stop`] drops every task where it awaits, and [`Tasks::finished`] waits until they are
-//!   gone: what they hold (cursors) is closed before what that needs (the MongoDB client).
+//! - A panic is logged and counted. Then the task starts again ([`Tasks::keep`]), or the process is
+//!   told to end ([`Tasks::require`]), or the task has ended ([`Tasks::spawn`]). The author of a
+//!   task releases what others wait for, in `on_panic` or in a `Drop`.
+//! - There are too many connections for a supervisor each, and no task waits for one. Their panics
+//!   are counted ([`PanicCount`]), and their clients see the connection end.
+//! - [`Tasks::stop`] drops every task at its current await, and [`Tasks::finished`] waits until
+//!   they are gone. What they hold (cursors) is thus closed before what it depends on (the MongoDB
+//!   client).
 
 use std::any::Any;
 use std::future::Future;

@@ -1,7 +1,8 @@
-//! Claims: what is known of a caller, as BSON, so that filters compare it as MongoDB would.
+//! Claims: what is known about a caller, as BSON, so that filters compare it as MongoDB would.
 //!
-//! By JSON's types and nothing else: a claim `{"$oid": "…"}` is a document with a strange key, and
-//! never an ObjectId or an operator. Pure; what comes in is hostile until it is signed.
+//! Claims are converted by their JSON types and nothing else: a claim `{"$oid": "…"}` is a document
+//! with an unusual key, never an ObjectId or an operator. Pure; the input is hostile until its
+//! signature is verified.
 
 use std::fmt;
 

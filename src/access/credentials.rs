@@ -1,4 +1,4 @@
-//! What a request brings to say who it is from. Pure; nothing of it is believed here.
+//! The credentials that a request carries. Pure; nothing is verified here.
 
 use std::net::IpAddr;
 

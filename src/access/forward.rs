@@ -1,14 +1,14 @@
-//! Forward auth: the app is asked, with the client's own credentials, who somebody is.
+//! Forward authentication: asks the app, with the client's own credentials, who the caller is.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - One question per credential at a time, however many ask; its answer holds for `cache`.
-//! - Only an answer lets anybody in. Trouble (no answer, 5xx, an answer that cannot be read) is
-//!   told apart from a refusal: it turns new streams away for a while, and ends open ones only
-//!   when it lasts.
-//! - Nobody's questions keep others from asking: one address has at most half of the turns.
-//! - What made-up credentials leave behind is bounded ([`super::sessions`]).
-//! - An answer counts from when it was asked for: somebody may sign out while it is on its way.
+//! - There is one request per credential at a time, for any number of clients; its response is
+//!   reused for `cache`.
+//! - Only a response admits a caller. A failure (no response, 5xx, a response that cannot be read)
+//!   is not a refusal: it turns new streams away for a while, and ends open ones only if it lasts.
+//! - One address has at most half of the concurrent requests, so it cannot block all others.
+//! - The memory used for invented credentials is bounded ([`super::sessions`]).
+//! - A response is valid from the time its request was sent: the caller may sign out meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

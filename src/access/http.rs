@@ -1,5 +1,5 @@
-//! The one client of this room: asks the app, and fetches key sets. Follows no redirect, keeps no
-//! cookie, reads no more than it was told to.
+//! The HTTP client of this room: sends requests to the app, and fetches key sets. It follows no
+//! redirect, keeps no cookie, and reads no more than its caller allows.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Where the keys come from that tokens are checked with. An issuer's set is fetched, kept,
-//! refreshed, and fetched again for a key that it did not have.
+//! The keys with which tokens are verified. An issuer's set is fetched, kept and refreshed, and
+//! fetched again for a key that it did not contain.
 
 use std::sync::Arc;
 use std::time::Duration;

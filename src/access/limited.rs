@@ -1,4 +1,4 @@
-//! Log lines that strangers can cause, a few at a time.
+//! Rate-limited log lines, for events that clients can cause.
 
 use std::time::Duration;
 

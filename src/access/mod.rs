@@ -1,11 +1,13 @@
-//! Who may listen to what: who somebody is, from which pages, and how many streams.
+//! Access control: who the caller is, which pages may open streams, and how many streams there may
+//! be.
 //!
-//! [`Guard::identify`] turns what a request brings into a [`Right`]: a [`Caller`] with claims, and
-//! how long that holds. What the claims open is for the filter to say (`Filter::bind`). Everything
-//! fails closed: without an answer nobody is let in.
+//! [`Guard::identify`] turns the credentials of a request into a [`Right`]: a [`Caller`] with
+//! claims, and how long the right is valid. The filter decides what the claims open
+//! (`Filter::bind`). Everything fails closed: without an answer from the authentication service, no
+//! caller is admitted.
 //!
-//! This room and no other touches keys and the app's word about its users. Nothing that a client
-//! brings as a credential, and no claim, goes into a log, an error or a metric.
+//! This is the only room that touches keys and the app's answers about its users. No credential and
+//! no claim appears in a log, an error or a metric.
 
 pub mod claims;
 pub mod credentials;

@@ -1,4 +1,4 @@
-//! One question at a time: who comes while it is being asked waits for the same answer.
+//! One request at a time: callers that arrive while it is running wait for the same answer.
 
 use std::future::Future;
 

@@ -1,7 +1,7 @@
-//! From which pages streams may be opened, and what a browser is told about it.
+//! Which pages may open streams, and which CORS headers they receive.
 //!
-//! Pages elsewhere must not read a user's streams with the user's cookies: only the app's own may,
-//! those that are allowed by name, and whatever is no browser.
+//! Pages of other origins must not read a user's streams with the user's cookies. Only pages of the
+//! app's own origin, of allowed origins, and clients other than browsers may open streams.
 
 /// What a request tells about the page that it comes from.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,5 +1,5 @@
-//! What is kept of credentials that the app was asked about, and whose turn it is to ask. Both are
-//! bounded: anybody can make up credentials.
+//! The answers that are kept about credentials, and the queue of requests to the app. Both are
+//! bounded, because clients can invent credentials.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

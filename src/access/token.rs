@@ -1,8 +1,9 @@
-//! JSON Web Tokens: from text and keys to claims, or why not. Pure: the time is an argument.
+//! JSON Web Tokens: from text and keys to claims, or to the reason for a refusal. Pure: the time is
+//! an argument.
 //!
-//! Law of this file: the algorithm comes from the configuration, the key from the configuration or
-//! from the issuer's set, and the token only chooses among those. Nothing of a token is believed
-//! before its signature is good, and nothing of it goes into an error.
+//! Invariants: the algorithm comes from the configuration. The key comes from the configuration or
+//! from the issuer's set, and the token only selects one of these keys. Nothing in a token is
+//! trusted before its signature is verified, and no part of it appears in an error.
 
 use std::time::Duration;
 

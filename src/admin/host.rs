@@ -1,8 +1,8 @@
-//! By which names the admin port may be asked for.
+//! The host names for which the admin port answers.
 //!
-//! The port has no sign-in, and often is on loopback. A page of `evil.example` can have its own
-//! name lead to 127.0.0.1 (DNS rebinding), and is then, for the browser, on the same origin as this
-//! port. What it cannot change is the `Host` that the browser sends.
+//! The port has no sign-in, and often is on loopback. A page of `evil.example` can make its own
+//! name resolve to 127.0.0.1 (DNS rebinding); for the browser, it is then on the same origin as
+//! this port. The page cannot change the `Host` that the browser sends.
 
 use std::net::{IpAddr, Ipv6Addr};
 

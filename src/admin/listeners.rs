@@ -1,4 +1,4 @@
-//! Who listens to a stream, and the end of one of them.
+//! Lists the listeners of a stream, and ends one of them.
 
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
-//! The token of the console's page: what changes something is done by that page alone.
+//! The token of the console's page. Only that page may make changes.
 //!
-//! Made anew for each process. A page of another origin can have a browser send a POST here, and
-//! cannot read the token, which is in the page's text; a page whose name leads here (DNS rebinding)
-//! was refused by its `Host` before.
+//! A new token is made for each process. A page of another origin can make a browser send a POST
+//! here, but cannot read the token, which is in the page's text. A page whose name resolves to this
+//! port (DNS rebinding) has already been refused because of its `Host`.
 
 use http::{HeaderMap, header};
 use tokio_rustls::rustls::crypto::ring;

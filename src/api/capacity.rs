@@ -1,5 +1,5 @@
-//! How many streams there may be: in all, by address, by caller, and never so many that ordinary
-//! requests have no descriptor or no memory left.
+//! Limits on the number of streams: in total, by address and by caller, and never so many that
+//! ordinary requests run out of descriptors or memory.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

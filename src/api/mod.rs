@@ -1,6 +1,6 @@
-//! The reserved path: who may open what, and the bytes that streams are sent as.
+//! The reserved path: which clients may open which streams, and the bytes that streams are sent as.
 //!
-//! Touches no socket: the proxy brings a [`transport::Sink`] for each way in.
+//! Touches no socket: the proxy provides a [`transport::Sink`] for each protocol.
 
 pub mod asyncapi;
 pub mod capacity;

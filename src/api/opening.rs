@@ -1,4 +1,4 @@
-//! Lets a client in: from a request to an open connection.
+//! From a request to an open connection: admits or refuses a client.
 
 use std::net::IpAddr;
 use std::sync::Arc;

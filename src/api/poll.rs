@@ -1,4 +1,4 @@
-//! Long polling: one answer with what has come, and where to go on.
+//! Long polling: one response with the events so far, and the position to continue from.
 
 use std::collections::HashSet;
 use std::pin::pin;

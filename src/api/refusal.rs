@@ -1,8 +1,8 @@
-//! Why a request on the reserved path gets no stream, and how it is told.
+//! Why a request on the reserved path gets no stream, and the response for it.
 //!
-//! A browser's `EventSource` gives up for good on any answer but 200. So to a request that accepts
-//! `text/event-stream` by name, trouble that will pass is a stream that ends at once and says when
-//! to come back.
+//! A browser's `EventSource` gives up for good on any status but 200. To a request that accepts
+//! `text/event-stream` by name, a temporary failure is therefore a stream that ends at once and
+//! says when to reconnect.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the reserved path answers, whichever way a request came in.
+//! What the reserved path answers, for requests over HTTP/1 and HTTP/2 alike.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What every transport shares: where its bytes go, how frames become bytes, and the loop that
 //! sends them.
 //!
-//! Knows neither HTTP version nor socket: it writes to a [`Sink`], and the proxy brings one for
-//! each way in. A transport is an [`Encoder`].
+//! Knows neither the HTTP version nor the socket: it writes to a [`Sink`], which the proxy provides
+//! for each protocol. A transport is an [`Encoder`].
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! What a request wants: which streams, with which parameters, from where on. Pure.
+//! What a request asks for: which streams, with which parameters, from which position. Pure.
 
 use bson::Timestamp;
 

@@ -1,5 +1,5 @@
-//! What commands write to a terminal or a pipe. Whoever reads may have gone, as `| head` does: that
-//! is no failure, and `println!` would panic.
+//! Output of commands to a terminal or a pipe. The reader of a pipe may have gone, as with
+//! `| head`: that is not an error, and `println!` would panic.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};

@@ -1,7 +1,7 @@
-//! The settings of `auth`: who vouches for a client, and from which pages it may come.
+//! The settings of `auth`: how callers are authenticated, and which origins may open streams.
 //!
-//! Keys are read here, once, so that a key that does not fit its algorithms stops the start and
-//! not the first client.
+//! Keys are read here, once, so that a key that does not match its algorithms prevents the start,
+//! instead of failing at the first client.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! What is wrong with what people wrote, in settings, filter files and annotations: where, with
+//! Mistakes in what people wrote, in settings, filter files and annotations: where they are, with
 //! the line itself, and what to do. Knows neither filters nor settings.
 //!
 //! There is one kind of mistake, [`Diagnostic`], with one text for people (its `Display`) and two
-//! forms for machines ([`Format`]). Whoever reads a text collects the diagnostics of a file in a
+//! forms for programs ([`Format`]). The reader of a text collects the diagnostics of a file in a
 //! [`Reporter`], and reports all of them at once.
 
 mod format;

@@ -1,4 +1,4 @@
-//! One change event, as raw BSON, looked at once.
+//! One change event, as raw BSON, parsed once.
 //!
 //! Nothing here touches MongoDB or a client: bytes come in from `upstream`, and every later room
 //! reads them through [`ChangeEvent`]. Field names and operation types are those of MongoDB's

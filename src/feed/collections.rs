@@ -1,13 +1,13 @@
-//! Which collections the tokens of clients may be of, by the UUIDs that tokens show.
+//! The collections to which the tokens of clients may belong, by the UUIDs that tokens contain.
 //!
-//! A token is placed by its order, whether its event exists or not: an answer that hung on that
-//! would tell whoever makes up tokens which documents were changed when. What makes a token
-//! unknown is its collection's UUID, which is in each token of the collection.
+//! A token is placed by its order, whether its event exists or not. Otherwise, anyone who invents
+//! tokens could learn from the response which documents were changed, and when. A token is unknown
+//! only if its collection's UUID is: each token of a collection contains that UUID.
 //!
-//! Known is what was read, and what `listCollections` told. A token that somebody was given is of a
-//! collection that is still there, or whose drop comes behind it; and its own event is read by
-//! whoever reads from its time on. So without the right to list collections, no genuine token is
-//! taken for an unknown one either.
+//! A UUID is known if it was read in an event, or returned by `listCollections`. A token that a
+//! client was given belongs to a collection that still exists, or whose drop comes after the token;
+//! reading from the token's time on reads its event too. So no genuine token is treated as unknown,
+//! even without the right to list collections.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -1,8 +1,7 @@
 //! The bounded ring of recent events of one upstream: written once, read by every cursor.
 //!
-//! Pure data: who may touch it when is decided by [`crate::feed`], which keeps it under one lock
-//! with the routes. Events are numbered; a number is only meaningful within one process, a
-//! [`Position`] everywhere.
+//! Pure data. [`crate::feed`] keeps it under one lock with the routes, and decides who may use it.
+//! Events are numbered: a number has a meaning within one process only, a [`Position`] everywhere.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a feed is of, what its cursor reads, and how that is going.
+//! What identifies a feed, what its cursor reads, and its status.
 
 use std::collections::BTreeSet;
 

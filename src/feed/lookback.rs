@@ -1,19 +1,22 @@
-//! What lies behind the deliveries that a route keeps: looked up in the journal for everybody
-//! together who needs it.
+//! Events that a route no longer keeps as deliveries: found in the journal, in one scan for all
+//! subscriptions that need them.
 //!
-//! Clients that come back after a break have as many places in the journal. Were each to go over it
-//! by itself, a storm of them would cost clients times events. So they ask here, and a task goes
-//! over the journal once for all who ask: an index of their routes says whom an event concerns, and
-//! its number is noted. Of the numbers, the clients make deliveries, and share them.
+//! Clients that reconnect after an outage are at many different positions in the journal. If each
+//! of them scanned it, a storm would cost the number of clients times the number of events. Instead
+//! they ask here, and one task scans the journal for all of them: an index of their routes names
+//! the routes that an event concerns, and the task records its number. The clients make deliveries
+//! from the numbers, and share them.
 //!
-//! Law of this file:
+//! Invariants:
 //!
 //! - A [`Past`] has the number of every event from `from` up to `to` that its route wants.
-//! - Only the task makes and changes pasts, and it lets nobody wait whom it does not wake.
-//! - Pasts and the deliveries that they keep stay within `budget` bytes. A pass that has filled its
-//!   share ends there; who wants more asks again from where it is then.
-//! - Whoever asks has enabled a `Notified` of the route before; see [`Feed::is_looking_back`].
-//! - The lock of its state and the feed's are never held together, nor while predicates are evaluated.
+//! - Only the task creates and changes pasts, and it wakes every subscription that waits for it.
+//! - Pasts and the deliveries that they keep stay within `budget` bytes. A pass that has used its
+//!   share ends there; a subscription that needs more asks again from its new position.
+//! - A subscription enables a `Notified` of the route before it asks; see
+//!   [`Feed::is_looking_back`].
+//! - The lock of this state and the feed's lock are never held together, nor while predicates are
+//!   evaluated.
 
 use std::collections::HashMap;
 use std::ops::Range;

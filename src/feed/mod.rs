@@ -1,15 +1,15 @@
-//! One upstream as its readers see it: the journal and the routes under one lock.
+//! One upstream as its readers see it: the journal and the routes, under one lock.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - One writer: the upstream's task appends. Appending and joining take the same lock, so a route
-//!   that joins is complete from the number that it was told, with nothing in between.
-//! - What events are for their routes is found out without the lock, between two holds of it: one
-//!   puts them into the journal and says whom they may concern, the next hands out what was made of
-//!   them. Until then nobody is told a position behind them.
+//! - There is one writer: only the upstream's task appends. Appending and joining take the same
+//!   lock, so a route that joins has every event from the number that it receives.
+//! - Events are evaluated without the lock, between two short holds of it. The first puts the
+//!   events into the journal and finds the routes that they may concern; the second hands out the
+//!   deliveries. Until then, no client receives a position after these events.
 //! - Lock order: the feed, then a route. Nothing awaits while a lock is held.
-//! - The lock is taken for some events together, per join and per heartbeat, not per delivery: a
-//!   subscription that is up to date reads its route alone.
+//! - The lock is taken once for several events, and for each join and heartbeat, but not for each
+//!   delivery: a subscription that is up to date reads its route only.
 
 mod collections;
 pub mod journal;

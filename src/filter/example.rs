@@ -1,5 +1,5 @@
-//! `examples` of a filter file: what is written. They are run by whoever can judge events
-//! (`session::trial`); here they are only read.
+//! The `examples` of a filter file, as written. They are only parsed here; `session::trial` runs
+//! them.
 
 use bson::{Bson, Document, RawDocumentBuf};
 

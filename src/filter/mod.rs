@@ -1,11 +1,11 @@
 //! Filter files: what is written, what it means, and what is bound for one client.
 //!
-//! One file is one stream. [`load_directory`] reads them all, [`parse_filter`] judges one text:
-//! every mistake at once, each as a [`Diagnostic`] with its place. A [`Filter`] is resolved and
-//! validated; [`Filter::bind`] puts a client's parameters in and gives a predicate. Nothing here
-//! keeps state or watches files: that is for whoever holds the filters.
+//! One file is one stream. [`load_directory`] reads all files; [`parse_filter`] validates one text,
+//! and reports every mistake at once, each as a [`Diagnostic`] with its place. A [`Filter`] is
+//! resolved and valid; [`Filter::bind`] adds a client's parameters and returns a predicate. Nothing
+//! here keeps state or watches files: the caller does.
 //!
-//! This room and no other reads filter files.
+//! This is the only room that reads filter files.
 
 mod advice;
 mod binding;

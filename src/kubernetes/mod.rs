@@ -1,8 +1,8 @@
 //! Kubernetes: adds the sidecar to pods, on the command line and in the cluster.
 //!
-//! - [`injection`]: what becomes of a pod, a manifest, an admission review; pure
-//! - [`webhook`]: the server that is asked for reviews, its certificate and its leader; alone touches
-//!   the Kubernetes API
+//! - [`injection`]: changes a pod, a manifest or an admission review; pure
+//! - [`webhook`]: the server for admission reviews, its certificate and its leader; the only module
+//!   that touches the Kubernetes API
 
 pub mod injection;
 pub mod webhook;

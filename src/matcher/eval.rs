@@ -1,4 +1,4 @@
-//! Asking a predicate about a document. Nothing is allocated on the way.
+//! Evaluates a predicate on a document, without allocating.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! What a part of a document decides: `true`, `false`, or nothing yet.
 //!
-//! A delete carries only its key. What the key holds is known, everything else may be anything.
+//! A delete carries only its key. The fields of the key are known; all other fields are unknown.
 
 use bson::RawDocument;
 

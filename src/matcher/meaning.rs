@@ -1,12 +1,14 @@
-//! What a `match` asks, as one number: equal for texts that differ only in how they are written.
+//! The meaning of a `match` as one number: equal for texts that differ only in how they are
+//! written.
 //!
-//! It is taken of the parsed form, where `a: 1` and `a: { $eq: 1 }` are one already. Conditions are
-//! a set, whatever their order and nesting, and so are the alternatives of an `$or` and the values of
-//! an `$in`. Values are compared as they are written, with their order: a document equals only one
-//! with the same order, and 1 and 1.0 are told apart although they match the same.
+//! It is computed from the parsed form, in which `a: 1` and `a: { $eq: 1 }` are already the same.
+//! Conditions are a set, whatever their order and nesting, and so are the alternatives of an `$or`
+//! and the values of an `$in`. Values are compared as written, with the order of their fields: a
+//! document equals only one with the same order, and 1 and 1.0 are distinct although they match the
+//! same documents.
 //!
-//! Two texts of one meaning may get two numbers, but two meanings never get one, but for a collision
-//! of 64 bits.
+//! Two texts with the same meaning may get two numbers. Two meanings never get the same number,
+//! except for a collision of 64 bits.
 
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};

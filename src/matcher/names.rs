@@ -1,4 +1,4 @@
-//! The operators by name: which there are, which there are not and why, which was meant.
+//! The operators by name: which are supported, which are not and why, and which was probably meant.
 
 use crate::diagnostic::nearest;
 

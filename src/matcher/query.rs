@@ -1,7 +1,9 @@
-//! What of a predicate MongoDB is asked for: a condition that every matching document fulfils.
+//! The part of a predicate that MongoDB evaluates: a condition that every matching document
+//! fulfils.
 //!
-//! Only what `find` decides in the same way is in it, with no error on any document and whatever the
-//! values are; the matcher decides about what comes. Compare by the simple collation with it.
+//! It contains only what `find` decides in the same way, with no error on any document and for all
+//! values. The matcher decides about the documents that are returned. Use it with the simple
+//! collation.
 
 use bson::{Bson, Document, RawDocument, doc};
 

@@ -1,7 +1,7 @@
-//! Why a document does not match: the first condition that says no, and the values that it saw.
+//! Why a document does not match: the first condition that fails, and the values that it saw.
 //!
-//! For people who write filters (`explain`, examples); events are judged by [`super::eval`], which
-//! this asks for every verdict, so that the two cannot disagree.
+//! For authors of filters (`explain`, examples). Events are evaluated by [`super::eval`], which
+//! this uses for every verdict, so that the two cannot disagree.
 
 use bson::RawDocument;
 

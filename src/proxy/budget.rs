@@ -1,5 +1,5 @@
-//! Memory that traffic may take beyond what each connection has anyway: so much for the process, and
-//! who finds nothing left goes on with less.
+//! Memory that traffic may use beyond the fixed state of each connection: a limit for the process.
+//! A connection that finds nothing left continues with less.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,21 +1,22 @@
-//! The connections of the public port: which of them wait for their clients, and who has to go when
-//! descriptors or handshakes run out.
+//! The connections of the public port: which of them are waiting for their clients, and which are
+//! closed when descriptors or handshakes run out.
 //!
-//! Whoever may open a connection can hold one for nothing: a handshake that does not begin, a
-//! request that does not come. So waiting takes nobody's place: when there is no room, the
-//! connections that have waited longest are closed, first those of the address that holds most of
-//! them. Behind a balancer that hides its clients all have one address; then it is their age that
-//! decides. Nobody is refused for what others hold.
+//! Anyone who can open a connection can hold it idle, with a handshake that does not begin or a
+//! request that does not arrive. A waiting connection therefore has no claim to its place. When
+//! there is no room, the connections that have waited longest are closed, starting with the address
+//! that has the most of them. Behind a load balancer that hides its clients, all have one address,
+//! and only the waiting time decides. No client is refused because of the connections of others.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - A connection is closed for others only while it waits; one with a request is left alone. Both
-//!   sides decide by the same word of memory ([`Entry::state`]), so that neither can miss the other.
-//! - The lock is taken when a connection comes, goes, or is looked for; never for a request, but for
-//!   the first one after a search.
-//! - A search looks at those that wait, and at others at most once: one that it finds busy leaves
-//!   the list ([`Entry::is_listed`]), and comes back when it waits. So where nearly all are busy, a
-//!   new connection does not pay for each of them.
+//! - A connection is closed to make room only while it is waiting; one with a request is left
+//!   alone. Both sides decide by the same atomic word ([`Entry::state`]), so that neither can miss
+//!   the other.
+//! - The lock is taken when a connection is added, removed or searched for; never for a request,
+//!   except for the first one after a search.
+//! - A search looks at each waiting connection, and at each other one at most once: a connection
+//!   that it finds busy leaves the list ([`Entry::is_listed`]), and returns when it waits. A new
+//!   connection therefore stays cheap when nearly all others are busy.
 
 use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The `Date` of answers that have none, made once a second.
+//! The `Date` header for answers without one, made once a second.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};

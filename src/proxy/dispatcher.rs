@@ -1,13 +1,13 @@
-//! Serves each connection of the public port: reads a request head once, applies the gate, and answers
-//! the reserved path on the bare socket, so that an idle client costs a small task, or forwards by
-//! the forwarder. HTTP/2 connections are handed to [`http2`] as they are.
+//! Serves each connection of the public port: reads a request head once and applies the gate. It
+//! then answers the reserved path on the plain socket, so that an idle client costs one small task,
+//! or passes the request to the forwarder. HTTP/2 connections are handed to [`http2`] as they are.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - A connection is in one of four hands: the dispatcher's (a head is awaited), the forwarder's (a request
-//!   is answered), HTTP/2's, or a stream's task. It never has two owners.
-//! - Bytes that were read are never dropped while the connection lives: they are the request's, or
-//!   held for the next one.
+//! - A connection has exactly one owner: the dispatcher (waiting for a head), the forwarder
+//!   (answering a request), HTTP/2, or a stream's task.
+//! - Bytes that were read are never dropped while the connection lives. They belong to the request,
+//!   or are kept for the next one.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,5 +1,4 @@
-//! Header fields that say for whom a request is forwarded: which they are, who is believed about
-//! them, and what the app is told.
+//! Forwarding header fields: which they are, whose are trusted, and what the app is told.
 //!
 //! Pure.
 

@@ -1,8 +1,8 @@
 //! The public port: the app, or the reserved path.
 //!
-//! Accepts connections, does the TLS handshake where one is wanted, and gives each connection to
-//! the [`dispatcher::Dispatcher`]. Never depends on MongoDB: a sidecar whose event side is broken is still a
-//! good proxy.
+//! Accepts connections, does the TLS handshake if one is needed, and gives each connection to the
+//! [`dispatcher::Dispatcher`]. It never depends on MongoDB: if the event side of a sidecar is
+//! broken, the proxy still works.
 
 pub mod app;
 mod budget;

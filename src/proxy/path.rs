@@ -1,8 +1,8 @@
-//! Whether a request is for the reserved path. Both ways in decide by this file.
+//! Whether a request is for the reserved path, for HTTP/1 and HTTP/2 alike.
 //!
 //! Decided on the decoded, dot-resolved form ([RFC 3986](https://www.rfc-editor.org/rfc/rfc3986)
-//! sections 2.1 and 5.2.4); what is forwarded are the original bytes. A path whose two forms
-//! disagree is for nobody: some component before or behind us would read it the other way.
+//! sections 2.1 and 5.2.4); the original bytes are forwarded. A path whose two forms disagree is
+//! refused: some component before or behind the sidecar could interpret it the other way.
 
 use percent_encoding::percent_decode;
 

@@ -1,5 +1,5 @@
-//! How long somebody may make no progress, in whichever direction: measured from when he is first
-//! waited for, and not from when the whole began.
+//! How long a client may make no progress, in either direction, measured from when it is first
+//! waited for, not from the beginning of the request.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

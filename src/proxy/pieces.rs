@@ -1,5 +1,5 @@
-//! Shared pieces of bytes, as one buffer to write from: many clients may be in the middle of the
-//! same ones, and none has a copy.
+//! Shared pieces of bytes, presented as one buffer to write from. Many clients may be sending the
+//! same pieces, and no client has a copy.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -1,4 +1,4 @@
-//! Answers of our own on a client's socket: whole ones, and the heads of event streams.
+//! Sidestream's own answers on a client's socket: complete ones, and the heads of event streams.
 
 use std::io;
 

@@ -1,9 +1,9 @@
-//! How many requests may be on their way to the app at the same time: in all as many as there are
-//! descriptors for, and from one address never so many that there is no room for others.
+//! How many requests may be on their way to the app at the same time: in total, as many as there
+//! are descriptors for; from one address, never so many that there is no room for others.
 //!
-//! An address may hold eight times as many as are left (a dynamic threshold, as switches share
-//! their buffers): alone it gets eight ninths of all, two get eight seventeenths each, and however
-//! many there are, some are always left for who comes next.
+//! An address may hold eight times as many requests as remain free (a dynamic threshold, as
+//! switches use to share their buffers). A single address gets eight ninths of the total, two get
+//! eight seventeenths each; for any number of addresses, some room is left for the next.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

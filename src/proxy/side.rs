@@ -1,5 +1,5 @@
-//! What a request tells of itself, whichever way it came in: where its client is, how the app is told
-//! of that, and what the handler has to know.
+//! What a request says about itself, over HTTP/1 and HTTP/2 alike: where its client is, how the app
+//! is told, and what the handler needs to know.
 
 use std::net::IpAddr;
 

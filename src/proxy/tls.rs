@@ -1,8 +1,8 @@
 //! TLS on the public port, and to the app.
 //!
-//! The certificate of the public port is read again when its files have other contents, however they
-//! came there: written over, renamed, or behind a link that was changed, as Kubernetes does it.
-//! Connections that are open keep the one that they were shown.
+//! The certificate of the public port is read again when the contents of its files change, whether
+//! they were overwritten, renamed, or replaced through a symbolic link as Kubernetes does. Open
+//! connections keep the certificate with which they were established.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;

@@ -1,7 +1,7 @@
 //! The streams in force: filters by name, and the feeds that supply them.
 //!
-//! Reloading the filter files comes through here: what did not change is not touched. A feed lives
-//! as long as a filter uses it, and a grace: see [`Catalog::close_unused`].
+//! Reloading the filter files goes through here: what did not change is not touched. A feed lives
+//! as long as a filter uses it, plus a grace period: see [`Catalog::close_unused`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

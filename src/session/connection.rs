@@ -1,18 +1,18 @@
-//! One client: the streams that it listens to, and what ends them.
+//! One client: its streams, and what ends them.
 //!
-//! Knows neither HTTP nor bytes: it yields frames, and a transport makes bytes of them. A connection
-//! has one stream, or any number under names of their own ([`Many`]).
+//! Knows neither HTTP nor bytes: it yields frames, and a transport encodes them. A connection has
+//! one stream, or several under names of their own ([`Many`]).
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - What ends a connection ([`Control`]) is looked at before its next frame, and by a transport also
-//!   while a write waits.
-//! - While a recheck of the caller's right is due and has not been tried, nothing is given: it may
-//!   have been written after the caller has signed out.
-//! - Whatever awaits here may be dropped at any await, and called again.
+//! - The conditions that end a connection ([`Control`]) are checked before each frame, and by a
+//!   transport also while a write waits.
+//! - While a recheck of the caller's right is due and has not been tried, nothing is sent: an event
+//!   may have been written after the caller signed out.
+//! - Every future here may be dropped at any await, and called again.
 //!
-//! There are many connections, almost all of them with one stream, and idle: what few of them have
-//! is boxed.
+//! There are many connections, and almost all of them are idle and have one stream. State that few
+//! of them need is boxed.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

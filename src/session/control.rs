@@ -1,4 +1,5 @@
-//! What ends a connection, whatever its streams do: its caller's right, draining, its lifetime.
+//! What ends a connection, independently of its streams: its caller's right, draining, its maximum
+//! lifetime.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Runs the examples of filter files: what `expect` says is what a client would get.
+//! Runs the examples of filter files: compares `expect` with what a client would receive.
 
 use std::sync::Arc;
 

@@ -1,17 +1,17 @@
-//! Who listens, as an operator sees it: what is told of open connections from outside of their
-//! tasks, and how one of them is ended.
+//! Open connections as an operator sees them: what can be read about them from outside their tasks,
+//! and how one of them is ended.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - A connection has one [`Listener`], and each of its streams has one where it has several. It is
-//!   in the list from its making until it is dropped.
-//! - A stream notes its place when it has written everything that it was given, with two relaxed
-//!   stores; what follows from that is found out when somebody asks. Nobody asks: nothing is done.
-//! - What ends a connection from outside sets its flag first, and wakes its task then. The task
-//!   registers first, and looks at the flag then.
+//! - A connection has one [`Listener`]. If it has several streams, each of these has one too. A
+//!   listener is in the list from its creation until it is dropped.
+//! - A stream records its position with two relaxed stores when it has written everything that it
+//!   was given. Everything else is computed when an operator asks, and otherwise costs nothing.
+//! - To end a connection from outside, first set its flag, then wake its task. The task first
+//!   registers, then reads the flag.
 //!
-//! The list's lock is taken when a connection opens or closes, and while its handles are copied for
-//! somebody who asks; nothing else is locked meanwhile.
+//! The list's lock is taken when a connection opens or closes, and while the handles are copied for
+//! a request. No other lock is taken meanwhile.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Several streams on one connection, each under a name: each keeps its own order, resets and end.
+//! Several streams on one connection, each under a name. Each keeps its own order, resets and end.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};

@@ -1,5 +1,5 @@
-//! The streams in force, and what one client has of them: a connection, with a cursor into a feed
-//! for each of its streams.
+//! The streams in force, and one client's view of them: a connection, with a cursor into a feed for
+//! each of its streams.
 //!
 //! Knows neither HTTP nor bytes on a wire.
 

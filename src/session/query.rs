@@ -1,6 +1,6 @@
-//! What a client asked with, kept for as long as its stream is open: a changed filter file is bound
-//! to it anew. Mostly that is what its values say, which all who ask for the same share. Else it is
-//! in one piece, since a text for each name and value takes several times what was sent.
+//! The query of a client, kept as long as its stream is open: when a filter file changes, the new
+//! filter is bound to it. Stored in one piece, since a string for each name and value takes several
+//! times the memory.
 
 use crate::filter::BoundValues;
 

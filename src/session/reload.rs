@@ -1,9 +1,9 @@
-//! Watches the filter directory and puts what it finds in force.
+//! Watches the filter directory and puts its files in force.
 //!
-//! Editors write in several steps, and a ConfigMap changes by a symlink swap: a moment of quiet is
-//! waited for, then everything is read, and only what differs has an effect. The files are read
-//! where their names, sizes and times say that they may have changed; each reading remembers the
-//! stamp that was taken before it, so that no edit falls between two readings.
+//! Editors write in several steps, and a ConfigMap changes by a symlink swap. The watcher therefore
+//! waits for a moment without changes, then reads everything, and applies only what differs. The
+//! files are read if their names, sizes and times suggest a change. Each reading remembers the
+//! stamp that was taken before it, so that no edit between two readings is missed.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,17 +1,17 @@
-//! One client's cursor: everything after its position that its filter matches, each once, in
-//! order, until it is told `Reset` or the stream ends.
+//! The cursor of one client in one stream: every event after its position that its filter matches,
+//! each once and in order, until a reset or the end of the stream.
 //!
-//! Law of this file:
+//! Invariants:
 //!
 //! - Register on the route first, then read the journal from the position, then follow.
-//! - `position` is what the client has: the last event that it was given, or further. Nothing at
-//!   or before it is ever given again.
-//! - Between a break of the history and its reset nothing is given, no position either.
-//! - A [`FrameKind::Position`] names no document, and is past everything that was given.
-//! - A stream with a snapshot gives documents where another one would say `Reset`, and no position
-//!   from then on until they are complete.
-//! - [`Subscription::next`] may be dropped at any await: what it took out of a channel or a route
-//!   is in `ready` before it awaits again.
+//! - `position` is what the client has: the last event that it was given, or later. Nothing at or
+//!   before it is given again.
+//! - Between a gap in the history and its reset nothing is given, not even a position.
+//! - A [`FrameKind::Position`] contains no document key, and lies after everything that was given.
+//! - A stream with a snapshot gives documents where another one would give `Reset`, and no position
+//!   from then on until the documents are complete.
+//! - [`Subscription::next`] may be dropped at any await: what it took from a channel or a route is
+//!   in `ready` before it awaits again.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

@@ -1,7 +1,8 @@
-//! Looks at the deployment now and then: whether what the filters name is there, and can send.
+//! Inspects the deployment from time to time: whether what the filters name exists, and can send
+//! events.
 //!
-//! At the start, after reloads, when a change stream is open again, and every minute: a stream on a
-//! view opens and stays silent for ever, and nobody else says so.
+//! It runs at the start, after reloads, when a change stream is open again, and every minute.
+//! Without it, a stream on a view would open and stay silent forever, with no error.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

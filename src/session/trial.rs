@@ -1,7 +1,7 @@
-//! One change, tried on one filter: what a client would get, and if nothing, why.
+//! Tries one change on one filter: what a client would receive, and if nothing, why.
 //!
 //! The verdict and the bytes are those of a [`Route`](crate::feed::routes::Route), as in a running
-//! sidecar; only the reason is found here.
+//! sidecar; only the reason is computed here.
 
 use std::fmt;
 use std::sync::Arc;

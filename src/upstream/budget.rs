@@ -1,8 +1,8 @@
 //! How many change streams may be open at a time: `mongodb.max_cursors`.
 //!
-//! A change stream that waits for news holds one of the driver's connections, and scans the oplog on
-//! the server. So there is a limit, and whoever is beyond it waits and says so, where it would
-//! otherwise take connections away from those who are within it, and make all of them slow.
+//! A change stream that waits for events holds one of the driver's connections, and scans the oplog
+//! on the server. Without a limit, too many of them would take connections from each other and slow
+//! all streams down. A stream beyond the limit waits, and this is reported.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What kind of MongoDB is at the other end, asked once at the start and after trouble.
+//! What kind of MongoDB deployment this is, asked once at the start and after failures.
 
 use std::io::ErrorKind;
 use std::time::Duration;

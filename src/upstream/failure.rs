@@ -1,4 +1,4 @@
-//! What an error of the driver means, whether time heals it, and what a person should do.
+//! What an error of the driver means, whether it can pass by itself, and what to do about it.
 //!
 //! Codes are MongoDB's: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
 

@@ -1,6 +1,6 @@
-//! Reads an open cursor to its end: batches into the feed, and what ended it.
+//! Reads an open cursor to its end: puts batches into the feed, and reports why the cursor ended.
 //!
-//! Nothing on this path is passed over: an event that cannot be parsed ends the cursor with a reset.
+//! No event is skipped here: one that cannot be parsed ends the cursor with a reset.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! Whether a deployment can do what the filters ask of it, and what a person has to do if not.
+//! Whether a deployment can do what the filters need, and if not, what to do about it.
 //!
-//! Asks for nothing that a user with the rights to read the change streams might not ask: what such a
-//! user may not see is told as unknown, with the grant that would show it.
+//! Needs no rights beyond those for reading the change streams. What such a user may not see is
+//! reported as unknown, with the grant that would show it.
 
 mod collections;
 mod oplog;

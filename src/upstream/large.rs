@@ -1,9 +1,9 @@
 //! Events that are larger than the 16 MB that a message may have.
 //!
-//! Servers that can (6.0.9, 7.0 and newer) split them, and here they are joined:
+//! Servers from 6.0.9 and 7.0 on can split them, and the fragments are joined here:
 //! <https://www.mongodb.com/docs/manual/reference/operator/aggregation/changeStreamSplitLargeEvent/>.
-//! On others such an event ends the cursor, each time anew. There it is read without its documents,
-//! so that what comes after it can be read, and those whom it concerns are told.
+//! On older servers such an event ends the cursor, every time. There it is read without its
+//! documents, so that later events can be read, and the clients that it concerns are reset.
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 use mongodb::error::Error;

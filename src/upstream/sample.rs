@@ -1,4 +1,4 @@
-//! A look at one collection, for who writes a filter file: its fields, indexes and images.
+//! Examines one collection for the author of a filter file: its fields, indexes and images.
 
 use std::collections::BTreeMap;
 

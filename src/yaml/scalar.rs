@@ -1,7 +1,7 @@
 //! What a scalar means, by the core schema of YAML 1.2 and no other.
 //!
-//! Where YAML 1.1 and 1.2 disagree (`yes`, `007`) the text is refused where a typed value is
-//! asked for: whichever reading we took, half of the writers would mean the other one.
+//! If YAML 1.1 and 1.2 disagree (`yes`, `007`), the text is refused where a typed value is needed:
+//! with either interpretation, half of the authors would have meant the other one.
 
 /// A scalar as written: its text, and whether it stood without quotes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! What one event becomes for the clients of a filter: encoded once, shared by all of them who see
-//! it the same way, whatever their values.
+//! One event as the clients of a filter receive it: encoded once, and shared by all clients that
+//! see it the same way, whatever their values.
 
 use std::sync::OnceLock;
 

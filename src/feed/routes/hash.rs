@@ -1,4 +1,4 @@
-//! One hash for all values that the query language takes for equal.
+//! One hash for all values that the query language treats as equal.
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -1,5 +1,5 @@
-//! What becomes of a change, by the images that came with it: no case may be a silence where a client
-//! could have the document.
+//! How a change is sent, depending on the images that came with it. No case may be silent if a
+//! client could have the document.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! The index of routes by what their predicates demand.
+//! The index of routes by the terms that their predicates require.
 //!
-//! For documents. An event that has only a key is looked up with the key as if it were the whole
-//! document: what the key alone decides to be true is true of that one too.
+//! The index is for documents. For an event that has only a key, the key is used as if it were the
+//! whole document: what the key alone proves is true of the whole document too.
 
 use std::collections::{BTreeMap, HashMap, btree_map, hash_map};
 use std::hash::{Hash, RandomState};

@@ -1,8 +1,8 @@
-//! What was made of large events for routes that no longer hold it: shared by all who are sending
-//! it, whatever their values, and kept by nobody else.
+//! Deliveries of large events, made for routes that no longer keep them: shared by all clients that
+//! are sending them, whatever their values, and dropped with the last of these.
 //!
-//! Clients that lag behind have their deliveries made anew. Of small events that is cheap; of large
-//! ones, a thousand clients would have as many copies.
+//! Deliveries for clients that lag are made again. For small events that is cheap; with large ones,
+//! a thousand clients would hold a thousand copies.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -1,10 +1,10 @@
-//! From an event to the subscriptions that want it, without asking each.
+//! From an event to the subscriptions that want it, without evaluating each of them.
 //!
 //! Subscriptions with the same filter and the same bound values share one [`Route`]: its predicate
 //! is evaluated once per event, its delivery encoded once, the bytes shared. The [`RouteTable`]
 //! finds the routes that an event may concern through an [`Index`] of their predicates, so that an
-//! event costs a few look-ups, however many clients there are. This room touches neither sockets
-//! nor MongoDB.
+//! event costs a few look-ups for any number of clients. This module touches neither sockets nor
+//! MongoDB.
 
 pub mod delivery;
 mod describe;

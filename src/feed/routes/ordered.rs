@@ -1,4 +1,4 @@
-//! Values as keys of an ordered map, found by values that lie in a document.
+//! Values as keys of an ordered map, looked up by values inside a document.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

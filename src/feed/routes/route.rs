@@ -1,12 +1,12 @@
-//! One filter with one set of bound values, and the deliveries that it made lately.
+//! One filter with one set of bound values, and its latest deliveries.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - `recent` holds every delivery of this route with a number from `complete_from` on. For earlier
+//! - `recent` has every delivery of this route with a number from `complete_from` on. For earlier
 //!   ones there is [`crate::lookback`].
 //! - It is appended to only under the feed's lock, so numbers rise.
 //! - Lock order: the feed, then the route. Never the other way.
-//! - A reader creates its `Notified` before it looks, so that no wake-up falls in between.
+//! - A reader creates its `Notified` before it reads, so that it misses no wake-up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the streams of one upstream have cost so far, each by its name.
+//! What the streams of one upstream have cost so far, by name.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What a predicate demands of a document, as far as an index can use it.
+//! What a predicate requires of a document, as far as an index can use it.
 
 use std::sync::Arc;
 

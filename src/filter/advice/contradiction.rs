@@ -1,8 +1,8 @@
-//! Conditions that no document fulfils: two that exclude each other, a list without values.
+//! Conditions that no document can fulfil: two that exclude each other, a list without values.
 //!
-//! Only what is certain for a field with one value is told. A list may hold one value for each of
-//! two conditions (`{ tags: { $gt: 5, $lt: 3 } }` matches `[1, 9]`), so these are warnings, and
-//! what says the same for lists on purpose (`$all`, `$elemMatch`) is left alone.
+//! Only what is certain for a field with one value is reported. A list may have one value for each
+//! of two conditions (`{ tags: { $gt: 5, $lt: 3 } }` matches `[1, 9]`), so these are warnings.
+//! Operators that express this for lists on purpose (`$all`, `$elemMatch`) are not reported.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
-//! Conditions on parts of a list in the claims that surely mean one of its elements, and do not say
-//! so.
+//! Conditions on parts of a list in the claims that probably mean one of its elements, but do not
+//! say so.
 //!
-//! `{ teams.id: { $param: team }, teams.role: editor }` holds for who is an editor of one team and
-//! anything in another, where `teams` is a list: each condition may find another element. With a
-//! parameter in one of them, the client chooses which.
+//! If `teams` is a list, `{ teams.id: { $param: team }, teams.role: editor }` admits a caller who
+//! is an editor of one team and has any role in another: each condition may match a different
+//! element. With a parameter in one of them, the client chooses which.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Conditions that are valid, and almost never what was meant: an operator without its dollar, a
-//! whole list or document where one of its values was meant.
+//! Conditions that are valid but almost never intended: an operator without its dollar, a whole
+//! list or document instead of one of its values.
 
 use std::sync::Arc;
 

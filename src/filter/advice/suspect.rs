@@ -1,6 +1,6 @@
-//! Texts that were surely meant as something else: shell syntax, ids and dates without their type,
-//! numbers as other languages write them. They are valid, so they are told as warnings, each with
-//! what to write instead.
+//! Texts that were probably meant as something else: shell syntax, ids and dates without their
+//! type, numbers in the notation of other languages. They are valid, so they are reported as
+//! warnings, each with what to write instead.
 
 use bson::DateTime;
 

@@ -1,4 +1,4 @@
-//! Who may open a stream.
+//! Which callers may open a stream.
 
 use bson::spec::BinarySubtype;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};

@@ -1,7 +1,7 @@
 //! From a client's query to a predicate.
 //!
-//! A query is hostile until it is typed: whatever comes in becomes a value of the declared type or
-//! a refusal that names the parameter, and a value never becomes an operator.
+//! A query is hostile until it is typed: each value becomes a value of the declared type, or a
+//! refusal that names the parameter. A value never becomes an operator.
 
 use bson::{Bson, RawDocument};
 

@@ -1,7 +1,7 @@
 //! The value of a claim, as data to bind.
 //!
-//! By JSON's types, or as the type that the filter names: most documents refer to users by ObjectId,
-//! and tokens carry its text.
+//! A claim is read by its JSON type, or as the type that the filter names: most documents refer to
+//! users by ObjectId, and tokens contain it as text.
 
 use bson::{Bson, RawBsonRef, RawDocument};
 

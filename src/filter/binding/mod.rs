@@ -1,4 +1,5 @@
-//! From what a client brings to bound values: parameters, claims, and who may open a stream.
+//! From a client's request to bound values: parameters, claims, and which callers may open a
+//! stream.
 
 pub(super) mod access;
 pub(super) mod bind;

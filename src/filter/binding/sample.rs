@@ -1,5 +1,5 @@
-//! A filter with values that nobody gave, to ask MongoDB how it would find what matches: that depends
-//! on where values stand and of which type they are, not on which they are.
+//! A filter with sample values, to ask MongoDB how it would find the matching documents. The answer
+//! depends on the places and the types of the values, not on the values themselves.
 
 use bson::{Bson, oid::ObjectId};
 

@@ -1,5 +1,5 @@
-//! What the platform team decides for all pods: the values of the chart, or flags of `inject`.
-//! None of it can be set by annotation.
+//! What the platform team sets for all pods: the values of the chart, or flags of `inject`.
+//! Annotations cannot override it.
 
 use std::net::IpAddr;
 use std::time::Duration;

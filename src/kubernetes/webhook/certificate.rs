@@ -1,4 +1,4 @@
-//! The certificate in force, and making one.
+//! The certificate in use, and creating one.
 
 use std::fmt;
 use std::sync::Arc;

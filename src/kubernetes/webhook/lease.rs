@@ -1,7 +1,7 @@
-//! Who leads among the replicas: whoever holds a Lease, as Kubernetes' own controllers do it.
+//! Leader election among the replicas: the leader holds a Lease, as in Kubernetes' own controllers.
 //!
-//! Clocks are not compared. Whether another's lease has lapsed is decided by how long it did not
-//! change before our own eyes.
+//! Clocks are not compared. Another replica's lease has lapsed if this replica has seen no change
+//! of it for long enough.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
-//! Keeps the certificate in force, and knows the cluster's version.
+//! Keeps the certificate valid, and knows the cluster's version.
 //!
-//! A certificate of our own lies in a Secret, where all replicas find it; one of them, the leader,
-//! makes it. The order in which a new one comes: first its authority is written into the webhook
-//! configuration, beside that of the old one, and then the Secret. So at every moment the API
-//! server trusts what any replica serves.
+//! A certificate of our own is stored in a Secret, where all replicas find it; one of them, the
+//! leader, creates it. The leader first writes the authority of a new certificate into the webhook
+//! configuration, beside that of the old one, and then the Secret. The API server therefore trusts
+//! what any replica serves, at every moment.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What can be measured, and the port with it: `/healthz`, `/readyz`, `/metrics`, nothing else.
+//! The webhook's metrics, and its port with `/healthz`, `/readyz` and `/metrics` only.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,15 +1,15 @@
 //! `sidestream webhook`: the mutating admission webhook.
 //!
-//! The API server asks over TLS, for each pod that is made, and waits for the answer: so an answer
-//! is computed from memory alone ([`super::review`]), everything that is read is bounded, and
-//! nothing here asks the API server while a request waits.
+//! For each new pod, the API server sends a request over TLS and waits for the answer. An answer is
+//! therefore computed from memory alone ([`super::review`]), everything that is read is bounded,
+//! and nothing here sends a request to the API server while a request waits.
 //!
 //! - [`server`]: TLS, HTTP, limits
-//! - [`certificate`]: the certificate in force, and making one
-//! - [`manager`]: keeps it in force: from files, or made by one leader among the replicas
-//! - [`lease`]: who that leader is
+//! - [`certificate`]: the certificate in use, and creating one
+//! - [`manager`]: keeps it valid: read from files, or created by one leader among the replicas
+//! - [`lease`]: the leader election
 //! - [`api`]: the Kubernetes API
-//! - [`metrics`]: what can be measured, and the pages for kubelet and Prometheus
+//! - [`metrics`]: metrics, and the pages for kubelet and Prometheus
 
 mod api;
 mod certificate;

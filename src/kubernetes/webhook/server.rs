@@ -1,4 +1,5 @@
-//! The webhook's port: TLS, HTTP/1.1, and the limits. Whoever can reach the pod can send anything.
+//! The webhook's port: TLS, HTTP/1.1 and their limits. Any client that can reach the pod can send
+//! anything.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,12 +1,13 @@
 //! From PCRE, as `mongod` runs it, to the syntax of the `regex` crate.
 //!
-//! Both look much alike and differ in details that change what matches: `\w`, `\d` and `\b` know
-//! only ASCII in `mongod`, `$` also stands before a last newline, spaces inside `[ ]` count even
-//! under the option x, and `[a&&b]` is no intersection. So everything is read here and written
-//! anew. What a linear-time engine cannot do, looking around and back, is refused.
+//! The two look much alike, and differ in details that change what matches: in `mongod`, `\w`, `\d`
+//! and `\b` cover only ASCII, `$` also matches before a last newline, spaces inside `[ ]` count
+//! even under the option x, and `[a&&b]` is not an intersection. Everything is therefore parsed
+//! here and written again. Constructs that a linear-time engine does not support, look-around and
+//! back-references, are refused.
 //!
-//! One difference stays: under the option m, `^` here also stands after a newline that ends the
-//! text, which shows only where nothing need follow it (`^$`).
+//! One difference remains: under the option m, `^` also matches after a newline that ends the text,
+//! which shows only if nothing has to follow it (`^$`).
 
 /// Why a pattern is refused, and what to do about it.
 pub(super) type Refusal = (String, Option<String>);

@@ -1,7 +1,7 @@
-//! `$jsonSchema`: MongoDB's part of JSON Schema, draft 4, asked of raw BSON.
+//! `$jsonSchema`: MongoDB's subset of JSON Schema draft 4, evaluated on raw BSON.
 //!
-//! A keyword says something about values of one kind and nothing about others: `minimum` holds for
-//! every text. Only `uniqueItems`, and `enum` with documents in it, allocate.
+//! A keyword applies to values of one kind and ignores others: `minimum` holds for every text. Only
+//! `uniqueItems`, and `enum` with documents in it, allocate.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

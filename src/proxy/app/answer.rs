@@ -1,7 +1,7 @@
-//! The app's answer heads: read strictly, so that what is passed on has one reading.
+//! The app's answer heads: checked strictly, so that what is passed on has one interpretation.
 //!
-//! Pure: bytes in, verdict out. An app is no attacker, but what two readers could take for
-//! different answers would let one client's answer become another's.
+//! Pure: from bytes to a verdict. The app is not an attacker, but if two readers could interpret an
+//! answer differently, one client's answer could become another client's.
 
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;

@@ -1,9 +1,9 @@
-//! The way to the app: its addresses, connections to it, and a few idle ones to use again.
+//! The connections to the app: its addresses, and a small pool of idle connections.
 //!
-//! The pool is our own and small, since pingora's costs a task, a channel and a lock around the
-//! socket for each time that a connection is given back, a good part of what a whole request costs
-//! here. Ours is looked at when a connection is taken or given back, and by one task that closes
-//! what has been idle for too long and ends when nothing is left.
+//! The pool is our own: pingora's costs a task, a channel and a lock around the socket each time a
+//! connection is returned, a large part of the cost of a request here. Ours is checked when a
+//! connection is taken or returned, and by one task that closes connections that were idle for too
+//! long and ends when the pool is empty.
 
 pub mod answer;
 pub mod body;

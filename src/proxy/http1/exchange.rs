@@ -1,15 +1,15 @@
 //! One request and its answer, between two connections: both directions at once, in one future.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - A direction has one buffer that is read into when it is empty and written from until it is:
-//!   who is slow is waited for, and nothing is collected. While there is nothing to be read, it has
-//!   none.
-//! - A client that makes no progress, either way, is let go after `clients.send_timeout`. For the app
-//!   there is no such limit unless `app_read_timeout` sets one.
-//! - The request's first bytes, head and what came with it, are kept until more of it is read, so
-//!   that they can be sent again where the app closed the connection before.
-//! - What the app says counts, also if it does not want to hear the rest of the request.
+//! - A direction has one buffer, which is filled when it is empty and written until it is empty. A
+//!   slow peer is waited for; nothing accumulates. While there is nothing to read, there is no
+//!   buffer.
+//! - A client that makes no progress in either direction is disconnected after
+//!   `clients.send_timeout`. The app has no such limit unless `app_read_timeout` sets one.
+//! - The first bytes of the request, the head and what came with it, are kept until more of the
+//!   request is read, so that they can be sent again if the app closed the connection before.
+//! - The app's answer is passed on even if the app does not read the rest of the request.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};

@@ -1,8 +1,8 @@
 //! One HTTP/2 request on its way to the app, as HTTP/1.1, and the answer on its way back.
 //!
-//! Both at the same time, in one task that holds both connections: whoever leaves takes the other
-//! one's request along. The client's windows are opened as the app takes a body, and the app is read
-//! as the client makes room.
+//! Both run at the same time, in one task that holds both connections. If the client leaves, its
+//! request to the app ends too. The client's window opens as the app takes the body, and the app is
+//! read as the client makes room.
 
 use std::future::poll_fn;
 use std::mem;

@@ -1,16 +1,16 @@
-//! HTTP/2 from the client, in the clear and over TLS: one task a connection, and one a stream.
+//! HTTP/2 from the client, in plain text and over TLS: one task per connection, and one per stream.
 //!
-//! Law of this room:
+//! Invariants:
 //!
-//! - A stream's task writes no more than its client has made room for ([`sink`]), and takes no more
-//!   of a body than the app does ([`forward`]): what piles up is bounded by the windows below.
-//! - An idle event stream is a small task with a handle to its HTTP/2 stream. Whatever its request
-//!   was, is gone by then.
-//! - A client that makes no progress is let go: on a stream, by resetting that; on the socket, by
-//!   closing the connection. What it can make us hold meanwhile is bounded for the connection and
-//!   for the process ([`shared`]).
-//! - The connection's task does the reading and writing for all of them, and holds up the drain as
-//!   long as it has streams: the last bytes of one that ended are still to be sent.
+//! - A stream's task writes no more than the client's window allows ([`sink`]), and takes no more
+//!   of a body than the app does ([`forward`]). The windows below bound what accumulates.
+//! - An idle event stream is a small task with a handle to its HTTP/2 stream. Its request has been
+//!   dropped by then.
+//! - A client that makes no progress is disconnected: on a stream, by resetting the stream; on the
+//!   socket, by closing the connection. The memory that it can occupy until then is bounded, for
+//!   the connection and for the process ([`shared`]).
+//! - The connection's task reads and writes for all its streams. It delays the drain while it has
+//!   streams: the last bytes of a stream that ended have still to be sent.
 
 mod forward;
 pub mod gate;

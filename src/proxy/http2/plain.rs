@@ -1,4 +1,4 @@
-//! Answers of our own on an HTTP/2 stream: whole ones, and the heads of event streams.
+//! Sidestream's own answers on an HTTP/2 stream: complete ones, and the heads of event streams.
 
 use std::future::poll_fn;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! What the streams of an HTTP/2 connection share, and what they can make us hold together.
+//! What the streams of an HTTP/2 connection share, and limits on the memory that they occupy
+//! together.
 //!
-//! Each of these has something that a connection has anyway, and beyond it takes part in a budget of
-//! the process: of request heads, which compression makes cheap to send; of answers that wait for the
-//! socket; and of uploads that the app does not take.
+//! Request heads (cheap to send because of compression), answers that wait for the socket, and
+//! uploads that the app does not take each have a fixed allowance per connection. Beyond it, they
+//! share a budget of the process.
 
 use std::net::IpAddr;
 use std::sync::Arc;

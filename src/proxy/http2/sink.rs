@@ -1,5 +1,5 @@
-//! Writing to an HTTP/2 client, and never more than it has made room for: who does not read is a
-//! slow client, as on a socket of its own, and nothing piles up here for it.
+//! Writing to an HTTP/2 client, never more than its window allows. A client that does not read is a
+//! slow client, as over HTTP/1, and nothing accumulates for it here.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,4 +1,5 @@
-//! A request of HTTP/2 on its way to the app: what its client may send is what the app takes.
+//! The body of an HTTP/2 request on its way to the app: the client may send as much as the app
+//! takes.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -1,4 +1,4 @@
-//! How far back the oplog reaches: for so long a client, or a sidecar, may be away.
+//! How far back the oplog reaches: the time for which clients and sidecars can be away.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How MongoDB carries out the `find` of a snapshot: by which index, how many documents, how long.
+//! How MongoDB executes the `find` of a snapshot: with which index, how many documents, how long.
 
 use std::time::Duration;
 

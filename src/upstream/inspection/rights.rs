@@ -1,4 +1,4 @@
-//! What the user of the connection string may do. Everybody may ask that of themselves.
+//! What the user of the connection string may do. Every user may ask that about itself.
 
 use bson::{Bson, Document, doc};
 use mongodb::Client;

@@ -1,5 +1,5 @@
-//! Claims and parameters that are text, compared with a field that holds something else: nothing would
-//! ever match, and nobody would say so. Most apps refer to users by ObjectId, and tokens carry its text.
+//! Claims and parameters that are text, compared with a field that has another type: nothing would
+//! ever match, with no error. Most apps refer to users by ObjectId, and tokens contain it as text.
 
 use bson::{Bson, Document, doc, spec::BinarySubtype};
 use mongodb::Client;

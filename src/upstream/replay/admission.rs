@@ -1,10 +1,11 @@
-//! Who follows a pass, and who joins it when it gets to them.
+//! Which clients follow a pass, and which join it when it reaches them.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - A client joins when the pass is at its position, placed by the order. Who has a token of a
-//!   collection of which nothing is known by then is doubtful until the pass ends: if an event of
-//!   the collection has come by at last, it is placed by the next pass, else it is lost.
+//! - A client joins when the pass is at its position, placed by its order. If a client's token
+//!   names a collection that is still unknown by then, the client waits until the pass ends. If the
+//!   pass has read an event of that collection by then, the next pass places the client; otherwise
+//!   its history is lost.
 //! - Lock order: admission, then the pass's feed.
 
 use std::collections::BTreeMap;

@@ -1,16 +1,17 @@
-//! Older positions: short-lived cursors read the oplog from where clients stopped until they meet
+//! Older positions: short-lived cursors read the oplog from where clients stopped until they reach
 //! the journal.
 //!
-//! Clients share them. A pass begins at the oldest position that waits, and whoever waits for a
-//! place further on comes in when the pass gets there: a storm of clients with as many positions
-//! costs two cursors. What a pass reads goes into a feed of its own, with a ring and routes like
-//! those of the live one, and its clients are cursors on that; see [`member`]. So nobody waits for
-//! another's slow socket: who falls off the ring asks again from where he is.
+//! Clients share them. A pass begins at the oldest waiting position, and clients with later
+//! positions join when the pass reaches theirs: a storm of clients with as many positions costs two
+//! cursors. What a pass reads goes into a feed of its own, with a ring and routes like those of the
+//! live one, and its clients are cursors on that; see [`member`]. No client therefore waits for
+//! another's slow socket: a client that falls off the ring asks again from its position.
 //!
-//! A client's token is placed by its order and never given to MongoDB: whether its event exists
-//! makes no difference. One of a collection that nothing is known of is asked about (see [`vouch`]),
-//! and where that does not help, a pass that reads from its time on comes by an event of the
-//! collection, its own at the latest, or it is none of this deployment.
+//! A client's token is placed by its order and never passed to MongoDB: whether its event exists
+//! makes no difference. If the token's collection is unknown, MongoDB is asked about it (see
+//! [`vouch`]). If that does not help, a pass that reads from the token's time on reads an event of
+//! the collection, at the latest the token's own; otherwise the token does not belong to this
+//! deployment.
 //!
 //! At most [`PASSES`] at a time for a feed, and `replay.max_concurrent` for all of them.
 

@@ -1,5 +1,5 @@
-//! Where a pass begins: the oldest position that the oplog still holds, found in a few attempts
-//! however many positions wait.
+//! Where a pass begins: the oldest position that the oplog still holds, found in a few attempts for
+//! any number of waiting positions.
 
 use std::sync::Arc;
 

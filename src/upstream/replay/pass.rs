@@ -1,10 +1,11 @@
-//! One pass over the oplog: its cursor, and what it read lately. Who follows is seen to by
-//! [`super::admission`].
+//! One pass over the oplog: its cursor, and the events that it read lately. [`super::admission`]
+//! decides which clients follow it.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - `position` is read past: the feed holds what came of it, as far as the ring reaches.
-//! - The ring waits a moment for those who lag, and then goes on without them.
+//! - `position` is the position up to which the pass has read. The feed has the events before it,
+//!   as far as the ring reaches.
+//! - The ring waits a moment for slow readers, and then continues without them.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

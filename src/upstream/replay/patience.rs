@@ -1,8 +1,8 @@
-//! How long a server may say nothing.
+//! How long a server may be silent.
 //!
-//! A frozen server keeps its connections open, and a connection can be lost without a word; but a
-//! busy server may really need long, since the oplog may hold a lot of what the pipeline leaves
-//! out. So each time in a row that it says nothing, it may take twice as long.
+//! A frozen server keeps its connections open, and a connection can be lost without notice. But a
+//! busy server may need long, since the oplog may hold many entries that the pipeline leaves out.
+//! Each time in a row that the server is silent, it may therefore take twice as long.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What MongoDB says of a token's collection, asked once for all who come with an unknown one.
+//! What MongoDB says about a token's collection, asked once for all clients with a token of it.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,14 +1,14 @@
-//! What matches now: one consistent read of a collection, and the position from which on every change
-//! comes after it.
+//! The documents that match now: one consistent read of a collection, and the position after which
+//! every change follows.
 //!
-//! The read has read concern `snapshot`: MongoDB chooses a cluster time of its own and tells it, every
-//! event up to that time shows in what is read, and none after it does. So the stream goes on at the
-//! first time after it, wherever the feed is by then. On a sharded cluster that does not hold: an
-//! event's time is not when it becomes visible there.
+//! The read has read concern `snapshot`: MongoDB chooses a cluster time and returns it. Every event
+//! up to that time shows in the result, and no later event does. The stream continues at the first
+//! time after it, wherever the feed is by then. This does not hold on a sharded cluster, where an
+//! event becomes visible at another time than its own.
 //!
-//! `find` is asked for what it decides as the matcher does, and the matcher decides about what comes:
-//! so both halves, the documents and the changes, mean the same. It is read fast into memory, within
-//! bounds, since MongoDB keeps such a time for minutes only.
+//! `find` receives those conditions that it decides exactly as the matcher does, and the matcher
+//! decides the rest, so that both halves, the documents and the changes, mean the same. The result
+//! is read quickly into memory, within bounds, since MongoDB keeps such a time for minutes only.
 
 mod brake;
 mod kept;

@@ -1,18 +1,20 @@
-//! One snapshot for all clients of a filter with the same values who come about the same time: read
-//! once, encoded once.
+//! One snapshot for all clients with the same filter and values that arrive at about the same time:
+//! read once, encoded once.
 //!
-//! Law of this file:
+//! Invariants:
 //!
-//! - One query at a time for a filter and values, in a task of its own: who asks may leave, and it ends
-//!   when nobody waits for it any more. So many for all of them; the others wait in line, and the line
-//!   has an end.
-//! - What was read is given to others as long as the feed's journal reaches back to its moment, so
-//!   that what came since is in memory. Who has to know what came at a place gets one from behind it.
+//! - There is one query at a time for a filter and its values, in a task of its own. A client that asks
+//!   may leave; the query ends when no client waits for it. The number of queries of all filters is
+//!   limited; the others wait in a queue, which is bounded.
+//! - A snapshot is given to further clients as long as the feed's journal reaches back to its time, so
+//!   that the changes since then are in memory. A client that must know what came at a position gets
+//!   a snapshot that was read after that position.
 //! - The documents of all snapshots together stay within `snapshot.max_bytes`, or are those of the
-//!   newest one. Those that nobody is being sent go first, then those whose clients take them most
-//!   slowly: these begin again. A snapshot that was just read has a moment before others take its room.
-//! - What will not pass is not asked again for a minute.
-//! - Who has to begin again waits, longer each time: see [`brake`].
+//!   newest snapshot. Snapshots that are not being sent are dropped first, then those whose clients
+//!   read most slowly: these clients begin again. A snapshot that was just read is kept for a moment
+//!   before others take its room.
+//! - A lasting failure is not tried again for a minute.
+//! - A client that has to begin again waits, longer each time: see [`brake`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

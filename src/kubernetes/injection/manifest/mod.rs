@@ -1,8 +1,8 @@
-//! `sidestream inject`: a text of manifests in, the same text with sidecars out.
+//! `sidestream inject`: manifests as text in, the same text with sidecars out.
 //!
-//! Documents without pods come through byte for byte. In the others only the lines that change are
-//! touched ([`splice`]). Where a layout does not allow that, the document is written anew, without
-//! its comments, and a warning says so.
+//! Documents without pods pass byte for byte. In the others, only the lines that change are touched
+//! ([`splice`]). If a layout does not allow that, the document is rewritten without its comments,
+//! and a warning says so.
 
 mod emit;
 mod splice;

@@ -1,8 +1,9 @@
-//! Makes the steps of a patch in a text, and changes no other line: comments, order, quotes and
-//! blank lines of its author stay.
+//! Applies the steps of a patch to a text, and changes no other line: the author's comments, order,
+//! quotes and blank lines stay.
 //!
-//! It knows the layouts that people and tools write, and not all of YAML. So the caller parses what
-//! comes out and compares it with what should be; where the two differ, it writes the document anew.
+//! It supports the layouts that people and tools write, not all of YAML. The caller therefore
+//! parses the result and compares it with what it should be; if the two differ, it rewrites the
+//! document.
 
 use super::emit::{self, Style};
 use crate::kubernetes::injection::json_patch::{Kind as StepKind, Step};
