@@ -75,7 +75,7 @@ use upstream::snapshot::{Bounds, Snapshots};
 /// Connections that the kernel completes before they are accepted here.
 const BACKLOG: u32 = 4096;
 
-/// Why the sidecar does not start.
+/// Why the sidecar could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(

@@ -253,7 +253,7 @@ impl Metrics {
         }
     }
 
-    /// Lets go of what is told of an upstream that is no more.
+    /// Removes the metrics of an upstream that was closed.
     pub fn forget_upstream(&self, upstream: &str) {
         // Not there: it was never told.
         let _ = self.events_read_total.remove_label_values(&[upstream]);

@@ -175,7 +175,7 @@ impl Tasks {
 }
 
 impl Default for Tasks {
-    /// A set whose panics nobody counts.
+    /// A set whose panics are not counted.
     fn default() -> Tasks {
         let opts = Opts::new("task_panics_total", "Panics.");
         // One label, and both names are good: a test makes one.
@@ -216,7 +216,7 @@ impl Set {
     }
 }
 
-/// Held by a task that nobody supervises, counts its panic.
+/// Held by a task without a supervisor, counts its panic.
 #[derive(Debug)]
 pub struct PanicCount {
     panics: IntCounterVec,

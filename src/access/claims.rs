@@ -17,7 +17,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 #[derive(Clone, PartialEq)]
 pub struct Claims(RawDocumentBuf);
 
-/// A claim that should be a time and is none.
+/// A claim that should be a time and is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoTime;
 
@@ -28,7 +28,7 @@ impl fmt::Debug for Claims {
 }
 
 impl Claims {
-    /// Of somebody who is let in and of whom nothing is known.
+    /// The claims of a caller who is admitted without any.
     pub fn none() -> Claims {
         Claims(RawDocumentBuf::new())
     }
@@ -36,7 +36,7 @@ impl Claims {
     /// Reads a JSON object.
     ///
     /// # Errors
-    /// What is wrong, without any part of the text.
+    /// What is wrong, without quoting the text.
     pub fn from_json(json: &[u8]) -> Result<Claims, &'static str> {
         if json.len() > MAX_BYTES {
             return Err("the claims are larger than 64 KiB");
@@ -44,14 +44,14 @@ impl Claims {
         serde_json::from_slice(json).map_err(|_| "the claims are not a usable JSON object")
     }
 
-    /// Of somebody of whom only a name is known.
+    /// The claims of a caller of whom only the name is known.
     pub fn of_subject(subject: &str) -> Claims {
         let document = Document::from_iter([("sub".to_owned(), Bson::String(subject.to_owned()))]);
         // It fails for names that hold a NUL, and this one does not.
         Claims(RawDocumentBuf::try_from(&document).unwrap_or_default())
     }
 
-    /// For trying things out: each value is JSON, or else text; dots lead into nested claims.
+    /// For trying things out: each value is JSON, otherwise text; dots select nested claims.
     pub fn of_pairs(pairs: &[(String, String)]) -> Claims {
         let mut document = Document::new();
         for (path, value) in pairs {
@@ -85,7 +85,7 @@ impl Claims {
         self.0.get_str(name).ok()
     }
 
-    /// Who it is: `sub`, which may be text or a number.
+    /// The subject: `sub`, which may be text or a number.
     pub fn subject(&self) -> Option<String> {
         match self.0.get("sub").ok()?? {
             bson::RawBsonRef::String(text) if !text.is_empty() => Some(text.to_owned()),
@@ -95,7 +95,7 @@ impl Claims {
         }
     }
 
-    /// The claims but for those that change with each token, as bytes, whatever their order.
+    /// The claims except those that change with each token, as bytes, independent of their order.
     pub fn lasting(&self) -> Vec<u8> {
         const PASSING: [&str; 5] = ["exp", "iat", "nbf", "jti", "auth_time"];
         let mut lasting: Vec<(String, Bson)> = Document::try_from(&*self.0)

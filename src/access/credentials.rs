@@ -14,25 +14,25 @@ const MAX_TOKENS: usize = 32;
 /// More than browsers send to one site, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
 
-/// Its `Debug` shows nothing of it.
+/// The credentials of one request. Their `Debug` shows nothing of them.
 #[derive(Clone, Default)]
 pub struct Credentials {
-    /// What looks like a token, in the order of the settings.
+    /// Values that look like tokens, in the order of the settings.
     pub tokens: Vec<String>,
-    /// What is passed on to the app.
+    /// The header fields that are passed on to the app.
     pub forwarded: Forwarded,
-    /// Where the client is, as far as trusted proxies tell.
+    /// The client's address, as reported by trusted proxies.
     pub address: Option<IpAddr>,
 }
 
-/// Header fields that the app is asked with. Equal for equal callers.
+/// Header fields of the request to the app. Equal for equal callers.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Forwarded {
     pub fields: Vec<(HeaderName, Vec<u8>)>,
-    /// What the client calls the app by, since one app may serve several names.
+    /// The host name that the client uses, since one app may serve several.
     pub host: Vec<u8>,
     pub scheme: Vec<u8>,
-    /// Where the client is: the app may judge by it, and its own limiter has to blame the right one.
+    /// The client's address: the app may decide by it, and its own rate limits apply to it.
     pub address: Option<IpAddr>,
 }
 
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Forwarded {
 }
 
 impl Forwarded {
-    /// Whether they are too large to be anybody's.
+    /// Whether they are larger than any real credentials.
     pub fn is_oversized(&self) -> bool {
         let length: usize = self.fields.iter().map(|(_, value)| value.len()).sum();
         length + self.host.len() + self.scheme.len() > MAX_BYTES

@@ -31,41 +31,41 @@ use crate::tasks::Tasks;
 /// Questions to the app at the same time: a crowd that comes back at once must not be more than
 /// the app can take.
 const MAX_QUESTIONS: usize = 64;
-/// Questions that wait for their turn; more are trouble at once.
+/// Requests that wait for their turn; a further one fails at once.
 const MAX_WAITING: usize = 4096;
-/// After trouble, a credential is not asked about again for so long.
+/// How long a credential is not asked about again after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What the app said.
+/// The app's answer about a credential.
 #[derive(Debug, Clone)]
 pub enum AuthAnswer {
     Vouched(Vouched),
-    /// Who this is, the app does not know.
+    /// The app does not accept the credentials.
     Unknown,
-    /// It knows, and says no.
+    /// The app knows the caller, and refuses.
     Forbidden,
 }
 
-/// Somebody whom the app vouched for.
+/// A caller whom the app admitted.
 #[derive(Debug, Clone)]
 pub struct Vouched {
     pub caller: Arc<Caller>,
-    /// What to ask with again.
+    /// The credentials for rechecks.
     pub credentials: Arc<Forwarded>,
 }
 
-/// A verdict, and when it was asked for.
+/// An answer, and when it was requested.
 #[derive(Debug, Clone)]
 pub struct CachedAnswer {
     pub verdict: AuthAnswer,
     pub at: Instant,
 }
 
-/// Asks the app who a client is, and keeps the answers for `auth.forward.cache`.
+/// Asks the app who the caller is, and keeps the answers for `auth.forward.cache`.
 #[derive(Debug)]
 pub struct Forward {
     settings: ForwardAuth,
@@ -268,7 +268,7 @@ enum Meaning {
     Forbidden,
 }
 
-/// What an answer means. An error is trouble: whose mistake it is, a client cannot know.
+/// What an answer means. An error is a failure of the service, not a refusal.
 fn read(answer: &Answer, claims: &ClaimsFrom) -> Result<Meaning, String> {
     match answer.status {
         200..=299 => {}

@@ -17,11 +17,12 @@ use super::token::{self, Keys};
 use crate::config::JwtKey;
 use crate::tasks::Tasks;
 
-/// A set older than this is fetched anew, while the old one is still used.
+/// A set older than this is fetched again; meanwhile the old one is used.
 const REFRESH: Duration = Duration::from_secs(300);
-/// A set older than this is not used: a withdrawn key must not live on because the issuer is away.
+/// A set older than this is not used: a withdrawn key must not stay valid while the issuer is
+/// down.
 const MAX_AGE: Duration = Duration::from_secs(3600);
-/// An issuer that did not answer is left alone for so long.
+/// How long an issuer that did not answer is not asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 1024 * 1024;
@@ -50,7 +51,7 @@ impl KeySource {
         }
     }
 
-    /// The keys, or nothing where the issuer has not been heard for too long.
+    /// The keys; none if the issuer has not answered for too long.
     pub async fn current(&self) -> Option<Arc<Keys>> {
         match self {
             KeySource::None => None,
@@ -59,7 +60,7 @@ impl KeySource {
         }
     }
 
-    /// The keys after another look at the issuer, where one is due and allowed.
+    /// The keys after another request to the issuer, if one is due and allowed.
     pub async fn another_look(&self) -> Option<Arc<Keys>> {
         match self {
             KeySource::None | KeySource::Fixed(_) => None,

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// One line of a kind in so long.
+/// The minimum time between two lines of a kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// One kind of line.
@@ -21,7 +21,7 @@ struct State {
 }
 
 impl Limited {
-    /// A warning, unless there was one just now; the next one says how many were passed over.
+    /// Logs a warning, unless there was one recently; the next one says how many were left out.
     pub fn warn(&self, text: &str) {
         match self.turn() {
             None => {}
@@ -30,7 +30,7 @@ impl Limited {
         }
     }
 
-    /// How many were passed over, where it is time for a line.
+    /// How many were left out, if a line is due.
     fn turn(&self) -> Option<u64> {
         let mut state = self.0.lock();
         if state.written_at.is_some_and(|at| at.elapsed() < PAUSE) {

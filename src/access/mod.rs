@@ -42,7 +42,7 @@ use token::{Rules, TokenError, Verified};
 
 pub use origin::Origin;
 
-/// Somebody who is signed in.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Whose streams are counted together, as a digest: the subject and its issuer. Who has no
@@ -92,7 +92,7 @@ pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Why somebody is not let in.
+/// Why a caller is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// Brings nothing to say who it is.
@@ -103,7 +103,7 @@ pub enum Refusal {
     Unknown,
     /// The app knows, and says no.
     Forbidden,
-    /// Nobody could be asked. It will pass.
+    /// The authentication service is unavailable. Temporary.
     Unavailable,
 }
 

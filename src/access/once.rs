@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::tasks::Tasks;
 
-/// The question that is being asked, where there is one.
+/// The request that is running, if there is one.
 #[derive(Debug)]
 pub struct Once<T> {
     // Held for a look or a swap, never across an await.
@@ -36,7 +36,7 @@ impl<T: Clone + Send + Sync + 'static> Once<T> {
         answer.wait_for(Option::is_some).await.ok()?.clone()
     }
 
-    /// Asks without waiting, unless somebody does.
+    /// Asks without waiting, unless a request is already running.
     pub fn begin<F>(
         &self,
         (tasks, name): (&Tasks, &'static str),

@@ -16,9 +16,9 @@ use super::once::Once;
 
 /// Answers that are kept, about as many credentials.
 const MAX_KEPT: usize = 16 * 1024;
-/// Of those, answers that let somebody in, which hold the credential too (up to 16 KiB).
+/// Of those, answers that admit a caller, which include the credential (up to 16 KiB).
 const MAX_VOUCHED: usize = 4 * 1024;
-/// How often they are looked through for old ones, at least.
+/// How often old ones are searched for, at least.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// One credential.
@@ -65,7 +65,7 @@ impl Sessions {
         self.known.entry(digest).or_default().clone()
     }
 
-    /// Drops what nobody waits for and no longer holds.
+    /// Drops answers that have expired and for which no request waits.
     fn sweep(&mut self, cache: Duration) {
         self.swept_at = Instant::now();
         let mut vouched = 0;
@@ -100,7 +100,7 @@ impl Sessions {
     }
 }
 
-/// Whether somebody waits for its answer.
+/// Whether a request waits for its answer.
 fn is_in_use(session: &Arc<Session>) -> bool {
     Arc::strong_count(session) > 1
 }
@@ -134,7 +134,7 @@ impl Turns {
         Turns { at_once, waiting, addresses: Mutex::default() }
     }
 
-    /// A place; nothing if this address has too many. Without an address, nothing limits it here.
+    /// A place; `None` if this address has too many. Without an address there is no limit here.
     pub fn of(&self, address: Option<IpAddr>) -> Option<Waiting<'_>> {
         let Some(network) = address.map(network_of) else {
             return Some(Waiting { turns: self, network: None, address: None, place: None });

@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation};
 
 use super::claims::{Claims, MAX_BYTES};
 
-/// Clocks differ.
+/// Leeway for clocks that differ.
 pub const LEEWAY: Duration = Duration::from_secs(5);
 /// The most keys of a set that are kept, and tried for a token that names none.
 const MAX_KEYS: usize = 64;
@@ -43,7 +43,7 @@ pub enum TokenError {
     Audience,
 }
 
-/// A token that was taken.
+/// A valid token.
 #[derive(Debug, Clone)]
 pub struct Verified {
     pub claims: Claims,
@@ -51,7 +51,7 @@ pub struct Verified {
     pub expires_at: f64,
 }
 
-/// What is asked of a token's content.
+/// The requirements on a token's content.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub algorithms: Vec<Algorithm>,
@@ -80,7 +80,7 @@ pub struct SetKey {
 /// passed over: sets hold all sorts of keys.
 ///
 /// # Errors
-/// When it is no key set at all, or none of its keys can be used.
+/// It is not a key set, or has no usable key.
 pub fn read_key_set(json: &[u8]) -> Result<Vec<SetKey>, &'static str> {
     #[derive(serde::Deserialize)]
     struct Set {
@@ -128,7 +128,7 @@ fn set_key(value: serde_json::Value) -> Option<SetKey> {
     Some(SetKey { id: jwk.common.key_id, family, algorithm, key })
 }
 
-/// Decides about a token.
+/// Verifies a token.
 ///
 /// # Errors
 /// [`TokenError`]

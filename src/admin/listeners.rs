@@ -8,7 +8,7 @@ use super::{Admin, page_token, refuse, text};
 use crate::config::Subjects;
 use crate::session::listeners::ListenerReport;
 
-/// How many are told of at a time.
+/// How many are returned at a time.
 const LIMIT: usize = 100;
 /// And at most.
 const MAX_LIMIT: usize = 1000;

@@ -35,7 +35,7 @@ use crate::session::catalog::Catalog;
 use crate::session::reload::Told;
 use crate::tasks::PanicCount;
 
-/// What there is, for whoever asks for something else.
+/// The list of pages, for requests for anything else.
 const PAGES: &str = "not found; there are / (the console) /healthz /readyz /metrics /overview \
                      /streams /filters \
                      /listeners?stream=NAME /explain?stream=NAME\n";
@@ -67,7 +67,7 @@ pub struct Admin {
     journal_limit: usize,
     /// Names under which it may be asked for, beside addresses and `localhost`.
     hosts: Vec<String>,
-    /// How callers are told from each other.
+    /// How callers are distinguished.
     subjects: Subjects,
     /// What the console's page proves itself by; see [`page_token::make`].
     page_token: Option<String>,

@@ -28,7 +28,7 @@ const BY_ACCEPT: [(Transport, &str); 3] = [
     (Transport::Poll, "application/json"),
 ];
 
-/// What is told to a client that takes none of them.
+/// The error for a client that accepts no supported type.
 pub const OFFERED: &str =
     "streams are sent as text/event-stream, application/x-ndjson or application/json";
 

@@ -58,7 +58,7 @@ impl Identity {
         Ok(caller)
     }
 
-    /// Nobody will ask any more.
+    /// No client will ask any more.
     pub(super) fn forget_credentials(&mut self) {
         self.credentials = None;
     }

@@ -12,32 +12,32 @@ use super::problem::Problem;
 use super::reserved::Plain;
 use super::sse;
 
-/// How long the clients of a full house are to stay away, in seconds.
+/// How long clients wait before they reconnect when a limit is reached, in seconds.
 const FULL_SECONDS: std::ops::Range<f64> = 30.0..120.0;
 
 /// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     problem: Problem,
-    /// When to come back, where the trouble will pass.
+    /// When to reconnect, if the condition is temporary.
     pause: Option<Duration>,
 }
 
 impl From<Problem> for Refusal {
-    /// One that will not change by itself.
+    /// A refusal that is not temporary.
     fn from(problem: Problem) -> Refusal {
         Refusal { problem, pause: None }
     }
 }
 
 impl Refusal {
-    /// Trouble that is over soon; `retry` is how soon clients come back after a cut.
+    /// A short temporary condition. `retry` is the time after which clients reconnect after a cut.
     pub fn passing(status: u16, detail: impl Into<String>, retry: Duration) -> Refusal {
         // Spread, so that those who came together do not come back together.
         Refusal::until(status, detail, retry.mul_f64(1.0 + 4.0 * fastrand::f64()))
     }
 
-    /// A limit is full.
+    /// A limit is reached.
     pub fn full(status: u16, detail: impl Into<String>) -> Refusal {
         let spread = FULL_SECONDS.end - FULL_SECONDS.start;
         let seconds = FULL_SECONDS.start + spread * fastrand::f64();
@@ -59,12 +59,12 @@ impl Refusal {
         &self.problem
     }
 
-    /// What it is, whatever the client is told: for metrics.
+    /// The real status, for metrics, whatever response the client receives.
     pub fn status(&self) -> u16 {
         self.problem.status
     }
 
-    /// As an answer; `is_event_stream`: to a request that accepts event streams by name.
+    /// The response; `is_event_stream`: for a request that accepts event streams by name.
     pub fn into_answer(self, is_event_stream: bool) -> Plain {
         let Refusal { problem, pause } = self;
         let Some(pause) = pause else { return problem.into() };

@@ -20,7 +20,7 @@ pub(super) fn print(text: impl Display, code: ExitCode) -> ExitCode {
     }
 }
 
-/// Writes a line to standard error. Where that fails there is nobody to tell.
+/// Writes a line to standard error. A failure cannot be reported anywhere.
 pub(super) fn complain(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

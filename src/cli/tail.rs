@@ -52,7 +52,7 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// How it ended.
 enum End {
-    /// All that was asked for has come, or nobody reads on.
+    /// All requested events have arrived, or the output is closed.
     Done,
     /// A message, and an exit code.
     Failed(String, u8),

@@ -14,7 +14,7 @@ use super::token_source::TokenSource;
 use super::units::{Invalid, invalid, show};
 use super::value::{Group, Value};
 
-/// How callers are authenticated. Without any source nobody can be signed in.
+/// How callers are authenticated. Without any source, no caller is.
 #[derive(Debug, Clone, Default)]
 pub struct Auth {
     pub jwt: Option<Jwt>,
@@ -51,7 +51,7 @@ pub enum JwtKey {
     Unread,
 }
 
-/// Asking the app who somebody is.
+/// Forward authentication: asking the app who the caller is.
 #[derive(Debug, Clone)]
 pub struct ForwardAuth {
     pub url: Uri,

@@ -92,7 +92,7 @@ pub struct Diagnostic {
     pub source_width: usize,
 }
 
-/// So many errors of one file are told, and so many warnings; the rest is a number.
+/// How many errors of a file are reported, and how many warnings; the rest are counted.
 pub(crate) const MAX_FINDINGS: usize = 100;
 
 impl Diagnostic {
@@ -219,7 +219,7 @@ impl<'a> Reporter<'a> {
         self.errors > 0
     }
 
-    /// Whether further errors are only counted, so that nobody need look for good advice.
+    /// Whether further errors are only counted, so that no hints have to be computed.
     pub fn is_full(&self) -> bool {
         self.errors >= MAX_FINDINGS
     }

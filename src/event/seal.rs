@@ -21,7 +21,7 @@ use super::position::{InvalidPosition, Position};
 const CONTEXT: &[u8] = b"sidestream position";
 /// Longer texts are no ids of ours.
 const MAX_TEXT: usize = 64 * 1024;
-/// How many keys open ids: each id that nobody sealed is tried with every one.
+/// How many keys open ids: each id that was not sealed here is tried with every key.
 const MAX_KEYS: usize = 16;
 
 /// How positions are written for clients, and read from them. Cheap to clone.

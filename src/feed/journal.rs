@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::event::{ChangeEvent, Position};
 
-/// How much recent history is kept.
+/// The limits of the journal.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub window: Duration,
     pub max_bytes: usize,
 }
 
-/// Where a client's position lies.
+/// Where a client's position is, relative to the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Located {
     /// Everything after it begins with the event of this number.
@@ -52,7 +52,7 @@ impl Journal {
         }
     }
 
-    /// Forgets everything and begins again; numbers go on, so that no old one means a new event.
+    /// Drops everything and begins again. Numbers continue, so no old number means a new event.
     pub fn restart_at(&mut self, start: Position) {
         self.first = self.end();
         self.events.clear();
@@ -61,7 +61,7 @@ impl Journal {
         self.head = start;
     }
 
-    /// Appends the next event and lets go of what is too old or too much.
+    /// Appends the next event and drops events beyond the limits.
     pub fn push(&mut self, event: Arc<ChangeEvent>) -> u64 {
         self.bytes += event.size();
         self.head = event.token().clone();
@@ -81,14 +81,14 @@ impl Journal {
         }
     }
 
-    /// Lets go of the events before this number.
+    /// Drops the events before this number.
     pub fn evict_before(&mut self, number: u64) {
         while self.first < number && !self.events.is_empty() {
             self.evict_first();
         }
     }
 
-    /// Lets go of events that have been here for longer than the window.
+    /// Drops events that have been here for longer than the window.
     pub fn expire(&mut self, now: Instant) {
         while let Some(event) = self.events.front() {
             if now.saturating_duration_since(event.read_at()) <= self.limits.window {
@@ -106,12 +106,12 @@ impl Journal {
         }
     }
 
-    /// Read past, as far as is known.
+    /// The position up to which everything has been read.
     pub fn head(&self) -> &Position {
         &self.head
     }
 
-    /// The oldest position from which everything is here.
+    /// The oldest position after which the journal is complete.
     pub fn floor(&self) -> &Position {
         &self.floor
     }

@@ -36,7 +36,7 @@ impl FeedKey {
         FeedKey { collection: filter.namespace.collection.clone(), ..FeedKey::of(filter) }
     }
 
-    /// The image mode, for people and metrics.
+    /// The image mode as text, for people and metrics.
     pub fn mode(&self) -> String {
         match self.before_image {
             FullDocumentBeforeChange::Off => self.full_document.name().to_string(),
@@ -55,23 +55,23 @@ impl std::fmt::Display for FeedKey {
     }
 }
 
-/// How the upstream is doing.
+/// The status of the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// Not opened yet, or reading what happened before the start.
     Starting,
     /// Everything that MongoDB has is read, or about to be.
     Live,
-    /// It is not read at present.
+    /// It cannot be read at present.
     Away(Absence),
 }
 
 /// Why an upstream is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absence {
-    /// For people.
+    /// The reason, as a text for people.
     pub reason: String,
-    /// Whether waiting does not mend it.
+    /// Whether waiting cannot fix it.
     pub needs_a_person: bool,
 }
 

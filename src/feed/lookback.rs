@@ -74,7 +74,7 @@ pub(super) struct LookBack {
 #[derive(Debug, Default)]
 struct State {
     asked: HashMap<RouteId, Ask>,
-    /// Whom the pass under way looks for.
+    /// The routes that the current pass looks for.
     taken: HashMap<RouteId, Arc<Route>>,
     pasts: HashMap<RouteId, Past>,
     /// What the pasts take, in bytes.
@@ -331,7 +331,7 @@ impl Search {
         number >= self.from && !self.known.contains(&number)
     }
 
-    /// One past of what was found and what was known before, which nobody else changes.
+    /// One past with what was found and what was known before; no other task changes it.
     fn end(self, before: Option<Past>, end: u64) -> Past {
         let before = before.filter(|past| (past.from..past.to) == self.known);
         let (from, to, entries) = match before {
@@ -360,7 +360,7 @@ impl Search {
     }
 }
 
-/// Goes over the journal as long as somebody asks. At most one for a feed.
+/// Scans the journal as long as subscriptions ask. At most one for a feed.
 async fn serve(feed: Arc<Feed>) {
     let mut task = Task { feed: feed.clone(), is_over: false };
     let back = &feed.lookback;
@@ -437,7 +437,7 @@ impl Pass {
         }
     }
 
-    /// Notes whom an event concerns; says how many were asked.
+    /// Records which routes an event concerns. Returns how many predicates were evaluated.
     fn take(&mut self, number: u64, event: &ChangeEvent, candidates: &mut Vec<RouteId>) -> usize {
         self.finder.candidates(event, candidates);
         for id in candidates.iter() {

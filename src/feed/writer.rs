@@ -15,7 +15,7 @@ use crate::feed::journal::Journal;
 use crate::feed::routes::Offer;
 use crate::filter::Filter;
 
-/// Events that are in the journal, and the routes that they may concern.
+/// Events in the journal, and the routes that they may concern.
 #[must_use]
 pub(crate) struct Offered<'f> {
     feed: &'f Feed,
@@ -23,7 +23,7 @@ pub(crate) struct Offered<'f> {
 }
 
 impl Offered<'_> {
-    /// Finds out what the events are for their routes, hands that out, and wakes who wants it.
+    /// Evaluates the events for their routes, hands out deliveries, and wakes subscriptions.
     pub fn hand_out(mut self) {
         let made: Vec<_> = std::mem::take(&mut self.offers)
             .into_iter()
@@ -44,7 +44,7 @@ impl Offered<'_> {
 }
 
 impl Drop for Offered<'_> {
-    /// In a panic: nobody will be told of these events, so everybody is told of that.
+    /// In a panic: these events will not be delivered, so all subscriptions are reset.
     fn drop(&mut self) {
         let head = self.feed.inner.lock().journal.as_ref().map(|journal| journal.head().clone());
         if let Some(head) = head {
@@ -142,7 +142,7 @@ impl Feed {
         self.inner.lock().collections.alone().is_none()
     }
 
-    /// Rises when a collection is added to what is read.
+    /// Increases when a collection is added to the list.
     pub fn generation(&self) -> u64 {
         self.inner.lock().generation
     }
@@ -226,7 +226,7 @@ impl Feed {
         }
     }
 
-    /// Lets go of what is too old; called now and then.
+    /// Drops events that are too old; called from time to time.
     pub fn expire(&self) {
         let mut inner = self.inner.lock();
         let Inner { journal, routes, .. } = &mut *inner;
@@ -241,12 +241,12 @@ impl Feed {
         self.inner.lock().routes.retire(filter);
     }
 
-    /// Tells all subscriptions that nothing more comes.
+    /// Ends all subscriptions: no more events will follow.
     pub fn retire_all(&self) {
         self.inner.lock().routes.retire_all();
     }
 
-    /// Lets go of the events before this number.
+    /// Drops the events before this number.
     pub fn evict_before(&self, number: u64) {
         let mut inner = self.inner.lock();
         let Inner { journal, routes, .. } = &mut *inner;

@@ -72,7 +72,7 @@ pub struct Filter {
     pub examples: Vec<Example>,
     /// Without a message: to report what is found out later about the collection.
     pub at_collection: Diagnostic,
-    /// Of a protected stream: what to say where nobody can sign in.
+    /// Of a protected stream: the warning if no caller can be authenticated.
     needs_source: Option<Diagnostic>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Diagnostic>,

@@ -61,7 +61,7 @@ impl<V, L> Test<V, L> {
         matches!(self, Test::Size(_) | Test::ElementDocument(_) | Test::ElementValue(_))
     }
 
-    /// Whether null and a missing field are told apart.
+    /// Whether null and a missing field are distinguished.
     pub fn sees_null(&self) -> bool {
         matches!(self, Test::Exists | Test::Type(_))
     }

@@ -19,7 +19,7 @@ pub(crate) const MAX_CONDITIONS: usize = 1_000;
 pub(crate) const MAX_VALUES: usize = 10_000;
 /// Placeholders in one filter. Each takes a copy of its value.
 const MAX_PLACEHOLDERS: usize = 1_000;
-/// So many mistakes are told.
+/// How many mistakes are reported.
 pub(crate) const MAX_ERRORS: usize = 100;
 /// Parts of one path.
 pub(crate) const MAX_PARTS: usize = 100;

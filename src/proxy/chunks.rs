@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use super::forwarded;
 
-/// Extensions of one chunk, in bytes; nobody uses them, but for attacks.
+/// The maximum size of the extensions of one chunk, in bytes. Only attacks use them.
 const MAX_EXTENSION: usize = 1024;
 /// The trailer section, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;

@@ -122,7 +122,7 @@ impl Connections {
     /// Takes in a connection that has this descriptor, or makes room first.
     ///
     /// # Errors
-    /// There is no room, and nobody who could make it.
+    /// There is no room, and no connection that could be closed to make room.
     pub fn enter(
         self: &Arc<Connections>,
         address: Option<IpAddr>,

@@ -6,7 +6,7 @@
 
 use percent_encoding::percent_decode;
 
-/// Whom a request target is for.
+/// Whether a request target is for the reserved path or for the app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     App,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What a client is told whose request does not come, as 408.
+/// The 408 response for a client whose request does not arrive.
 pub const TOO_LATE: &str = "no more of the request's body arrived in time";
 /// Who lets us wait longer than this is slow: large buffers do nothing for him.
 const SLOW: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const SLOW: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Pause {
     most: Duration,
-    /// `None`: nobody is waited for.
+    /// `None`: no client is waited for.
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }

@@ -39,11 +39,11 @@ pub type HeldRequests = Arc<AtomicUsize>;
 pub struct RequestSlot<'a> {
     requests: &'a Requests,
     held: HeldRequests,
-    /// Nobody else remembers the count of this one.
+    /// No other place keeps the count of this one.
     forget: Option<IpAddr>,
 }
 
-/// What a client is told that has too many requests on their way.
+/// The response for a client that has too many concurrent requests.
 pub fn refusal(full: Full) -> Problem {
     Problem::new(full.status(), full.to_string()).with_header("Retry-After", RETRY_AFTER)
 }

@@ -49,7 +49,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether its feed was ever read up to now: before, nobody can say where "now" is.
+    /// Whether its feed has ever been read up to the present. Before that, the present position is
+    /// unknown.
     pub fn was_read(&self) -> bool {
         self.feed.was_live()
     }

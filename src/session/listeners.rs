@@ -94,7 +94,7 @@ pub enum Place {
     Replaying(u32),
 }
 
-/// What is told of one.
+/// What is reported about one.
 #[derive(Debug, Clone)]
 pub struct ListenerReport {
     /// To end it by; of this process.
@@ -227,7 +227,7 @@ impl Listener {
         self.waker.register(waker);
     }
 
-    /// Whether somebody has ended it.
+    /// Whether an operator has ended it.
     pub(super) fn is_ended(&self) -> bool {
         self.is_ended.load(Ordering::Acquire)
     }

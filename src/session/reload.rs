@@ -38,7 +38,7 @@ pub struct Reload {
     pub told: Told,
 }
 
-/// What was found in the files when they were last read, for whoever asks.
+/// The result of the last reading of the files.
 #[derive(Clone, Default)]
 pub struct Told(Arc<Mutex<Arc<Findings>>>);
 

@@ -54,7 +54,7 @@ pub enum FrameKind {
     Position(Position),
     /// Nothing to say, and still here.
     Keepalive,
-    /// Fetch anew, then go on from this position.
+    /// Load the data again, then continue from this position.
     Reset(ResetReason, Option<Position>),
     /// Everything that the client had missed has been sent: the moment to load its data. Comes once
     /// for each stream that a client opens, and behind the documents of each snapshot.
@@ -113,7 +113,7 @@ pub struct Shared {
 
 #[derive(Debug)]
 enum Phase {
-    /// The feed was not read yet, so nobody can say where "now" is.
+    /// The feed has not been read yet, so the present position is unknown.
     Waiting(watch::Receiver<bool>, Begin),
     /// Reading routes and journal from this number on.
     Following(u64),
@@ -228,7 +228,7 @@ impl Subscription {
         self.was_ready
     }
 
-    /// Tells everybody on this route that its filter is no longer the one in force.
+    /// Tells all subscriptions of this route that its filter is no longer in force.
     pub fn retire(&self) {
         self.route.retire();
     }

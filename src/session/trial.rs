@@ -14,7 +14,7 @@ use crate::feed::routes::RouteTable;
 use crate::filter::{Bound, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::{Objection, Predicate};
 
-/// A token for an event of our own making. It is shown to nobody.
+/// A token for a made-up event. It is never shown.
 const TOKEN: &str = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
 
 /// What a client gets.

@@ -59,7 +59,7 @@ pub enum ProbeError {
     /// Nothing answers there.
     #[error("{0}")]
     Unavailable(String),
-    /// Something answers, and somebody has to do something.
+    /// A server answers, but an operator has to act first.
     #[error("{0}")]
     Unusable(String),
     /// The connection string itself is wrong.

@@ -135,7 +135,7 @@ impl Events {
     }
 }
 
-/// Sends what has come, if anything has; says whether somebody takes it.
+/// Sends the events so far, if any. Returns whether the receiver still exists.
 async fn send(to: &mpsc::Sender<Ahead>, events: &mut Vec<RawDocumentBuf>) -> bool {
     events.is_empty() || to.send(Ahead::Events(std::mem::take(events))).await.is_ok()
 }

@@ -35,7 +35,7 @@ pub enum Failure {
     Standalone,
     /// The driver makes nothing of it; only another one helps.
     ConnectionString,
-    /// A member of a replica set that nobody has initiated.
+    /// A member of a replica set that has not been initiated.
     NotInitiated,
     /// A member of another replica set than the one that is asked for.
     WrongSet,
@@ -103,7 +103,7 @@ impl Failure {
         matches!(self, Failure::HistoryLost | Failure::Fatal | Failure::Unreadable)
     }
 
-    /// Whether somebody has to do something before it can work; tried again slowly meanwhile.
+    /// Whether an operator has to act before it can work. Meanwhile it is tried again slowly.
     pub fn needs_a_person(self) -> bool {
         matches!(
             self,

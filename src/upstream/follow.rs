@@ -17,7 +17,7 @@ use crate::feed::Status;
 
 /// How many events are taken in at once.
 const TOGETHER: usize = 64;
-/// How often old events are let go of on a quiet stream.
+/// How often old events are dropped on a quiet stream.
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why following a cursor ended.

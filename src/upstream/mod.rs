@@ -37,7 +37,7 @@ use follow::CursorEnd;
 
 /// First and longest pause between attempts that time may heal.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// The same where somebody has to do something first.
+/// The same if an operator has to act first.
 const SLOW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
 /// How long the first answer of a cursor may take, and any other. A frozen server keeps its
 /// connections open and says nothing; a busy one may really need that long, so each time in a row

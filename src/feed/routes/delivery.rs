@@ -31,7 +31,7 @@ impl View {
     }
 }
 
-/// Why a client has to fetch its data anew.
+/// Why a client has to load its data again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResetReason {
     /// MongoDB no longer holds what came after the client's position.

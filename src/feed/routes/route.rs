@@ -58,7 +58,7 @@ impl Recent {
         }
     }
 
-    /// Lets go of the oldest delivery.
+    /// Drops the oldest delivery.
     fn drop_first(&mut self) {
         let Some(gone) = self.deliveries.pop_front() else { return };
         self.complete_from = gone.number + 1;
@@ -322,7 +322,7 @@ impl Route {
         !self.is_holding.swap(true, Ordering::Relaxed)
     }
 
-    /// Adds a delivery and wakes whoever waits. Only under the feed's lock.
+    /// Adds a delivery and wakes waiting subscriptions. Only under the feed's lock.
     pub(super) fn push(&self, delivery: Arc<Delivery>) {
         {
             let mut recent = self.recent.lock();

@@ -258,7 +258,7 @@ impl RouteTable {
         within.last().unwrap_or(newest)
     }
 
-    /// Lets go of what was made of events before this one, the first that is still kept.
+    /// Drops the deliveries of events before this one, the first that is still kept.
     pub fn trim(&mut self, first: u64) {
         self.drop_before(first, first);
     }

@@ -12,7 +12,7 @@ use crate::matcher::path::Path;
 /// Values of one `$in`, branches of one `$or`: beyond this a term is no longer worth its entries.
 const MAX_ENTRIES: usize = 1_000;
 
-/// One demand on a document. Whoever matches fulfils it; not everybody who fulfils it matches.
+/// One requirement on a document. Every matching document fulfils it; the reverse need not hold.
 #[derive(Clone, Debug)]
 pub(super) enum Term {
     /// Some value at the path equals this one.

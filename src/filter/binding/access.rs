@@ -14,9 +14,9 @@ use crate::yaml::Entry;
 /// Who may open a stream. There is no default: a file says it.
 #[derive(Debug, Clone)]
 pub enum Access {
-    /// Everybody.
+    /// Everyone.
     Public,
-    /// Whoever the app or a token vouches for.
+    /// Every authenticated caller.
     Authenticated,
     /// The callers whose claims match.
     Match(AccessRule),
@@ -190,7 +190,7 @@ pub(in crate::filter) fn without_source(
     ))
 }
 
-/// Rules that nobody fulfils, or that say nothing.
+/// Rules that no caller can fulfil, or that have no effect.
 pub(in crate::filter) fn advise(
     access: &Access,
     entry: &Entry,

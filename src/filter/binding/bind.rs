@@ -169,7 +169,7 @@ impl Filter {
         self.bind_values(values, claims)
     }
 
-    /// As [`Filter::bind`], for whoever reads the files anyway: does not ask who may listen.
+    /// As [`Filter::bind`], for people who can read the files anyway: does not check `access`.
     ///
     /// # Errors
     /// As there.

@@ -10,7 +10,7 @@ use crate::matcher::node::Set;
 
 /// The longest value of a parameter without `maxLength`, in bytes.
 pub(in crate::filter) const MAX_VALUE_BYTES: usize = 1024;
-/// So many values of an `enum` are named to whom gives another one.
+/// How many values of an `enum` are listed in the error for another value.
 const MAX_NAMED: usize = 20;
 /// So much of each, in characters.
 const MAX_NAMED_CHARS: usize = 64;

@@ -32,7 +32,7 @@ pub struct Loaded {
     pub filters: FilterSet,
     /// Everything that was found, errors and warnings, file by file.
     pub diagnostics: Vec<Diagnostic>,
-    /// The streams whose file is there but bad. Whoever has an older filter of that name keeps it.
+    /// The streams whose file exists but has mistakes. An older filter of that name stays in force.
     pub broken: BTreeSet<String>,
     /// The streams whose file can be read, and which may not be served: they are not in force, and
     /// neither is an older filter of that name.

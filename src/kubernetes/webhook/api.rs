@@ -78,7 +78,7 @@ impl ApiError {
         matches!(self, ApiError::Refused { status: 404, .. })
     }
 
-    /// Somebody else was faster.
+    /// Another client changed the object first.
     pub fn is_conflict(&self) -> bool {
         matches!(self, ApiError::Refused { status: 409, .. })
     }

@@ -73,7 +73,7 @@ impl Election {
         self.settle(asked, made)
     }
 
-    /// Gives the lead up, so that nobody waits for it to lapse.
+    /// Gives up the leadership, so that no replica has to wait for it to lapse.
     pub async fn release(&mut self) {
         if !self.leads() {
             return;

@@ -41,7 +41,7 @@ use metrics::Metrics;
 /// How long the last requests and giving up the lead may take.
 const END: Duration = Duration::from_secs(15);
 
-/// Everything that the webhook is told.
+/// All settings of the webhook.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where the API server asks.
@@ -126,7 +126,7 @@ pub struct Webhook {
     shared: Arc<WebhookState>,
     leave: Duration,
     closing: watch::Sender<bool>,
-    /// Ends by itself, when it is told that the webhook leaves.
+    /// Ends by itself when the webhook shuts down.
     work: Tasks,
     /// The pages for kubelet, to the very end.
     pages: Tasks,

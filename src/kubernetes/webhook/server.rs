@@ -132,7 +132,7 @@ impl Connection {
     }
 }
 
-/// Resolves when it is true, or nobody can make it so any more.
+/// Resolves when it is true, or its sender is gone.
 async fn until_true(watched: &mut watch::Receiver<bool>) {
     let _ = watched.wait_for(|is_true| *is_true).await;
 }

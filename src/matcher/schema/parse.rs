@@ -77,7 +77,7 @@ impl Parser {
         (self.errors.len() == before).then_some(schema)
     }
 
-    /// Nothing where something is wrong, which is told.
+    /// `None` if something is wrong, which is reported.
     fn keyword(
         &mut self,
         keyword: &str,

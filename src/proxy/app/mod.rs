@@ -53,7 +53,7 @@ pub enum Unreachable {
 }
 
 impl Unreachable {
-    /// What clients are told: the app is away, or too slow.
+    /// The response for clients: the app is down, or too slow.
     pub fn status(&self) -> u16 {
         match self {
             Unreachable::TimedOut => 504,
@@ -85,7 +85,7 @@ struct PoolState {
 #[derive(Debug, Default)]
 struct Idle {
     connections: Vec<(Socket, Instant)>,
-    /// Somebody closes them when it is time.
+    /// A task closes them when their time is over.
     is_watched: bool,
 }
 
@@ -217,7 +217,7 @@ impl App {
         }
     }
 
-    /// Where the app listens, asked anew every few seconds.
+    /// The app's addresses, resolved again every few seconds.
     ///
     /// # Errors
     /// Its name cannot be resolved.

@@ -9,7 +9,7 @@ use crate::proxy::app::answer::{Body as Framing, Head, Named, first_line, lines}
 use crate::proxy::app::body::Body;
 use crate::proxy::date;
 
-/// Whom an answer goes to.
+/// The client that an answer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct To {
     /// The minor version that the client speaks.

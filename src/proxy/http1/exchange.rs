@@ -32,7 +32,7 @@ use crate::proxy::pause::Pause;
 /// Why an exchange ended before its answer was whole.
 #[derive(Debug)]
 pub enum Stop {
-    /// Nobody is there to be answered.
+    /// The client is gone.
     Gone,
     /// The app had closed the connection before: the request may be sent again.
     Stale,
@@ -54,7 +54,7 @@ pub struct Request {
     pub is_idempotent: bool,
 }
 
-/// How long one may wait for whom.
+/// The time limits for the client and for the app.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// For a client to take or to send something.

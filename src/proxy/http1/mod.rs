@@ -180,7 +180,7 @@ impl Forwarder {
     }
 }
 
-/// What is told about a request that did not get its answer.
+/// What is logged about a request without a complete answer.
 async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> ExchangeEnd {
     let status = exchange.status();
     if status == 0 && !exchange.is_cut() {

@@ -31,7 +31,7 @@ use crate::proxy::app::{Broken, Connection, Unreachable};
 use crate::proxy::pause::{Pause, TOO_LATE};
 use crate::proxy::requests::{self, RequestSlot};
 
-/// What gRPC's clients are told, as the app's side is HTTP/1.1.
+/// The message for gRPC clients, since the app is reached over HTTP/1.1.
 const NO_GRPC: &str = "gRPC is not supported here: requests reach the app as HTTP/1.1, and gRPC needs \
                        HTTP/2 all the way. Let gRPC clients reach the app past this proxy";
 /// `UNIMPLEMENTED`, in gRPC's own numbers.
@@ -40,7 +40,7 @@ const GRPC_UNIMPLEMENTED: &str = "12";
 /// Why a request is not answered, or not to the end.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Nobody is there to be told.
+    /// The client is gone.
     #[error("the client left")]
     ClientGone,
     #[error("{TOO_LATE}")]

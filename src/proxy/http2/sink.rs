@@ -55,7 +55,7 @@ pub struct StreamSink {
 }
 
 impl StreamSink {
-    /// Says that nothing more comes. Needs no room, so it waits for nobody.
+    /// Ends the stream. Needs no window, so it never waits.
     pub fn finish(&mut self) {
         // The stream is over either way.
         let _ = self.stream.send_data(Bytes::new(), true);

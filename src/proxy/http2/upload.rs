@@ -98,7 +98,7 @@ impl Upload {
         self.pause.has_moved();
     }
 
-    /// Ready when all is written, or nobody takes it.
+    /// Ready when everything is written, or the app has stopped reading.
     pub fn poll(
         &mut self,
         app: &mut Connection,

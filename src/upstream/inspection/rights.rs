@@ -9,10 +9,10 @@ use super::command;
 /// What a change stream needs.
 const ACTIONS: [&str; 2] = ["find", "changeStream"];
 
-/// The privileges of whoever is signed in.
+/// The privileges of the authenticated user.
 #[derive(Debug, Default)]
 pub(super) struct Rights {
-    /// Name and database; `None` where nobody has to sign in.
+    /// Name and database; `None` if authentication is off.
     user: Option<(String, String)>,
     privileges: Vec<Privilege>,
 }

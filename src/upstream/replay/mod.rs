@@ -69,7 +69,7 @@ struct ReplayState {
     vouching: Vouching,
     queues: Mutex<HashMap<FeedKey, Queue>>,
     /// Passes that have ended and still hold what their clients have not taken, the oldest first.
-    /// Apart from the queues, which go when nobody waits. Locked alone.
+    /// Apart from the queues, which are dropped when they are empty. Locked alone.
     lingering: Mutex<HashMap<FeedKey, VecDeque<Weak<Pass>>>>,
 }
 
@@ -81,7 +81,7 @@ struct Queue {
     /// Passes that may be joined.
     joinable: Vec<Arc<Pass>>,
     passes: usize,
-    /// A pass waits for its turn, and takes then whoever waits.
+    /// A pass waits for its turn, and then takes all waiting clients.
     is_gathering: bool,
     /// Those who left are looked for when so many are here, and then at every doubling.
     sweep_at: usize,

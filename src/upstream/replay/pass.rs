@@ -47,7 +47,7 @@ pub(super) enum PassEnd {
     /// The journal has everything after this.
     Met(Position),
     Lost(ResetReason),
-    /// Nobody seemed to want it any more.
+    /// It seemed to have no clients any more.
     Stopped,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Pass {
 /// Why reading one cursor ended.
 enum Stop {
     PassEnd(PassEnd),
-    /// Nobody is left who wants it.
+    /// It has no clients any more.
     Unwanted,
     /// Again, from here.
     Again,
@@ -101,7 +101,7 @@ impl Pass {
         Pass { live: live.clone(), start, read, max_bytes, end, admission }
     }
 
-    /// Reads until the journal is met, or nobody wants it any more.
+    /// Reads until it reaches the journal, or has no clients any more.
     /// Without a cursor, opening it told that the first event is too large.
     pub async fn run(&self, shared: &ReplayState, opened: Option<Events>) {
         let mut progress = Progress {
