@@ -264,7 +264,7 @@ fn mistakes_tell_place_and_cure() {
     row(map("$$its"), "$expr/$map/in", "unknown variable", "`$$it`");
     row(map("$$this"), "$expr/$map/in", "unknown variable", "");
     let hour = |zone: &str| doc! { "$expr": { "$hour": { "date": "$a", "timezone": zone } } };
-    row(hour("Berlin"), "$expr/$hour/timezone", "no time zone", "Europe/Berlin");
+    row(hour("Berlin"), "$expr/$hour/timezone", "not a time zone", "Europe/Berlin");
     row(hour("$zone"), "$expr/$hour/timezone", "written in the filter", "only dates");
     row(doc! { "$expr": { "$dateFromString": {} } }, "$expr/$dateFromString", "not supported", "");
 

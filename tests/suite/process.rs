@@ -48,7 +48,7 @@ fn every_command_explains_itself_with_an_example() {
         let help = text(&output.stdout);
         assert!(help.contains("Example") && help.contains("sidestream "), "{help}");
     }
-    assert!(text(&run(&["run", "--help"]).stdout).contains("exit code 3"));
+    assert!(text(&run(&["run", "--help"]).stdout).contains("exits with code 3"));
 }
 
 /// Runs the program in a directory with these files.

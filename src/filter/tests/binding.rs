@@ -79,12 +79,12 @@ fn refusals() {
         (&[("status", "new"), ("status", "new")], "parameter `status`: given more than once"),
         (
             &[("status[$ne]", "x")],
-            "parameter `status[$ne]`: brackets have no meaning here: write `status=a`, and \
+            "parameter `status[$ne]`: brackets are not supported: write `status=a`, and \
              `status=a&status=b` for a list",
         ),
         (
             &[("status", "new"), ("kinds[]", "x")],
-            "parameter `kinds[]`: brackets have no meaning here: write `kinds=a`, and \
+            "parameter `kinds[]`: brackets are not supported: write `kinds=a`, and \
              `kinds=a&kinds=b` for a list",
         ),
         (&[("staus", "new")], "parameter `staus`: not declared; did you mean `status`?"),
@@ -210,7 +210,7 @@ fn leaving_a_parameter_out_never_takes_a_claim_along() {
     ];
     for matching in &together {
         let diagnostics = parse(&file(matching, ", required: false")).unwrap_err();
-        assert!(shown(&diagnostics).contains("`$claim: sub` with the whole condition"));
+        assert!(shown(&diagnostics).contains("drops the whole condition, with `$claim: sub`"));
         parse(&file(matching, "")).unwrap();
         parse(&file(matching, ", default: new")).unwrap();
     }

@@ -239,7 +239,7 @@ fn mistakes() {
     row(doc! { "a..b": 1 }, "empty part");
     row(doc! { "": 1 }, "empty part");
     row(doc! { "a.$": 1 }, "positional");
-    row(doc! { "$a": 1 }, "no field name");
+    row(doc! { "$a": 1 }, "not a field name");
     row(doc! { "a": { "$slice": 1 } }, "$slice");
     row(doc! { "a": { "$elemMatch": {} } }, "$elemMatch");
     row(doc! { "a": { "$meta": "textScore" } }, "$meta");

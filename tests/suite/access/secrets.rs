@@ -72,7 +72,7 @@ async fn secrets_show_nowhere() {
     }
     drop(held);
     let log = program.log();
-    assert!(log.contains("auth.forward.url gives no usable answer"), "{log}");
+    assert!(log.contains("auth.forward.url gave no usable response"), "{log}");
     said.push(log);
     // What a client sends under a name that nobody declared is not given back either.
     for said in said {

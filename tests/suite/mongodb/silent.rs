@@ -99,14 +99,14 @@ async fn what_is_probably_not_meant_is_told() {
     let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
     let admin = sidecar.admin;
     let right_case = format!("write `collection: {database}.Orders`");
-    says(admin, "case", "ready", &["but one called `Orders`", &right_case]).await;
+    says(admin, "case", "ready", &["but it has `Orders`", &right_case]).await;
     says(admin, "missing", "ready", &["there is no collection", "createCollection(\"bills\")"])
         .await;
     says(admin, "collation", "ready", &["default collation (sv)", "locale: \"simple\""]).await;
     let command =
         "runCommand({ collMod: \"people\", changeStreamPreAndPostImages: { enabled: true } })";
     says(admin, "images", "ready", &["does not record images", command]).await;
-    says(admin, "nowhere", "ready", &["one called", &format!("collection: {database}.*")]).await;
+    says(admin, "nowhere", "ready", &["but there is", &format!("collection: {database}.*")]).await;
     for name in ["kept", "whole"] {
         assert_eq!(stream_of(admin, name).await, ("ready".to_owned(), String::new()));
     }
