@@ -30,7 +30,8 @@ fn checked(examples: &str) -> (bool, String) {
     let filters = Filters::new(&[("orders", &format!("{ORDERS}{examples}"))]);
     let output = run(filters.path(), &["check", "."]);
     let said = String::from_utf8(output.stdout).unwrap();
-    let without_auth = said.split("\n\n").filter(|said| !said.contains("no caller can be authenticated"));
+    let without_auth =
+        said.split("\n\n").filter(|said| !said.contains("no caller can be authenticated"));
     (output.status.success(), without_auth.collect::<Vec<_>>().join("\n\n"))
 }
 

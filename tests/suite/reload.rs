@@ -237,7 +237,9 @@ async fn a_file_that_takes_a_right_away_ends_its_streams() {
     assert_ne!(http::get(sidecar.listen, "/_events/a").await.head.status, 200);
     let told = http::get(sidecar.admin, "/streams").await.json();
     assert_eq!(told["streams"][0]["state"], "broken");
-    assert!(told["streams"][0]["reason"].as_str().unwrap().contains("no caller can be authenticated"));
+    assert!(
+        told["streams"][0]["reason"].as_str().unwrap().contains("no caller can be authenticated")
+    );
     insert(&database, "b", doc! { "_id": 1 }).await;
     assert_eq!(b.event().await.name(), "insert");
     sidecar.finish().await;
