@@ -243,13 +243,18 @@ fn mistakes_tell_place_and_cure() {
     row(doc! { "$orr": [] }, "$orr", "unknown operator", "`$or`");
     row(doc! { "a": { "$where": "x" } }, "a/$where", "JavaScript", "$expr");
     row(doc! { "a": { "$near": [0, 0] } }, "a/$near", "distance", "");
-    row(doc! { "$gt": 1 }, "$gt", "of a field", "field: { $gt");
+    row(doc! { "$gt": 1 }, "$gt", "applies to a field", "field: { $gt");
     row(doc! { "a": { "$or": [] } }, "a/$or", "applied to a field", "around the field");
     row(doc! { "a": { "$gt": 1, "b": 2 } }, "a/b", "cannot be mixed", "dots");
     row(doc! { "a": { "b": { "$in": [1] } } }, "a/b", "as a whole", "`a.b`");
-    row(doc! { "$and": [{ "a": { "$type": "strin" } }] }, "$and/0/a/$type", "no type", "`string`");
+    row(
+        doc! { "$and": [{ "a": { "$type": "strin" } }] },
+        "$and/0/a/$type",
+        "not a type",
+        "`string`",
+    );
     row(doc! { "a": { "$claim": 1 } }, "a", "takes a name", "$claim: sub");
-    row(doc! { "a": { "$claim": "x", "b": 1 } }, "a", "alone", "");
+    row(doc! { "a": { "$claim": "x", "b": 1 } }, "a", "only key", "");
     row(doc! { "$claim": "x" }, "$claim", "in the place of a value", "");
     row(doc! { "a": { "$regex": { "$param": "p" } } }, "a/$regex", "no placeholder", "code");
     row(doc! { "a": { "$exists": { "$param": "p" } } }, "a/$exists", "no placeholder", "");
