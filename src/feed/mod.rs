@@ -23,7 +23,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -74,7 +74,7 @@ pub struct Feed {
     /// What was made of large events for those who lag behind.
     large_deliveries: LargeDeliveries,
     /// Rises when the history breaks: every subscription has to be told.
-    epoch: AtomicU64,
+    epoch: AtomicU32,
     /// Whether events of one cluster time can come from several servers.
     is_sharded: AtomicBool,
     /// The generation of the list, for the upstream's task to follow.
@@ -88,7 +88,7 @@ pub struct Feed {
 #[derive(Debug)]
 pub struct Joined {
     pub route: Arc<Route>,
-    pub epoch: u64,
+    pub epoch: u32,
 }
 
 impl Feed {
@@ -110,7 +110,7 @@ impl Feed {
             tasks: Tasks::default(),
             large_deliveries: LargeDeliveries::default(),
             relisted: watch::Sender::new(0),
-            epoch: AtomicU64::new(0),
+            epoch: AtomicU32::new(0),
             is_sharded: AtomicBool::new(false),
             status: watch::Sender::new(Status::Starting),
             was_live: watch::Sender::new(false),
@@ -134,7 +134,7 @@ impl Feed {
         &self.key
     }
 
-    pub fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Acquire)
     }
 

@@ -13,74 +13,33 @@
 //! - [`Subscription::next`] may be dropped at any await: what it took from a channel or a route is
 //!   in `ready` before it awaits again.
 
+mod frames;
+mod places;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::Timestamp;
-use bytes::Bytes;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
 use crate::event::seal::Ids;
-use crate::feed::journal::Located;
 use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::beginning::{self, Beginning};
-use crate::session::control::Ended;
 use crate::session::listeners::{Listener, Listeners, Place};
 use crate::upstream::replay::{Look, Replay, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
+pub use frames::{Documents, FrameKind};
+
 /// How many deliveries one wake-up takes.
 const BATCH: usize = 64;
-/// A position without a document is taken on trust; further ahead than this it is of another
-/// deployment. Replicas differ by what one of them has not read yet.
-const FUTURE_SLACK_SECONDS: u32 = 300;
-
-/// How many documents came before a [`FrameKind::Ready`], where a snapshot did.
-pub type Documents = Option<u32>;
-
-/// What a client is to be given.
-#[derive(Debug)]
-pub enum FrameKind {
-    Delivery(Arc<Delivery>),
-    /// Everything up to here has been read, and nothing was for this client.
-    Position(Position),
-    /// Nothing to say, and still here.
-    Keepalive,
-    /// Load the data again, then continue from this position.
-    Reset(ResetReason, Option<Position>),
-    /// Everything that the client had missed has been sent: the moment to load its data. Comes once
-    /// for each stream that a client opens, and behind the documents of each snapshot.
-    Ready(Position, Documents),
-    /// The documents that match come next, and are all that there is; `None`: for the first time.
-    Snapshot(Option<ResetReason>),
-    /// The data of one of them.
-    Document(Arc<Bytes>),
-    /// The stream is over, and the client should know why.
-    End(Ended),
-}
-
-impl FrameKind {
-    /// What the client has then, and comes back with.
-    pub fn position(&self) -> Option<Position> {
-        match self {
-            FrameKind::Delivery(delivery) => delivery.id(),
-            FrameKind::Position(position) | FrameKind::Ready(position, _) => Some(position.clone()),
-            FrameKind::Reset(_, position) => position.clone(),
-            FrameKind::Snapshot(_)
-            | FrameKind::Document(_)
-            | FrameKind::Keepalive
-            | FrameKind::End(_) => None,
-        }
-    }
-}
 
 /// What a client came with.
 #[derive(Debug, Clone)]
@@ -114,13 +73,21 @@ pub struct Shared {
 #[derive(Debug)]
 enum Phase {
     /// The feed has not been read yet, so the present position is unknown.
-    Waiting(watch::Receiver<bool>, Begin),
+    /// Boxed, since a stream does so only while MongoDB has not been read yet.
+    Waiting(Box<Waiting>),
     /// Reading routes and journal from this number on.
     Following(u64),
     /// Reading what the journal does not have.
     Replaying(Box<Replay>),
     /// The documents come first.
     Beginning(Box<Beginning>),
+}
+
+/// What a stream waits for, and what it does then.
+#[derive(Debug)]
+struct Waiting {
+    was_live: watch::Receiver<bool>,
+    begin: Begin,
 }
 
 /// How a stream begins when its feed was read.
@@ -132,6 +99,12 @@ enum Begin {
     Ago(u32),
     /// With a reset: what its page has loaded meanwhile may be older than "now".
     Reset(ResetReason),
+}
+
+impl Phase {
+    fn wait_for(feed: &Feed, begin: Begin) -> Phase {
+        Phase::Waiting(Box::new(Waiting { was_live: feed.watch_was_live(), begin }))
+    }
 }
 
 /// What ended a wait.
@@ -147,7 +120,7 @@ pub struct Subscription {
     shared: Arc<Shared>,
     feed: Arc<Feed>,
     route: Arc<Route>,
-    epoch: u64,
+    epoch: u32,
     /// What an operator sees of it.
     listener: Arc<Listener>,
     phase: Phase,
@@ -184,7 +157,7 @@ impl Subscription {
             beat,
             timer: Box::pin(sleep_until(beat)),
             events_sent,
-            phase: Phase::Waiting(feed.watch_was_live(), Begin::There),
+            phase: Phase::wait_for(&feed, Begin::There),
             shared,
             feed,
             route: joined.route,
@@ -257,7 +230,7 @@ impl Subscription {
                 self.epoch = self.feed.epoch();
                 // One that waits to be reset for another reason misses nothing more by this.
                 let begins = match &self.phase {
-                    Phase::Waiting(_, begin) => !matches!(begin, Begin::There),
+                    Phase::Waiting(waiting) => !matches!(waiting.begin, Begin::There),
                     Phase::Beginning(beginning) => !beginning.has_begun(),
                     Phase::Following(_) | Phase::Replaying(_) => false,
                 };
@@ -290,11 +263,11 @@ impl Subscription {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
                 },
-                Phase::Waiting(was_live, _) => tokio::select! {
+                Phase::Waiting(waiting) => tokio::select! {
                     () = &mut woken => Woke::Wake,
                     () = beat => Woke::Beat,
                     // Boxed, as below: almost all clients wait elsewhere.
-                    () = Box::pin(live(was_live)) => Woke::Live,
+                    () = Box::pin(live(&mut waiting.was_live)) => Woke::Live,
                 },
                 Phase::Replaying(replay) => tokio::select! {
                     () = &mut woken => Woke::Wake,
@@ -319,7 +292,7 @@ impl Subscription {
     /// Tells operators how far it is: all that it gave before was written.
     fn note_place(&self) {
         self.listener.note(match &self.phase {
-            Phase::Waiting(..) | Phase::Beginning(_) => Place::Waiting,
+            Phase::Waiting(_) | Phase::Beginning(_) => Place::Waiting,
             Phase::Following(cursor) => Place::Following(*cursor),
             // It has one: a replay goes on from there.
             Phase::Replaying(_) => {
@@ -331,7 +304,7 @@ impl Subscription {
     /// Takes what is there without waiting; says whether there was anything to do.
     fn collect(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Waiting(..) => false,
+            Phase::Waiting(_) => false,
             Phase::Following(cursor) => {
                 let read = self.route.read(cursor, BATCH);
                 if self.is_broken() {
@@ -398,44 +371,6 @@ impl Subscription {
         true
     }
 
-    /// From the documents that match now, those of a moment behind a place.
-    fn begin_again(
-        &mut self,
-        reason: Option<ResetReason>,
-        beyond: Option<Position>,
-        is_braked: bool,
-    ) {
-        let at = match is_braked {
-            true => self.shared.snapshots.brake(&self.route),
-            false => Instant::now(),
-        };
-        self.position = None;
-        self.phase = Phase::Beginning(Box::new(Beginning::new(reason, beyond, at)));
-    }
-
-    /// After a replay that the journal goes on from. Its end may be an event of another collection,
-    /// whose token is none of this filter's: it is located as the sidecar's own, and kept as a place
-    /// that shows no collection.
-    fn meet(&mut self, position: Position) {
-        let located = self.feed.locate(&position);
-        self.reach(self.feed.without_collection(position));
-        match located {
-            Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
-            _ => self.go_on(),
-        }
-    }
-
-    /// After a replay, or a part of one: from where the client is now.
-    fn go_on(&mut self) {
-        match self.position.clone() {
-            Some(position) => match self.feed.locate_for(self.route.filter(), &position) {
-                Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
-                _ => self.replay(position),
-            },
-            None => self.reset(ResetReason::HistoryLost),
-        }
-    }
-
     /// The route no longer has what comes next: look in the journal, else in the oplog. Says whether
     /// there was anything to do.
     fn catch_up(&mut self) -> bool {
@@ -492,125 +427,6 @@ impl Subscription {
         }
     }
 
-    fn go_to(&mut self, position: Position) {
-        self.position = Some(position.clone());
-        match self.feed.locate_for(self.route.filter(), &position) {
-            Some(Located::At(cursor)) if self.is_plausible(&position) => {
-                self.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
-                self.phase = Phase::Following(cursor);
-            }
-            Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
-            // The journal still reads what was before the start, and may get there.
-            _ if !self.feed.was_live() => {
-                self.phase = Phase::Waiting(self.feed.watch_was_live(), Begin::There);
-            }
-            _ => self.replay(position),
-        }
-    }
-
-    /// The journal has caught up: to where the client wanted to go.
-    fn go_live(&mut self) {
-        let begin = match &self.phase {
-            Phase::Waiting(_, begin) => *begin,
-            Phase::Following(_) | Phase::Replaying(_) | Phase::Beginning(_) => Begin::There,
-        };
-        match (begin, self.position.clone()) {
-            (Begin::Reset(reason), _) => self.reset(reason),
-            (Begin::Ago(seconds), _) => self.go_back(seconds),
-            (Begin::There, Some(position)) => self.go_to(position),
-            (Begin::There, None) => self.go_to_now(),
-        }
-    }
-
-    fn go_back(&mut self, seconds: u32) {
-        match self.feed.now() {
-            Some((head, _)) if self.feed.was_live() => {
-                let time = head.time().time.saturating_sub(seconds);
-                self.go_to(Position::before(Timestamp { time, increment: 1 }));
-            }
-            _ => self.wait_to(Begin::Ago(seconds)),
-        }
-    }
-
-    fn is_plausible(&self, position: &Position) -> bool {
-        let Timestamp { time: ahead, .. } = position.time();
-        self.feed
-            .now()
-            .is_none_or(|(head, _)| ahead <= head.time().time.saturating_add(FUTURE_SLACK_SECONDS))
-    }
-
-    fn replay(&mut self, position: Position) {
-        let replay = self.shared.replayer.start(&self.feed, &self.route, position);
-        self.phase = Phase::Replaying(Box::new(replay));
-    }
-
-    fn go_to_now(&mut self) {
-        match self.find_now() {
-            Some(_) if self.has_snapshot() => self.begin_again(None, None, false),
-            Some(first) => self.begin_at(first),
-            None => self.wait_to(Begin::Reset(ResetReason::Started)),
-        }
-    }
-
-    fn reset(&mut self, reason: ResetReason) {
-        let Some(first) = self.find_now() else { return self.wait_to(Begin::Reset(reason)) };
-        if self.has_snapshot() {
-            return self.begin_again(Some(reason), None, reason != ResetReason::Started);
-        }
-        self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
-        self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));
-        self.begin_at(first);
-    }
-
-    /// A reset before the feed was read would be answered with data that is older than "now".
-    fn wait_to(&mut self, begin: Begin) {
-        self.phase = Phase::Waiting(self.feed.watch_was_live(), begin);
-    }
-
-    /// Nothing has been missed at this place, since nothing was asked for before.
-    fn begin_at(&mut self, first: Position) {
-        if !std::mem::replace(&mut self.was_ready, true) {
-            self.ready.push_back(FrameKind::Ready(first, None));
-        }
-    }
-
-    /// Up to date for the first time; says whether there was anything to do.
-    fn say_ready(&mut self) -> bool {
-        let Phase::Following(cursor) = self.phase else { return false };
-        if self.was_ready {
-            return false;
-        }
-        // None: something has come just now, and is sent first.
-        let found = self.feed.position_without_document(&self.route, cursor);
-        let Some((position, next)) = found.filter(|_| !self.is_broken()) else { return false };
-        self.phase = Phase::Following(next);
-        // What the client has may be further: its own id, of a replica that had read more.
-        let position = self.position.take().map_or(position.clone(), |had| had.max(position));
-        self.position = Some(position.clone());
-        self.begin_at(position);
-        true
-    }
-
-    /// Moves to where nothing has been missed because nothing was asked for yet; `None` before the
-    /// feed was read for the first time. Returns the position to give the client, so that being cut
-    /// off before its first event costs nothing.
-    ///
-    /// Where the newest thing read is an event, the position lies before its time: a client that
-    /// comes back with it may be given that event, which it never had.
-    fn find_now(&mut self) -> Option<Position> {
-        self.position = None;
-        if !self.feed.was_live() {
-            return None;
-        }
-        let (head, end) = self.feed.now()?;
-        self.phase = Phase::Following(end);
-        // It may be newer than `head`: then what came in between is not for this route.
-        let first = self.feed.position_without_document(&self.route, end);
-        let first = first.map_or_else(|| Position::before(head.time()), |(first, _)| first);
-        self.position = Some(first.clone().max(self.feed.without_collection(head)));
-        Some(first)
-    }
-
     fn heartbeat(&mut self) {
         let found = match &mut self.phase {
             Phase::Following(cursor) => {
@@ -621,7 +437,7 @@ impl Subscription {
                     position
                 })
             }
-            Phase::Waiting(..) | Phase::Replaying(_) | Phase::Beginning(_) => None,
+            Phase::Waiting(_) | Phase::Replaying(_) | Phase::Beginning(_) => None,
         };
         match found {
             _ if self.is_broken() => {}
@@ -662,70 +478,4 @@ impl Drop for Subscription {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use bson::rawdoc;
-
-    use super::*;
-    use crate::event::ChangeEvent;
-    use crate::feed::journal::Limits;
-    use crate::feed::{FeedKey, Status};
-    use crate::upstream::connect::Server;
-    use crate::upstream::snapshot::Bounds;
-
-    fn before(time: u32) -> Position {
-        Position::before(Timestamp { time, increment: 1 })
-    }
-
-    // A client that is cut off between such an id and the reset would have lost what lies between.
-    #[tokio::test]
-    async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
-        let text = "collection: shop.orders\naccess: public\n";
-        let filter = Arc::new(
-            crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap(),
-        );
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
-        let feed = Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
-        feed.read_also(std::slice::from_ref(&filter));
-        let (generation, _) = feed.collections();
-        feed.opened_at(&before(10));
-        feed.set_status(Status::Live);
-        let metrics = Arc::new(Metrics::default());
-        let replayer = Replayer::new(Server::default(), limits, 1, metrics.clone());
-        let tasks = crate::tasks::Tasks::new(&metrics);
-        let bounds = Bounds { documents: 1, bytes: 1, time: Duration::from_secs(1) };
-        let snapshots = Snapshots::new(Server::default(), bounds, 1, metrics.clone(), tasks);
-        let shared = Arc::new(Shared {
-            replayer,
-            snapshots,
-            metrics,
-            heartbeat: Duration::from_secs(60),
-            ids: Ids::Token,
-            listeners: Arc::default(),
-        });
-        let bound = filter.bind(&[], None).unwrap();
-        let listener = shared.listeners.add("sse");
-        let mut subscription =
-            Subscription::new(shared, feed.clone(), &filter, bound, From::Now, listener);
-        assert!(matches!(subscription.next().await, Some(FrameKind::Ready(..))));
-
-        feed.restart_at(&before(20));
-        subscription.heartbeat();
-        assert!(subscription.ready.is_empty());
-        let raw = rawdoc! {
-            "_id": { "_data": "8200000021000000012B022C0100296E04" },
-            "operationType": "insert",
-            "ns": { "db": "shop", "coll": "orders" },
-            "documentKey": { "_id": 1 },
-            "fullDocument": { "_id": 1 },
-        };
-        assert!(feed.append(generation, ChangeEvent::parse(raw).unwrap()));
-        assert!(subscription.next_ready().is_none());
-        let next = subscription.next().await;
-        assert!(
-            matches!(next, Some(FrameKind::Reset(ResetReason::HistoryLost, Some(_)))),
-            "{next:?}"
-        );
-    }
-}
+mod tests;

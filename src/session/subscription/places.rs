@@ -1,0 +1,174 @@
+//! Where a subscription reads: at which place it begins, where it goes on after a replay, and how it
+//! begins again after a reset.
+
+use bson::Timestamp;
+use tokio::time::Instant;
+
+use super::{Begin, FrameKind, Phase, Subscription};
+use crate::event::Position;
+use crate::feed::journal::Located;
+use crate::feed::routes::ResetReason;
+use crate::session::beginning::Beginning;
+
+/// A position without a document is taken on trust; further ahead than this it is of another
+/// deployment. Replicas differ by what one of them has not read yet.
+const FUTURE_SLACK_SECONDS: u32 = 300;
+
+impl Subscription {
+    pub(super) fn go_to(&mut self, position: Position) {
+        self.position = Some(position.clone());
+        match self.feed.locate_for(self.route.filter(), &position) {
+            Some(Located::At(cursor)) if self.is_plausible(&position) => {
+                self.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
+                self.phase = Phase::Following(cursor);
+            }
+            Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
+            // The journal still reads what was before the start, and may get there.
+            _ if !self.feed.was_live() => {
+                self.phase = Phase::wait_for(&self.feed, Begin::There);
+            }
+            _ => self.replay(position),
+        }
+    }
+
+    /// The journal has caught up: to where the client wanted to go.
+    pub(super) fn go_live(&mut self) {
+        let begin = match &self.phase {
+            Phase::Waiting(waiting) => waiting.begin,
+            Phase::Following(_) | Phase::Replaying(_) | Phase::Beginning(_) => Begin::There,
+        };
+        match (begin, self.position.clone()) {
+            (Begin::Reset(reason), _) => self.reset(reason),
+            (Begin::Ago(seconds), _) => self.go_back(seconds),
+            (Begin::There, Some(position)) => self.go_to(position),
+            (Begin::There, None) => self.go_to_now(),
+        }
+    }
+
+    pub(super) fn go_back(&mut self, seconds: u32) {
+        match self.feed.now() {
+            Some((head, _)) if self.feed.was_live() => {
+                let time = head.time().time.saturating_sub(seconds);
+                self.go_to(Position::before(Timestamp { time, increment: 1 }));
+            }
+            _ => self.wait_to(Begin::Ago(seconds)),
+        }
+    }
+
+    fn is_plausible(&self, position: &Position) -> bool {
+        let Timestamp { time: ahead, .. } = position.time();
+        self.feed
+            .now()
+            .is_none_or(|(head, _)| ahead <= head.time().time.saturating_add(FUTURE_SLACK_SECONDS))
+    }
+
+    pub(super) fn replay(&mut self, position: Position) {
+        let replay = self.shared.replayer.start(&self.feed, &self.route, position);
+        self.phase = Phase::Replaying(Box::new(replay));
+    }
+
+    pub(super) fn go_to_now(&mut self) {
+        match self.find_now() {
+            Some(_) if self.has_snapshot() => self.begin_again(None, None, false),
+            Some(first) => self.begin_at(first),
+            None => self.wait_to(Begin::Reset(ResetReason::Started)),
+        }
+    }
+
+    pub(super) fn reset(&mut self, reason: ResetReason) {
+        let Some(first) = self.find_now() else { return self.wait_to(Begin::Reset(reason)) };
+        if self.has_snapshot() {
+            return self.begin_again(Some(reason), None, reason != ResetReason::Started);
+        }
+        self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
+        self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));
+        self.begin_at(first);
+    }
+
+    /// A reset before the feed was read would be answered with data that is older than "now".
+    fn wait_to(&mut self, begin: Begin) {
+        self.phase = Phase::wait_for(&self.feed, begin);
+    }
+
+    /// After a replay that the journal goes on from. Its end may be an event of another collection,
+    /// whose token is none of this filter's: it is located as the sidecar's own, and kept as a place
+    /// that shows no collection.
+    pub(super) fn meet(&mut self, position: Position) {
+        let located = self.feed.locate(&position);
+        self.reach(self.feed.without_collection(position));
+        match located {
+            Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
+            _ => self.go_on(),
+        }
+    }
+
+    /// After a replay, or a part of one: from where the client is now.
+    pub(super) fn go_on(&mut self) {
+        match self.position.clone() {
+            Some(position) => match self.feed.locate_for(self.route.filter(), &position) {
+                Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
+                _ => self.replay(position),
+            },
+            None => self.reset(ResetReason::HistoryLost),
+        }
+    }
+
+    /// From the documents that match now, those of a moment behind a place.
+    pub(super) fn begin_again(
+        &mut self,
+        reason: Option<ResetReason>,
+        beyond: Option<Position>,
+        is_braked: bool,
+    ) {
+        let at = match is_braked {
+            true => self.shared.snapshots.brake(&self.route),
+            false => Instant::now(),
+        };
+        self.position = None;
+        self.phase = Phase::Beginning(Box::new(Beginning::new(reason, beyond, at)));
+    }
+
+    /// Nothing has been missed at this place, since nothing was asked for before.
+    fn begin_at(&mut self, first: Position) {
+        if !std::mem::replace(&mut self.was_ready, true) {
+            self.ready.push_back(FrameKind::Ready(first, None));
+        }
+    }
+
+    /// Up to date for the first time; says whether there was anything to do.
+    pub(super) fn say_ready(&mut self) -> bool {
+        let Phase::Following(cursor) = self.phase else { return false };
+        if self.was_ready {
+            return false;
+        }
+        // None: something has come just now, and is sent first.
+        let found = self.feed.position_without_document(&self.route, cursor);
+        let Some((position, next)) = found.filter(|_| !self.is_broken()) else { return false };
+        self.phase = Phase::Following(next);
+        // What the client has may be further: its own id, of a replica that had read more.
+        let position = self.position.take().map_or(position.clone(), |had| had.max(position));
+        self.position = Some(position.clone());
+        self.begin_at(position);
+        true
+    }
+
+    /// Moves to where nothing has been missed because nothing was asked for yet; `None` before the
+    /// feed was read for the first time. Returns the position to give the client, so that being cut
+    /// off before its first event costs nothing.
+    ///
+    /// Where the newest thing read is an event, the position lies before its time: a client that
+    /// comes back with it may be given that event, which it never had.
+    fn find_now(&mut self) -> Option<Position> {
+        self.position = None;
+        if !self.feed.was_live() {
+            return None;
+        }
+        let (head, end) = self.feed.now()?;
+        self.phase = Phase::Following(end);
+        // It may be newer than `head`: then what came in between is not for this route.
+        let first = self.feed.position_without_document(&self.route, end);
+        let first = first.map_or_else(|| Position::before(head.time()), |(first, _)| first);
+        self.position = Some(first.clone().max(self.feed.without_collection(head)));
+        Some(first)
+    }
+}
