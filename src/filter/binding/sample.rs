@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn what_a_client_may_leave_out_is_left_out_or_not() {
-        let text = "collection: shop.orders\naccess: public\n\
+        let text = "collection: shop.orders\naccess: authenticated\n\
                     match: { customer: { $claim: sub, type: objectId }, team: { $in: { $claim: teams } }, \
                     status: { $param: status } }\n\
                     params: { status: { type: [string], required: false } }\n";
