@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use mongodb::Client;
+use mongodb::bson::doc;
 use serde_json::json;
 
 use super::knock;
@@ -79,6 +81,10 @@ async fn post(address: SocketAddr, path: &str, cookies: &str, body: &str) -> Str
 #[tokio::test(flavor = "multi_thread")]
 async fn four_lines_of_settings_protect_the_classroom() {
     let app = tokio::task::spawn_blocking(start_app).await.unwrap();
+    // As filters/answers.yaml asks whoever looks after the database.
+    let images = doc! { "collMod": "answers", "changeStreamPreAndPostImages": { "enabled": true } };
+    let client = Client::with_uri_str(mongo::uri()).await.expect("a client");
+    client.database("classroom").run_command(images).await.unwrap();
     // The example's own file, with another port and less patience.
     let dir = tempfile::tempdir().unwrap();
     let text = Path::new(ROOT).join("examples/classroom/signed-in/sidestream.yaml");
