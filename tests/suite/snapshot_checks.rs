@@ -7,6 +7,7 @@ use mongodb::bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, IndexModel};
 use serde_json::Value;
 
+use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::Filters;
 use crate::support::{mongo, unique};
 
@@ -19,11 +20,16 @@ fn orders(database: &str, conditions: &str) -> String {
 
 /// Code and output of the program, run beside the files.
 async fn run(filters: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    run_with(&mongo::uri(), filters, arguments).await
+}
+
+async fn run_with(uri: &str, filters: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let (filters, arguments) = (filters.to_owned(), arguments.join(" "));
+    let uri = uri.to_owned();
     let running = tokio::task::spawn_blocking(move || {
         Command::new(env!("CARGO_BIN_EXE_sidestream"))
             .args(arguments.split(' '))
-            .args(["--mongodb", &mongo::uri()])
+            .args(["--mongodb", &uri])
             .current_dir(&filters)
             .output()
             .unwrap()
@@ -42,10 +48,8 @@ fn told<'f>(found: &'f [Value], file: &str, severity: &str) -> Vec<(&'f str, &'f
         .collect()
 }
 
-async fn check(filters: &Filters, more: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let arguments = [&["check", ".", "--output", "json"], more].concat();
-    let (code, text) = run(filters.path(), &arguments).await;
-    (code, diagnostics(&text))
+async fn check(filters: &Filters) -> Vec<Value> {
+    diagnostics(&run(filters.path(), &["check", ".", "--output", "json"]).await.1)
 }
 
 fn diagnostics(text: &str) -> Vec<Value> {
@@ -59,8 +63,10 @@ async fn database(name: &str) -> mongodb::Database {
 
 #[tokio::test]
 async fn check_says_what_a_snapshot_needs_and_what_it_costs() {
+    // Nobody else fills its oplog, which `check` would warn of.
+    let mongo = Own::start(Setup::default()).await;
     let name = unique("costs");
-    let database = database(&name).await;
+    let database = mongo.client().await.database(&name);
     let collection = database.collection::<Document>("orders");
     let documents = (0..4).map(|n| {
         doc! { "customer": ObjectId::new(), "status": if n < 3 { "open" } else { "shipped" } }
@@ -79,7 +85,9 @@ async fn check_says_what_a_snapshot_needs_and_what_it_costs() {
         ("odd", &orders(&name, "match: { status: { $not: { $eq: open } } }\n")),
         ("every", &orders(&name, "")),
     ]);
-    let (code, found) = check(&filters, &[]).await;
+    let arguments = ["check", ".", "--output", "json"];
+    let (code, text) = run_with(&mongo.uri(), filters.path(), &arguments).await;
+    let found = diagnostics(&text);
     assert_eq!(code, Some(0), "{found:#?}");
     let at = format!("db.getSiblingDB(\"{name}\").");
     let images = format!(
@@ -132,14 +140,14 @@ async fn check_says_what_a_snapshot_needs_and_what_it_costs() {
     ]);
     let dir = inner.path().display().to_string();
     let arguments = [&["check", dir.as_str(), "--output", "json"], &strict[..]].concat();
-    let (code, text) = run(filters.path(), &arguments).await;
+    let (code, text) = run_with(&mongo.uri(), filters.path(), &arguments).await;
     assert_eq!(code, Some(0), "{text}");
     let found = diagnostics(&text);
     let notes = told(&found, "open.yaml", "note");
     assert!(notes[0].0.contains("by the index status_1"), "{notes:?}");
 
     settings("snapshot: { max_documents: 3 }\n");
-    let (code, text) = run(filters.path(), &arguments).await;
+    let (code, text) = run_with(&mongo.uri(), filters.path(), &arguments).await;
     assert_eq!(code, Some(1), "{text}");
     let found = diagnostics(&text);
     let errors = told(&found, "every.yaml", "error");
@@ -159,7 +167,7 @@ async fn an_index_for_a_snapshot_has_its_collation() {
     let index = IndexModel::builder().keys(doc! { "status": 1 }).build();
     orders_of.create_index(index).await.unwrap();
     let filters = Filters::new(&[("open", &orders(&name, "match: { status: open }\n"))]);
-    let (_, found) = check(&filters, &[]).await;
+    let found = check(&filters).await;
     let warnings = told(&found, "open.yaml", "warning");
     let index = warnings.iter().find(|(message, _)| message.contains("no index")).unwrap();
     assert!(index.1.ends_with("createIndex({ status: 1 }, { collation: { locale: \"simple\" } })"));
@@ -193,7 +201,7 @@ async fn text_that_is_compared_with_object_ids_is_told() {
         ("right", &file("customer: { $claim: sub, type: objectId }, author: { $claim: name }", "")),
         ("either", &file("either: { $claim: sub }, nothing: { $claim: sub }", "")),
     ]);
-    let (_, found) = check(&filters, &[]).await;
+    let found = check(&filters).await;
     let hints = |file: &str| -> Vec<String> {
         let told = told(&found, file, "warning");
         told.iter()

@@ -512,7 +512,7 @@ async fn open_streams_are_limited_in_all_and_by_address() {
     let database = unique("limits");
     let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
     for (setting, names) in [
-        ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS", "in all"),
+        ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS", "in total"),
         ("SIDESTREAM_CLIENTS__MAX_CONNECTIONS_PER_ADDRESS", "address"),
     ] {
         let sidecar = sidecar::start(&mongo::uri(), &filters, &[(setting, "2")]).await;
