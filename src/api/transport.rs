@@ -79,12 +79,17 @@ impl<'a> Mark<'a> {
         Mark { label: None, ids, bookmark: None }
     }
 
-    /// What to come back with after this frame, where it says so.
+    /// What to come back with after this frame, where it says so. Where one id says it of all streams,
+    /// a snapshot that takes the place of what a client has already does: that stream is no longer in
+    /// it, and who is cut off before `ready` begins that snapshot again.
     pub fn id(&self, frame: &Frame) -> Option<String> {
-        let position = frame.kind.position()?;
+        let position = frame.kind.position();
         match &self.bookmark {
-            Some(bookmark) => bookmark.to_text(self.ids),
-            None => Some(self.ids.show(&position).into_owned()),
+            Some(bookmark) if position.is_some() || frame.kind.replaces_documents() => {
+                bookmark.to_text(self.ids)
+            }
+            Some(_) => None,
+            None => position.map(|position| self.ids.show(&position).into_owned()),
         }
     }
 

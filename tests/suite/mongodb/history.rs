@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mongodb::bson::{Document, doc};
-use mongodb::options::FindOneOptions;
 use sidestream::event::Position;
 
 use super::sharing::cursors;
@@ -13,7 +12,7 @@ use super::{bson_ids, collection, expect, expect_reset, filter, foreign_token, i
 use crate::support::mongo::{self, Own, Setup};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
-use crate::support::{unique, until};
+use crate::support::unique;
 
 const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
 
@@ -154,22 +153,11 @@ async fn a_position_that_the_oplog_no_longer_holds() {
     let old = stream.event().await.id.unwrap();
     let time = Position::parse(&old).unwrap().time();
 
-    let noise = client.database("noise").collection::<Document>("noise");
-    let pad = "x".repeat(100_000);
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let first = || async {
-        let options = FindOneOptions::builder().sort(doc! { "$natural": 1 }).build();
-        let first = oplog.find_one(doc! {}).with_options(options).await.unwrap().unwrap();
-        first.get_timestamp("ts").unwrap()
-    };
-    until("the oplog begins later", || async {
-        noise.insert_many((0..20).map(|_| doc! { "pad": &pad })).await.unwrap();
-        first().await > time
-    })
-    .await;
+    mongo::roll_oplog_past(&client, time).await;
     insert(&orders, 1..2).await;
     expect(&mut stream, 1..2).await;
     // The journal still has the event, and needs no oplog: push it out.
+    let pad = "x".repeat(100_000);
     for id in 2..4_i64 {
         orders.insert_one(doc! { "_id": id, "pad": &pad }).await.unwrap();
     }

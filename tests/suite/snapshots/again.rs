@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use mongodb::bson::doc;
+use sidestream::event::Position;
 
 use super::{Page, client, fill, filter, hold_find, orders, up_to};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
 use crate::support::{mongo, unique, until};
+
+const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
 
 #[tokio::test]
 async fn a_token_that_is_none_and_a_collection_that_is_dropped() {
@@ -149,5 +152,91 @@ async fn one_that_comes_before_mongodb_was_read() {
     late.complete(1).await;
     assert_eq!(late.ids(), up_to(3));
     until("it is ready", || async { sidecar.is_ready() }).await;
+    sidecar.finish().await;
+}
+
+// A browser sends the last id that it was given. Within a snapshot, the documents that belong to that
+// id may be those of another filter, and a sidecar that was restarted does not know of the edit.
+#[tokio::test]
+async fn who_is_cut_off_in_a_later_snapshot_begins_it_again() {
+    let database = unique("cut");
+    let client = client().await;
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..5).await;
+    let plain = format!("collection: {database}.orders\naccess: public\n");
+    let narrow = filter(&database, "match: { n: { $lt: 3 } }\n");
+    let filters = Filters::new(&[("orders", &narrow), ("plain", &plain)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let several = "/_events?stream=orders&stream=plain";
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    assert_eq!(page.ids(), up_to(3));
+    let mut stream = Stream::open(sidecar.listen, several).await;
+    stream.until_ready().await;
+    stream.until_ready().await;
+
+    filters.write("orders", &filter(&database, ""));
+    page.until("a snapshot that begins", |page| page.pending.is_some()).await;
+    assert_eq!(page.stream.last_event_id, None);
+    while stream.event().await.name() != "snapshot" {}
+    let id = stream.last_event_id.clone().expect("where the other stream is");
+    drop((page, stream));
+    sidecar.finish().await;
+
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    assert_eq!((page.last_reason(), page.ids()), ("new", up_to(5)));
+    let mut stream = Stream::resume(sidecar.listen, several, &id).await;
+    let mut of_orders = Vec::new();
+    let mut ready = 0;
+    while ready < 2 {
+        let block = stream.block().await.expect("it goes on");
+        ready += usize::from(block.name() == "ready");
+        if block.data.is_some() {
+            match block.json()["stream"] == "orders" {
+                true => of_orders.push(block.name().to_string()),
+                false => assert_eq!(block.name(), "ready", "nothing twice"),
+            }
+        }
+    }
+    let mut expected = vec!["document"; 7];
+    (expected[0], expected[6]) = ("snapshot", "ready");
+    assert_eq!(of_orders, expected);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_position_that_the_oplog_no_longer_holds() {
+    let setup = mongo::Setup { oplog_mib: 1, ..mongo::Setup::default() };
+    let own = mongo::Own::start(setup).await;
+    let client = own.client().await;
+    let database = unique("rolled");
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..3).await;
+    let filters = Filters::new(&[("orders", &filter(&database, "project: { n: 1 }\n"))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[SMALL_JOURNAL]).await;
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    fill(&orders, 3..4).await;
+    page.until("a change", |page| page.ids() == up_to(4)).await;
+    let id = page.stream.last_event_id.clone().expect("an id");
+    // Who comes back with it misses this, and the two whose images push it out of the journal.
+    orders.delete_one(doc! { "_id": 0_i64 }).await.unwrap();
+    mongo::roll_oplog_past(&client, Position::parse(&id).unwrap().time()).await;
+    let pad = "x".repeat(100_000);
+    for id in 4..6_i64 {
+        orders.insert_one(doc! { "_id": id, "pad": &pad }).await.unwrap();
+    }
+    page.until("the changes", |page| page.ids() == [1, 2, 3, 4, 5]).await;
+    assert_eq!(page.reasons, ["new"]);
+
+    let mut again = Page::of(Stream::resume(sidecar.listen, "/_events/orders", &id).await);
+    again.complete(1).await;
+    assert_eq!((again.last_reason(), &again.shown), ("history-lost", &page.shown));
+    let resets = "sidestream_resets_total{reason=\"history-lost\"}";
+    assert_eq!(metric(sidecar.admin, resets).await, 1.0);
+    fill(&orders, 6..7).await;
+    again.until("the next change", |page| page.ids() == (1..7).collect::<Vec<i64>>()).await;
     sidecar.finish().await;
 }

@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mongodb::bson::doc;
 use serde_json::{Value, json};
+use sidestream::event::Position;
 use tokio_tungstenite::connect_async;
 
 use super::{Page, client, fill, filter, hold_find, orders};
@@ -142,5 +147,91 @@ async fn an_id_of_several_holds_no_stream_whose_snapshot_is_incomplete() {
     let mut page = Page::open(sidecar.listen, "/_events/orders").await;
     page.complete(1).await;
     assert_eq!(page.ids(), super::up_to(4));
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn http2_gives_the_same() {
+    let database = unique("snapshot2");
+    let client = client().await;
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..200).await;
+    let filters = Filters::new(&[("orders", &filter(&database, ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let socket = tokio::net::TcpStream::connect(sidecar.listen).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    // Up to the block that ends so.
+    let ask = async |id: &str, end: &str| {
+        let request = Request::get(format!("http://{}/_events/orders", sidecar.listen))
+            .header("accept", "text/event-stream")
+            .header("last-event-id", id)
+            .body(Empty::<Bytes>::new());
+        let answer = sender.clone().send_request(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let (mut body, mut text) = (answer.into_body(), String::new());
+        let reading = async {
+            while !(text.contains(end) && text.ends_with("\n\n")) {
+                let frame = body.frame().await.expect("the stream goes on").expect("a frame");
+                text.push_str(std::str::from_utf8(&frame.into_data().expect("data")).unwrap());
+            }
+        };
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        assert!(read.is_ok(), "{text}");
+        let last = text.rsplit("\nid: ").next().unwrap_or_default().trim_end().to_string();
+        (text, last)
+    };
+    let ready = "event: ready\ndata: {\"documents\":200}\nid: ";
+    let (text, id) = ask("", ready).await;
+    assert!(text.contains("event: snapshot\ndata: {\"reason\":\"new\"}\n\nevent: document\n"));
+    assert_eq!(text.matches("event: document\ndata: {").count(), 200);
+    assert_eq!(text.matches("\nid:").count(), 1, "none before `ready`");
+    for number in 0..200 {
+        assert!(text.contains(&format!("\"fullDocument\":{{\"_id\":{number},")), "{number}");
+    }
+    orders.delete_one(doc! { "_id": 7_i64 }).await.unwrap();
+    let (text, _) = ask(&id, "event: ready\ndata: {}\nid: ").await;
+    assert!(text.contains("event: delete\n") && !text.contains("event: snapshot"), "{text}");
+    let (text, _) = ask("no token", "event: ready\ndata: {\"documents\":").await;
+    let head = "event: snapshot\ndata: {\"reason\":\"invalid-token\"}\nid:\n\nevent: document\n";
+    assert!(text.contains(head), "{text}");
+    drop(sender);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn sealed_ids_are_those_of_ready_and_of_what_follows() {
+    let database = unique("sealed-snapshot");
+    let client = client().await;
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..3).await;
+    let filters = Filters::new(&[("orders", &filter(&database, ""))]);
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys");
+    std::fs::write(&keys, "0123456789abcdef".repeat(4)).unwrap();
+    let keys = keys.display().to_string();
+    let sealed = [("SIDESTREAM_IDS__MODE", "sealed"), ("SIDESTREAM_IDS__KEYS_FILE", &*keys)];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &sealed).await;
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    let of_ready = page.stream.last_event_id.clone().expect("an id");
+    fill(&orders, 3..4).await;
+    page.until("the change", |page| page.ids() == super::up_to(4)).await;
+    let of_change = page.stream.last_event_id.clone().expect("an id");
+    // Each means its own place: what comes after it, and no snapshot.
+    for (id, missed) in [(&of_ready, 1), (&of_change, 0)] {
+        assert!(Position::parse(id).is_err(), "{id}");
+        let mut again = Stream::resume(sidecar.listen, "/_events/orders", id).await;
+        assert_eq!(again.until_ready().await.len(), missed);
+    }
+    let token = "82000000010000000100";
+    let mut refused = Page::of(Stream::resume(sidecar.listen, "/_events/orders", token).await);
+    refused.complete(1).await;
+    assert_eq!(refused.last_reason(), "invalid-token");
+    // It may be the snapshot of before, and the change behind it.
+    refused.until("all documents", |page| page.ids() == super::up_to(4)).await;
     sidecar.finish().await;
 }

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use mongodb::Client;
 use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::error::Result;
+use mongodb::options::FindOneOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::mongod::program;
@@ -44,6 +45,23 @@ pub async fn now(client: &Client) -> Timestamp {
     };
     let answer = client.database("clock").run_command(write).await.expect("it is written");
     answer.get_timestamp("operationTime").expect("a time")
+}
+
+/// Writes until an own server with a small oplog no longer has what was at this time.
+pub async fn roll_oplog_past(client: &Client, time: Timestamp) {
+    let noise = client.database("noise").collection::<Document>("noise");
+    let pad = "x".repeat(100_000);
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let first = || async {
+        let options = FindOneOptions::builder().sort(doc! { "$natural": 1 }).build();
+        let first = oplog.find_one(doc! {}).with_options(options).await.unwrap().unwrap();
+        first.get_timestamp("ts").unwrap()
+    };
+    until("the oplog begins later", || async {
+        noise.insert_many((0..20).map(|_| doc! { "pad": &pad })).await.unwrap();
+        first().await > time
+    })
+    .await;
 }
 
 /// How an own server is started.

@@ -123,7 +123,8 @@ impl Stream {
                 let block = Block::parse(&self.text[..at]);
                 self.text.drain(..at + end.len());
                 if let Some(id) = &block.id {
-                    self.last_event_id = Some(id.clone());
+                    // An empty one makes a browser forget the one that it has.
+                    self.last_event_id = Some(id.clone()).filter(|id| !id.is_empty());
                 }
                 return Some(block);
             }
@@ -243,7 +244,7 @@ async fn follow(
             Ok(mut stream) => {
                 while let Some(block) = stream.block().await {
                     retry = block.retry.map_or(retry, Duration::from_millis);
-                    id = block.id.clone().or(id);
+                    id = block.id.clone().or(id).filter(|id| !id.is_empty());
                     if block.data.is_some() {
                         seen.lock().push(block);
                     }
