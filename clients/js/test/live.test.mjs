@@ -172,6 +172,42 @@ test('a reset loads the documents again', async (t) => {
   assert.equal(things.get(key).text, undefined);
 });
 
+// Each edit of the filter brings another snapshot, and a cut within one means that it begins again.
+test('a collection from snapshots is what the database has, through cuts within them', async (t) => {
+  const name = 'begins';
+  const keys = ids(200);
+  const show = (count) => post('/filter', {
+    name, more: `match: { _id: { $gte: ${keys[0]}, $lt: ${keys[count]} } }\nsnapshot: true`,
+  });
+  await write(...keys.slice(0, 100).map((key) => ['insert', key]));
+  t.after(() => post('/filter', { name, more: null }));
+  await show(100);
+  const { origin, state } = await relay({ mode: 'cutting', seed: 11, mean: 30_000 });
+  let [begun, complete, shown] = [0, 0, 100];
+  const things = live(`${origin}/_events/${name}`, {
+    ...quick,
+    schedule: setImmediate,
+    onEvent({ event, data }) {
+      if (event === 'snapshot') begun++;
+      if (event === 'ready' && 'documents' in data) complete++;
+    },
+  });
+  t.after(() => things.close());
+  await until('the first documents', () => things.get(keys[shown - 1]));
+  while (shown < 199 && begun - complete < 5) {
+    await write(['update', keys[shown - 50]], ['delete', keys[shown - 100]], ['insert', keys[shown]]);
+    shown++;
+    await show(shown);
+    // The filter of before does not match it.
+    await until('what the filter shows now', () => things.get(keys[shown - 1]));
+  }
+  assert.ok(begun - complete >= 5, `${begun} snapshots, ${complete} complete, ${(await state()).cuts} cuts`);
+  const found = (await stored()).filter(({ _id }) => _id >= keys[0] && _id < keys[shown]);
+  assert.ok(found.length > 90);
+  await until('the subscribers being told', () => things.documents.some((each) => each._id === keys[shown - 1]));
+  assert.deepEqual(byId(things.documents), byId(found));
+});
+
 test('a stream that has ended for good is not asked for again', async (t) => {
   const { things, way } = await openOwn('removed', t);
   await until('the stream', () => things.status === 'live');

@@ -131,6 +131,48 @@ class FollowTest(unittest.TestCase):
         told = list(stream)
         self.assertEqual([(event.type, event.data) for event in told], [("end", {"reason": "filter-changed"})])
 
+    def test_a_collection_from_snapshots_through_cuts(self):
+        """Each edit of the filter brings another snapshot, and a cut within one means that it begins again."""
+        name, mine, shows = "begins", keys(200), 100
+
+        def show():
+            post("/filter", name=name, more=f"match: {{ _id: {{ $gte: {mine[0]}, $lt: {mine[shows]} }} }}\nsnapshot: true")
+
+        write(*[("insert", key) for key in mine[:shows]])
+        self.addCleanup(post, "/filter", name=name, more=None)
+        show()
+        plain = f"http://127.0.0.1:{relay()}/_events"
+        deadline = time.monotonic() + 60
+        while name not in [stream["name"] for stream in httpx.get(plain).json()["streams"]]:
+            self.assertLess(time.monotonic(), deadline)
+        collection, pending, begun, complete = {}, {}, 0, 0
+        for event in follow(url(relay(mode="cutting", seed=12, mean=30_000), name), **QUICK):
+            self.assertLess(time.monotonic(), deadline)
+            key, document = event.data.get("documentKey", {}).get("_id"), event.data.get("fullDocument")
+            if event.type == "snapshot":
+                pending, begun = {}, begun + 1
+            elif event.type == "document":
+                pending[key] = document
+            elif event.type == "ready" and "documents" in event.data:
+                collection, complete = pending, complete + 1
+            elif event.type == "delete":
+                collection.pop(key, None)
+            elif document:
+                collection[key] = document
+            if mine[shows - 1] in collection:
+                if begun - complete >= 5 and complete > 1 or shows == 199:
+                    break
+                # The filter of before does not match what is inserted.
+                write(("update", mine[shows - 50]), ("delete", mine[shows - 100]), ("insert", mine[shows]))
+                shows += 1
+                show()
+        self.assertGreaterEqual(begun - complete, 5, f"{begun} snapshots, {complete} complete")
+        with urllib.request.urlopen(f"{APP}/documents", timeout=30) as answer:
+            found = {each["_id"]: each["version"] for each in json.load(answer)}
+        found = {key: version for key, version in found.items() if mine[0] <= key < mine[shows]}
+        self.assertGreater(len(found), 90)
+        self.assertEqual({key: document["version"] for key, document in collection.items()}, found)
+
     def test_a_url_that_cannot_be_asked_is_raised(self):
         with self.assertRaises(httpx.UnsupportedProtocol):
             next(follow("shop.example/_events/orders"))
