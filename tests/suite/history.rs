@@ -223,3 +223,41 @@ fn a_position_that_the_server_chose_is_vague_within_its_time_only() {
     let records: Vec<Record> = begin.into_iter().chain(events).collect();
     assert!(matches!(found(&truth, &records).as_slice(), [Violation::Lost { .. }]));
 }
+
+/// What a client of several streams holds: the event's place, without the document.
+fn place(change: &Change) -> String {
+    format!("{}FF", change.token)
+}
+
+#[test]
+fn places_of_several_streams_stand_for_their_events() {
+    let mut truth = inserts(2..5);
+    truth.push(change(6, Op::Drop));
+    // As in a real history, what names the document comes behind the place.
+    for change in &mut truth {
+        change.token += "5A1004";
+    }
+    let at = |index: usize| truth[index].clone();
+    let event = |index: usize| {
+        let Record::Event(mut event) = told(&at(index)) else { unreachable!("it is one") };
+        event.id = place(&Change { token: token(2 + index as u32, 0), ..at(index) });
+        Record::Event(event)
+    };
+    let records = |events: Vec<Record>| {
+        let begin = vec![opened(None), Record::Position(before(1))];
+        let mut records: Vec<Record> = begin.into_iter().chain(events).collect();
+        checker::name_places(&mut records, &truth);
+        records
+    };
+    let moved = Record::Position(format!("{}FF", token(3, 0)));
+    let dropped = reset("invalidated", Some(before(6)));
+    // The place before the drop's own time, behind the reset, is no way back.
+    let whole = vec![event(0), event(1), moved, event(2), dropped, Record::Position(before(6))];
+    assert_eq!(found(&truth, &records(whole)), []);
+    let lost = found(&truth, &records(vec![event(0), event(2)]));
+    assert!(matches!(&lost[..], [Violation::Lost { change, .. }] if change.token == at(1).token));
+    let twice = found(&truth, &records(vec![event(0), event(1), event(1)]));
+    assert!(matches!(&twice[..], [Violation::Twice(_)]), "{twice:?}");
+    let late = found(&truth, &records(vec![event(1), event(0)]));
+    assert!(late.iter().any(|violation| matches!(violation, Violation::Late(_))), "{late:?}");
+}

@@ -104,6 +104,37 @@ pub struct Event {
     pub view: Option<String>,
 }
 
+/// The ids of several streams on one connection name no documents: they are places just behind an event,
+/// or before a cluster time. In the records of one of these streams, gives each event the token of
+/// the change that is at its place.
+pub fn name_places(records: &mut Vec<Record>, truth: &[Change]) {
+    let find = |place: &str, is_it: &dyn Fn(&Change) -> bool| {
+        let prefix = place.strip_suffix("FF").unwrap_or(place);
+        let at = truth.partition_point(|change| change.token.as_str() < prefix);
+        let mut there = truth.iter().skip(at).take_while(|it| it.token.starts_with(prefix));
+        there.find(|change| is_it(change)).map(|change| change.token.clone())
+    };
+    let mut last = None;
+    records.retain_mut(|record| {
+        let found = match record {
+            Record::Event(event) => find(&event.id, &|_| true).map(|token| (&mut event.id, token)),
+            Record::Reset { id: Some(id), reason } if reason == "invalidated" => {
+                find(id, &|change| change.op.ends_collection()).map(|token| (id, token))
+            }
+            // Before the time of what has just been told.
+            Record::Position(place) => {
+                return !last.as_ref().is_some_and(|last: &String| last.starts_with(&**place));
+            }
+            _ => None,
+        };
+        if let Some((id, token)) = found {
+            last = Some(token.clone());
+            *id = token;
+        }
+        true
+    });
+}
+
 /// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {

@@ -44,8 +44,9 @@ pub async fn run(arguments: &Arguments) -> bool {
     println!("seed {seed}");
     let mut run = Run::start(arguments, seed).await;
     println!(
-        "three members, {} sidecars, {} clients: {:.1} s",
+        "three members, {} sidecars, {} clients with {} streams: {:.1} s",
         arguments.sidecars,
+        arguments.clients,
         run.clients.len(),
         began.elapsed().as_secs_f64()
     );
@@ -106,15 +107,16 @@ impl Run {
         let newest = Arc::new(Mutex::new(None));
         let began = Instant::now();
         let clients: Vec<Client> = (0..arguments.clients)
-            .map(|index| {
-                let stream = share(index);
-                let owner = (index / 3) as i64 % crate::streams::OWNERS;
+            .flat_map(|index| {
+                let owner = |at: usize| (at / 3) as i64 % crate::streams::OWNERS;
+                // Every third has several.
+                let more = if index % 3 == 1 { &[0, 6, 13, 17][..] } else { &[0] };
+                let at = more.iter().map(|more| index + more);
+                let streams = at.map(|at| (share(at), owner(at))).collect();
                 Client::start(clients::Setup {
                     index,
                     seed,
-                    stream,
-                    owner,
-                    target: STREAMS[stream].target(owner),
+                    streams,
                     sidecars: cluster.fronts.iter().map(|front| front.address).collect(),
                     mood: mood.subscribe(),
                     began,
@@ -205,7 +207,7 @@ impl Run {
         let states = self.cursors.iter_mut().zip(&mut self.checked);
         for (client, (cursor, checked)) in self.clients.iter().zip(states) {
             let stream = &STREAMS[client.stream];
-            let (records, last_id): (Vec<Record>, _) = {
+            let (mut records, last_id): (Vec<Record>, _) = {
                 let log = client.log.lock();
                 (
                     log.records.iter().map(|(_, record)| record.clone()).collect(),
@@ -213,6 +215,9 @@ impl Run {
                 )
             };
             *checked = records.len();
+            if client.has_shared_id {
+                history::name_places(&mut records, truth);
+            }
             let excuses = Excuses {
                 reset: &|reason| phase.fault.may_reset(stream.name, reason),
                 status: &|status| phase.fault.may_refuse(stream.name, status),
