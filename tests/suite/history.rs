@@ -42,6 +42,7 @@ fn told(change: &Change) -> Record {
         key: change.key.clone(),
         seq: change.seq,
         view: None,
+        shown: change.seq,
     })
 }
 
@@ -260,4 +261,46 @@ fn places_of_several_streams_stand_for_their_events() {
     assert!(matches!(&twice[..], [Violation::Twice(_)]), "{twice:?}");
     let late = found(&truth, &records(vec![event(1), event(0)]));
     assert!(late.iter().any(|violation| matches!(violation, Violation::Late(_))), "{late:?}");
+}
+
+fn snapshot(reason: &str) -> Record {
+    Record::Snapshot(reason.to_string())
+}
+
+#[test]
+fn a_snapshot_needs_a_cause() {
+    let mut truth = inserts(2..4);
+    truth.push(change(4, Op::Drop));
+    truth.extend(inserts(5..6));
+    let document = Record::Document(truth[0].key.clone(), 0);
+    let begin = [opened(None), snapshot("new"), document.clone(), Record::Position(before(3))];
+    let told: Vec<Record> = truth.iter().map(told).collect();
+    let with = |more: &[Record]| begin.iter().chain(more).cloned().collect::<Vec<_>>();
+    // The drop and what came before it are in the second one, or gone with it.
+    let again = [snapshot("invalidated"), Record::Position(before(5)), told[3].clone()];
+    assert_eq!(found(&truth, &with(&again)), []);
+    let lost = [snapshot("history-lost"), Record::Position(before(5)), told[3].clone()];
+    assert_eq!(found(&truth, &with(&lost)), []);
+    for reason in ["new", "started", "invalid-token"] {
+        let records = with(&[told[1].clone(), snapshot(reason)]);
+        assert!(matches!(&found(&truth, &records)[..], [Violation::Snapshot(_)]), "{reason}");
+    }
+    // Nothing is dropped after that.
+    let records = with(&[snapshot("invalidated"), Record::Position(before(5)), again[0].clone()]);
+    assert!(matches!(&found(&truth, &records)[..], [Violation::Snapshot(_)]));
+    // Documents and events each have their place.
+    let records = with(&[document]);
+    assert!(matches!(&found(&truth, &records)[..], [Violation::Snapshot(_)]));
+    let records = [opened(None), snapshot("new"), told[0].clone()];
+    assert!(matches!(&found(&truth, &records)[..], [Violation::Snapshot(_)]));
+}
+
+#[test]
+fn changes_go_on_exactly_where_a_snapshot_ends() {
+    let truth = inserts(2..5);
+    // Within the same time, what the server chose by itself would excuse.
+    let ready = Record::Position(before(2));
+    let records = [opened(None), snapshot("new"), ready.clone(), told(&truth[1])];
+    assert!(matches!(&found(&truth, &records)[..], [Violation::Lost { .. }]));
+    assert_eq!(found(&truth, &[opened(None), ready, told(&truth[1])]), []);
 }

@@ -4,12 +4,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::error::Error;
 use mongodb::options::ReadConcern;
 use rustix::process::Signal;
 
+use crate::clients::kept::Documents;
 use crate::history::Key;
 use crate::memory;
 use crate::relay::{Governs, Mode, Relay};
@@ -287,6 +289,31 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Err(format!("the marker cannot be written: {error}"))
+    }
+
+    /// The documents that are there, of one value of the parameter or of all.
+    pub async fn documents(
+        &self,
+        database: &str,
+        name: &str,
+        owner: Option<i64>,
+    ) -> Result<Documents, Error> {
+        let query = owner.map_or_else(|| doc! {}, |owner| doc! { "owner": owner });
+        let collection = self.client.database(database).collection::<Document>(name);
+        let mut found = collection.find(query).projection(doc! { "payload": 0 }).await?;
+        let mut documents = Documents::new();
+        while let Some(document) = found.try_next().await? {
+            let whole = |document: &Document, name: &str| match document.get(name) {
+                Some(Bson::Int32(number)) => i64::from(*number),
+                Some(Bson::Int64(number)) => *number,
+                other => unreachable!("the writers write whole numbers, not {other:?}"),
+            };
+            let id = document.get_document("_id").expect("the writers' key");
+            let writer = id.get_str("w").expect("the writer's name").to_string();
+            let key = Key { writer, number: whole(id, "n"), owner: whole(id, "owner") };
+            documents.insert(key, whole(&document, "seq"));
+        }
+        Ok(documents)
     }
 
     /// The time of the newest write that a majority has.

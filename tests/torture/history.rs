@@ -8,6 +8,8 @@
 //! - An event at or before the client's last id came twice, or too late.
 //! - A reset makes the obligations begin anew, and needs a cause. That of a dropped or renamed
 //!   collection is no excuse: it is itself an event of the history, due in its place.
+//! - A snapshot also makes them begin anew, and needs a cause too; they begin exactly at the id of its
+//!   `ready`, before which no event may come.
 //! - A position that the server chose ("from now") may lie before the first event that it means,
 //!   within the same cluster time: there, and only there, events may come or not.
 
@@ -88,6 +90,10 @@ pub enum Record {
         id: Option<String>,
         reason: String,
     },
+    /// The documents of a stream with a snapshot begin, for this reason.
+    Snapshot(String),
+    /// One of them, and its number.
+    Document(Key, i64),
     End(String),
     Refused(u16),
     Closed(String),
@@ -102,6 +108,8 @@ pub struct Event {
     pub key: Key,
     pub seq: Option<i64>,
     pub view: Option<String>,
+    /// The number in the document that came with it, which may be a later one.
+    pub shown: Option<i64>,
 }
 
 /// The ids of several streams on one connection name no documents: they are places just behind an event,
@@ -165,6 +173,10 @@ pub enum Violation {
         id: Option<String>,
         reason: String,
     },
+    /// A snapshot that nothing has caused, or one that is not as it has to be.
+    Snapshot(String),
+    /// What it was told does not add up to what is there.
+    Collection(String),
     /// An answer or an end that nothing has caused.
     Refused(String),
     /// The last write has not come.
@@ -191,6 +203,8 @@ impl fmt::Display for Violation {
             Violation::Reset { id, reason } => {
                 write!(f, "a reset without a cause: {reason}, id {id:?}")
             }
+            Violation::Snapshot(what) => write!(f, "a snapshot, {what}"),
+            Violation::Collection(what) => write!(f, "its collection is not what is there: {what}"),
             Violation::Refused(what) => write!(f, "without a cause: {what}"),
             Violation::Behind { at, mark } => {
                 write!(f, "does not go on: at {at:?}, and the last write is at {mark}")
@@ -211,6 +225,8 @@ pub struct Cursor {
     at: Option<String>,
     /// The server chose it.
     is_fuzzy: bool,
+    /// A snapshot has begun, and is not complete.
+    is_within_snapshot: bool,
 }
 
 /// What a phase makes excusable.
@@ -260,12 +276,19 @@ pub fn check(
                     None => *checker.cursor = Cursor::default(),
                     // Only where the server has said nothing else since.
                     Some(id) if checker.cursor.at.is_none() => {
-                        *checker.cursor = Cursor { at: Some(id.clone()), is_fuzzy: false };
+                        *checker.cursor = Cursor { at: Some(id.clone()), ..Cursor::default() };
                     }
                     Some(_) => {}
                 }
             }
             Record::Position(id) => checker.reach(id),
+            Record::Snapshot(reason) => {
+                checker.verdict.resets.push(format!("snapshot ({reason})"));
+                checker.snapshot(reason, excuses);
+            }
+            Record::Document(key, _) if !checker.cursor.is_within_snapshot => {
+                checker.fail(Violation::Snapshot(format!("{key:?} came outside of one")));
+            }
             Record::Event(event) => {
                 checker.verdict.events += 1;
                 let was_seen = !seen.insert(&event.id);
@@ -281,7 +304,7 @@ pub fn check(
             Record::Refused(status) if !(excuses.status)(*status) => {
                 checker.fail(Violation::Refused(format!("status {status}")));
             }
-            Record::End(_) | Record::Refused(_) | Record::Closed(_) => {}
+            Record::Document(..) | Record::End(_) | Record::Refused(_) | Record::Closed(_) => {}
         }
     }
     checker.verdict
@@ -300,7 +323,12 @@ impl Checker<'_> {
     /// An id without an event.
     fn reach(&mut self, id: &str) {
         match &self.cursor.at {
-            None => *self.cursor = Cursor { at: Some(id.to_string()), is_fuzzy: true },
+            // Exactly where a snapshot says that the changes go on.
+            None => {
+                let is_fuzzy = !self.cursor.is_within_snapshot;
+                let at = Some(id.to_string());
+                *self.cursor = Cursor { at, is_fuzzy, is_within_snapshot: false };
+            }
             Some(at) if id < at.as_str() => {
                 let violation = Violation::WentBack { from: at.clone(), to: id.to_string() };
                 self.fail(violation);
@@ -326,10 +354,13 @@ impl Checker<'_> {
                 }
             }
         }
-        *self.cursor = Cursor { at: Some(id.to_string()), is_fuzzy: false };
+        *self.cursor = Cursor { at: Some(id.to_string()), ..Cursor::default() };
     }
 
     fn event(&mut self, event: &Event, was_seen: bool) {
+        if self.cursor.is_within_snapshot {
+            self.fail(Violation::Snapshot(format!("and within it: {event:?}")));
+        }
         if self.cursor.at.as_ref().is_some_and(|at| event.id <= *at) {
             if was_seen {
                 self.fail(Violation::Twice(event.clone()));
@@ -371,7 +402,27 @@ impl Checker<'_> {
             let id = id.map(str::to_string);
             self.fail(Violation::Reset { id, reason: reason.to_string() });
         }
-        *self.cursor = Cursor { at: id.map(str::to_string), is_fuzzy: true };
+        *self.cursor =
+            Cursor { at: id.map(str::to_string), is_fuzzy: true, is_within_snapshot: false };
+    }
+
+    fn snapshot(&mut self, reason: &str, excuses: &Excuses<'_>) {
+        let is_behind =
+            |change: &Change| self.cursor.at.as_ref().is_none_or(|at| change.token > *at);
+        let is_due = match reason {
+            "new" => self.cursor.at.is_none(),
+            "invalidated" => self.truth.iter().any(|change| {
+                is_behind(change)
+                    && change.op.ends_collection()
+                    && (self.expect)(change) != Expect::Never
+            }),
+            reason => (excuses.reset)(reason),
+        };
+        if !is_due {
+            let at = self.cursor.at.as_deref().unwrap_or("none");
+            self.fail(Violation::Snapshot(format!("for no cause: {reason}, the last id is {at}")));
+        }
+        *self.cursor = Cursor { is_within_snapshot: true, ..Cursor::default() };
     }
 }
 

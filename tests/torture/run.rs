@@ -1,6 +1,7 @@
 //! A run: phase after phase, a fault, its end, a last write, and the check.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,21 +9,24 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::clients::kept::Documents;
 use crate::clients::{self, Client, Mood};
 use crate::cluster::Cluster;
 use crate::history::{self, Cursor, Excuses, Op, Record, Violation};
 use crate::memory::Figures;
 use crate::nemesis::{Fault, World};
 use crate::report::Report;
-use crate::streams::{Later, STREAMS};
+use crate::streams::{Later, OWNERS, SNAPSHOTS, STREAMS};
 use crate::witness::Witness;
 use crate::writers::{Acknowledged, Pace, Writers};
 use crate::{Arguments, Phase};
 
 /// After a fault is healed, the last write must have reached everybody within this time.
 const LIVENESS: Duration = Duration::from_secs(60);
+/// What was in doubt when the writers stopped may still be written; then it is told, too.
+const STRAGGLERS: Duration = Duration::from_secs(3);
 /// How often each stream is listened to, of the sum: those with a parameter most of all.
-const SHARES: [usize; 7] = [5, 5, 5, 1, 1, 1, 2];
+const SHARES: [usize; SNAPSHOTS] = [5, 5, 5, 1, 1, 1, 2];
 
 struct Run {
     cluster: Cluster,
@@ -95,6 +99,7 @@ pub async fn run(arguments: &Arguments) -> bool {
 
 impl Run {
     async fn start(arguments: &Arguments, seed: u64) -> Run {
+        let plain = arguments.clients - arguments.clients / 5;
         let cluster = Cluster::start(arguments.sidecars, arguments.clients).await;
         let witness = Witness::new(cluster.client.clone(), cluster.now().await);
         let pace = Pace { pause: Duration::from_millis(60), payload: 64 };
@@ -108,13 +113,20 @@ impl Run {
         let began = Instant::now();
         let clients: Vec<Client> = (0..arguments.clients)
             .flat_map(|index| {
-                let owner = |at: usize| (at / 3) as i64 % crate::streams::OWNERS;
+                let owner = |at: usize| (at / 3) as i64 % OWNERS;
                 // Every third has several.
                 let more = if index % 3 == 1 { &[0, 6, 13, 17][..] } else { &[0] };
                 let at = more.iter().map(|more| index + more);
-                let streams = at.map(|at| (share(at), owner(at))).collect();
+                let mut streams: Vec<_> = at.map(|at| (share(at), owner(at))).collect();
+                // The last fifth begins with snapshots. Five apart, so that every transport and every
+                // temper is among them.
+                let snapshot = index.checked_sub(plain);
+                if let Some(number) = snapshot {
+                    let owner = number as i64 / 2 % OWNERS;
+                    streams = vec![(SNAPSHOTS + number % 2, owner)];
+                }
                 Client::start(clients::Setup {
-                    index,
+                    index: snapshot.map_or(index, |number| plain + 5 * number),
                     seed,
                     streams,
                     sidecars: cluster.fronts.iter().map(|front| front.address).collect(),
@@ -174,6 +186,7 @@ impl Run {
             last.map(|last| last.token.chars().take(18).collect()).unwrap_or_default();
         self.await_clients(&mark).await;
         self.check(phase, &mark, &mut report);
+        self.compare(phase, &mut report).await;
         report.memory = self.cluster.memory.figures();
         let now = self.replays().await;
         report.replays = ((now.0 - replays.0).max(0.0), (now.1 - replays.1).max(0.0));
@@ -237,6 +250,46 @@ impl Run {
             let named = violations.into_iter().map(|violation| (client.name.clone(), violation));
             report.violations.extend(named);
         }
+    }
+
+    /// What clients made of snapshots and events has to be what a query finds.
+    async fn compare(&self, phase: &Phase, report: &mut Report) {
+        let began = Instant::now();
+        let found = loop {
+            match self.differences().await {
+                Err(error) => {
+                    report.broken.push(format!("the documents cannot be read: {error}"));
+                    return;
+                }
+                Ok(found) if found.is_empty() => return,
+                Ok(found) if phase.must_fail || began.elapsed() > STRAGGLERS => break found,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        report.violations.extend(found);
+    }
+
+    async fn differences(&self) -> Result<Vec<(String, Violation)>, mongodb::error::Error> {
+        let mut there: HashMap<(usize, i64), Documents> = HashMap::new();
+        let mut found = Vec::new();
+        for client in &self.clients {
+            let stream = &STREAMS[client.stream];
+            let (true, Some(collection)) = (stream.has_snapshot, stream.collection) else {
+                continue;
+            };
+            let documents = match there.entry((client.stream, client.owner)) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let owner = stream.has_owner.then_some(client.owner);
+                    let read = self.cluster.documents(stream.database, collection, owner);
+                    entry.insert(read.await?)
+                }
+            };
+            if let Some(differs) = client.log.lock().kept.differs(documents) {
+                found.push((client.name.clone(), Violation::Collection(differs)));
+            }
+        }
+        Ok(found)
     }
 
     /// The witness must know at least what a majority has acknowledged to the writers.

@@ -28,9 +28,10 @@ pub struct Stream {
     pub name: &'static str,
     pub text: &'static str,
     pub has_owner: bool,
-    database: &'static str,
+    pub has_snapshot: bool,
+    pub database: &'static str,
     /// `None`: all of the database.
-    collection: Option<&'static str>,
+    pub collection: Option<&'static str>,
     decides: Decides,
 }
 
@@ -48,12 +49,15 @@ enum Decides {
     Images,
 }
 
-pub const STREAMS: [Stream; 7] = [
+/// Where those with snapshots begin.
+pub const SNAPSHOTS: usize = 7;
+pub const STREAMS: [Stream; SNAPSHOTS + 2] = [
     Stream {
         name: "orders",
         text: "collection: torture.orders\naccess: public\n\
                match: { owner: { $param: owner } }\nparams:\n  owner: { type: int }\n",
         has_owner: true,
+        has_snapshot: false,
         database: DATABASE,
         collection: Some("orders"),
         decides: Decides::Document,
@@ -63,6 +67,7 @@ pub const STREAMS: [Stream; 7] = [
         text: "collection: torture.rooms\naccess: public\n\
                match: { _id.owner: { $param: owner } }\nparams:\n  owner: { type: int }\n",
         has_owner: true,
+        has_snapshot: false,
         database: DATABASE,
         collection: Some("rooms"),
         decides: Decides::Key,
@@ -74,6 +79,7 @@ pub const STREAMS: [Stream; 7] = [
                match: { owner: { $param: owner } }\nparams:\n  owner: { type: int }\n\
                project: { seq: 1, owner: 1 }\n",
         has_owner: true,
+        has_snapshot: false,
         database: DATABASE,
         collection: Some("images"),
         decides: Decides::Images,
@@ -85,6 +91,7 @@ pub const STREAMS: [Stream; 7] = [
         text: "collection: torture.*\naccess: public\nproject: { seq: 1 }\n\
                fullDocument: whenAvailable\n",
         has_owner: false,
+        has_snapshot: false,
         database: DATABASE,
         collection: None,
         decides: Decides::All,
@@ -94,6 +101,7 @@ pub const STREAMS: [Stream; 7] = [
         text: "collection: torture.orders\naccess: public\noperations: [insert, delete]\n\
                project: { payload: 0 }\n",
         has_owner: false,
+        has_snapshot: false,
         database: DATABASE,
         collection: Some("orders"),
         decides: Decides::Operations(&[Op::Insert, Op::Delete]),
@@ -102,6 +110,7 @@ pub const STREAMS: [Stream; 7] = [
         name: "victims",
         text: "collection: torture.victims\naccess: public\n",
         has_owner: false,
+        has_snapshot: false,
         database: DATABASE,
         collection: Some("victims"),
         decides: Decides::All,
@@ -111,9 +120,32 @@ pub const STREAMS: [Stream; 7] = [
         text: "collection: doomed.things\naccess: public\n\
                match: { owner: { $param: owner } }\nparams:\n  owner: { type: int }\n",
         has_owner: true,
+        has_snapshot: false,
         database: DOOMED,
         collection: Some("things"),
         decides: Decides::Document,
+    },
+    Stream {
+        name: "board",
+        text: "collection: torture.images\naccess: public\nsnapshot: true\n\
+               fullDocumentBeforeChange: whenAvailable\n\
+               match: { owner: { $param: owner } }\nparams:\n  owner: { type: int }\n\
+               project: { seq: 1, owner: 1 }\n",
+        has_owner: true,
+        has_snapshot: true,
+        database: DATABASE,
+        collection: Some("images"),
+        decides: Decides::Images,
+    },
+    Stream {
+        name: "shelf",
+        // Of a collection that is dropped and renamed.
+        text: "collection: torture.victims\naccess: public\nsnapshot: true\n",
+        has_owner: false,
+        has_snapshot: true,
+        database: DATABASE,
+        collection: Some("victims"),
+        decides: Decides::All,
     },
 ];
 

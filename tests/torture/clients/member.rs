@@ -28,7 +28,15 @@ impl Member {
     }
 
     pub fn note(&self, record: Record) {
-        self.log.lock().records.push((self.began.elapsed(), record));
+        let mut log = self.log.lock();
+        log.kept.take(&record);
+        log.records.push((self.began.elapsed(), record));
+    }
+
+    /// Half a snapshot is of no use: who is cut off within it comes back as one who is new.
+    pub fn begin_snapshot(&self, reason: String) {
+        self.log.lock().last_id = None;
+        self.note(Record::Snapshot(reason));
     }
 
     /// Says whether it was not there before.
@@ -71,8 +79,24 @@ fn whole(number: &Value) -> i64 {
     number.as_i64().or_else(large).unwrap_or_default()
 }
 
+fn key(json: &Value) -> Key {
+    let id = &json["documentKey"]["_id"];
+    Key {
+        writer: id["w"].as_str().unwrap_or_default().to_string(),
+        number: whole(&id["n"]),
+        owner: whole(&id["owner"]),
+    }
+}
+
+fn shown(json: &Value) -> Option<i64> {
+    json["fullDocument"]["seq"].as_i64()
+}
+
+pub fn document(json: &Value) -> Record {
+    Record::Document(key(json), shown(json).unwrap_or_default())
+}
+
 pub fn event(id: String, op: &str, json: &Value) -> Event {
-    let key = &json["documentKey"]["_id"];
     let seq = match op {
         "update" => &json["updateDescription"]["updatedFields"]["seq"],
         "delete" => &Value::Null,
@@ -82,12 +106,9 @@ pub fn event(id: String, op: &str, json: &Value) -> Event {
         id,
         op: op.to_string(),
         collection: json["ns"]["coll"].as_str().unwrap_or_default().to_string(),
-        key: Key {
-            writer: key["w"].as_str().unwrap_or_default().to_string(),
-            number: whole(&key["n"]),
-            owner: whole(&key["owner"]),
-        },
+        key: key(json),
         seq: seq.as_i64(),
+        shown: shown(json),
         view: json["view"].as_str().map(str::to_string),
     }
 }

@@ -8,6 +8,7 @@
 //! What they saw of each stream goes into a log, in order; nobody judges here. A sabotaged client lies to
 //! its own log, or to the sidecar, so that the check can be checked.
 
+pub mod kept;
 mod member;
 pub mod wire;
 
@@ -22,7 +23,8 @@ use tokio::sync::watch;
 
 use crate::history::Record;
 use crate::streams::STREAMS;
-use member::{Member, event};
+use kept::Kept;
+use member::{Member, document, event};
 use wire::{Opening, Told, Transport, Wanted, Wire};
 
 /// After so much silence an impatient client gives the connection up; heartbeats are far quicker.
@@ -66,6 +68,8 @@ pub struct Mood {
 pub struct Log {
     pub records: Vec<(Duration, Record)>,
     pub last_id: Option<String>,
+    /// What it makes of a stream with a snapshot.
+    pub kept: Kept,
 }
 
 /// One stream of a connection, as its client saw it.
@@ -340,17 +344,15 @@ impl Run {
             (None, _) => return None,
             (Some(_), members) => members.iter_mut().find(|member| is_meant(member))?,
         };
-        if let Some(id) = &id {
-            member.reach(id);
-            if self.setup.streams.len() == 1 {
-                let mut newest = self.setup.newest.lock();
-                if newest.as_ref().is_none_or(|newest| id > newest) {
-                    *newest = Some(id.clone());
-                }
+        if let (Some(id), 1) = (&id, self.setup.streams.len()) {
+            let mut newest = self.setup.newest.lock();
+            if newest.as_ref().is_none_or(|newest| id > newest) {
+                *newest = Some(id.clone());
             }
         }
         let json = &told.data;
         let reason = || json["reason"].as_str().unwrap_or_default().to_string();
+        let reached = id.clone();
         match told.event.as_deref() {
             None | Some("ready") => {
                 if let Some(id) = id {
@@ -358,6 +360,8 @@ impl Run {
                 }
             }
             Some("reset") => member.take(Record::Reset { id, reason: reason() }, sabotage),
+            Some("snapshot") => member.begin_snapshot(reason()),
+            Some("document") => member.note(document(json)),
             Some("end") => {
                 member.take(Record::End(reason()), sabotage);
                 return Some("told to".to_string());
@@ -366,6 +370,10 @@ impl Run {
                 let event = event(id.unwrap_or_default(), name, json);
                 member.take(Record::Event(event), sabotage);
             }
+        }
+        // Only now, so that whoever sees it there sees all of it.
+        if let Some(id) = &reached {
+            member.reach(id);
         }
         None
     }

@@ -93,7 +93,7 @@ enum Socket {
         length: usize,
         is_told: bool,
     },
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    Messages(Box<WebSocketStream<TcpStream>>),
 }
 
 /// Asks for streams. With one it is the stream's own address; `id` is what all of them share else.
@@ -139,7 +139,7 @@ async fn ask(
     let fail = |error: std::io::Error| Opening::Failed(error.to_string());
     let id = id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
     let media_type = transport.media_type();
-    let wait = if transport == Transport::Poll { "&wait=2s" } else { "" };
+    let wait = if transport == Transport::Poll { "&wait=500ms" } else { "" };
     let head = format!(
         "GET {target}{wait} HTTP/1.1\r\nHost: {address}\r\nAccept: {media_type}\r\n{id}\r\n"
     );
@@ -204,7 +204,7 @@ async fn open_websocket(
         let sent = socket.send(Message::text(message.to_string())).await;
         sent.map_err(|error| Opening::Failed(error.to_string()))?;
     }
-    Ok(Socket::WebSocket(Box::new(socket)))
+    Ok(Socket::Messages(Box::new(socket)))
 }
 
 impl Wire {
@@ -236,7 +236,7 @@ impl Wire {
                     Err(error) => return Err(Opening::Failed(error.to_string())),
                 }
             }
-            Socket::WebSocket(socket) => match socket.next().await {
+            Socket::Messages(socket) => match socket.next().await {
                 Some(Ok(Message::Text(text))) => self.told.push_back(envelope(text.as_str())),
                 Some(Ok(Message::Close(Some(frame)))) => {
                     return Err(match u16::from(frame.code) {
@@ -280,7 +280,7 @@ impl Wire {
                 self.told.extend(answer["events"].as_array().into_iter().flatten().map(told));
                 self.told.push_back(told(&json!({ "id": answer["resume"] })));
             }
-            Socket::Whole { .. } | Socket::WebSocket(_) => {}
+            Socket::Whole { .. } | Socket::Messages(_) => {}
         }
     }
 }
