@@ -25,6 +25,8 @@ use crate::{Arguments, Phase};
 const LIVENESS: Duration = Duration::from_secs(60);
 /// What was in doubt when the writers stopped may still be written; then it is told, too.
 const STRAGGLERS: Duration = Duration::from_secs(3);
+/// Twice as long as a sidecar's memory is at most.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// How often each stream is listened to, of the sum: those with a parameter most of all.
 const SHARES: [usize; SNAPSHOTS] = [5, 5, 5, 1, 1, 1, 2];
 
@@ -33,6 +35,8 @@ struct Run {
     witness: Witness,
     clients: Vec<Client>,
     cursors: Vec<Cursor>,
+    /// The token up to which everything was checked, of a phase before this one.
+    done: String,
     /// How many of each client's records are checked; more may have come since.
     checked: Vec<usize>,
     writers: Writers,
@@ -144,7 +148,8 @@ impl Run {
         let cursors = vec![Cursor::default(); clients.len()];
         let checked = vec![0; clients.len()];
         let rng = fastrand::Rng::with_seed(seed);
-        Run { cluster, witness, clients, cursors, checked, writers, mood, rng, edits: 0 }
+        let done = String::new();
+        Run { cluster, witness, clients, cursors, done, checked, writers, mood, rng, edits: 0 }
     }
 
     async fn phase(&mut self, number: usize, phase: &Phase) -> Report {
@@ -214,7 +219,7 @@ impl Run {
 
     fn check(&mut self, phase: &Phase, mark: &str, report: &mut Report) {
         let truth = &self.witness.truth;
-        report.written = truth.len();
+        report.written = truth.iter().filter(|change| change.token > self.done).count();
         self.check_witness(report);
         let later = Later::of(truth);
         let states = self.cursors.iter_mut().zip(&mut self.checked);
@@ -309,15 +314,22 @@ impl Run {
         }
     }
 
-    /// What was checked is done with. The last write has not reached everybody yet.
+    /// What was checked is done with. The last write has not reached everybody yet, and a snapshot that
+    /// is still in a sidecar's memory may lie further back.
     fn forget(&mut self) {
         let mark = self.witness.truth.iter().rfind(|change| change.key.writer == "last");
-        let mark = mark.map(|change| change.token.clone()).unwrap_or_default();
-        self.witness.truth.retain(|change| change.token >= mark);
+        self.done = mark.map(|change| change.token.clone()).unwrap_or_default();
+        let since = seconds(&self.done).saturating_sub(REMEMBERED.as_secs());
+        self.witness.truth.retain(|change| seconds(&change.token) >= since);
         for (client, checked) in self.clients.iter().zip(&mut self.checked) {
             client.log.lock().records.drain(..std::mem::take(checked));
         }
     }
+}
+
+/// The time that a token begins with, behind the type byte.
+fn seconds(token: &str) -> u64 {
+    token.get(2..10).and_then(|time| u64::from_str_radix(time, 16).ok()).unwrap_or(0)
 }
 
 /// Which stream a client listens to.

@@ -198,6 +198,12 @@ impl Run {
                 tokio::time::sleep(self.retry).await;
                 continue;
             }
+            // As a page that is loaded again, so that snapshots are taken while things break.
+            for member in &self.members {
+                if STREAMS[member.stream].has_snapshot && self.rng.u8(..3) == 0 {
+                    member.log.lock().last_id = None;
+                }
+            }
             let away = match (self.mood().is_calm, self.temper()) {
                 (true, _) => self.rng.u64(20..200),
                 (_, Temper::Sleeper) => self.rng.u64(1_000..6_000),
