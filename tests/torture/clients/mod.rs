@@ -1,6 +1,7 @@
 //! Clients as browsers are: they listen, lose the connection, and come back to any sidecar with the
-//! last id that they saw. A quarter of them uses each transport, and a third has several streams on
-//! its connection: under one id, or over a WebSocket with an id each.
+//! last id that they saw. A quarter of them uses each transport, and a quarter has several streams
+//! on its connection: under one id, or over a WebSocket with an id each. A fifth listens to streams with
+//! snapshots, keeps the collection, and is now and then loaded again without an id.
 //!
 //! In the mood of an `EventSource` those of Server-Sent Events do exactly what the standard says: they
 //! never leave, come back when `retry:` says so, and take any answer but 200 for the last.
