@@ -109,9 +109,6 @@ fn head_of(delivery: &Delivery) -> &'static [u8] {
 fn end_of(frame: &Frame, mark: &Mark<'_>) -> String {
     match mark.id(frame) {
         Some(id) => format!("\nid: {id}\n\n"),
-        // By the standard, this makes a browser forget the id that it has: who is cut off before `ready`
-        // comes back without one, and begins the snapshot again.
-        None if frame.kind.replaces_documents() => "\nid:\n\n".to_string(),
         None => "\n\n".to_string(),
     }
 }
@@ -153,7 +150,7 @@ mod tests {
             (
                 FrameKind::Snapshot(Some(ResetReason::HistoryLost)),
                 SSE,
-                "event: snapshot\ndata: {\"reason\":\"history-lost\"}\nid:\n\n",
+                "event: snapshot\ndata: {\"reason\":\"history-lost\"}\n\n",
             ),
             (
                 FrameKind::Document(Arc::new(Bytes::from_static(b"{\"a\":1}"))),

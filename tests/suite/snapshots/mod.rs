@@ -74,8 +74,7 @@ impl Page {
         match block.name() {
             "snapshot" => {
                 let reason = block.json()["reason"].as_str().unwrap().to_string();
-                // An empty one makes a browser forget the id of before.
-                assert_eq!(block.id.as_deref(), (reason != "new").then_some(""), "{block:?}");
+                assert_eq!(block.id, None);
                 self.pending = Some((reason, BTreeMap::new()));
             }
             "document" => {
@@ -108,8 +107,7 @@ impl Page {
             "end" | "" => {}
             other => panic!("{other}: {block:?}"),
         }
-        let has_id = block.id.as_ref().is_some_and(|id| !id.is_empty());
-        assert!(self.pending.is_none() || !has_id, "an id before `ready`: {block:?}");
+        assert!(self.pending.is_none() || block.id.is_none(), "an id before `ready`: {block:?}");
         Some(block)
     }
 

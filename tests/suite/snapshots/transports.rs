@@ -196,7 +196,7 @@ async fn http2_gives_the_same() {
     let (text, _) = ask(&id, "event: ready\ndata: {}\nid: ").await;
     assert!(text.contains("event: delete\n") && !text.contains("event: snapshot"), "{text}");
     let (text, _) = ask("no token", "event: ready\ndata: {\"documents\":").await;
-    let head = "event: snapshot\ndata: {\"reason\":\"invalid-token\"}\nid:\n\nevent: document\n";
+    let head = "event: snapshot\ndata: {\"reason\":\"invalid-token\"}\n\nevent: document\n";
     assert!(text.contains(head), "{text}");
     drop(sender);
     sidecar.finish().await;

@@ -123,8 +123,9 @@ impl Stream {
                 let block = Block::parse(&self.text[..at]);
                 self.text.drain(..at + end.len());
                 if let Some(id) = &block.id {
-                    // An empty one makes a browser forget the one that it has.
-                    self.last_event_id = Some(id.clone()).filter(|id| !id.is_empty());
+                    // An empty one would make a browser forget the one that it has.
+                    assert!(!id.is_empty(), "an empty id");
+                    self.last_event_id = Some(id.clone());
                 }
                 return Some(block);
             }
@@ -244,7 +245,7 @@ async fn follow(
             Ok(mut stream) => {
                 while let Some(block) = stream.block().await {
                     retry = block.retry.map_or(retry, Duration::from_millis);
-                    id = block.id.clone().or(id).filter(|id| !id.is_empty());
+                    id = block.id.clone().or(id);
                     if block.data.is_some() {
                         seen.lock().push(block);
                     }
