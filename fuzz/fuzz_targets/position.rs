@@ -25,7 +25,8 @@ fuzz_target!(|input: &[u8]| {
     };
     assert!(Bookmark::parse(&text, &SEALED).is_err(), "nobody sealed this");
     if let Ok(position) = Position::parse(&text) {
-        assert_eq!(position.as_str(), text);
+        // Small letters are taken, and the order is that of capitals.
+        assert_eq!(position.as_str(), text.to_ascii_uppercase());
     }
     let Ok(bookmark) = Bookmark::parse(&text, &Ids::Token) else { return };
     for ids in [&Ids::Token, &*SEALED] {
