@@ -3,7 +3,7 @@
 //! This file is the map of the code. Data flows one way, and a room (a top-level module) uses only
 //! rooms above it in this list:
 //!
-//! - [`redact`], [`metrics`], [`drain`], [`tasks`]: small things that every room may use
+//! - [`redact`], [`trace`], [`metrics`], [`drain`], [`tasks`]: small things that every room may use
 //! - [`yaml`]: text to a tree that knows the place of every key; pure
 //! - [`diagnostic`]: one mistake in what a person wrote: place, source line, caret, hint
 //! - [`config`]: layers of settings to one validated `Config`
@@ -42,6 +42,7 @@ pub mod proxy;
 pub mod redact;
 pub mod session;
 pub mod tasks;
+pub mod trace;
 pub mod upstream;
 pub mod yaml;
 
@@ -60,13 +61,14 @@ use config::{Config, Mongodb};
 use drain::Drain;
 use event::seal::{Ids, Keys};
 use feed::journal::Limits;
-use metrics::Metrics;
+use metrics::{Metrics, RequestLog};
 use proxy::PublicPort;
 use session::catalog::{Catalog, FeedSettings};
 use session::reload::{Reload, Seen, Told};
 use session::subscription::Shared;
 use session::survey::Survey;
 use tasks::Tasks;
+use trace::Tracer;
 use upstream::budget::{self, Budget};
 use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
@@ -89,6 +91,8 @@ pub enum StartError {
         "ids.keys_file: {path}: {reason}; write one key per line, as made by `openssl rand -hex 64`"
     )]
     Ids { path: String, reason: String },
+    #[error("trace.otlp: {0}; write http://host:4318, where a collector takes OTLP over HTTP")]
+    Trace(String),
 }
 
 /// A running sidecar.
@@ -103,6 +107,7 @@ pub struct Sidecar {
     pub broken_filters: usize,
     drain: Drain,
     catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
     server: Server,
     tasks: Tasks,
 }
@@ -134,7 +139,9 @@ impl Sidecar {
             None => None,
         };
 
-        let metrics = Arc::new(Metrics::default());
+        let tracer = Tracer::start(config.trace.otlp.as_deref()).map_err(StartError::Trace)?;
+        let every = if config.log.requests { config.log.requests_every } else { 0 };
+        let metrics = Arc::new(Metrics::with(tracer, RequestLog::new(every as u64)));
         let drain = Drain::new(config.drain);
         let tasks = Tasks::new(&metrics);
         let server = Server::default();
@@ -201,8 +208,17 @@ impl Sidecar {
             journal_limit: config.replay.max_bytes,
             console: config.console,
         }));
-        let sidecar =
-            Sidecar { listen, admin, probes, broken_filters, drain, catalog, server, tasks };
+        let sidecar = Sidecar {
+            listen,
+            admin,
+            probes,
+            broken_filters,
+            drain,
+            catalog,
+            metrics: metrics.clone(),
+            server,
+            tasks,
+        };
         let survey = Survey {
             catalog: sidecar.catalog.clone(),
             server: sidecar.server.clone(),
@@ -281,6 +297,11 @@ impl Sidecar {
         self.catalog.shared.listeners.wake_all();
     }
 
+    /// The metrics of the process.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// The supervised tasks of the process.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
@@ -296,6 +317,7 @@ impl Sidecar {
         self.tasks.stop();
         self.tasks.finished().await;
         self.server.close().await;
+        self.metrics.tracer.finish().await;
     }
 }
 

@@ -3,6 +3,8 @@
 //! The names are promises to dashboards; docs/operations.md says how each is read and misread.
 //! Rooms take the whole struct: counting is not worth an interface.
 
+mod request_log;
+
 use std::sync::OnceLock;
 
 use prometheus::core::Collector;
@@ -11,11 +13,19 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+pub use request_log::{Request, RequestLog};
+
+use crate::trace::Tracer;
+
 /// Buckets in seconds, from a local event to a long replay.
 const DELIVERY_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 const REQUEST_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// Bounded by `snapshot.max_time` (10 s unless set), which is a bucket, and by the five minutes for
+/// which MongoDB keeps a moment unless told otherwise.
+const SNAPSHOT_BUCKETS: [f64; 13] =
+    [0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
 
 /// Statuses have three digits.
 const MAX_STATUS: usize = 1000;
@@ -49,14 +59,28 @@ pub struct Metrics {
     pub refused_total: IntCounterVec,
     pub proxy_requests_total: IntCounterVec,
     pub proxy_request_seconds: Histogram,
+    pub build_info: IntGaugeVec,
+    pub log_lines_dropped_total: IntCounter,
+    /// Beside the numbers: where spans come from.
+    pub tracer: Tracer,
+    /// And a line for each request.
+    pub request_log: RequestLog,
     /// Those of `proxy_requests_total`, by status: looked up once each.
     proxied: Vec<OnceLock<IntCounter>>,
 }
 
 impl Default for Metrics {
-    /// Everything at zero, and there from the start: an alert on a rate needs a first value.
+    /// Without traces, and without a log of requests.
     fn default() -> Metrics {
-        let metrics = Metrics::new();
+        Metrics::with(Tracer::default(), RequestLog::default())
+    }
+}
+
+impl Metrics {
+    /// Everything at zero, and there from the start: an alert on a rate needs a first value.
+    pub fn with(tracer: Tracer, request_log: RequestLog) -> Metrics {
+        let metrics = Metrics { tracer, request_log, ..Metrics::new() };
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         for transport in ["sse", "ndjson", "poll", "websocket"] {
             metrics.connections.with_label_values(&[transport]);
             metrics.connections_total.with_label_values(&[transport, "accepted"]);
@@ -71,14 +95,18 @@ impl Default for Metrics {
         for result in ["allowed", "missing", "refused", "forbidden", "unavailable", "ended"] {
             metrics.auth_total.with_label_values(&[result]);
         }
+        for reason in ["client-closed", "drained", "unauthorized"] {
+            metrics.streams_ended_total.with_label_values(&[reason]);
+        }
+        for limit in ["connections", "address", "descriptors", "memory"] {
+            metrics.refused_total.with_label_values(&[limit]);
+        }
         for result in ["ok", "broken"] {
             metrics.filter_reloads_total.with_label_values(&[result]);
         }
         metrics
     }
-}
 
-impl Metrics {
     /// Counts a forwarded request by the status that the client got, or 0.
     pub fn count_proxied(&self, status: u16) {
         let find = || self.proxy_requests_total.with_label_values(&[status.to_string()]);
@@ -175,7 +203,7 @@ impl Metrics {
                 r,
                 "snapshot_seconds",
                 "How long MongoDB's answer to the query of a snapshot took.",
-                &REQUEST_BUCKETS,
+                &SNAPSHOT_BUCKETS,
             ),
             slow_clients_total: register(
                 r,
@@ -248,6 +276,21 @@ impl Metrics {
                 "Time from a forwarded request's head to the end of the response.",
                 &REQUEST_BUCKETS,
             ),
+            build_info: gauges(
+                r,
+                "build_info",
+                "Always 1; the label is the version.",
+                &["version"],
+            ),
+            log_lines_dropped_total: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "log_lines_dropped_total",
+                    "Log lines that were not written because the reader of standard error is too slow.",
+                )),
+            ),
+            tracer: Tracer::default(),
+            request_log: RequestLog::default(),
             proxied: (0..MAX_STATUS).map(|_| OnceLock::new()).collect(),
             registry,
         }

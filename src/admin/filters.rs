@@ -1,6 +1,7 @@
 //! The filter files: what is in force, what is wrong with them, and what one of them becomes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use http::Response;
 use percent_encoding::percent_decode_str;
@@ -9,8 +10,9 @@ use serde_json::{Value, json};
 use super::{Admin, refuse};
 use crate::access::claims::Claims;
 use crate::diagnostic::{Diagnostic, Origin};
-use crate::filter::{Access, Filter, FilterSet};
+use crate::filter::{self, Access, Filter, FilterSet};
 use crate::session::explain::Explanation;
+use crate::session::trial::{self, Trial};
 
 impl Admin {
     /// Each stream with its file, its state and its diagnostics; then what is wrong beside.
@@ -44,6 +46,30 @@ impl Admin {
     /// `?stream=NAME`, with `&param=NAME=VALUE` and `&claim=NAME=VALUE` as often as needed: what
     /// `sidestream explain` says of the files in force.
     pub(super) fn explain(&self, query: &str) -> Response<Vec<u8>> {
+        let Question { filter, set, params, claims } = match self.question(query) {
+            Ok(question) => question,
+            Err((status, why)) => return refuse(status, &why),
+        };
+        match Explanation::of(&filter, &set, &params, claims.document()) {
+            Ok(explanation) => super::json(200, &explanation.to_json()),
+            Err(error) => refuse(400, &error.to_string()),
+        }
+    }
+
+    /// The same of one event or document, which is the body: whether it is sent, as what, and which
+    /// condition decided.
+    pub(super) fn try_event(&self, query: &str, body: &[u8]) -> Response<Vec<u8>> {
+        let Question { filter, params, claims, .. } = match self.question(query) {
+            Ok(question) => question,
+            Err((status, why)) => return refuse(status, &why),
+        };
+        match tried(&filter, &params, &claims, body) {
+            Ok(trial) => super::json(200, &trial.to_json()),
+            Err(why) => refuse(400, &why),
+        }
+    }
+
+    fn question(&self, query: &str) -> Result<Question, (u16, String)> {
         let (mut stream, mut params, mut claims) = (None, Vec::new(), Vec::new());
         for (key, value) in pairs(query) {
             let list = match key.as_str() {
@@ -54,34 +80,46 @@ impl Admin {
                 "param" => &mut params,
                 "claim" => &mut claims,
                 _ => {
-                    return refuse(
-                        400,
-                        &format!(
-                            "unknown parameter `{key}`; known are stream, \
-                                                  param, claim"
-                        ),
-                    );
+                    let reason =
+                        format!("unknown parameter `{key}`; known are stream, param, claim");
+                    return Err((400, reason));
                 }
             };
             let Some((name, value)) = value.split_once('=') else {
-                return refuse(400, &format!("`{key}`: write it as NAME=VALUE"));
+                return Err((400, format!("`{key}`: write it as NAME=VALUE")));
             };
             list.push((name.to_owned(), value.to_owned()));
         }
-        let Some(stream) = stream else {
-            return refuse(400, "name the stream: /explain?stream=NAME");
-        };
+        let stream = stream.ok_or((400, "name the stream: ?stream=NAME".to_owned()))?;
         let filters = self.catalog.filters();
         let set = FilterSet(filters.into_iter().map(|it| (it.name.clone(), it)).collect());
-        let Some(filter) = set.0.get(&stream) else {
-            return refuse(404, "there is no such stream");
-        };
-        let claims = Claims::of_pairs(&claims);
-        match Explanation::of(filter, &set, &params, claims.document()) {
-            Ok(explanation) => super::json(200, &explanation.to_json()),
-            Err(error) => refuse(400, &error.to_string()),
-        }
+        let filter = set.0.get(&stream).cloned();
+        let filter = filter.ok_or((404, "there is no such stream".to_owned()))?;
+        Ok(Question { filter, set, params, claims: Claims::of_pairs(&claims) })
     }
+}
+
+/// What is asked about a stream: with which values.
+struct Question {
+    filter: Arc<Filter>,
+    set: FilterSet,
+    params: Vec<(String, String)>,
+    claims: Claims,
+}
+
+fn tried(
+    filter: &Arc<Filter>,
+    params: &[(String, String)],
+    claims: &Claims,
+    body: &[u8],
+) -> Result<Trial, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "the event is not UTF-8".to_owned())?;
+    let written = filter::parse_document(Path::new("event"), text).map_err(|diagnostics| {
+        diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    })?;
+    let bound = filter.bind_unasked(params, Some(claims.document()));
+    let bound = bound.map_err(|error| error.to_string())?;
+    Ok(trial::try_event(filter, bound, &trial::event_from(filter, &written)?))
 }
 
 /// What the file says, as far as it can be said in a line.

@@ -47,6 +47,12 @@ const MAX_CONNECTIONS: usize = 128;
 
 /// Where the console ends a listener.
 const END_LISTENER: &str = "/listeners/end";
+/// Where it tries an event.
+const TRY: &str = "/try";
+/// What only the console's own page does.
+const BY_PAGE: [&str; 2] = [END_LISTENER, TRY];
+/// More than an event that somebody pastes, in bytes.
+const MAX_BODY: usize = 1 << 20;
 
 /// Which pages a port has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,8 +168,19 @@ impl ServeHttp for Port {
             return admin.leave(&request.headers);
         }
         let query = request.uri.query().unwrap_or_default();
-        if has_all && request.method == http::Method::POST && request.uri.path() == END_LISTENER {
-            return admin.end_listener(&request.headers, query);
+        if has_all && request.method == http::Method::POST && BY_PAGE.contains(&request.uri.path())
+        {
+            if !page_token::is_from_own_page(&request.headers, &admin.page_token) {
+                return text(403, "only for the console, with its token\n");
+            }
+            if request.uri.path() == END_LISTENER {
+                return admin.end_listener(query);
+            }
+            let query = query.to_owned();
+            return match body_of(session).await {
+                Some(body) => admin.try_event(&query, &body),
+                None => refuse(413, "more than 1 MiB, or it did not come"),
+            };
         }
         if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
             return text(405, "only GET\n");
@@ -182,6 +199,18 @@ impl ServeHttp for Port {
             _ => text(404, PAGES),
         }
     }
+}
+
+/// The whole body; `None` where it is too large, or breaks off.
+async fn body_of(session: &mut ServerSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(piece) = session.read_request_body().await.ok()? {
+        if body.len() + piece.len() > MAX_BODY {
+            return None;
+        }
+        body.extend_from_slice(&piece);
+    }
+    Some(body)
 }
 
 fn text(status: u16, body: &str) -> Response<Vec<u8>> {

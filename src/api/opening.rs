@@ -29,6 +29,7 @@ use crate::session::listeners::Listener;
 use crate::session::many::Many;
 use crate::session::query::Query;
 use crate::session::subscription::From;
+use crate::trace::{Side, Span};
 
 /// How far a client's time may be ahead of all that is known here, in seconds.
 const AHEAD_SECONDS: u32 = 30;
@@ -39,11 +40,14 @@ pub(super) struct Identity {
     /// For the connection to watch.
     pub(super) right: Option<Box<Right>>,
     caller: Option<Arc<Caller>>,
+    /// What is opened for it now.
+    pub(super) span: Span,
 }
 
 impl Identity {
     pub(super) fn new(credentials: Credentials) -> Identity {
-        Identity { credentials: Some(Box::new(credentials)), right: None, caller: None }
+        let span = Span::default();
+        Identity { credentials: Some(Box::new(credentials)), right: None, caller: None, span }
     }
 
     async fn caller(&mut self, handler: &Handler) -> Result<Arc<Caller>, Refusal> {
@@ -93,6 +97,7 @@ impl Handler {
         // First, since it costs nothing: when it is full, nobody is asked who this is.
         let mut open = self.take_place(address, style)?;
         let mut identity = Identity::new(ask.credentials);
+        identity.span = ask.span;
         // Who takes a refusal for final waits on an open stream.
         let waits = transport == Transport::Sse && is_named;
         let (connection, resume) = match wanted {
@@ -184,15 +189,21 @@ impl Handler {
         let found = found.map_err(|error| Problem::new(404, error.to_string()))?;
         let caller = match found.filter.access {
             Access::Public => None,
-            Access::Authenticated | Access::Match(_) => Some(identity.caller(self).await?),
+            Access::Authenticated | Access::Match(_) => {
+                let _span = self.metrics.tracer.within(&identity.span, Side::Internal, "access");
+                Some(identity.caller(self).await?)
+            }
         };
         let claims = caller.as_ref().map(|caller| caller.claims.document());
+        let span = self.metrics.tracer.within(&identity.span, Side::Internal, "bind");
+        span.set_with("sidestream.stream", || label.stream.clone());
         let bound = found.filter.bind(&query, claims).map_err(|error| {
             if error.status() == 403 {
                 self.count_auth("forbidden");
             }
             refusal_of(error)
         })?;
+        drop(span);
         if let Some(caller) = &caller {
             let values = (&found.filter.name, &bound.values);
             place.count_for(caller, &values).map_err(|full| self.full(full))?;
@@ -206,7 +217,9 @@ impl Handler {
             check_time(&found, &from)?;
         }
         let query = Query::beside(&query, &bound.values);
-        let subscription = self.catalog.subscribe(&found, bound, from, listener);
+        let mut subscription = self.catalog.subscribe(&found, bound, from, listener);
+        let span = self.metrics.tracer.within(&identity.span, Side::Internal, "look-back");
+        subscription.trace_until_ready(span);
         Ok(Member { subscription, query })
     }
 

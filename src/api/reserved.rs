@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -22,11 +22,12 @@ use crate::api::wanted;
 use crate::api::websocket::Upgraded;
 use crate::config::Compression;
 use crate::drain::{Drain, DrainHold};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Request};
 use crate::session::catalog::Catalog;
 use crate::session::connection::Connection;
 use crate::session::control::Ended;
 use crate::session::listeners::Listener;
+use crate::trace::{Side, Span};
 
 /// A request on the reserved path.
 #[derive(Debug)]
@@ -49,6 +50,10 @@ pub struct Ask<'a> {
     /// Whether it asks, as browsers do, what it may ask.
     pub is_preflight: bool,
     pub has_cookies: bool,
+    /// Of the trace that the client is in.
+    pub traceparent: Option<&'a [u8]>,
+    /// Of its opening.
+    pub span: Span,
     /// What says who it is from; see [`Guard::credentials`].
     pub credentials: Credentials,
 }
@@ -160,7 +165,13 @@ impl Handler {
     }
 
     /// Decides about a request. Waits for nothing, but where it has to be found out who asks.
-    pub async fn answer(self: &Arc<Handler>, ask: Ask<'_>) -> Answer {
+    pub async fn answer(self: &Arc<Handler>, mut ask: Ask<'_>) -> Answer {
+        let began = Instant::now();
+        let metrics = &self.metrics;
+        let is_told = metrics.request_log.is_on();
+        let (method, address) =
+            (if is_told { ask.method.to_owned() } else { String::new() }, ask.address);
+        let path = if is_told { format!("{}/{}", self.prefix, ask.rest) } else { String::new() };
         let page = origin::page(ask.origin, self.guard.allowed_origins());
         let cors = origin::headers(&page, self.guard.allowed_origins());
         let by_query = wanted::value(&ask.query, "transport").map(Transport::parse);
@@ -182,12 +193,36 @@ impl Handler {
         let is_negotiated = !ask.is_websocket
             && ask.method != "OPTIONS"
             && (!ask.rest.is_empty() || wanted::has_many(ask.rest, &ask.query));
+        if is_negotiated || ask.is_websocket {
+            ask.span = metrics.tracer.continued(Side::Server, "open stream", ask.traceparent);
+            ask.span.set("sidestream.transport", transport.name());
+            ask.span.set_with("http.request.method", || ask.method.to_owned());
+            ask.span.set_with("http.route", || format!("{}/{{stream}}", self.prefix));
+        }
+        let span = ask.span.clone();
         let decided = match by_query {
             Some(None) if !ask.is_websocket => {
                 Err(Problem::new(400, "`transport` is one of sse, ndjson, poll").into())
             }
             _ => self.decide(ask, &page, chosen).await,
         };
+        let status = match &decided {
+            Ok(Answer::Plain(plain)) => plain.status,
+            Ok(Answer::WebSocket(_)) => 101,
+            Ok(_) => 200,
+            Err(refusal) => refusal.status(),
+        };
+        span.set("http.response.status_code", i64::from(status));
+        if status >= 500 {
+            span.fail(status.to_string());
+        }
+        drop(span);
+        if is_told {
+            let seconds = began.elapsed().as_secs_f64();
+            let (method, path) = (method.as_str(), path.as_str());
+            let client = address;
+            metrics.request_log.tell(&Request { method, path, status, seconds, client });
+        }
         let mut answer = match decided {
             Ok(answer) => answer,
             Err(refusal) => {

@@ -28,6 +28,7 @@ use crate::session::connection::{Connection, Frame};
 use crate::session::control::Ended;
 use crate::session::many::Many;
 use crate::session::subscription::FrameKind;
+use crate::trace::Span;
 use incoming::{Broken, Heard, Incoming};
 use message::Message;
 
@@ -176,6 +177,7 @@ impl Handler {
             return Err(Refusal::passing(503, detail, self.pace.retry));
         }
         let mut identity = Identity::new(std::mem::take(&mut ask.credentials));
+        identity.span = std::mem::take(&mut ask.span);
         let heartbeat = self.catalog.shared.heartbeat;
         let mut open;
         let connection = if ask.rest.is_empty() && !wanted::has_many(ask.rest, &ask.query) {
@@ -207,6 +209,7 @@ impl Handler {
                 }
             }
         };
+        identity.span = Span::default();
         Ok((Opened { connection, open }, identity))
     }
 }

@@ -6,9 +6,10 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::log::{self, Dropped};
 use super::print::complain;
 use super::settings::{SettingFlags, SettingsFile};
-use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE, log};
+use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE};
 use crate::api::capacity;
 use crate::config::Config;
 use crate::diagnostic::Origin;
@@ -50,7 +51,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         }
     };
     // Writes out what is left when it is dropped.
-    let _log = log::start(config.log);
+    let log = log::start(config.log);
     capacity::raise_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -59,10 +60,12 @@ pub fn run(args: RunArgs) -> ExitCode {
             return ExitCode::from(UNAVAILABLE);
         }
     };
-    runtime.block_on(serve(config, args.wait))
+    let ended = runtime.block_on(serve(config, args.wait, log.dropped()));
+    log.finish();
+    ended
 }
 
-async fn serve(config: Config, wait: bool) -> ExitCode {
+async fn serve(config: Config, wait: bool, dropped: Dropped) -> ExitCode {
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
@@ -77,12 +80,14 @@ async fn serve(config: Config, wait: bool) -> ExitCode {
             error!("{error}");
             return ExitCode::from(match error {
                 StartError::Listen { .. } => UNAVAILABLE,
-                StartError::Tls(_) | StartError::Ids { .. } => BAD_INPUT,
+                StartError::Tls(_) | StartError::Ids { .. } | StartError::Trace(_) => BAD_INPUT,
             });
         }
     };
     info!(listen = %sidecar.listen, admin = %sidecar.admin, "sidestream is listening");
+    let metrics = sidecar.metrics().clone();
     let tasks = sidecar.tasks().clone();
+    tasks.keep("log", |_| {}, move || dropped.clone().watch(metrics.clone()));
     let stopped = async {
         tokio::select! {
             _ = terminate.recv() => Ok(()),

@@ -26,12 +26,51 @@ pub struct TopArgs {
     /// The time between two readings, over which rates are computed
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     interval: Duration,
+    /// The order of the streams: by name, or the worst or largest first
+    #[arg(long, value_enum, default_value = "name")]
+    sort: Sort,
     /// Print one table and exit
     #[arg(long)]
     once: bool,
     /// A table for people, or one JSON object per reading
     #[arg(long, value_enum, default_value = "human")]
     output: Output,
+}
+
+/// An order of streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Sort {
+    Name,
+    /// Broken ones first, then those that wait
+    State,
+    Listeners,
+    /// By events a second
+    Rate,
+    /// By events so far
+    Events,
+    /// By bytes encoded so far
+    Cost,
+}
+
+impl Sort {
+    /// Sorts a report's streams, which come by name.
+    fn apply(self, report: &mut Value) {
+        let Some(streams) = report["streams"].as_array_mut() else { return };
+        let number = |value: &Value| value.as_f64().unwrap_or(-1.0);
+        let weight = |stream: &Value| match self {
+            Sort::Name => 0.0,
+            Sort::State => match stream["state"].as_str() {
+                Some("broken") => 2.0,
+                Some("waiting") => 1.0,
+                _ => 0.0,
+            },
+            Sort::Listeners => number(&stream["subscriptions"]),
+            Sort::Rate => number(&stream["events_sent_per_second"]),
+            Sort::Events => number(&stream["events_sent"]),
+            Sort::Cost => number(&stream["cost"]["delivery_bytes"]),
+        };
+        streams.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+    }
 }
 
 pub fn top(args: &TopArgs) -> ExitCode {
@@ -64,7 +103,8 @@ fn follow(args: &TopArgs, address: &str) -> Result<(), String> {
     loop {
         std::thread::sleep(args.interval);
         let after = Sample::take(address)?;
-        let report = after.since(&before);
+        let mut report = after.since(&before);
+        args.sort.apply(&mut report);
         let text = match args.output {
             Output::Json => format!("{report}\n"),
             // From the top left corner, and nothing of the last table is left.
@@ -260,6 +300,33 @@ mod tests {
         // The process was started again.
         let report = sample(1.0, 3).since(&sample(10.0, 10));
         assert_eq!(report["streams"][0]["events_sent_per_second"], Value::Null);
+    }
+
+    #[test]
+    fn streams_are_sorted_by_what_is_asked_for() {
+        let stream = |name: &str, state: &str, listeners: u64, rate: Value, bytes: u64| {
+            json!({ "name": name, "state": state, "subscriptions": listeners, "events_sent": bytes,
+                "events_sent_per_second": rate, "cost": { "delivery_bytes": bytes } })
+        };
+        let report = json!({ "streams": [
+            stream("a", "ready", 1, json!(2.5), 10),
+            stream("b", "broken", 0, Value::Null, 0),
+            stream("c", "waiting", 3, json!(1.5), 30),
+        ] });
+        for (sort, order) in [
+            (Sort::Name, "abc"),
+            (Sort::State, "bca"),
+            (Sort::Listeners, "cab"),
+            (Sort::Rate, "acb"),
+            (Sort::Events, "cab"),
+            (Sort::Cost, "cab"),
+        ] {
+            let mut sorted = report.clone();
+            sort.apply(&mut sorted);
+            let names = sorted["streams"].as_array().unwrap().iter();
+            let names: String = names.filter_map(|it| it["name"].as_str()).collect();
+            assert_eq!(names, order, "{sort:?}");
+        }
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub fn webhook(args: WebhookArgs) -> ExitCode {
         Level::Trace => LogLevel::Trace,
     };
     // Writes out what is left when it is dropped.
-    let _log = log::start(Log { format, level });
+    let _log = log::start(Log { format, level, requests: false, requests_every: 1 });
     let Some(options) = args.options() else {
         error!("an argument is missing; see sidestream webhook --help");
         return ExitCode::from(super::BAD_USAGE);

@@ -408,7 +408,7 @@ fn public_key(pem: &[u8], algorithms: &[Algorithm]) -> Result<DecodingKey, Inval
     found.ok_or_else(|| invalid("is used by no algorithm", HINT))
 }
 
-fn parse_url(text: &str) -> Result<Uri, Invalid> {
+pub(super) fn parse_url(text: &str) -> Result<Uri, Invalid> {
     const EXAMPLE: &str = "write http://host:port/path or https://host/path";
     let uri: Uri = match text.parse() {
         Ok(uri) => uri,

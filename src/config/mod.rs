@@ -40,7 +40,7 @@ pub use secret::{MongodbUri, Secret};
 pub use setting::{Kind, SETTINGS, Setting};
 pub use settings::{
     Clients, Compression, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay, Snapshot,
-    Subjects,
+    Subjects, Trace,
 };
 pub use tls::Tls;
 pub use token_source::TokenSource;

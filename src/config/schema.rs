@@ -63,6 +63,7 @@ fn one(setting: &Setting) -> Value {
 fn written(setting: &Setting, default: &str) -> Value {
     match setting.kind {
         Kind::Count { .. } => default.parse::<u64>().map_or(default.into(), Value::from),
+        Kind::Switch => (default == "true").into(),
         _ if setting.list_example().is_some() => {
             let items = default.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.map(Value::from).collect::<Vec<_>>().into()
@@ -79,6 +80,7 @@ fn of_kind(setting: &Setting) -> Map<String, Value> {
             json!({ "type": "integer", "minimum": least, "maximum": most })
         }
         Kind::Word(words) => json!({ "enum": words }),
+        Kind::Switch => json!({ "type": "boolean" }),
         // One item may stand without brackets.
         Kind::Words { words, .. } => json!({
             "type": ["array", "string"],

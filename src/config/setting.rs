@@ -75,6 +75,8 @@ pub enum Kind {
     Words { words: &'static [&'static str], example: &'static str },
     /// A whole number.
     Count { least: u64, most: u64 },
+    /// `true` or `false`.
+    Switch,
     /// A list of networks in CIDR notation, or single addresses.
     Networks,
     /// One of these words.

@@ -15,9 +15,10 @@ use super::ids::Ids;
 use super::secret::MongodbUri;
 use super::setting::{
     DAY, HOUR, Kind, MILLISECOND, SECOND, Setting, count, declared, duration, limit, settings,
+    unset,
 };
 use super::tls::Tls;
-use super::value::{Group, Words};
+use super::value::{Endpoint, Group, Words};
 
 const KIB: u64 = 1024;
 const TIB: u64 = KIB * KIB * KIB * KIB;
@@ -68,6 +69,8 @@ settings! {
         tls: Option<Tls>,
         /// The form of the ids that clients see.
         ids: Ids,
+        /// Traces for OpenTelemetry.
+        trace: Trace,
         /// The console on the admin port.
         console: Console,
         /// The log.
@@ -156,6 +159,16 @@ settings! {
 }
 
 settings! {
+    /// Traces for OpenTelemetry.
+    #[derive(PartialEq, Eq)]
+    pub struct Trace in "trace." {
+        /// The collector that receives traces by OTLP over HTTP, for example `http://collector:4318`.
+        /// If unset, `OTEL_EXPORTER_OTLP_ENDPOINT` names it; without either, nothing is traced.
+        otlp: Option<Endpoint> = unset(Kind::Url),
+    }
+}
+
+settings! {
     /// The console on the admin port.
     #[derive(PartialEq, Eq)]
     pub struct Console in "console." {
@@ -175,6 +188,10 @@ settings! {
         format: LogFormat = declared(Kind::Word(LogFormat::NAMES), "text"),
         /// The lowest level that is logged.
         level: LogLevel = declared(Kind::Word(LogLevel::NAMES), "info"),
+        /// Whether requests are logged, one line each.
+        requests: bool = declared(Kind::Switch, "false"),
+        /// One in this many requests is logged; each that fails with a 5xx always is.
+        requests_every: usize = count("1", 1, 1_000_000),
     }
 }
 

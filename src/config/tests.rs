@@ -70,7 +70,11 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.trusted_proxies, ["127.0.0.0/8".parse().unwrap()]);
     assert_eq!(config.drain, Duration::from_secs(10));
     assert_eq!(config.tls, None);
-    assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
+    assert_eq!(
+        config.log,
+        Log { format: LogFormat::Text, level: LogLevel::Info, requests: false, requests_every: 1 }
+    );
+    assert_eq!(config.trace.otlp, None);
 }
 
 #[test]
@@ -122,7 +126,7 @@ log:
     assert_eq!(config.app_read_timeout, Some(Duration::from_secs(60)));
     assert_eq!(config.trusted_proxies.len(), 2);
     assert_eq!(config.tls.unwrap().key_file, dir.path().join("key.pem"));
-    assert_eq!(config.log, Log { format: LogFormat::Json, level: LogLevel::Trace });
+    assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Trace));
 }
 
 #[test]

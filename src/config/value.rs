@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{self, AppAddress};
+use super::auth::parse_url;
 use super::resolve::{Resolver, read_text};
 use super::secret::MongodbUri;
 use super::setting::{Kind, Setting, find};
@@ -59,6 +60,28 @@ fn word<T: Words>(text: &str) -> Result<T, Invalid> {
             },
         )
     })
+}
+
+/// An address that something is sent to: `http://host[:port][/path]` or `https://…`, without
+/// credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+impl std::ops::Deref for Endpoint {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for Option<Endpoint> {
+    fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Option<Endpoint>> {
+        if !resolver.is_written(key) {
+            return Some(None);
+        }
+        resolver.read(key, |text| parse_url(text).map(|_| Some(Endpoint(text.to_owned()))))
+    }
 }
 
 impl Value for SocketAddr {

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod http1;
 pub mod http2;
 pub mod io;
+mod observed;
 pub mod path;
 pub mod pause;
 mod pieces;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::path;
 use crate::access::{Guard, Origin};
 use crate::api::reserved::Ask;
+use crate::trace::Span;
 
 pub use super::forwarded::Side;
 
@@ -55,6 +56,8 @@ impl Side {
             websocket_version: first("sec-websocket-version"),
             is_preflight: first("access-control-request-method").is_some(),
             has_cookies: first("cookie").is_some(),
+            traceparent: first("traceparent"),
+            span: Span::default(),
             credentials,
         }
     }

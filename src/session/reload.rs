@@ -20,6 +20,7 @@ use crate::diagnostic::Diagnostic;
 use crate::filter::{self, Loaded, Stamp};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
+use crate::trace::Side;
 
 /// Changes that follow each other faster than this are one.
 const QUIET: Duration = Duration::from_millis(100);
@@ -66,18 +67,22 @@ pub struct Seen {
 impl Reload {
     /// Reads the directory and puts its filters in force. Says how many files were broken.
     pub fn load(&self) -> (Seen, usize) {
+        let span = self.metrics.tracer.root(Side::Internal, "load filter files");
         let (loaded, seen) = read(&self.dir, self.has_source);
-        (seen, self.put(loaded))
+        let broken = self.put(loaded);
+        span.set("sidestream.broken_files", broken as i64);
+        (seen, broken)
     }
 
     /// Puts filters in force; a broken file changes nothing.
     fn put(&self, loaded: Loaded) -> usize {
         let Loaded { mut filters, diagnostics, broken, refused, mut reasons, is_complete } = loaded;
         for diagnostic in &diagnostics {
+            let (place, hint) = (diagnostic.origin.to_string(), diagnostic.hint.as_deref());
             if diagnostic.is_error() {
-                error!("{diagnostic}");
+                error!(place, hint, "{}", diagnostic.message);
             } else {
-                warn!("{diagnostic}");
+                warn!(place, hint, "{}", diagnostic.message);
             }
         }
         for old in self.catalog.declared() {

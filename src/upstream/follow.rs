@@ -14,6 +14,7 @@ use super::deployment::{Deployment, DeploymentError};
 use super::{STALL, Upstream};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Status;
+use crate::trace::Side;
 
 /// How many events are taken in at once.
 const TOGETHER: usize = 64;
@@ -122,6 +123,9 @@ impl Upstream {
     async fn take_in(&self, generation: u64, events: Vec<RawDocumentBuf>) -> Result<(), CursorEnd> {
         let upstream = self.feed.key().to_string();
         let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
+        let span = self.metrics.tracer.root(Side::Internal, "batch");
+        span.set("sidestream.events", events.len() as i64);
+        span.set_with("sidestream.upstream", || upstream.clone());
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
             let (mut next, mut last) = (Vec::with_capacity(TOGETHER), None);

@@ -69,6 +69,16 @@ async function picture(page, name) {
 
 const points = (page) => page.locator("svg .plot").first().getAttribute("points");
 
+// Types an event, and reads what becomes of it.
+async function tried(page, text) {
+  await page.evaluate(() => document.querySelector('form + [role="status"]').replaceChildren());
+  await page.fill("#event", text);
+  await page.getByRole("button", { name: "Try it" }).click();
+  const verdict = page.locator('form + [role="status"] .badge');
+  await verdict.waitFor();
+  return page.locator('form + [role="status"]').innerText();
+}
+
 export const tests = [];
 const test = (name, body) => tests.push({ name: `the console: ${name}`, body });
 
@@ -154,4 +164,17 @@ test("a listener is ended by a button, and its client comes back", async ({ brow
   assert.deepEqual(read, ["nothing", "nothing", "nothing", "nothing"]);
   assert.equal((await (await fetch(`${admin}/listeners?stream=mine`)).json()).total, 1);
   assert.equal(other.count, 0);
+});
+
+test("an event is tried, and the condition that decided is named", async ({ browser, demo }) => {
+  const { admin } = await start(demo);
+  const page = await look(browser, admin, "#/stream/mine");
+  await page.fill("#claims", "sub=ada");
+  const own = await tried(page, '{ "_id": 1, "student": "ada", "answer": "B" }');
+  assert.match(own, /^sent\s+as insert/);
+  const other = await tried(page, '{ "_id": 1, "student": "bob", "answer": "B" }');
+  assert.match(other, /not sent/);
+  assert.match(other, /student/);
+  assert.match(await tried(page, "{ nothing"), /error/);
+  assert.deepEqual(await violations(page), []);
 });

@@ -9,7 +9,14 @@ use crate::support::sse::{self, Stream};
 use crate::support::{http, mongo, unique, until};
 
 /// Dashboards are built on these.
-const METRICS: [&str; 17] = [
+const METRICS: [&str; 24] = [
+    "build_info{version=\"",
+    "filter_state{state=\"ready\",stream=\"a\"}",
+    "auth_total{result=\"refused\"}",
+    "refused_total{limit=\"connections\"}",
+    "streams_ended_total{reason=\"client-closed\"}",
+    "log_lines_dropped_total ",
+    "replay_cursors ",
     "connections{transport=\"sse\"}",
     "connections_total{outcome=\"accepted\",transport=\"sse\"}",
     "events_read_total{upstream=\"",
@@ -183,6 +190,14 @@ async fn listeners_are_told_of_and_ended_by_the_page_alone() {
     ] {
         assert_eq!(end(admin, &id, &fields).await, 403, "{fields}");
     }
+    assert_eq!(http::request(admin, "POST", "/try?stream=a", "").await.head.status, 403);
+    let mut trying = http::Connection::open(admin).await;
+    let event =
+        r#"{"operationType":"insert","documentKey":{"_id":1},"fullDocument":{"_id":1,"x":2}}"#;
+    let fields = format!("Host: {admin}\r\n{own}Content-Length: {}\r\n", event.len());
+    trying.send(format!("POST /try?stream=a HTTP/1.1\r\n{fields}\r\n{event}")).await;
+    let tried = trying.answer("POST").await.unwrap().json();
+    assert_eq!((&tried["sent"], &tried["event"]), (&true.into(), &"insert".into()), "{tried}");
     let mut connection = http::Connection::open(admin).await;
     let target = format!("/listeners/end?id={id}");
     connection.send(format!("POST {target} HTTP/1.1\r\nHost: evil.example\r\n{own}\r\n")).await;
@@ -263,4 +278,73 @@ async fn who_lags_most_is_first() {
         drop(slow);
         sidecar.finish().await;
     }
+}
+
+/// As Prometheus itself would have it, after some of everything; and however many paths, methods and
+/// parameters clients make up, there are no more series.
+#[tokio::test]
+async fn metrics_are_as_prometheus_wants_them() {
+    const PROMTOOL: &str = "promtool";
+    let database = unique("admin");
+    let text = format!(
+        "collection: {database}.a\naccess: public\nmatch: {{ x: {{ $param: x }} }}\n\
+         params: {{ x: {{ type: string, required: false }} }}\n"
+    );
+    let filters = Filters::new(&[("a", &text)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let (admin, listen) = (sidecar.admin, sidecar.listen);
+    let some_of_everything = async |name: usize| {
+        let mut stream = Stream::open(listen, &format!("/_events/a?x={name}")).await;
+        stream.until_ready().await;
+        for transport in ["poll", "ndjson", "none"] {
+            http::request(
+                listen,
+                "HEAD",
+                &format!("/_events/a?transport={transport}&x={name}"),
+                "",
+            )
+            .await;
+        }
+        for target in [format!("/page/{name}"), format!("/_events/{name}")] {
+            http::request(listen, "GET", &target, &format!("User-Agent: {name}\r\n")).await;
+        }
+        http::request(listen, &format!("M{name}"), "/page", "").await;
+        http::get(listen, &format!("/_events/a?lastEventId={name}&transport=poll&wait=0s")).await;
+    };
+    some_of_everything(0).await;
+    // What MongoDB is found to be comes by and by.
+    let series = async || {
+        let text = http::get(admin, "/metrics").await.text();
+        let names = text.lines().filter(|line| !line.starts_with('#') && !line.contains("oplog"));
+        names.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect()
+    };
+    let ended = "sidestream_streams_ended_total{reason=\"client-closed\"}";
+    until("its end is noticed", || async { metric(admin, ended).await >= 1.0 }).await;
+    let before: Vec<String> = series().await;
+    for name in 1..20 {
+        some_of_everything(name).await;
+    }
+    let after: Vec<String> = series().await;
+    assert_eq!(after, before);
+    let text = http::get(admin, "/metrics").await.text();
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(text.contains(&format!("sidestream_build_info{{version=\"{version}\"}} 1\n")));
+
+    let checking = std::process::Command::new(PROMTOOL)
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut checking) = checking else {
+        assert!(std::env::var_os("CI").is_none(), "{PROMTOOL} is missing");
+        eprintln!("SKIPPED: {PROMTOOL} is missing; try `apt-get install prometheus`");
+        return sidecar.finish().await;
+    };
+    std::io::Write::write_all(&mut checking.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let checked = checking.wait_with_output().unwrap();
+    let said = [checked.stdout, checked.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+    sidecar.finish().await;
 }

@@ -46,9 +46,9 @@ function bytes(value) {
 }
 
 // What changes something, by the page's own token.
-async function tell(path) {
+async function tell(path, body) {
   const token = document.querySelector('meta[name="sidestream-token"]').content;
-  return fetch(path, { method: "POST", headers: { "sidestream-token": token }, signal: AbortSignal.timeout(10000) });
+  return fetch(path, { method: "POST", body, headers: { "sidestream-token": token }, signal: AbortSignal.timeout(10000) });
 }
 
 async function ask(path) {
@@ -217,12 +217,16 @@ function stream(name, { streams }, { filters }, listening) {
     el("div", {}, el("label", { for: id }, label), el("input", { id, placeholder: hint, autocomplete: "off", spellcheck: "false" }));
   const form = el("form", {}, field("params", "Parameters", "status=paid region=eu"),
     field("claims", "Claims", "sub=ada"), el("button", {}, "Explain"));
-  const explain = async () => {
+  const asked = () => {
     const query = new URLSearchParams({ stream: name });
     for (const [key, id] of [["param", "params"], ["claim", "claims"]]) {
       const text = form.querySelector(`#${id}`).value.trim();
       for (const pair of text ? text.split(/\s+/) : []) query.append(key, pair);
     }
+    return query;
+  };
+  const explain = async () => {
+    const query = asked();
     try {
       const { ok, body } = await ask(`/explain?${query}`);
       result.textContent = ok ? JSON.stringify(body, null, 2) : body.error;
@@ -233,7 +237,33 @@ function stream(name, { streams }, { filters }, listening) {
   form.addEventListener("submit", (event) => { event.preventDefault(); explain(); });
   explain();
   return [el("h2", {}, name), facts, el("h3", {}, "What it becomes"),
-    el("p", { class: "dim" }, "As `sidestream explain` says it. Values as NAME=VALUE, blanks between them."), form, result];
+    el("p", { class: "dim" }, "As `sidestream explain` says it. Values as NAME=VALUE, blanks between them."), form, result,
+    ...trial(asked)];
+}
+
+// One event or document: sent or not, and which condition decided, with the values of the form above.
+function trial(asked) {
+  const event = el("textarea", { id: "event", rows: "8", spellcheck: "false", autocomplete: "off",
+    placeholder: '{ "_id": 1, "status": "paid" }' });
+  const verdict = el("div", { role: "status" });
+  const form = el("form", {}, el("div", { class: "whole" }, el("label", { for: "event" },
+    "A document, or a change event as MongoDB or `sidestream tail` has it"), event), el("button", {}, "Try it"));
+  const judge = async () => {
+    try {
+      const answer = await tell(`/try?${asked()}`, event.value);
+      const said = await answer.json();
+      const data = said.sent ? JSON.stringify(said.data, null, 2) : said.condition;
+      verdict.replaceChildren(
+        el("p", {}, badge(said.sent ? "sent" : said.error ? "error" : "not sent"),
+          said.sent ? ` as ${said.event}${said.view ? `, view ${said.view}` : ""}` : ` ${said.reason ?? said.error}`),
+        ...(data ? [el("pre", { role: "region", tabindex: "0", "aria-label": "What decided" },
+          typeof data === "string" ? data : JSON.stringify(data, null, 2))] : []));
+    } catch (error) {
+      verdict.textContent = `The sidecar does not answer: ${error.message}`;
+    }
+  };
+  form.addEventListener("submit", (submitted) => { submitted.preventDefault(); judge(); });
+  return [el("h3", {}, "Try it"), form, verdict];
 }
 
 function show(page, content) {

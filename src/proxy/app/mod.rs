@@ -112,6 +112,11 @@ impl From<NotResolved> for Unreachable {
 }
 
 impl App {
+    /// Where it is.
+    pub fn address(&self) -> &AppAddress {
+        &self.shared.address
+    }
+
     pub fn new(address: AppAddress, connections: Arc<Connections>) -> App {
         let secure = match &address {
             AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),

@@ -12,19 +12,20 @@ pub mod request;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::app::answer::Asked;
+use super::app::answer::Asked as AskedOfApp;
 use super::app::body::Body;
 use super::app::{App, Broken, Connection};
 use super::chunks::Malformed;
 use super::connections::Registration;
 use super::gate::{self, Head};
+use super::observed::{Asked, Observed};
 use super::pause::TOO_LATE;
 use super::plain;
 use super::requests::{self, RequestSlot};
@@ -74,18 +75,34 @@ impl Forwarder {
         peer: Option<IpAddr>,
         registration: &Registration,
     ) -> bool {
-        let began = Instant::now();
+        let mut observed = self.observe(&bytes[..head.length], &head, peer);
         let _held = self.drain.hold();
         let ended = match self.turn(&bytes[..head.length], peer, registration) {
-            Ok(_turn) => self.exchange(client, bytes, head, peer).await,
+            Ok(_turn) => self.exchange(client, bytes, head, peer, &mut observed).await,
             Err(full) => {
                 self.metrics.refused_total.with_label_values(&[full.name()]).inc();
                 tell(client, &head, requests::refusal(full), &full).await
             }
         };
-        self.metrics.count_proxied(ended.status);
-        self.metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
+        observed.finish(&self.metrics, ended.status);
         ended.is_reusable
+    }
+
+    fn observe(&self, bytes: &[u8], head: &Head, peer: Option<IpAddr>) -> Observed {
+        Observed::begin(&self.metrics, self.app.address(), || {
+            let first = |name: &str| gate::header_values(bytes, name).into_iter().next();
+            Asked {
+                method: head.method(bytes),
+                target: head.target(bytes),
+                host: first("host"),
+                scheme: self.side.scheme,
+                version: if head.minor == 0 { "1.0" } else { "1.1" },
+                client: self
+                    .side
+                    .client_address(peer, &gate::header_values(bytes, "x-forwarded-for")),
+                traceparent: first("traceparent"),
+            }
+        })
     }
 
     /// Lets a request be one of those that are on their way.
@@ -109,14 +126,16 @@ impl Forwarder {
         mut bytes: BytesMut,
         head: Head,
         peer: Option<IpAddr>,
+        observed: &mut Observed,
     ) -> ExchangeEnd {
         let mut first = BytesMut::with_capacity(head.length + 512);
         let sent = match request::write(&head, &bytes, &self.side, peer, &mut first) {
             Ok(sent) => sent,
             Err(reason) => return tell(client, &head, Problem::new(400, reason), &reason).await,
         };
+        observed.put_traceparent(&mut first);
         let request = Request {
-            asked: Asked { is_head: head.is_head, is_upgrade: sent.is_upgrade },
+            asked: AskedOfApp { is_head: head.is_head, is_upgrade: sent.is_upgrade },
             minor: head.minor,
             is_keep_alive: head.is_keep_alive,
             is_idempotent: head.is_idempotent,
@@ -150,8 +169,12 @@ impl Forwarder {
                 passed => break passed,
             }
         };
+        if exchange.status() != 0 {
+            observed.app_answered(exchange.status());
+        }
         match passed {
             Ok(()) if exchange.status() == 101 => {
+                observed.finish(&self.metrics, 101);
                 let (client, app, _) = exchange.into_parts();
                 tunnel(client, app).await;
                 ExchangeEnd::last(101)

@@ -8,7 +8,6 @@ use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -17,6 +16,7 @@ use http::header::HeaderMap;
 use http::request::Parts;
 use tracing::{debug, warn};
 
+use super::gate;
 use super::head::{self, Framing};
 use super::plain::{head_of, send_plain};
 use super::shared::{ConnectionState, HeldHead};
@@ -24,10 +24,11 @@ use super::sink::{Gone, poll_send};
 use super::upload::Upload;
 use crate::api::capacity::Full;
 use crate::api::problem::Problem;
-use crate::proxy::app::answer::{Asked, Body as Framed, Head};
+use crate::proxy::app::answer::{Asked as AskedOfApp, Body as Framed, Head};
 use crate::proxy::app::body::Body;
 use crate::proxy::app::connection::ROOM;
 use crate::proxy::app::{Broken, Connection, Unreachable};
+use crate::proxy::observed::{Asked, Observed};
 use crate::proxy::pause::{Pause, TOO_LATE};
 use crate::proxy::requests::{self, RequestSlot};
 
@@ -69,14 +70,14 @@ pub async fn forward(
     body: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
-    let began = Instant::now();
+    let mut observed = observe(shared, &parts);
     let site = &shared.site;
     let ending = Ending {
-        asked: Asked { is_head: parts.method == http::Method::HEAD, is_upgrade: false },
+        asked: AskedOfApp { is_head: parts.method == http::Method::HEAD, is_upgrade: false },
         is_idempotent: parts.method.is_idempotent(),
         is_grpc: is_grpc(&parts),
     };
-    let (mut exchange, turn) = begin(shared, parts, held, body, respond);
+    let (mut exchange, turn) = begin(shared, parts, held, body, respond, &observed);
     let ended = match turn {
         // Held until the end.
         Ok(_turn) => exchange.run(&ending).await,
@@ -87,12 +88,31 @@ pub async fn forward(
     };
     // Of what the client got; 0 for one that left before that.
     let mut status = exchange.status;
+    if status != 0 {
+        observed.app_answered(status);
+    }
     if let Err(failure) = ended {
         status = ending.tell(exchange, failure).await.unwrap_or(status);
     }
-    let metrics = &site.handler.metrics;
-    metrics.count_proxied(status);
-    metrics.proxy_request_seconds.observe(began.elapsed().as_secs_f64());
+    observed.finish(&site.handler.metrics, status);
+}
+
+fn observe(shared: &ConnectionState, parts: &Parts) -> Observed {
+    let site = &shared.site;
+    Observed::begin(&site.handler.metrics, site.app.address(), || {
+        let first = |name: &str| parts.headers.get(name).map(|value| value.as_bytes());
+        let chain: Vec<&[u8]> =
+            parts.headers.get_all("x-forwarded-for").iter().map(|value| value.as_bytes()).collect();
+        Asked {
+            method: parts.method.as_str(),
+            target: parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes(),
+            host: Some(gate::host_of(parts)),
+            scheme: site.side.scheme,
+            version: "2",
+            client: site.side.client_address(shared.peer, &chain),
+            traceparent: first("traceparent"),
+        }
+    })
 }
 
 /// The request's head is gone when this is done, but for its bytes for the app.
@@ -102,10 +122,13 @@ fn begin<'a>(
     held: HeldHead,
     body: RecvStream,
     respond: SendResponse<Bytes>,
+    observed: &Observed,
 ) -> (Exchange, Result<RequestSlot<'a>, Full>) {
     let site = &shared.site;
     let has_body = !body.is_end_stream();
-    let (head, framing) = head::request(&parts, has_body, &site.side, shared.peer);
+    let (mut head, framing) = head::request(&parts, has_body, &site.side, shared.peer);
+    observed.put_traceparent(&mut head);
+    let head = head.freeze();
     let chain = || parts.headers.get_all("x-forwarded-for").iter().map(|value| value.as_bytes());
     let requests = &shared.registration.connections().requests;
     let turn = match site.side.forwarded_for(shared.peer, || chain().collect()) {
@@ -134,7 +157,7 @@ fn is_grpc(parts: &Parts) -> bool {
 
 /// What is known of a request once its head is gone.
 struct Ending {
-    asked: Asked,
+    asked: AskedOfApp,
     is_idempotent: bool,
     is_grpc: bool,
 }

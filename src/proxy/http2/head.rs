@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
@@ -29,7 +29,7 @@ pub fn request(
     has_body: bool,
     side: &Side,
     peer: Option<IpAddr>,
-) -> (Bytes, Framing) {
+) -> (BytesMut, Framing) {
     let framing = match (has_body, request.headers.contains_key(header::CONTENT_LENGTH)) {
         (false, _) => Framing::None,
         (true, true) => Framing::Length,
@@ -78,7 +78,7 @@ pub fn request(
         put(&mut out, name, &value);
     }
     out.put_slice(b"\r\n");
-    (out.freeze(), framing)
+    (out, framing)
 }
 
 /// Names are written as most clients write them: some apps look for that.

@@ -22,6 +22,7 @@ use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
 use crate::feed::journal::{Limits, Located};
 use crate::feed::routes::ResetReason;
+use crate::trace::Side;
 use crate::upstream::cursor::{Events, Pace};
 use crate::upstream::failure::Failure;
 use crate::upstream::large;
@@ -104,6 +105,8 @@ impl Pass {
     /// Reads until it reaches the journal, or has no clients any more.
     /// Without a cursor, opening it told that the first event is too large.
     pub async fn run(&self, shared: &ReplayState, opened: Option<Events>) {
+        let span = shared.metrics.tracer.root(Side::Internal, "replay pass");
+        span.set_with("sidestream.upstream", || self.live.key().to_string());
         let mut progress = Progress {
             position: self.start.clone(),
             pace: Pace::Batches,

@@ -104,6 +104,19 @@ impl SnapshotError {
         }
     }
 
+    /// Its name in traces.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SnapshotError::TooLarge(_) => "too-large",
+            SnapshotError::Passed(_) => "passed",
+            SnapshotError::Unsupported(_) => "unsupported",
+            SnapshotError::Silent => "silent",
+            SnapshotError::Sharded => "sharded",
+            SnapshotError::Privileges(_) => "privileges",
+            SnapshotError::Driver(_) => "driver",
+        }
+    }
+
     /// Whether it helps to try again.
     pub fn is_passing(&self) -> bool {
         matches!(self, SnapshotError::Passed(_) | SnapshotError::Driver(_) | SnapshotError::Silent)

@@ -36,6 +36,7 @@ use crate::feed::journal::Located;
 use crate::feed::routes::{Route, RouteKey, encode_document};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
+use crate::trace::Side;
 use crate::upstream::connect::Server;
 
 /// How long it is not asked again for what will not pass.
@@ -273,8 +274,14 @@ impl State {
             turn
         };
         let began = Instant::now();
+        let span = self.metrics.tracer.root(Side::Internal, "snapshot");
+        span.set_with("sidestream.stream", || route.filter().name.clone());
         let taken = self.take(feed, route).await;
-        drop(turn);
+        match &taken {
+            Ok(taken) => span.set("sidestream.documents", taken.documents.len() as i64),
+            Err(error) => span.fail(error.kind()),
+        }
+        drop((turn, span));
         self.metrics.snapshot_seconds.observe(began.elapsed().as_secs_f64());
         taken
     }

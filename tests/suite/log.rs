@@ -1,0 +1,117 @@
+//! The log: a line for each fact, names of fields that stay, and what happens when nobody reads it.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::app::App;
+use crate::support::sidecar::{Filters, Program, metric, nowhere};
+use crate::support::{http, mongo, unique, until};
+
+fn lines(log: &str) -> Vec<Value> {
+    log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// The names of fields that docs/operations.md lists.
+fn documented() -> Vec<String> {
+    let docs = include_str!("../../docs/operations.md");
+    let (_, section) = docs.split_once("## Log").expect("the section");
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.flat_map(|row| {
+        let names = row.split('|').next().unwrap_or_default();
+        names.split('`').step_by(2).map(str::to_owned).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn requests_are_told_by_line_and_nothing_is_on_stdout() {
+    let app = App::start().await;
+    let database = unique("log");
+    let text = format!("collection: {database}.a\naccess: public\n");
+    let filters = Filters::new(&[("a", &text), ("broken", "acess: public\n")]);
+    let (path, app) = (filters.path().display().to_string(), format!("http://{}", app.address));
+    let uri = mongo::uri();
+    let dir = tempfile::tempdir().unwrap();
+    let stdout = dir.path().join("stdout");
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" >\"$STDOUT\"", env!("CARGO_BIN_EXE_sidestream")]);
+    let arguments = ["--app", &app, "--filters", &path, "--mongodb", &uri];
+    let env = [("SIDESTREAM_LOG__REQUESTS", "true"), ("STDOUT", stdout.to_str().unwrap())];
+    let mut program = Program::spawn(command, &arguments, &env).await;
+    until("it is ready", || async { http::get(program.admin, "/readyz").await.head.status == 200 })
+        .await;
+    http::get(program.listen, "/page?planted=secret").await;
+    http::get(program.listen, "/_events/nothing?planted=secret").await;
+    program.signal(rustix::process::Signal::TERM);
+    assert_eq!(program.ended().await.code(), Some(0), "{}", program.log());
+    assert_eq!(std::fs::read_to_string(&stdout).unwrap(), "");
+
+    let log = program.log();
+    assert!(!log.contains("planted"), "{log}");
+    let lines = lines(&log);
+    let requests: Vec<&Value> = lines
+        .iter()
+        .map(|line| &line["fields"])
+        .filter(|fields| fields["message"] == "request")
+        .collect();
+    assert_eq!(requests.len(), 2, "{log}");
+    for (request, path, status) in
+        [(requests[0], "/page", 200), (requests[1], "/_events/nothing", 404)]
+    {
+        assert_eq!((&request["method"], &request["path"]), (&"GET".into(), &path.into()));
+        assert_eq!((&request["status"], &request["client"]), (&status.into(), &"127.0.0.1".into()));
+        assert!(request["seconds"].as_f64().is_some_and(|seconds| seconds < 60.0));
+    }
+    // What is wrong with a file is one line, with its place.
+    let broken =
+        lines.iter().find(|line| line["fields"]["place"].is_string()).expect("the mistake");
+    assert_eq!(broken["level"], "ERROR");
+    assert!(broken["fields"]["place"].as_str().unwrap().contains("broken.yaml:1:1"), "{broken}");
+    let documented = documented();
+    assert!(documented.len() > 10);
+    for line in &lines {
+        for name in line["fields"].as_object().unwrap().keys() {
+            assert!(documented.contains(name), "`{name}` is in no table: {line}");
+        }
+    }
+}
+
+/// What reads the log is stuck, and then is not: the sidecar works all the while, and tells.
+#[tokio::test]
+async fn dropped_lines_are_counted_and_told() {
+    let filters = Filters::new(&[]);
+    let path = filters.path().display().to_string();
+    let (app, uri) = (format!("http://{}", nowhere()), mongo::uri());
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate");
+    // The log goes into a pipe, whose reader begins when the gate is there.
+    let mut command = Command::new("sh");
+    let script = "(head -n 3; until [ -e \"$GATE\" ]; do sleep 0.05; done; cat) <\"$PIPE\" >&2 & \
+                  exec \"$0\" \"$@\" 2>\"$PIPE\"";
+    let pipe = dir.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).stdout(Stdio::null()).status().unwrap();
+    assert!(made.success());
+    command.args(["-c", script, env!("CARGO_BIN_EXE_sidestream")]);
+    let arguments = ["--app", &app, "--filters", &path, "--mongodb", &uri];
+    let env = [
+        ("GATE", gate.to_str().unwrap()),
+        ("PIPE", pipe.to_str().unwrap()),
+        ("SIDESTREAM_LOG__REQUESTS", "true"),
+    ];
+    let program = Program::spawn(command, &arguments, &env).await;
+    let dropped = "sidestream_log_lines_dropped_total";
+    // Each of these is a line or two: 8,192 wait, and a pipe takes some hundreds more.
+    let asking = async {
+        loop {
+            http::get(program.listen, "/page").await;
+        }
+    };
+    let counting =
+        until("lines are dropped", || async { metric(program.admin, dropped).await > 0.0 });
+    tokio::select! { () = asking => {}, () = counting => {} }
+    std::fs::write(&gate, "").unwrap();
+    until("the log tells", || async { program.log().contains("lines of this log were dropped") })
+        .await;
+}
