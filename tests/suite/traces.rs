@@ -206,8 +206,14 @@ async fn requests_and_streams_are_traced() {
     collection.insert_many(documents.collect::<Vec<_>>()).await.unwrap();
     stream.events(500).await;
     collector.wait_for("batch").await;
-    filters.write("b", &format!("collection: {database}.a\naccess: public\n"));
+    let text = format!("collection: {database}.a\nsnapshot: true\naccess: public\n");
+    filters.write("b", &text);
     until("the reload", || async { collector.named("load filter files").len() >= 2 }).await;
+    let with_snapshot = Stream::open(program.listen, "/_events/b").await;
+    let snapshot = collector.wait_for("snapshot").await.remove(0);
+    assert_eq!(attribute(&snapshot, "sidestream.stream").as_deref(), Some("b"));
+    assert_eq!(attribute(&snapshot, "sidestream.documents").as_deref(), Some("500"));
+    drop(with_snapshot);
     assert!(collector.named("batch").len() < 100);
 
     // A refusal is told as what it is; the last spans are sent at the end.
