@@ -62,9 +62,9 @@ pub struct Metrics {
     pub build_info: IntGaugeVec,
     pub log_lines_dropped_total: IntCounter,
     /// Beside the numbers: where spans come from.
-    pub tracer: Tracer,
+    pub(crate) tracer: Tracer,
     /// And a line for each request.
-    pub request_log: RequestLog,
+    pub(crate) request_log: RequestLog,
     /// Those of `proxy_requests_total`, by status: looked up once each.
     proxied: Vec<OnceLock<IntCounter>>,
 }

@@ -217,9 +217,7 @@ impl Handler {
             check_time(&found, &from)?;
         }
         let query = Query::beside(&query, &bound.values);
-        let mut subscription = self.catalog.subscribe(&found, bound, from, listener);
-        let span = self.metrics.tracer.within(&identity.span, Side::Internal, "look-back");
-        subscription.trace_until_ready(span);
+        let subscription = self.catalog.subscribe(&found, bound, from, listener);
         Ok(Member { subscription, query })
     }
 

@@ -67,16 +67,14 @@ pub struct Seen {
 impl Reload {
     /// Reads the directory and puts its filters in force. Says how many files were broken.
     pub fn load(&self) -> (Seen, usize) {
-        let span = self.metrics.tracer.root(Side::Internal, "load filter files");
         let (loaded, seen) = read(&self.dir, self.has_source);
-        let broken = self.put(loaded);
-        span.set("sidestream.broken_files", broken as i64);
-        (seen, broken)
+        (seen, self.put(loaded))
     }
 
     /// Puts filters in force; a broken file changes nothing.
     fn put(&self, loaded: Loaded) -> usize {
         let Loaded { mut filters, diagnostics, broken, refused, mut reasons, is_complete } = loaded;
+        let span = self.metrics.tracer.root(Side::Internal, "load filter files");
         for diagnostic in &diagnostics {
             let (place, hint) = (diagnostic.origin.to_string(), diagnostic.hint.as_deref());
             if diagnostic.is_error() {
@@ -101,6 +99,7 @@ impl Reload {
                 (name.clone(), reason.unwrap_or_else(|| "see the log".to_owned()))
             })
             .collect();
+        span.set("sidestream.broken_files", troubles.len() as i64);
         let (trouble_count, result) =
             (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
         let reloaded = self.catalog.put(filters, troubles);

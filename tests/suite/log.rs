@@ -88,7 +88,9 @@ async fn dropped_lines_are_counted_and_told() {
     let gate = dir.path().join("gate");
     // The log goes into a pipe, whose reader begins when the gate is there.
     let mut command = Command::new("sh");
-    let script = "(head -n 3; until [ -e \"$GATE\" ]; do sleep 0.05; done; cat) <\"$PIPE\" >&2 & \
+    let script = "(while read -r line && echo \"$line\"; do \
+                  case $line in *'is listening'*) break; esac; done; \
+                  until [ -e \"$GATE\" ]; do sleep 0.05; done; cat) <\"$PIPE\" >&2 & \
                   exec \"$0\" \"$@\" 2>\"$PIPE\"";
     let pipe = dir.path().join("pipe");
     let made = Command::new("mkfifo").arg(&pipe).stdout(Stdio::null()).status().unwrap();

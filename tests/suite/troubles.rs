@@ -115,7 +115,7 @@ async fn mongodb_is_frozen() {
     stream.event().await;
     let state = async || View::of(&program).await.stream("orders")["state"].clone();
     until("it is read again", || async { state().await == "ready" }).await;
-    assert!(View::of(&program).await.log.contains("change stream is read again"));
+    assert!(View::of(&program).await.log.contains("change stream is open again"));
 }
 
 /// A client that was away for longer than the oplog reaches.

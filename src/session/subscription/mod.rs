@@ -33,7 +33,6 @@ use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::beginning::{self, Beginning};
 use crate::session::listeners::{Listener, Listeners, Place};
-use crate::trace::Span;
 use crate::upstream::replay::{Look, Replay, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
@@ -137,8 +136,6 @@ pub struct Subscription {
     timer: Pin<Box<Sleep>>,
     /// This stream's own counter.
     events_sent: IntCounter,
-    /// Until it is up to date for the first time, where that is traced.
-    catching_up: Option<Box<Span>>,
 }
 
 impl Subscription {
@@ -160,7 +157,6 @@ impl Subscription {
             beat,
             timer: Box::pin(sleep_until(beat)),
             events_sent,
-            catching_up: None,
             phase: Phase::wait_for(&feed, Begin::There),
             shared,
             feed,
@@ -179,13 +175,6 @@ impl Subscription {
             From::FilterChanged { .. } => subscription.reset(ResetReason::FilterChanged),
         }
         subscription
-    }
-
-    /// Has a span of it last until it is up to date.
-    pub fn trace_until_ready(&mut self, span: Span) {
-        if !self.was_ready && span.is_on() {
-            self.catching_up = Some(Box::new(span));
-        }
     }
 
     /// Counts an event that was written to this client.
@@ -363,7 +352,6 @@ impl Subscription {
             }
             beginning::Look::Done { position, cursor, documents } => {
                 self.was_ready = true;
-                self.catching_up = None;
                 self.position = Some(position.clone());
                 let documents = Some(u32::try_from(documents).unwrap_or(u32::MAX));
                 self.ready.push_back(FrameKind::Ready(position.clone(), documents));

@@ -131,7 +131,6 @@ impl Subscription {
     /// Nothing has been missed at this place, since nothing was asked for before.
     fn begin_at(&mut self, first: Position) {
         if !std::mem::replace(&mut self.was_ready, true) {
-            self.catching_up = None;
             self.ready.push_back(FrameKind::Ready(first, None));
         }
     }
