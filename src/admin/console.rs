@@ -15,8 +15,9 @@ use super::answer;
 const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
 
-/// Where the page has its token.
+/// Where the page has its token, and whether it may show events.
 const TOKEN: &str = "PAGE-TOKEN";
+const TAP: &str = "PAGE-TAP";
 
 /// The page as sent, but for its token, and its policy.
 static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
@@ -34,9 +35,10 @@ static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
 });
 
 /// The page, with the token that it proves itself by.
-pub(super) fn page(token: Option<&str>) -> Response<Vec<u8>> {
+pub(super) fn page(token: Option<&str>, may_tap: bool) -> Response<Vec<u8>> {
     let (page, policy) = &*PAGE;
     let page = page.replace(TOKEN, token.unwrap_or_default());
+    let page = page.replace(TAP, if may_tap { "on" } else { "off" });
     let mut response = answer(200, "text/html; charset=utf-8", page.into_bytes());
     let headers = response.headers_mut();
     // Base64 and words: valid in a field.

@@ -11,8 +11,10 @@ mod host;
 mod listeners;
 mod page_token;
 mod streams;
+mod tap;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,8 +51,10 @@ const MAX_CONNECTIONS: usize = 128;
 const END_LISTENER: &str = "/listeners/end";
 /// Where it tries an event.
 const TRY: &str = "/try";
+/// Where it shows what a stream sends.
+const TAP: &str = "/tap";
 /// What only the console's own page does.
-const BY_PAGE: [&str; 2] = [END_LISTENER, TRY];
+const BY_PAGE: [&str; 3] = [END_LISTENER, TRY, TAP];
 /// More than an event that somebody pastes, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
@@ -75,6 +79,9 @@ pub struct Admin {
     hosts: Vec<String>,
     /// How callers are distinguished.
     subjects: Subjects,
+    /// `console.tap`
+    may_tap: bool,
+    tapped: Mutex<tap::Tapped>,
     /// What the console's page proves itself by; see [`page_token::make`].
     page_token: Option<String>,
     started_at: Instant,
@@ -106,6 +113,8 @@ impl Admin {
             journal_limit,
             hosts: console.hosts,
             subjects: console.subjects,
+            may_tap: console.tap,
+            tapped: Mutex::default(),
             page_token: page_token::make(),
             started_at: Instant::now(),
             telling: Mutex::default(),
@@ -114,19 +123,18 @@ impl Admin {
 
     /// Serves these pages until the returned future is dropped: health is asked for to the very end.
     pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>, pages: Pages) {
-        let app = Arc::new(Port { admin: self, pages });
         let (_never, shutdown) = watch::channel(false);
         let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             match listener.accept().await {
-                Ok((tcp, _)) => {
+                Ok((tcp, peer)) => {
                     open.retain(|task| !task.is_finished());
                     if open.len() >= MAX_CONNECTIONS
                         && let Some(oldest) = open.pop_front()
                     {
                         oldest.abort();
                     }
-                    let app = app.clone();
+                    let app = Arc::new(Port { admin: self.clone(), pages, peer });
                     let shutdown = shutdown.clone();
                     let count =
                         PanicCount::new(&app.admin.metrics.task_panics_total, "admin-request");
@@ -145,10 +153,11 @@ impl Admin {
     }
 }
 
-/// One of its ports.
+/// A connection to one of its ports.
 struct Port {
     admin: Arc<Admin>,
     pages: Pages,
+    peer: SocketAddr,
 }
 
 #[async_trait]
@@ -173,8 +182,10 @@ impl ServeHttp for Port {
             if !page_token::is_from_own_page(&request.headers, &admin.page_token) {
                 return text(403, "only for the console, with its token\n");
             }
-            if request.uri.path() == END_LISTENER {
-                return admin.end_listener(query);
+            match request.uri.path() {
+                END_LISTENER => return admin.end_listener(query),
+                TAP => return admin.tap(query, self.peer),
+                _ => {}
             }
             let query = query.to_owned();
             return match body_of(session).await {
@@ -190,7 +201,7 @@ impl ServeHttp for Port {
             "/readyz" => admin.ready(),
             "/metrics" => admin.metrics(),
             _ if !has_all => text(404, "not found; there are /healthz /readyz /metrics\n"),
-            "/" => console::page(admin.page_token.as_deref()),
+            "/" => console::page(admin.page_token.as_deref(), admin.may_tap),
             "/streams" => admin.streams(),
             "/overview" => admin.overview(),
             "/filters" => admin.filters(),

@@ -172,6 +172,9 @@ settings! {
     /// The console on the admin port.
     #[derive(PartialEq, Eq)]
     pub struct Console in "console." {
+        /// Whether the console may show the events that a stream sends, as its clients see them. The log
+        /// says who looked.
+        tap: bool = declared(Kind::Switch, "false"),
         /// Host names for which the admin port answers, besides IP addresses and `localhost`.
         hosts: Vec<String> = declared(Kind::Texts { example: "[sidestream.internal]" }, ""),
         /// How the console shows listeners: `hashed`, a digest that tells them apart; or `shown`,

@@ -36,7 +36,7 @@ use lookback::LookBack;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
 use crate::feed::journal::{Journal, Limits, Located};
-use crate::feed::routes::{LargeDeliveries, Route, RouteTable, Tally};
+use crate::feed::routes::{Delivery, LargeDeliveries, Route, RouteTable, Tally};
 use crate::filter::{Bound, Filter};
 use crate::tasks::Tasks;
 
@@ -280,6 +280,12 @@ impl Feed {
     /// What a stream has cost so far, and how many different values its clients listen with.
     pub fn tally(&self, stream: &str) -> (Tally, usize) {
         self.inner.lock().routes.tally(stream)
+    }
+
+    /// The newest events of a stream from a number on, as its clients see them, the oldest first: at most
+    /// so many of those that are held for them.
+    pub fn latest(&self, stream: &str, from: u64, most: usize) -> Vec<Arc<Delivery>> {
+        self.inner.lock().routes.latest(stream, from, most)
     }
 
     pub fn route_count(&self) -> usize {

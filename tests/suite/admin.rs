@@ -1,7 +1,8 @@
 //! The admin port: what platform teams look at.
 
 use mongodb::Client;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
 use sidestream::event::Position;
 
 use crate::support::sidecar::{self, Filters, metric};
@@ -348,4 +349,57 @@ async fn metrics_are_as_prometheus_wants_them() {
     let said = String::from_utf8_lossy(&said);
     assert!(checked.status.success() && said.is_empty(), "{said}");
     sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn events_are_shown_to_the_page_alone_and_only_where_the_settings_say_so() {
+    let database = unique("tap");
+    let text = format!("collection: {database}.a\nproject: {{ n: 1 }}\naccess: public\n");
+    let filters = Filters::new(&[("a", &text), ("b", &text)]);
+    let client = Client::with_uri_str(mongo::uri()).await.unwrap();
+    let collection = client.database(&database).collection::<Document>("a");
+    for may_tap in ["false", "true"] {
+        let settings = [("SIDESTREAM_CONSOLE__TAP", may_tap)];
+        let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+        let admin = sidecar.admin;
+        let token = format!("Sidestream-Token: {}\r\n", page_token(admin).await);
+        let ask = async |target: &str, fields: &str| {
+            let answer = http::request(admin, "POST", target, fields).await;
+            (answer.head.status, answer.json())
+        };
+        if may_tap == "false" {
+            assert_eq!(ask("/tap?stream=a", &token).await.0, 403);
+            sidecar.finish().await;
+            continue;
+        }
+        assert_eq!(http::request(admin, "POST", "/tap?stream=a", "").await.head.status, 403);
+        assert_eq!(http::get(admin, "/tap?stream=a").await.head.status, 404);
+        assert_eq!(ask("/tap?stream=nothing", &token).await.0, 404);
+        assert_eq!(ask("/tap", &token).await.0, 400);
+
+        let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+        stream.until_ready().await;
+        let (status, first) = ask("/tap?stream=a", &token).await;
+        assert_eq!((status, &first["events"]), (200, &Value::Array(Vec::new())));
+        // At once again: too often.
+        assert_eq!(ask("/tap?stream=a", &token).await.0, 429);
+        for n in 0..30 {
+            let document = doc! { "_id": n, "n": n, "secret": "hidden" };
+            collection.insert_one(document).await.unwrap();
+        }
+        stream.events(30).await;
+        let target = format!("/tap?stream=a&after={}", first["next"]);
+        let told = loop {
+            match ask(&target, &token).await {
+                (200, told) => break told,
+                (status, _) => assert_eq!(status, 429, "it is too soon"),
+            }
+        };
+        let events = told["events"].as_array().unwrap();
+        let ids: Vec<_> = events.iter().map(|it| it["data"]["fullDocument"]["n"].clone()).collect();
+        assert_eq!(ids, (10..30).map(Value::from).collect::<Vec<_>>(), "the newest twenty");
+        assert!(!told.to_string().contains("hidden"), "{told}");
+        assert_eq!(events[0]["event"], "insert");
+        sidecar.finish().await;
+    }
 }

@@ -238,7 +238,7 @@ function stream(name, { streams }, { filters }, listening) {
   explain();
   return [el("h2", {}, name), facts, el("h3", {}, "What it becomes"),
     el("p", { class: "dim" }, "As `sidestream explain` says it. Values as NAME=VALUE, blanks between them."), form, result,
-    ...trial(asked)];
+    ...trial(asked), ...tap(name)];
 }
 
 // One event or document: sent or not, and which condition decided, with the values of the form above.
@@ -264,6 +264,48 @@ function trial(asked) {
   };
   form.addEventListener("submit", (submitted) => { submitted.preventDefault(); judge(); });
   return [el("h3", {}, "Try it"), form, verdict];
+}
+
+// What the stream sends now, as long as somebody looks.
+function tap(name) {
+  if (document.querySelector('meta[name="sidestream-tap"]').content !== "on") return [];
+  const list = el("pre", { id: "tap", role: "log", tabindex: "0", "aria-label": "Events" });
+  const status = el("p", { class: "dim", role: "status" });
+  const button = el("button", { type: "button", "aria-pressed": "false" }, "Show events");
+  let next = null;
+  let timer = null;
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    button.setAttribute("aria-pressed", "false");
+  };
+  const look = async () => {
+    if (!list.isConnected) return stop();
+    try {
+      const query = new URLSearchParams({ stream: name });
+      if (next !== null) query.set("after", next);
+      const answer = await tell(`/tap?${query}`);
+      const body = await answer.json();
+      if (answer.status === 429) return; // another page asks too
+      if (!answer.ok) throw new Error(body.error);
+      next = body.next;
+      for (const { event, bytes: size, data } of body.events) {
+        list.append(`${event} ${data === null ? `(${bytes(size)})` : JSON.stringify(data)}\n`);
+      }
+      while (list.childNodes.length > 50) list.firstChild.remove();
+      status.textContent = "The newest events, at most twenty at a time; the log says who looked.";
+    } catch (error) {
+      stop();
+      status.textContent = error.message;
+    }
+  };
+  button.addEventListener("click", () => {
+    if (timer !== null) return stop();
+    button.setAttribute("aria-pressed", "true");
+    timer = setInterval(look, 1000);
+    look();
+  });
+  return [el("h3", {}, "What it sends"), button, status, list];
 }
 
 function show(page, content) {

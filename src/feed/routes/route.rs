@@ -389,6 +389,13 @@ impl Route {
         }
     }
 
+    /// The newest deliveries from a number on, the newest first: at most so many.
+    pub(crate) fn latest(&self, from: u64, most: usize) -> Vec<Arc<Delivery>> {
+        let recent = self.recent.lock();
+        let newest = recent.deliveries.iter().rev().take_while(|delivery| delivery.number >= from);
+        newest.take(most).cloned().collect()
+    }
+
     /// The number from which a cursor has something to read; `None` when it has everything.
     pub(crate) fn unread_from(&self, cursor: u64) -> Option<u64> {
         let recent = self.recent.lock();

@@ -306,6 +306,17 @@ impl RouteTable {
         (self.tallies.of(stream), routes.count())
     }
 
+    /// The newest events of a stream from a number on, as its clients see them, the oldest first: at most
+    /// so many of those that its routes still hold.
+    pub fn latest(&self, stream: &str, from: u64, most: usize) -> Vec<Arc<Delivery>> {
+        let routes = self.finder.routes().filter(|route| route.filter().name == stream);
+        let mut found: Vec<_> = routes.flat_map(|route| route.latest(from, most)).collect();
+        found.sort_by_key(|delivery| (delivery.number, Arc::as_ptr(delivery).addr()));
+        // Routes whose clients see an event the same way share what was made of it.
+        found.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        found.split_off(found.len().saturating_sub(most))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.finder.len() == 0
     }
