@@ -301,7 +301,10 @@ impl World<'_> {
 
     async fn edit_filters(&mut self) {
         let text = |name: &str| STREAMS.iter().find(|it| it.name == name).expect("a stream").text;
-        let edited = |edit: u64| format!("{}description: edit {edit}\n", text("orders"));
+        // Means something else each time, and shows the same: no document has such a field.
+        let edited = |edit: u64| {
+            format!("{}description: edit {edit}\nproject: {{ edit_{edit}: 0 }}\n", text("orders"))
+        };
         while !self.is_over() {
             let filters = &self.cluster.filters;
             *self.edits += 1;
