@@ -16,6 +16,7 @@ mod certificate;
 mod lease;
 mod manager;
 mod metrics;
+mod open;
 mod server;
 
 use std::io;

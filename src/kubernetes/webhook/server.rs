@@ -13,13 +13,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::WebhookState;
 use super::metrics::text;
+use super::open::{Open, Stage};
 use crate::kubernetes::review::{self, Answered, Decision};
 use crate::tasks::PanicCount;
 
@@ -43,41 +44,37 @@ pub async fn serve(
     mut closing: watch::Receiver<bool>,
 ) {
     let acceptor = TlsAcceptor::from(shared.certificate.server_config());
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open = Open::new(MAX_CONNECTIONS);
     let at_a_time = Arc::new(Semaphore::new(MAX_AT_A_TIME));
     loop {
-        let accepting = async {
-            let permit = room.clone().acquire_owned().await;
-            (permit, listener.accept().await)
-        };
         let accepted = tokio::select! {
-            accepted = accepting => accepted,
+            accepted = listener.accept() => accepted,
             () = until_true(&mut closing) => break,
         };
         match accepted {
-            (Ok(permit), Ok((socket, _))) => {
+            Ok(_) if !open.make_room() => {
+                debug!("every connection is being answered: one more is closed")
+            }
+            Ok((socket, _)) => {
+                let stage = Stage::default();
                 let connection = Connection {
                     acceptor: acceptor.clone(),
                     shared: shared.clone(),
                     at_a_time: at_a_time.clone(),
                     closing: closing.clone(),
-                    _permit: permit,
+                    stage: stage.clone(),
                     _count: PanicCount::new(&shared.metrics.task_panics_total, "connection"),
                 };
-                tokio::spawn(connection.serve(socket));
+                open.add(stage, connection.serve(socket));
             }
-            (_, accepted) => {
-                if let Err(error) = accepted {
-                    warn!(%error, "no connection accepted");
-                }
+            Err(error) => {
+                warn!(%error, "no connection accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
     drop(listener);
-    // All permits are back when all connections are closed.
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = timeout(BODY_TIMEOUT, room.acquire_many(all)).await;
+    open.finish(BODY_TIMEOUT).await;
 }
 
 struct Connection {
@@ -85,7 +82,7 @@ struct Connection {
     shared: Arc<WebhookState>,
     at_a_time: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    stage: Stage,
     _count: PanicCount,
 }
 
@@ -97,10 +94,13 @@ impl Connection {
             Err(_) => return debug!("TLS handshake took too long"),
         };
         let (shared, at_a_time) = (self.shared.clone(), self.at_a_time.clone());
+        let stage = self.stage.clone();
         let service = service_fn(move |request| {
-            let (shared, at_a_time) = (shared.clone(), at_a_time.clone());
+            let (shared, at_a_time, stage) = (shared.clone(), at_a_time.clone(), stage.clone());
             async move {
+                stage.begin();
                 let mut answer = respond(request, &shared, &at_a_time).await;
+                stage.end();
                 // So that the API server asks another replica next, and no connection is closed while
                 // a request is on its way to us.
                 if *shared.is_leaving.borrow() {

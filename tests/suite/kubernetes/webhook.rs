@@ -320,6 +320,49 @@ async fn bad_requests_get_their_status_and_harm_nobody() {
     webhook.finish().await;
 }
 
+// Each may be silent for two minutes, which is more than the API server waits.
+#[tokio::test]
+async fn clients_that_never_ask_keep_the_api_server_out_of_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(&[NAME]);
+    pair.write(dir.path());
+    let webhook = start(files(dir.path()), None).await;
+    until("it is ready", || async { webhook.is_ready() }).await;
+    let good = review_of(&pod()).to_string();
+    // The API server keeps its connection.
+    let mut kept = connect(webhook.listen, NAME, &pair.authority).await.unwrap();
+    let keep = String::from_utf8(post(&good)).unwrap().replace("Connection: close\r\n", "");
+    let ask_again = async |kept: &mut TlsStream<TcpStream>| {
+        kept.write_all(keep.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let whole = |answer: &[u8]| {
+            let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+            let (head, body) = text.split_once("\r\n\r\n")?;
+            let length = head.split_once("content-length: ")?.1.lines().next()?.parse().ok()?;
+            (body.len() >= length).then_some(())
+        };
+        while whole(&answer).is_none() {
+            assert!(kept.read_buf(&mut answer).await.unwrap() > 0, "closed");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    };
+    ask_again(&mut kept).await;
+    let mut silent = Vec::new();
+    for _ in 0..520 {
+        silent.push(connect(webhook.listen, NAME, &pair.authority).await.unwrap());
+    }
+    let (status, _) = within(ask(webhook.listen, &pair.authority, &post(&good))).await;
+    assert_eq!(status, 200);
+    within(ask_again(&mut kept)).await;
+    drop((silent, kept));
+    webhook.finish().await;
+}
+
+/// Of a test's patience.
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(crate::support::PATIENCE, work).await.expect("an answer in time")
+}
+
 #[tokio::test]
 async fn a_certificate_changes_while_requests_run() {
     let dir = tempfile::tempdir().unwrap();
