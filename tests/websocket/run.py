@@ -2,7 +2,9 @@
 """Autobahn's WebSocket cases against a real Sidestream: see scripts/websocket-test, which starts
 MongoDB and calls this.
 
-With an app's echo server, each case has to go through the proxy as it goes without one. Sidestream's own
+With an app's echo server, each case has to go through the proxy as it goes without one: pass, or fail in the
+same way. (Some pass with or without an echo that comes before the app closes: that is its own timing, so
+strict and non-strict passes count as one.) Sidestream's own
 endpoint says nothing again: it answers a text that is no message of its protocol with an error, takes no
 binary, and no long messages. So each case is judged by what it expects with an error in the place of each
 echo; what is told apart beside that is in EXPLAINED, case by case, and in docs/transports.md.
@@ -81,7 +83,7 @@ def holds(result):
 
 
 def verdict(result):
-    return result.behavior.value, result.behavior_close.value
+    return "passed" if result.passed else (result.behavior.value, result.behavior_close.value)
 
 
 def describe(result):
