@@ -1,8 +1,8 @@
 //! What a stream sends now: the newest events that its clients are sent, as they see them.
 //!
 //! Off unless `console.tap`, and only for the console's own page: these are documents. Nothing is kept
-//! for it; it shows what the routes have in memory anyway, restricted by `project` like everything
-//! that leaves the house. Who looked is in the log.
+//! for it: it shows what the routes hold in memory anyway, restricted by `project` like everything else
+//! that is sent. The log says who looked.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
