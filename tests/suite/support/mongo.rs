@@ -20,14 +20,16 @@ use super::mongod::program;
 use super::until;
 
 /// The address of the shared server; the first caller starts it. Clients belong to a runtime, so
-/// each test makes its own.
+/// each test makes its own. Its oplog holds what all tests together write: some read their events
+/// from it again, and know when it began.
 pub fn uri() -> String {
     static SERVER: OnceLock<Own> = OnceLock::new();
+    let setup = Setup { oplog_mib: 2048, ..Setup::default() };
     // A thread of its own, since the caller may be inside a runtime.
     let start = || {
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(Own::start(Setup::default()))
+            runtime.expect("a runtime").block_on(Own::start(setup))
         })
         .join()
         .expect("the starting thread")
