@@ -5,7 +5,6 @@
 pub mod asyncapi;
 pub mod capacity;
 mod compression;
-mod compressor;
 mod envelope;
 mod listing;
 mod ndjson;

@@ -12,7 +12,7 @@ use crate::access::{Guard, Origin};
 use crate::api::asyncapi;
 use crate::api::capacity::{ConnectionSlot, Limits};
 use crate::api::compression::Compressed;
-use crate::api::compressor::Compressor;
+use crate::api::compression::Compressor;
 use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::poll::Polling;
 use crate::api::problem::{self, Problem};

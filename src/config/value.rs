@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::{self, AppAddress};
-use super::auth::parse_url;
+use super::auth::text::parse_url;
 use super::resolve::{Resolver, read_text};
 use super::secret::MongodbUri;
 use super::setting::{Kind, Setting, find};

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Placeholder;
-use super::compare::Comparison;
 use super::eval::{BoundNode, BoundTest};
 use super::expr;
 use super::node::{Node, Test};
 use super::operand::{Bound, Lookup, OpenSet, Operand};
+use super::value::compare::Comparison;
 use crate::event::raw::Owned;
 
 pub(crate) type OpenNode = Node<Operand, OpenSet>;

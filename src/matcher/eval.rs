@@ -3,11 +3,12 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use super::expr;
 use super::node::{BitTest, Bits, Node, Set, Test};
-use super::number::Number;
 use super::path::{Leaf, Path};
 use super::pattern::Pattern;
-use super::{compare, expr};
+use super::value::compare;
+use super::value::number::Number;
 use crate::event::raw::{Elements, Owned, Value, tag};
 
 pub(crate) type BoundNode = Node<Owned, Set>;

@@ -6,12 +6,12 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::compare::{self, Comparison};
 use super::expr::Expression;
 use super::path::Path;
 use super::pattern::Pattern;
 use super::schema::Schema;
-use super::types::TypeSet;
+use super::value::compare::{self, Comparison};
+use super::value::types::TypeSet;
 use crate::event::raw::{Owned, Value, tag};
 
 /// One condition, or several under a logical operator.

@@ -7,10 +7,10 @@
 
 use bson::{Bson, Document, RawDocument, doc};
 
-use super::compare::Comparison;
 use super::eval::{BoundNode, BoundTest};
 use super::node::{Node, Set, Test};
 use super::path::Path;
+use super::value::compare::Comparison;
 use crate::event::raw::{Owned, tag};
 
 /// `None`: every document may match.
@@ -102,7 +102,7 @@ fn plain(value: &Owned) -> Option<Bson> {
     ) {
         return None;
     }
-    let mut holder = super::write::Writer::document();
+    let mut holder = super::value::write::Writer::document();
     holder.element(b"v", value);
     let holder = holder.finish();
     let holder: &RawDocument = &holder;

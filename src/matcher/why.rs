@@ -6,11 +6,11 @@
 use bson::RawDocument;
 
 use super::Predicate;
-use super::compare::Comparison;
 use super::eval::{self, BoundNode, BoundTest, Subject};
 use super::node::{Node, Set, Test};
 use super::path::{Leaf, Path};
-use super::write::Writer;
+use super::value::compare::Comparison;
+use super::value::write::Writer;
 use crate::event::json::write_relaxed_document;
 use crate::event::raw::{Elements, Value};
 

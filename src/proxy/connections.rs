@@ -28,7 +28,7 @@ use prometheus::IntCounter;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::requests::{HeldRequests, Requests};
+use super::limits::requests::{HeldRequests, Requests};
 use crate::access::network_of;
 use crate::api::capacity::{Full, most_by_descriptors};
 

@@ -5,7 +5,6 @@
 //! broken, the proxy still works.
 
 pub mod app;
-mod budget;
 pub mod chunks;
 pub mod connections;
 pub mod date;
@@ -15,12 +14,11 @@ pub mod gate;
 pub mod http1;
 pub mod http2;
 pub mod io;
+pub mod limits;
 mod observed;
 pub mod path;
-pub mod pause;
 mod pieces;
 pub mod plain;
-pub mod requests;
 mod side;
 pub mod tls;
 

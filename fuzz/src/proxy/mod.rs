@@ -7,7 +7,7 @@ pub mod chunks;
 pub mod date;
 #[path = "../../../src/proxy/forwarded.rs"]
 pub mod forwarded;
-#[path = "../../../src/proxy/gate.rs"]
+#[path = "../../../src/proxy/gate/mod.rs"]
 pub mod gate;
 pub mod http1;
 pub mod http2;

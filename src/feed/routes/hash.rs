@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, Hasher};
 
 use crate::event::raw::{Value, tag};
-use crate::matcher::compare::rank;
-use crate::matcher::number::Number;
+use crate::matcher::value::compare::rank;
+use crate::matcher::value::number::Number;
 
 /// Nesting beyond this does not count: unequal values may then share a hash, which costs a
 /// look at a predicate and nothing else.

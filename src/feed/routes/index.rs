@@ -17,8 +17,8 @@ use super::postings::{Entry, Postings, Removed};
 use super::terms::{self, Term, Terms};
 use crate::event::raw::{Elements, Value, tag};
 use crate::matcher::Predicate;
-use crate::matcher::compare::rank;
 use crate::matcher::path::{Leaf, Path};
+use crate::matcher::value::compare::rank;
 
 /// Up to so many paths, each is looked for in the document by itself, which is cheaper than to
 /// look up every field of the document.

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 
 use crate::event::raw::{Owned, Value};
-use crate::matcher::compare::order;
+use crate::matcher::value::compare::order;
 
 /// A value as the key of an ordered map.
 #[derive(Clone, Debug)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::event::raw::{Owned, tag};
 use crate::matcher::Predicate;
-use crate::matcher::compare::Comparison;
 use crate::matcher::eval::{BoundNode, BoundTest};
 use crate::matcher::node::{Node, Test};
 use crate::matcher::path::Path;
+use crate::matcher::value::compare::Comparison;
 
 /// Values of one `$in`, branches of one `$or`: beyond this a term is no longer worth its entries.
 const MAX_ENTRIES: usize = 1_000;

@@ -15,7 +15,7 @@ use crate::event::raw::Owned;
 use crate::filter::tree::Tree;
 use crate::filter::{Params, mistakes, value};
 use crate::matcher::Step;
-use crate::matcher::compare::{self, Comparison};
+use crate::matcher::value::compare::{self, Comparison};
 use crate::yaml::Entry;
 
 /// Longer lists are not compared value by value.

@@ -5,8 +5,8 @@ use regex::Regex;
 
 use crate::event::raw::Owned;
 use crate::filter::value;
-use crate::matcher::compare::{self, Comparison};
 use crate::matcher::node::Set;
+use crate::matcher::value::compare::{self, Comparison};
 
 /// The longest value of a parameter without `maxLength`, in bytes.
 pub(in crate::filter) const MAX_VALUE_BYTES: usize = 1024;

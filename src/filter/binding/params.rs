@@ -9,8 +9,8 @@ use crate::filter::declaration::unknown_key;
 use crate::filter::limits::{Allowed, Limit, Limits, Pattern};
 use crate::filter::literal;
 use crate::filter::value::{self, ParamType};
-use crate::matcher::compare::Comparison;
 use crate::matcher::pattern::Budget;
+use crate::matcher::value::compare::Comparison;
 use crate::yaml::{Entry, Node, Place};
 
 /// The most that `maxLength` may be, in characters.

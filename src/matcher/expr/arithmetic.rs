@@ -9,8 +9,8 @@ use super::function::Function;
 use super::item::{Computed, Failure, Item};
 use super::scope::Scope;
 use crate::event::raw::{Owned, tag};
-use crate::matcher::decimal::Decimal;
-use crate::matcher::number::Number;
+use crate::matcher::value::decimal::Decimal;
+use crate::matcher::value::number::Number;
 
 /// A sum of doubles that keeps what rounding drops, so that 0.1 + 0.2 + 0.3 is 0.6.
 #[derive(Default)]

@@ -6,9 +6,9 @@ use super::function::Function;
 use super::item::{Computed, Failure, Item};
 use super::scope::Scope;
 use crate::event::raw::{Owned, Value};
-use crate::matcher::compare;
-use crate::matcher::number::{Number, is_truthy};
-use crate::matcher::write::Writer;
+use crate::matcher::value::compare;
+use crate::matcher::value::number::{Number, is_truthy};
+use crate::matcher::value::write::Writer;
 
 pub(super) fn concat<'a>(arguments: &'a [Expression<Owned>], scope: Scope<'_, 'a>) -> Computed<'a> {
     let mut writer = Writer::array();

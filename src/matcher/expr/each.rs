@@ -5,8 +5,8 @@ use super::eval::eval;
 use super::item::{Computed, Failure, Item};
 use super::scope::Scope;
 use crate::event::raw::{Owned, Value};
-use crate::matcher::number::Number;
-use crate::matcher::write::Writer;
+use crate::matcher::value::number::Number;
+use crate::matcher::value::write::Writer;
 
 /// What goes over the elements of an array, which is the first part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

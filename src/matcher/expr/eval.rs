@@ -1,13 +1,13 @@
 //! Computing expressions.
 
+use super::date::zone::Zone;
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
 use super::scope::Scope;
-use super::zone::Zone;
-use super::{Expression, arithmetic, array, calendar, each, text};
+use super::{Expression, arithmetic, array, date, each, text};
 use crate::event::raw::{Owned, Value, tag};
-use crate::matcher::types;
-use crate::matcher::write::Writer;
+use crate::matcher::value::types;
+use crate::matcher::value::write::Writer;
 
 /// What an expression gives, within what one document may cost.
 pub(super) fn eval<'a>(expression: &'a Expression<Owned>, scope: Scope<'_, 'a>) -> Computed<'a> {
@@ -29,7 +29,7 @@ fn compute<'a>(expression: &'a Expression<Owned>, scope: Scope<'_, 'a>) -> Compu
         Expression::Variable(index, path) => return variable(*index, path.parts(), scope),
         Expression::Let(values, body) => return each::with(values, body, scope),
         Expression::Each(each, parts) => return each::each(*each, parts, scope),
-        Expression::Date(call, arguments) => return calendar::call(call, arguments, scope),
+        Expression::Date(call, arguments) => return date::call(call, arguments, scope),
         Expression::Document(fields) => {
             let mut writer = Writer::document();
             for (name, value) in fields {
@@ -189,7 +189,7 @@ fn unary<'a>(function: Function, argument: Item<'a>) -> Computed<'a> {
         Function::Abs | Function::Ceil | Function::Floor | Function::Round | Function::Trunc => {
             return arithmetic::unary(function, &argument);
         }
-        _ => return calendar::part(function, &argument, &Zone::UTC),
+        _ => return date::part(function, &argument, &Zone::UTC),
     })
 }
 

@@ -1,9 +1,9 @@
 //! A value inside a computation: missing, lying in the document, or made just now.
 
 use crate::event::raw::{Owned, Value, tag};
-use crate::matcher::compare;
-use crate::matcher::decimal::Decimal;
-use crate::matcher::number::{Number, is_truthy};
+use crate::matcher::value::compare;
+use crate::matcher::value::decimal::Decimal;
+use crate::matcher::value::number::{Number, is_truthy};
 
 /// What an expression gives.
 #[derive(Clone, Debug)]

@@ -19,9 +19,7 @@ use crate::event::raw::{Owned, Value};
 
 mod arithmetic;
 mod array;
-mod calendar;
-mod date_parse;
-mod date_text;
+mod date;
 mod each;
 mod each_parse;
 mod eval;
@@ -30,10 +28,8 @@ mod item;
 mod parse;
 mod scope;
 mod text;
-mod unit;
-mod zone;
 
-use calendar::DateCall;
+use date::DateCall;
 use each::Each;
 pub(super) use function::Function;
 use scope::{Scope, Work};

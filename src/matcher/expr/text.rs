@@ -9,9 +9,9 @@ use super::eval::eval;
 use super::function::Function;
 use super::item::{Computed, Failure, Item};
 use super::scope::Scope;
-use super::{Expression, date_text};
+use super::{Expression, date};
 use crate::event::raw::{Owned, tag};
-use crate::matcher::number::Number;
+use crate::matcher::value::number::Number;
 
 /// What one text may grow to: no document holds more.
 const MAX_BYTES: usize = 16 << 20;
@@ -39,8 +39,8 @@ fn coerce(item: &Item<'_>) -> Result<Vec<u8>, Failure> {
     Ok(match value.tag {
         tag::STRING | tag::SYMBOL | tag::CODE => value.text().to_vec(),
         _ if item.is_nullish() => Vec::new(),
-        tag::DATE => date_text::iso(value.i64()).into_bytes(),
-        tag::TIMESTAMP => date_text::pretty(value.i64() as u64).into_bytes(),
+        tag::DATE => date::text::iso(value.i64()).into_bytes(),
+        tag::TIMESTAMP => date::text::pretty(value.i64() as u64).into_bytes(),
         tag::DECIMAL => Decimal128::from_bytes(value.bytes()).to_string().into_bytes(),
         _ => match item.number()? {
             Number::Int(int) => int.to_string().into_bytes(),

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 
-use super::number::Number;
 use super::parse::MAX_ERRORS;
+use super::value::number::Number;
 use super::{ParseError, Step};
 use crate::event::raw::{Owned, Value, tag};
 
@@ -16,7 +16,7 @@ mod update;
 
 pub use update::Images;
 
-use super::write::{self, Writer};
+use super::value::write::{self, Writer};
 
 const MAX_DEPTH: usize = 64;
 /// Deeper than `mongod` stores.
@@ -235,7 +235,9 @@ impl Parser {
         let owned = Owned::from_bson(value);
         let is_shown = match value {
             Bson::Boolean(shown) => *shown,
-            _ if Number::read(owned.get()).is_some() => super::number::is_truthy(owned.get()),
+            _ if Number::read(owned.get()).is_some() => {
+                super::value::number::is_truthy(owned.get())
+            }
             _ => {
                 self.error(
                     "a projection includes a field by 1 and excludes it by 0",

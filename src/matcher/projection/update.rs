@@ -17,7 +17,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::{MAX_NESTING, Mode, Projection, Tree};
 use crate::event::raw::{Elements, Value, tag};
-use crate::matcher::write::{Writer, index_name};
+use crate::matcher::value::write::{Writer, index_name};
 
 /// Paths of more parts are not read: in doubt.
 const MAX_PARTS: usize = MAX_NESTING as usize;

@@ -6,13 +6,13 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::compare::{self, Comparison};
-use super::decimal::Decimal;
 use super::node::Set;
-use super::number::Number;
 use super::pattern::Pattern;
-use super::types::TypeSet;
-use super::write::Writer;
+use super::value::compare::{self, Comparison};
+use super::value::decimal::Decimal;
+use super::value::number::Number;
+use super::value::types::TypeSet;
+use super::value::write::Writer;
 use crate::event::raw::{Owned, Value, tag};
 
 mod parse;

@@ -8,12 +8,12 @@ use super::{Additional, Arrays, Dependency, Documents, Items, Numbers, Schema, T
 use crate::diagnostic::nearest;
 use crate::event::raw::{Owned, tag};
 use crate::matcher::Step;
-use crate::matcher::compare::Comparison;
 use crate::matcher::node::Set;
-use crate::matcher::number::Number;
 use crate::matcher::parse::Parser;
 use crate::matcher::pattern::Pattern;
-use crate::matcher::types::TypeSet;
+use crate::matcher::value::compare::Comparison;
+use crate::matcher::value::number::Number;
+use crate::matcher::value::types::TypeSet;
 
 const KEYWORDS: [&str; 29] = [
     "bsonType",

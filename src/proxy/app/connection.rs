@@ -25,8 +25,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::answer::{self, Asked, Head, Verdict};
 use super::body::Body;
 use super::socket::Socket;
-use crate::proxy::budget::{BODIES, Lease};
 use crate::proxy::chunks::Malformed;
+use crate::proxy::limits::budget::{BODIES, Lease};
 
 /// Room for what is read: a page or a small file with its head comes in one piece.
 pub const ROOM: usize = 32 * 1024;

@@ -13,8 +13,8 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Interval, interval};
 
 use crate::proxy::app::body::Body;
-use crate::proxy::budget::{AHEAD, Lease};
 use crate::proxy::io::Socket;
+use crate::proxy::limits::budget::{AHEAD, Lease};
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -27,7 +27,7 @@ use crate::proxy::app::body::Body;
 use crate::proxy::app::connection::Room;
 use crate::proxy::app::{Broken, Connection};
 use crate::proxy::chunks::Malformed;
-use crate::proxy::pause::Pause;
+use crate::proxy::limits::pause::Pause;
 
 /// Why an exchange ended before its answer was whole.
 #[derive(Debug)]

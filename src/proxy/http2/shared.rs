@@ -15,8 +15,8 @@ use h2::{Reason, SendStream};
 use parking_lot::Mutex;
 
 use super::{STREAM_WINDOW, Site};
-use crate::proxy::budget::{HEADS, Lease, UNSENT, UPLOADS};
 use crate::proxy::connections::Registration;
+use crate::proxy::limits::budget::{HEADS, Lease, UNSENT, UPLOADS};
 
 /// Request heads that are held at the same time, in bytes as we hold them.
 const MAX_HEADS: usize = 1024 * 1024;

@@ -14,7 +14,7 @@ use super::shared::{ConnectionState, Stuck};
 use super::sink::Gone;
 use crate::proxy::app::Connection;
 use crate::proxy::app::body::put_chunk;
-use crate::proxy::pause::Pause;
+use crate::proxy::limits::pause::Pause;
 
 /// What of a request's body goes into one write to the app, about.
 const MAX_WRITE: usize = 64 * 1024;

@@ -26,8 +26,8 @@ pub fn uri() -> String {
     static SERVER: OnceLock<Own> = OnceLock::new();
     let setup = Setup { oplog_mib: 2048, ..Setup::default() };
     // A thread of its own, since the caller may be inside a runtime.
-    let start = || {
-        std::thread::spawn(|| {
+    let start = move || {
+        std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(Own::start(setup))
         })

@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use bson::{Bson, Document};
 
-use super::Expression;
-use super::calendar::DateCall;
-use super::date_text;
-use super::function::{FUNCTIONS, Function};
+use super::super::DateCall;
+use super::text;
 use super::unit::{UNITS, Unit, WEEKDAYS};
 use super::zone::Zone;
 use crate::diagnostic::nearest;
 use crate::event::raw::Owned;
-use crate::matcher::number::Number;
+use crate::matcher::expr::Expression;
+use crate::matcher::expr::function::{FUNCTIONS, Function};
 use crate::matcher::operand::Operand;
 use crate::matcher::parse::Parser;
+use crate::matcher::value::number::Number;
 
 type Open = Expression<Operand>;
 
@@ -39,7 +39,7 @@ const ISO_PARTS: [&str; 3] = ["isoWeekYear", "isoWeek", "isoDayOfWeek"];
 impl Parser {
     /// Whether the function is one of those here, or a part of a date in its longer form:
     /// `{ $hour: { date: …, timezone: … } }`.
-    pub(super) fn is_date_call(&self, name: &str, operand: &Bson) -> bool {
+    pub(in crate::matcher::expr) fn is_date_call(&self, name: &str, operand: &Bson) -> bool {
         let is_named = operand
             .as_document()
             .is_some_and(|document| document.keys().all(|key| !key.starts_with('$')));
@@ -50,7 +50,11 @@ impl Parser {
         }
     }
 
-    pub(super) fn date_call(&mut self, name: &str, operand: &Bson) -> Option<Open> {
+    pub(in crate::matcher::expr) fn date_call(
+        &mut self,
+        name: &str,
+        operand: &Bson,
+    ) -> Option<Open> {
         let (call, arguments) = match name {
             "$dateAdd" | "$dateSubtract" => self.date_add(name, operand),
             "$dateDiff" => self.date_diff(operand),
@@ -166,7 +170,7 @@ impl Parser {
             None => "%Y-%m-%dT%H:%M:%S.%LZ",
             Some(_) => self.written(document, "format")?,
         };
-        let format = match date_text::pieces(format) {
+        let format = match text::pieces(format) {
             Ok(pieces) => pieces.into(),
             Err(letter) => {
                 let shown = letter.map(String::from).unwrap_or_default();

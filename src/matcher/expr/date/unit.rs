@@ -1,10 +1,10 @@
 //! Units of time, days of the week, and the calendar: days counted from 1970-01-01, and back.
 
-use super::item::Failure;
 use crate::event::json::civil;
+use crate::matcher::expr::item::Failure;
 
-pub(super) const HOUR_MILLIS: i64 = 3_600_000;
-pub(super) const DAY_MILLIS: i64 = 24 * HOUR_MILLIS;
+pub(in crate::matcher::expr) const HOUR_MILLIS: i64 = 3_600_000;
+pub(in crate::matcher::expr) const DAY_MILLIS: i64 = 24 * HOUR_MILLIS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Unit {
@@ -19,7 +19,7 @@ pub(crate) enum Unit {
     Millisecond,
 }
 
-pub(super) const UNITS: [(&str, Unit); 9] = [
+pub(in crate::matcher::expr) const UNITS: [(&str, Unit); 9] = [
     ("year", Unit::Year),
     ("quarter", Unit::Quarter),
     ("month", Unit::Month),
@@ -32,18 +32,18 @@ pub(super) const UNITS: [(&str, Unit); 9] = [
 ];
 
 /// Days from Monday on. `mongod` takes their first three letters, too.
-pub(super) const WEEKDAYS: [&str; 7] =
+pub(in crate::matcher::expr) const WEEKDAYS: [&str; 7] =
     ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
 /// What a unit is made of: an unchanging time, days, or months.
-pub(super) enum Length {
+pub(in crate::matcher::expr) enum Length {
     Millis(i64),
     Days(i64),
     Months(i64),
 }
 
 impl Unit {
-    pub(super) fn length(self) -> Length {
+    pub(in crate::matcher::expr) fn length(self) -> Length {
         match self {
             Unit::Year => Length::Months(12),
             Unit::Quarter => Length::Months(3),
@@ -60,7 +60,7 @@ impl Unit {
 
 /// A date and a time of day, without a time zone.
 #[derive(Clone, Copy)]
-pub(super) struct Local {
+pub(in crate::matcher::expr) struct Local {
     /// From 1970-01-01.
     pub days: i64,
     pub in_day: i64,
@@ -128,7 +128,7 @@ impl Local {
 }
 
 /// The day counted from 1970-01-01. Months beyond the year's go on into other years.
-pub(super) fn days_of(year: i64, month: i64, day: i64) -> i64 {
+pub(in crate::matcher::expr) fn days_of(year: i64, month: i64, day: i64) -> i64 {
     let year = year + (month - 1).div_euclid(12);
     let month = (month - 1).rem_euclid(12) + 1;
     // Years are counted from March, so that the leap day is the last.
@@ -139,12 +139,12 @@ pub(super) fn days_of(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// Milliseconds of a day and a time in it.
-pub(super) fn millis_of(days: i64, in_day: i64) -> Result<i64, Failure> {
+pub(in crate::matcher::expr) fn millis_of(days: i64, in_day: i64) -> Result<i64, Failure> {
     days.checked_mul(DAY_MILLIS).and_then(|millis| millis.checked_add(in_day)).ok_or(Failure)
 }
 
 /// The day so many months later; at most the last one of its month.
-pub(super) fn months_later(from: Local, months: i64) -> Result<i64, Failure> {
+pub(in crate::matcher::expr) fn months_later(from: Local, months: i64) -> Result<i64, Failure> {
     let month = (from.month - 1).checked_add(months).ok_or(Failure)?;
     let year = from.year + month.div_euclid(12);
     // Beyond, no date of 64 bits lies, and days would overflow.

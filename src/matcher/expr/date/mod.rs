@@ -1,18 +1,23 @@
 //! Functions of dates: their parts, and arithmetic with the calendar of a time zone.
 
+pub(in crate::matcher::expr) mod parse;
+pub(in crate::matcher::expr) mod text;
+pub(in crate::matcher::expr) mod unit;
+pub(in crate::matcher::expr) mod zone;
+
 use std::sync::Arc;
 
-use super::Expression;
-use super::date_text::{self, Piece};
-use super::eval::eval;
-use super::function::Function;
-use super::item::{Computed, Failure, Item};
-use super::scope::Scope;
-use super::unit::{self, DAY_MILLIS, HOUR_MILLIS, Length, Local, Unit, days_of};
-use super::zone::Zone;
 use crate::event::raw::{Owned, tag};
-use crate::matcher::number::Number;
-use crate::matcher::write::Writer;
+use crate::matcher::expr::Expression;
+use crate::matcher::expr::eval::eval;
+use crate::matcher::expr::function::Function;
+use crate::matcher::expr::item::{Computed, Failure, Item};
+use crate::matcher::expr::scope::Scope;
+use crate::matcher::value::number::Number;
+use crate::matcher::value::write::Writer;
+use text::Piece;
+use unit::{DAY_MILLIS, HOUR_MILLIS, Length, Local, Unit, days_of};
+use zone::Zone;
 
 /// A function of dates with what is written in the filter of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +58,7 @@ pub(crate) enum DateCall {
     },
 }
 
-pub(super) fn call<'a>(
+pub(in crate::matcher::expr) fn call<'a>(
     call: &'a DateCall,
     arguments: &'a [Expression<Owned>],
     scope: Scope<'_, 'a>,
@@ -105,7 +110,7 @@ fn of_one<'a>(call: &DateCall, date: &Item<'a>) -> Computed<'a> {
             let millis = instant(date)?;
             let offset = zone.offset_at(millis);
             let local = Local::of(zone.local(millis)?);
-            date_text::write(format, local, offset).map(|text| Item::text(text.as_bytes()))
+            text::write(format, local, offset).map(|text| Item::text(text.as_bytes()))
         }
         _ => Err(Failure),
     }
@@ -125,7 +130,11 @@ fn instant(item: &Item<'_>) -> Result<i64, Failure> {
     })
 }
 
-pub(super) fn part<'a>(function: Function, argument: &Item<'a>, zone: &Zone) -> Computed<'a> {
+pub(in crate::matcher::expr) fn part<'a>(
+    function: Function,
+    argument: &Item<'a>,
+    zone: &Zone,
+) -> Computed<'a> {
     if argument.is_nullish() {
         return Ok(Item::NULL);
     }

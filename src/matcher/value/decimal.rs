@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::event::raw::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(in crate::matcher) enum Class {
     NaN,
     Infinite,
     Finite,
@@ -14,17 +14,17 @@ pub(super) enum Class {
 /// A decimal128: sign, and coefficient × 10^exponent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decimal {
-    pub(super) class: Class,
-    pub(super) negative: bool,
-    pub(super) coefficient: u128,
-    pub(super) exponent: i32,
+    pub(in crate::matcher) class: Class,
+    pub(in crate::matcher) negative: bool,
+    pub(in crate::matcher) coefficient: u128,
+    pub(in crate::matcher) exponent: i32,
 }
 
 const MAX_COEFFICIENT: u128 = UNIT - 1;
 /// Ten to the number of digits.
-pub(super) const UNIT: u128 = 10_u128.pow(34);
-pub(super) const LEAST_EXPONENT: i32 = -6176;
-pub(super) const GREATEST_EXPONENT: i32 = 6111;
+pub(in crate::matcher) const UNIT: u128 = 10_u128.pow(34);
+pub(in crate::matcher) const LEAST_EXPONENT: i32 = -6176;
+pub(in crate::matcher) const GREATEST_EXPONENT: i32 = 6111;
 
 impl Decimal {
     pub fn read(value: Value<'_>) -> Decimal {
@@ -63,7 +63,7 @@ impl Decimal {
     }
 
     /// -1, 0 or 1; infinities have a sign, NaN has none here.
-    pub(super) fn sign(self) -> i8 {
+    pub(in crate::matcher) fn sign(self) -> i8 {
         match self.class {
             Class::NaN => 0,
             Class::Finite if self.coefficient == 0 => 0,
@@ -177,7 +177,7 @@ impl std::fmt::Write for StackText {
     }
 }
 
-pub(super) fn digits(number: u128) -> i32 {
+pub(in crate::matcher) fn digits(number: u128) -> i32 {
     number.checked_ilog10().map_or(0, |log| log as i32 + 1)
 }
 

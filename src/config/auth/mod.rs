@@ -3,16 +3,21 @@
 //! Keys are read here, once, so that a key that does not match its algorithms prevents the start,
 //! instead of failing at the first client.
 
+mod keys;
+pub(super) mod text;
+
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
-use super::resolve::{Resolver, read_text};
-use super::setting::{DAY, Declaration, HOUR, Kind, Setting, declared, duration, unset};
-use super::token_source::TokenSource;
-use super::units::{Invalid, invalid, show};
-use super::value::{Group, Value};
+use crate::config::resolve::{Resolver, read_text};
+use crate::config::setting::{DAY, Declaration, HOUR, Kind, Setting, declared, duration, unset};
+use crate::config::token_source::TokenSource;
+use crate::config::units::{invalid, show};
+use crate::config::value::{Group, Value};
+use keys::{is_long_enough, public_key};
+use text::{parse_claims, parse_header, parse_origin, parse_source, parse_url};
 
 /// How callers are authenticated. Without any source, no caller is.
 #[derive(Debug, Clone, Default)]
@@ -81,28 +86,6 @@ pub enum ClaimsFrom {
 /// The keys of which exactly one holds or names the key.
 const KEYS: [&str; 4] =
     ["auth.jwt.secret", "auth.jwt.secret_file", "auth.jwt.public_key_file", "auth.jwt.jwks_url"];
-
-/// Header fields that belong to a connection or a body, and say nothing about who asks.
-const NO_CREDENTIALS: &[&str] = &[
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    // Whoever asks writes what they like there.
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-];
 
 impl Group for Auth {
     fn declare(into: &mut Vec<Setting>) {
@@ -356,146 +339,4 @@ const KEY_SECRET_FILE: &str = KEYS[1];
 
 fn is_secret(key: &str) -> bool {
     matches!(key, KEY_SECRET | KEY_SECRET_FILE)
-}
-
-/// RFC 7518, 3.2: a secret has at least as many bits as the hash. Shorter ones can be found by
-/// trying, from one token that anybody may have.
-fn is_long_enough(secret: &str, algorithms: &[Algorithm]) -> Result<(), Invalid> {
-    let bytes_of = |algorithm: &Algorithm| match algorithm {
-        Algorithm::HS256 => 32,
-        Algorithm::HS384 => 48,
-        // Others are refused beside a secret.
-        _ => 64,
-    };
-    let least = algorithms.iter().max_by_key(|algorithm| bytes_of(algorithm));
-    match least.map(|algorithm| (algorithm, bytes_of(algorithm))) {
-        Some((algorithm, least)) if secret.len() < least => Err(invalid(
-            format!("is shorter than the {least} bytes that {algorithm:?} needs"),
-            format!("make one with `openssl rand -base64 {least}`"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The key of a PEM file, where it fits every algorithm.
-fn public_key(pem: &[u8], algorithms: &[Algorithm]) -> Result<DecodingKey, Invalid> {
-    const HINT: &str = "name the PEM file of the public key that belongs to the algorithms";
-    let mut found = None;
-    for algorithm in algorithms {
-        let (read, kind) = match algorithm.family() {
-            AlgorithmFamily::Rsa => (DecodingKey::from_rsa_pem(pem), "RSA"),
-            AlgorithmFamily::Ec => (DecodingKey::from_ec_pem(pem), "elliptic curve"),
-            AlgorithmFamily::Ed => (DecodingKey::from_ed_pem(pem), "Ed25519"),
-            // Refused with the algorithms.
-            AlgorithmFamily::Hmac => return Err(invalid("is not a secret", HINT)),
-        };
-        let key = read.map_err(|_| {
-            invalid(format!("holds no {kind} public key, which {algorithm:?} needs"), HINT)
-        })?;
-        let length = key.try_get_as_bytes().map_or(0, <[u8]>::len);
-        let is_fitting = match algorithm {
-            Algorithm::ES256 => length == 65,
-            Algorithm::ES384 => length == 97,
-            // A key of 2048 bits with its exponent; anything shorter can be broken.
-            _ if algorithm.family() == AlgorithmFamily::Rsa => length >= 2048 / 8,
-            _ => true,
-        };
-        if !is_fitting {
-            return Err(invalid(format!("holds a key of a size that {algorithm:?} forbids"), HINT));
-        }
-        found = Some(key);
-    }
-    found.ok_or_else(|| invalid("is used by no algorithm", HINT))
-}
-
-pub(super) fn parse_url(text: &str) -> Result<Uri, Invalid> {
-    const EXAMPLE: &str = "write http://host:port/path or https://host/path";
-    let uri: Uri = match text.parse() {
-        Ok(uri) => uri,
-        Err(_) => return Err(invalid(format!("{} is not a URL", show(text)), EXAMPLE)),
-    };
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(invalid(format!("{} has an unsupported scheme", show(text)), EXAMPLE));
-    }
-    match uri.authority() {
-        Some(authority) if authority.as_str().contains('@') => Err(invalid(
-            "credentials are not supported here",
-            "remove everything before `@`: requests carry the client's own credentials",
-        )),
-        Some(authority) if !authority.host().is_empty() => Ok(uri),
-        _ => Err(invalid(format!("{} has no host", show(text)), EXAMPLE)),
-    }
-}
-
-fn parse_source(text: &str) -> Result<TokenSource, Invalid> {
-    const EXAMPLE: &str = "write authorization, cookie:NAME or query:NAME";
-    // The names that the reserved path has taken.
-    const TAKEN: [&str; 3] = ["lastEventId", "wait", "stream"];
-    let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.$!".contains(&b))
-    };
-    match text.split_once(':') {
-        None if text == "authorization" => Ok(TokenSource::Authorization),
-        Some(("cookie", name)) if is_name(name) => Ok(TokenSource::Cookie(name.to_owned())),
-        Some(("query", name)) if TAKEN.contains(&name) => Err(invalid(
-            format!("`{name}` is reserved in the query"),
-            "give the token another name",
-        )),
-        Some(("query", name)) if is_name(name) => Ok(TokenSource::Query(name.to_owned())),
-        _ => Err(invalid(format!("{} is not a source of tokens", show(text)), EXAMPLE)),
-    }
-}
-
-fn parse_header(text: &str) -> Result<HeaderName, Invalid> {
-    const EXAMPLE: &str = "write names of header fields, as in [cookie, authorization]";
-    let name: HeaderName = text.to_ascii_lowercase().parse().map_err(|_| {
-        invalid(format!("{} is not the name of a header field", show(text)), EXAMPLE)
-    })?;
-    if NO_CREDENTIALS.contains(&name.as_str()) {
-        return Err(invalid(format!("`{name}` does not identify the caller"), EXAMPLE));
-    }
-    Ok(name)
-}
-
-fn parse_claims(text: &str) -> Result<ClaimsFrom, Invalid> {
-    const EXAMPLE: &str =
-        "write body, header:NAME (text, which becomes `sub`) or header-json:NAME (a JSON object)";
-    let name = |name: &str| {
-        name.parse().map_err(|_| {
-            invalid(format!("{} is not the name of a header field", show(name)), EXAMPLE)
-        })
-    };
-    match text.split_once(':') {
-        None if text == "body" => Ok(ClaimsFrom::Body),
-        Some(("header", field)) => name(field).map(ClaimsFrom::Header),
-        Some(("header-json", field)) => name(field).map(ClaimsFrom::HeaderJson),
-        _ => Err(invalid(format!("{} is not a source of claims", show(text)), EXAMPLE)),
-    }
-}
-
-fn parse_origin(text: &str) -> Result<String, Invalid> {
-    const EXAMPLE: &str = "write scheme and host as a browser does: https://shop.example";
-    if text == "*" || text == "null" {
-        return Err(invalid(
-            format!("`{text}` would let any page read a user's streams"),
-            "name the origins, one by one",
-        ));
-    }
-    let uri: Uri =
-        text.parse().map_err(|_| invalid(format!("{} is not an origin", show(text)), EXAMPLE))?;
-    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
-    else {
-        return Err(invalid(format!("{} is not an origin", show(text)), EXAMPLE));
-    };
-    let behind = text.splitn(4, '/').nth(3).unwrap_or_default();
-    if !behind.is_empty() || uri.query().is_some() || authority.as_str().contains(['@', '*']) {
-        return Err(invalid(
-            format!("{} has more than scheme, host and port", show(text)),
-            EXAMPLE,
-        ));
-    }
-    let authority = authority.as_str().to_ascii_lowercase();
-    let default_port = if scheme == "https" { ":443" } else { ":80" };
-    let authority = authority.strip_suffix(default_port).unwrap_or(&authority);
-    Ok(format!("{scheme}://{authority}"))
 }

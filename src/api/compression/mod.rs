@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::compressor::Compressor;
-use super::problem::Problem;
-use super::transport::Sink;
+mod compressor;
+
+use crate::api::problem::Problem;
+use crate::api::transport::Sink;
 use crate::config::Compression;
+pub(in crate::api) use compressor::Compressor;
 
 /// How long a client has to take the end of a stream.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bson::{Bson, Document};
 
-use super::bind::OpenNode;
-use super::compare::Comparison;
-use super::node::{BitTest, Bits, Node, Test};
-use super::number::{Number, is_truthy};
-use super::operand::{OpenSet, Operand};
-use super::parse::{Context, Parser, single_or};
-use super::path::Path;
-use super::types::TypeSet;
-use super::{Role, Step, names, operand};
+use super::names;
+use super::{Context, Parser, single_or};
 use crate::event::raw::Owned;
+use crate::matcher::bind::OpenNode;
+use crate::matcher::node::{BitTest, Bits, Node, Test};
+use crate::matcher::operand::{OpenSet, Operand};
+use crate::matcher::path::Path;
+use crate::matcher::value::compare::Comparison;
+use crate::matcher::value::number::{Number, is_truthy};
+use crate::matcher::value::types::TypeSet;
+use crate::matcher::{Role, Step, operand};
 
 type OpenTest = Test<Operand, OpenSet>;
 
@@ -267,7 +268,7 @@ impl Parser {
         &mut self,
         value: &Bson,
         options: Option<&Bson>,
-    ) -> Option<Arc<super::pattern::Pattern>> {
+    ) -> Option<Arc<crate::matcher::pattern::Pattern>> {
         if operand::as_placeholder(value).is_some() {
             self.error_with(
                 "`$regex` takes no placeholder",

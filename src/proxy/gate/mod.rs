@@ -367,5 +367,4 @@ pub fn is_trusted(networks: &[ipnet::IpNet], address: Option<IpAddr>) -> bool {
 }
 
 #[cfg(test)]
-#[path = "gate/tests.rs"]
 mod tests;

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use super::item::Failure;
 use super::unit::DAY_MILLIS;
+use crate::matcher::expr::item::Failure;
 
 /// A time zone as a filter names it.
 #[derive(Clone, Debug)]
@@ -49,13 +49,17 @@ impl Zone {
     }
 
     /// What the clocks there show at an instant.
-    pub(super) fn local(&self, millis: i64) -> Result<i64, Failure> {
+    pub(in crate::matcher::expr) fn local(&self, millis: i64) -> Result<i64, Failure> {
         millis.checked_add(self.offset_at(millis)).ok_or(Failure)
     }
 
     /// The same as seen from another instant: where the clocks show it twice, by the offset of that
     /// one, if it is one of the two.
-    pub(super) fn instant_from(&self, from: i64, local: i64) -> Result<i64, Failure> {
+    pub(in crate::matcher::expr) fn instant_from(
+        &self,
+        from: i64,
+        local: i64,
+    ) -> Result<i64, Failure> {
         let offset = self.offset_at(from);
         let instant = local.checked_sub(offset).ok_or(Failure)?;
         if self.offset_at(instant) == offset { Ok(instant) } else { self.instant(local) }
@@ -63,7 +67,7 @@ impl Zone {
 
     /// The instant at which the clocks there show that: the first, where they do so twice. Where
     /// they skip it, as if they had not been put forward.
-    pub(super) fn instant(&self, local: i64) -> Result<i64, Failure> {
+    pub(in crate::matcher::expr) fn instant(&self, local: i64) -> Result<i64, Failure> {
         if let Zone::Offset(offset) = self {
             return local.checked_sub(*offset).ok_or(Failure);
         }

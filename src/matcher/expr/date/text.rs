@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::item::Failure;
 use super::unit::Local;
+use crate::matcher::expr::item::Failure;
 
 /// One piece of a format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +17,7 @@ pub(crate) enum Piece {
 const LETTERS: &str = "dGHjLmMSuUVwYzZ";
 
 /// Takes a format apart; else the letter that it does not know.
-pub(super) fn pieces(format: &str) -> Result<Vec<Piece>, Option<char>> {
+pub(in crate::matcher::expr) fn pieces(format: &str) -> Result<Vec<Piece>, Option<char>> {
     let mut pieces = Vec::new();
     let mut text = String::new();
     let mut rest = format.chars();
@@ -44,7 +44,11 @@ pub(super) fn pieces(format: &str) -> Result<Vec<Piece>, Option<char>> {
 }
 
 /// Writes a date; `offset` is that of its time zone, in milliseconds.
-pub(super) fn write(pieces: &[Piece], local: Local, offset: i64) -> Result<String, Failure> {
+pub(in crate::matcher::expr) fn write(
+    pieces: &[Piece],
+    local: Local,
+    offset: i64,
+) -> Result<String, Failure> {
     let mut out = String::new();
     for piece in pieces {
         let letter = match piece {
@@ -92,7 +96,7 @@ fn year(year: i64) -> Result<i64, Failure> {
 }
 
 /// The date as text, always with milliseconds.
-pub(super) fn iso(millis: i64) -> String {
+pub(in crate::matcher::expr) fn iso(millis: i64) -> String {
     let local = Local::of(millis);
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
@@ -107,7 +111,7 @@ pub(super) fn iso(millis: i64) -> String {
 }
 
 /// A timestamp as `mongod` turns it into text: without the year, with its increment.
-pub(super) fn pretty(timestamp: u64) -> String {
+pub(in crate::matcher::expr) fn pretty(timestamp: u64) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (seconds, increment) = ((timestamp >> 32) as i64, timestamp & 0xffff_ffff);

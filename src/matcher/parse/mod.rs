@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use bson::{Bson, Document};
 
-use super::bind::OpenNode;
-use super::node::{Node, Test};
-use super::operand::{self, OpenSet, Operand};
-use super::path::Path;
-use super::pattern::{Budget, Pattern};
-use super::{ParseError, Placeholder, PlaceholderUse, Role, Step, names};
+use crate::matcher::bind::OpenNode;
+use crate::matcher::node::{Node, Test};
+use crate::matcher::operand::{self, OpenSet, Operand};
+use crate::matcher::path::Path;
+use crate::matcher::pattern::{Budget, Pattern};
+use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Step};
+
+pub(in crate::matcher) mod names;
+mod operators;
 
 /// Conditions within conditions; a filter written by hand needs a handful.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -32,11 +35,11 @@ pub(crate) struct Parser {
     pub errors: Vec<ParseError>,
     pub uses: Vec<PlaceholderUse>,
     path: Vec<Step>,
-    pub(super) regexes: Budget,
+    pub(in crate::matcher) regexes: Budget,
     conditions: usize,
     values: usize,
     /// The variables that expressions around have given, the innermost last.
-    pub(super) variables: Vec<Box<str>>,
+    pub(in crate::matcher) variables: Vec<Box<str>>,
     depth: usize,
     elements: usize,
 }
@@ -224,7 +227,7 @@ impl Parser {
         }
         self.refuse_operators_inside(value);
         let operand = self.value(value, Role::Equality);
-        let test = Test::Compare(super::compare::Comparison::Equal, operand);
+        let test = Test::Compare(crate::matcher::value::compare::Comparison::Equal, operand);
         nodes.push(Node::Field { path, test });
     }
 

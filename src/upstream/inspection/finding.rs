@@ -1,0 +1,135 @@
+//! What an inspection may find, and how much it weighs.
+
+use crate::filter::Filter;
+
+/// One thing that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// `None`: it concerns all of them.
+    pub stream: Option<String>,
+    pub kind: Kind,
+    /// In words, without secrets.
+    pub message: String,
+    /// The command that mends it, for `mongosh`, or what else to do.
+    pub fix: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// No replica set, or nothing that answers.
+    Deployment,
+    /// The user may not read the change stream.
+    Rights,
+    View,
+    TimeSeries,
+    MissingDatabase,
+    MissingCollection,
+    /// There is a collection or database of this name in other case.
+    OtherCase,
+    /// A default collation: `find` sees more than the stream.
+    Collation,
+    /// Text is compared with a field that holds something else.
+    ValueType,
+    /// Images that the filter asks for are not kept.
+    Images,
+    /// Images go earlier than the events in memory.
+    ImageExpiry,
+    /// There can be no snapshots.
+    Snapshot,
+    /// No index carries the query of a snapshot.
+    SnapshotIndex,
+    /// A snapshot would be larger than it may be.
+    SnapshotSize,
+    /// What a snapshot costs, which is all right.
+    SnapshotCost,
+    /// The oplog reaches less far back than clients may be away.
+    Oplog,
+    /// What this user may not see.
+    Unknown,
+}
+
+/// What follows from a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// The stream does not work.
+    Error,
+    /// It works, and perhaps not as meant.
+    Warning,
+    /// It could not be looked at.
+    Unknown,
+    /// Nothing is wrong.
+    Note,
+}
+
+impl Kind {
+    pub fn weight(self) -> Weight {
+        match self {
+            Kind::Deployment | Kind::Rights | Kind::View | Kind::TimeSeries | Kind::Snapshot => {
+                Weight::Error
+            }
+            Kind::MissingDatabase
+            | Kind::MissingCollection
+            | Kind::OtherCase
+            | Kind::Collation
+            | Kind::ValueType
+            | Kind::Images
+            | Kind::ImageExpiry
+            | Kind::SnapshotIndex
+            | Kind::SnapshotSize
+            | Kind::Oplog => Weight::Warning,
+            Kind::Unknown => Weight::Unknown,
+            Kind::SnapshotCost => Weight::Note,
+        }
+    }
+
+    /// Whether nothing can ever come, however long one waits.
+    pub fn is_final(self) -> bool {
+        matches!(self, Kind::View | Kind::TimeSeries)
+    }
+
+    /// For metrics and machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Deployment => "deployment",
+            Kind::Rights => "rights",
+            Kind::View => "view",
+            Kind::TimeSeries => "time-series",
+            Kind::MissingDatabase => "missing-database",
+            Kind::MissingCollection => "missing-collection",
+            Kind::OtherCase => "other-case",
+            Kind::Collation => "collation",
+            Kind::ValueType => "value-type",
+            Kind::Images => "images",
+            Kind::ImageExpiry => "image-expiry",
+            Kind::Snapshot => "snapshot",
+            Kind::SnapshotIndex => "snapshot-index",
+            Kind::SnapshotSize => "snapshot-size",
+            Kind::SnapshotCost => "snapshot-cost",
+            Kind::Oplog => "oplog",
+            Kind::Unknown => "unknown",
+        }
+    }
+}
+
+impl Finding {
+    pub(super) fn of(
+        filter: &Filter,
+        kind: Kind,
+        message: String,
+        fix: impl Into<Option<String>>,
+    ) -> Finding {
+        Finding { stream: Some(filter.name.clone()), kind, message, fix: fix.into() }
+    }
+
+    pub(super) fn general(kind: Kind, message: String, fix: impl Into<Option<String>>) -> Finding {
+        Finding { stream: None, kind, message, fix: fix.into() }
+    }
+
+    /// Message and fix in one line.
+    pub fn text(&self) -> String {
+        match &self.fix {
+            Some(fix) => format!("{}: {fix}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
