@@ -43,6 +43,8 @@ lint: ## Clippy; a warning is an error
 	fi
 
 .PHONY: cargo-test
+# A panic's message says it; its frames would hide the others.
+cargo-test: export RUST_BACKTRACE := 0
 cargo-test: ## The Rust tests, against a real MongoDB
 	mongod=$$(scripts/fetch-mongod) && MONGOD="$$mongod" $(CARGO) test
 	@if mongod=$$(scripts/fetch-mongod --splitting); then \
