@@ -8,6 +8,6 @@ mod token_source;
 pub mod units;
 
 pub(crate) use address::parse_prefix;
-pub use token_source::TokenSource;
+pub use token_source::{RESERVED_QUERY, TokenSource};
 pub use units::parse_duration;
 pub(crate) use units::show_duration;

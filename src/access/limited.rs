@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// One kind of line.
 #[derive(Debug, Default)]
-pub(super) struct Limited(Mutex<State>);
+pub(crate) struct Limited(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,6 +21,10 @@ struct State {
 }
 
 impl Limited {
+    pub const fn new() -> Limited {
+        Limited(Mutex::new(State { written_at: None, passed_over: 0 }))
+    }
+
     /// Logs a warning, unless there was one recently; the next one says how many were left out.
     pub fn warn(&self, text: &str) {
         match self.turn() {
@@ -31,7 +35,7 @@ impl Limited {
     }
 
     /// How many were left out, if a line is due.
-    fn turn(&self) -> Option<u64> {
+    pub fn turn(&self) -> Option<u64> {
         let mut state = self.0.lock();
         if state.written_at.is_some_and(|at| at.elapsed() < PAUSE) {
             state.passed_over += 1;

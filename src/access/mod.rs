@@ -40,6 +40,7 @@ use forward::{AuthAnswer, CachedAnswer, Forward, Vouched};
 use keys::KeySource;
 use token::{Rules, TokenError, Verified};
 
+pub(crate) use limited::Limited;
 pub use origin::Origin;
 
 /// An authenticated caller.

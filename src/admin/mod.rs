@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::access::Limited;
 use crate::config::{Console, Subjects};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -125,6 +126,7 @@ impl Admin {
     pub async fn serve(self: Arc<Admin>, listener: Arc<TcpListener>, pages: Pages) {
         let (_never, shutdown) = watch::channel(false);
         let mut open: VecDeque<AbortHandle> = VecDeque::new();
+        let failed = Limited::new();
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
@@ -145,7 +147,9 @@ impl Admin {
                     open.push_back(task.abort_handle());
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no connection accepted on the admin port");
+                    if failed.turn().is_some() {
+                        tracing::warn!(%error, "no connection accepted on the admin port");
+                    }
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 }
             }

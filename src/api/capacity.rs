@@ -249,6 +249,43 @@ fn lower<K>(entry: Entry<'_, K, usize>) {
     }
 }
 
+/// So many bytes, for all who share it.
+#[derive(Debug)]
+pub struct Budget {
+    left: AtomicUsize,
+}
+
+/// Some bytes of a budget. Given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    budget: &'static Budget,
+    bytes: usize,
+}
+
+impl Budget {
+    pub const fn new(bytes: usize) -> Budget {
+        Budget { left: AtomicUsize::new(bytes) }
+    }
+
+    /// Whether there is anything left.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire) > 0
+    }
+
+    /// So many bytes, if they are left.
+    pub fn take(&'static self, bytes: usize) -> Option<Lease> {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok()?;
+        Some(Lease { budget: self, bytes })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.bytes, Ordering::AcqRel);
+    }
+}
+
 /// The memory of this process, against what its container may use.
 #[derive(Debug)]
 struct Memory {
@@ -373,5 +410,17 @@ mod tests {
         let short = limits(|limits| limits.memory.get_mut().limit = Some(1));
         assert_eq!(short.take(None).unwrap_err(), Full::Memory);
         assert!(!is_short(87, 100) && is_short(88, 100));
+    }
+
+    #[test]
+    fn what_is_taken_of_a_budget_is_given_back() {
+        static BUDGET: Budget = Budget::new(10);
+        let one = BUDGET.take(6).unwrap();
+        assert!(BUDGET.take(5).is_none());
+        let two = BUDGET.take(4).unwrap();
+        drop(one);
+        assert!(BUDGET.take(7).is_none());
+        drop(two);
+        assert!(BUDGET.take(10).is_some());
     }
 }

@@ -4,8 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-
 use super::capacity::{ConnectionSlot, Full};
 use super::compression;
 use super::ndjson::NDJSON;
@@ -131,7 +129,7 @@ impl Handler {
         let opened = Opened { connection, open };
         match transport {
             Transport::Poll if is_head => {
-                Ok(Answer::Plain(Plain { status: 200, headers: fields, body: Bytes::new() }))
+                Ok(Answer::Plain(Plain { status: 200, headers: fields, body: Vec::new() }))
             }
             Transport::Poll => {
                 let answers_at_once = resume.is_none();

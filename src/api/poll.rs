@@ -9,9 +9,10 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::capacity::{Budget, Lease};
 use super::envelope;
 use super::problem::Problem;
-use super::reserved::{Opened, Plain};
+use super::reserved::{Open, Opened, Plain};
 use super::transport::{self, Encoder, Mark};
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
@@ -22,6 +23,12 @@ const WAIT: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// So much goes into one answer, and one event more.
 const MAX_BYTES: usize = 1024 * 1024;
+/// What answers may hold beyond their first bytes while their clients do not take them: for the
+/// process. Without more of it, an answer ends sooner, and the next poll goes on from there.
+static ANSWERS: Budget = Budget::new(32 * 1024 * 1024);
+/// What an answer has without asking, and how much it asks for at a time.
+const OWN: usize = 8 * 1024;
+const STEP: usize = 64 * 1024;
 
 /// The encoder of what is between the brackets.
 #[derive(Debug)]
@@ -64,6 +71,40 @@ struct Found {
     /// Streams whose snapshots have begun and are not complete: those go into one answer.
     begun: HashSet<u16>,
     sent: Vec<(u16, Arc<Delivery>)>,
+    leases: Vec<Lease>,
+    /// How large it may become by these.
+    room: usize,
+}
+
+impl Found {
+    /// Whether more goes into this answer.
+    fn has_room(&mut self) -> bool {
+        if !self.begun.is_empty() || self.size < self.room.max(OWN) {
+            return true;
+        }
+        let more = self.size - self.room + STEP;
+        let lease = (self.size < MAX_BYTES).then(|| ANSWERS.take(more)).flatten();
+        let has_room = lease.is_some();
+        if has_room {
+            self.room += more;
+        }
+        self.leases.extend(lease);
+        has_room
+    }
+}
+
+/// The end of an answer, which is let go of when all of it was taken: until then it has its place
+/// among the connections, and its share of the memory.
+struct End {
+    text: String,
+    _leases: Vec<Lease>,
+    _open: Open,
+}
+
+impl AsRef<[u8]> for End {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
 }
 
 /// Reads `wait`.
@@ -93,7 +134,7 @@ impl Polling {
                 // Draining, or the right has ended: what has come is answered all the same.
                 let Ok(frame) = next else { break };
                 self.take(frame, &mut found);
-                while (found.size < MAX_BYTES || !found.begun.is_empty())
+                while found.has_room()
                     && let Some(frame) = self.opened.connection.next_ready()
                 {
                     self.take(frame, &mut found);
@@ -105,13 +146,14 @@ impl Polling {
                 }
             }
         }
-        let pace = &self.opened.open.handler.pace;
-        transport::count(&pace.metrics, &mut self.opened.connection, &found.sent);
-        let resume = json!(self.resume);
-        let mut body = b"{\"events\":[".to_vec();
-        body.extend_from_slice(&found.pieces.concat());
-        body.extend_from_slice(format!("],\"resume\":{resume}}}").as_bytes());
-        Plain { status: 200, headers: self.fields, body: Bytes::from(body) }
+        let Opened { mut connection, open } = self.opened;
+        transport::count(&open.handler.pace.metrics, &mut connection, &found.sent);
+        let text = format!("],\"resume\":{}}}", json!(self.resume));
+        let end = End { text, _leases: found.leases, _open: open };
+        let mut body = vec![Bytes::from_static(b"{\"events\":[")];
+        body.append(&mut found.pieces);
+        body.push(Bytes::from_owner(end));
+        Plain { status: 200, headers: self.fields, body }
     }
 
     fn take(&mut self, frame: Frame, found: &mut Found) {

@@ -77,7 +77,7 @@ impl Refusal {
         let mut headers = sse::HEADERS.map(|(name, value)| (name, value.to_string())).to_vec();
         headers.push(after);
         let body = format!("retry: {}\n: {}\n", pause.as_millis(), problem.detail);
-        Plain { status: 200, headers, body: Bytes::from(body) }
+        Plain { status: 200, headers, body: vec![Bytes::from(body)] }
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
             let (status, detail) = (refusal.status(), refusal.problem.detail.clone());
             let told = refusal.clone().into_answer(true);
             assert_eq!(told.status, 200);
-            let body = String::from_utf8(told.body.to_vec()).unwrap();
+            let body = String::from_utf8(told.body.concat()).unwrap();
             let (first, rest) = body.split_once('\n').unwrap();
             let millis: u32 = first.strip_prefix("retry: ").unwrap().parse().unwrap();
             assert!(seconds.contains(&(f64::from(millis) / 1000.0)), "{millis}");

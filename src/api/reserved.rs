@@ -13,6 +13,7 @@ use crate::api::asyncapi;
 use crate::api::capacity::{ConnectionSlot, Limits};
 use crate::api::compression::Compressed;
 use crate::api::compression::Compressor;
+use crate::api::listing::Lists;
 use crate::api::negotiation::{self, Chosen, Transport};
 use crate::api::poll::Polling;
 use crate::api::problem::{self, Problem};
@@ -73,7 +74,15 @@ pub enum Answer {
 pub struct Plain {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
-    pub body: Bytes,
+    /// In pieces, which others may be sending as well.
+    pub body: Vec<Bytes>,
+}
+
+impl Plain {
+    /// The length of the body.
+    pub fn length(&self) -> usize {
+        self.body.iter().map(Bytes::len).sum()
+    }
 }
 
 impl std::convert::From<Problem> for Plain {
@@ -82,7 +91,7 @@ impl std::convert::From<Problem> for Plain {
             ("Content-Type", problem::CONTENT_TYPE.to_string()),
             ("Cache-Control", "no-store".to_string()),
         ];
-        let body = problem.body();
+        let body = vec![problem.body()];
         let status = problem.status;
         headers.extend(problem.headers);
         Plain { status, headers, body }
@@ -131,6 +140,7 @@ pub struct Handler {
     /// `clients.compression`
     pub(super) compression: Vec<Compression>,
     pub(super) limits: Arc<Limits>,
+    pub(super) lists: Lists,
     /// The reserved path.
     pub(super) prefix: String,
 }
@@ -160,6 +170,7 @@ impl Handler {
             max_streams: clients.max_streams_per_connection,
             compression: clients.compression.clone(),
             limits: Arc::new(Limits::new(clients)),
+            lists: Lists::default(),
             prefix: config.prefix.clone(),
         }
     }
@@ -270,7 +281,7 @@ impl Handler {
             if ask.is_preflight && matches!(page, Page::Allowed(_)) {
                 headers.extend(origin::PREFLIGHT.map(|(name, value)| (name, value.to_string())));
             }
-            return Ok(Answer::Plain(Plain { status: 204, headers, body: Bytes::new() }));
+            return Ok(Answer::Plain(Plain { status: 204, headers, body: Vec::new() }));
         }
         if ask.is_websocket && ask.has_cookies && ask.origin.origin.is_none() {
             return Err(Problem::new(403, "a WebSocket that sends cookies needs an Origin").into());

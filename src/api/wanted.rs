@@ -3,6 +3,7 @@
 use bson::Timestamp;
 
 use super::problem::Problem;
+use crate::config::RESERVED_QUERY;
 use crate::event::Position;
 use crate::event::seal::Ids;
 use crate::session::bookmark::{self, Bookmark};
@@ -80,7 +81,7 @@ pub fn of(
         })
         .collect();
     for (name, value) in query {
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED_QUERY.contains(&name.as_str()) {
             continue;
         }
         let parameter = |stream: &WantedStream| {
@@ -107,9 +108,6 @@ pub fn of(
     }
     Ok(Wanted::Many(streams))
 }
-
-/// Query names with a meaning of their own.
-const RESERVED: [&str; 6] = ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
 
 /// `most` is `clients.max_streams_per_connection`.
 fn too_many(most: usize) -> String {

@@ -43,7 +43,7 @@ pub use settings::{
     Subjects, Trace,
 };
 pub use tls::Tls;
-pub use token_source::TokenSource;
+pub use token_source::{RESERVED_QUERY, TokenSource};
 pub(crate) use units::show_duration;
 pub use units::{Invalid, parse_duration, parse_size};
 

@@ -4,9 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::declaration::KEYS;
 use super::example::{self, Expect};
-use super::params::{self, RESERVED};
+use super::params;
 use super::value::ParamType;
 use super::{FullDocument, FullDocumentBeforeChange, Operations};
+use crate::config::RESERVED_QUERY;
 
 /// The schema, draft 2020-12.
 pub fn schema() -> Value {
@@ -59,7 +60,7 @@ fn property(key: &str) -> Value {
             "type": "object",
             "propertyNames": {
                 "pattern": "^[A-Za-z_][A-Za-z0-9_-]{0,63}$",
-                "not": { "enum": RESERVED },
+                "not": { "enum": RESERVED_QUERY },
             },
             "additionalProperties": { "$ref": "#/$defs/param" },
             "maxProperties": 100,

@@ -245,10 +245,15 @@ impl Registration {
         Handle(self.entry.clone())
     }
 
-    /// The connection waits for its client, from now on.
+    /// The connection waits for its client, from now on; one that waited before and was closed stays
+    /// closed.
     pub fn rest(&self) {
         let now = self.connections.now();
-        self.entry.state.store(now, Ordering::SeqCst);
+        let keep = |state| (state != CLOSED).then_some(now);
+        let state = &self.entry.state;
+        if state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, keep).is_err() {
+            return;
+        }
         if !self.entry.is_listed.swap(true, Ordering::SeqCst) {
             self.connections.listed.lock().insert(self.number, self.entry.clone());
         }
@@ -348,6 +353,8 @@ mod tests {
         let gone: Vec<bool> = many.iter().map(is_closed).collect();
         assert_eq!(gone, [false, false, true]);
         assert!(!is_closed(&lone) && !many[2].work() && !many[2].stir());
+        many[2].rest();
+        assert!(is_closed(&many[2]));
         // With one each, age decides.
         assert_eq!(connections.close(1, |_| true), 1);
         assert!(is_closed(&lone) != is_closed(&many[0]));

@@ -103,7 +103,9 @@ impl Dispatcher {
                         .await;
                 }
                 Read::Over => return,
-                Read::Refused(problem) => return self.refuse(&mut client.socket, problem).await,
+                Read::Refused(problem) => {
+                    return self.refuse(&mut client.socket, problem, &registration).await;
+                }
             };
             match path::classify(head.target(&bytes), &self.prefix) {
                 Target::App => {
@@ -126,7 +128,7 @@ impl Dispatcher {
                         "this path is ambiguous: send it without dot segments and without \
                          unnecessary percent-encoding",
                     );
-                    return self.refuse(&mut client.socket, problem).await;
+                    return self.refuse(&mut client.socket, problem, &registration).await;
                 }
                 Target::Reserved { rest } => {
                     // Boxed: finding out who asks may take a moment, and idle connections wait here.
@@ -142,20 +144,31 @@ impl Dispatcher {
                         }
                         Answer::WebSocket(upgraded) => {
                             let held = bytes.split_off(head.length);
-                            tokio::spawn(websocket(client.socket, upgraded, held));
-                            return;
+                            let has_place = upgraded.is_open();
+                            let socket = websocket(client.socket, upgraded, held);
+                            if has_place {
+                                tokio::spawn(socket);
+                                return;
+                            }
+                            // It is told why not, and holds no place among the connections meanwhile.
+                            registration.rest();
+                            return Box::pin(socket).await;
                         }
                         Answer::Poll(polling) => {
                             let answer = polling.answer();
                             let answer =
                                 Box::pin(answer_in_time(&mut client.socket, &mut bytes, answer));
                             let Some(plain) = answer.await else { return };
-                            if !self.answer(&mut client, &head, &mut bytes, &plain).await {
+                            let answered =
+                                self.answer(&mut client, &head, &mut bytes, plain, &registration);
+                            if !Box::pin(answered).await {
                                 return;
                             }
                         }
                         Answer::Plain(plain) => {
-                            if !self.answer(&mut client, &head, &mut bytes, &plain).await {
+                            let answered =
+                                self.answer(&mut client, &head, &mut bytes, plain, &registration);
+                            if !Box::pin(answered).await {
                                 return;
                             }
                         }
@@ -165,18 +178,22 @@ impl Dispatcher {
         }
     }
 
-    /// Answers a request on the reserved path; says whether the connection goes on.
+    /// Answers a request on the reserved path; says whether the connection goes on. From here on it
+    /// waits for its client, and goes when there is no room: whoever asks again and again and takes no
+    /// answer must not keep its descriptor.
     async fn answer(
         &self,
         client: &mut Client,
         head: &Head,
         bytes: &mut BytesMut,
-        plain: &Plain,
+        plain: Plain,
+        registration: &Registration,
     ) -> bool {
+        registration.rest();
         let is_last = !head.is_keep_alive || head.body != Body::None || self.drain.has_begun();
-        let written = answer_plain(&mut client.socket, plain, head.is_head, is_last);
-        // Who asks again and again and takes no answer must not keep a descriptor for ever.
-        if !matches!(timeout(IDLE, written).await, Ok(Ok(()))) {
+        let patience = self.forwarder.patience.client;
+        let socket = &mut client.socket;
+        if answer_plain(socket, plain, head.is_head, is_last, patience).await.is_err() {
             return false;
         }
         if is_last {
@@ -241,11 +258,12 @@ impl Dispatcher {
     }
 
     /// Answers, and closes: nobody can say where the next request would begin.
-    async fn refuse(&self, socket: &mut Socket, problem: Problem) {
+    async fn refuse(&self, socket: &mut Socket, problem: Problem, registration: &Registration) {
+        registration.rest();
         self.handler.metrics.count_proxied(problem.status);
         let plain = Plain::from(problem);
         let answer = async {
-            answer_plain(socket, &plain, false, true).await?;
+            answer_plain(socket, plain, false, true, REFUSAL_DEADLINE).await?;
             close(socket).await;
             io::Result::Ok(())
         };

@@ -33,6 +33,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::access::Limited;
 use crate::api::reserved::Handler;
 use crate::config::Config;
 use crate::drain::Drain;
@@ -113,6 +114,7 @@ impl PublicPort {
 
     async fn accept(&self, listener: TcpListener) {
         let tls = self.tls.as_ref().map(|tls| tls.acceptor());
+        let failed = Limited::new();
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => self.take(tcp, peer.ip(), tls.as_ref()),
@@ -121,7 +123,10 @@ impl PublicPort {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    warn!(%error, "no connection accepted; are the file descriptors used up?");
+                    // As long as descriptors are used up, that is many times a second.
+                    if failed.turn().is_some() {
+                        warn!(%error, "no connection accepted; are the file descriptors used up?");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

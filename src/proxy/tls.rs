@@ -84,17 +84,30 @@ impl Certificates {
     }
 
     /// Reads the files again whenever they have changed; runs until it is dropped. Files that do not
-    /// fit each other, as between two writes, change nothing, and are told of once.
+    /// fit each other, as between two writes, and files that cannot be read change nothing, and are told
+    /// of once.
     pub async fn follow(&self) {
         let mut seen = self.digest;
+        let mut unreadable = 0_u32;
         loop {
             let (files, hasher) = (self.files.clone(), self.hasher.clone());
             // Files may be on a disk that stalls.
             let looking = tokio::task::spawn_blocking(move || digest(&files, &hasher));
-            if let Some(digest) = finished(looking).await.flatten()
-                && seen.replace(digest) != Some(digest)
-            {
-                self.renew().await;
+            match finished(looking).await {
+                Some(Some(digest)) => {
+                    unreadable = 0;
+                    if seen.replace(digest) != Some(digest) {
+                        self.renew().await;
+                    }
+                }
+                Some(None) => {
+                    unreadable = unreadable.saturating_add(1);
+                    // Not the first time: somebody may be just replacing one of them.
+                    if unreadable == 2 {
+                        self.renew().await;
+                    }
+                }
+                None => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -3,7 +3,7 @@
 
 mod ghosts;
 mod hidden;
-mod ids;
+pub mod ids;
 mod join;
 
 use mongodb::bson::{Bson, Document, doc};
@@ -14,19 +14,19 @@ use crate::support::mongo;
 use crate::support::sse::{Block, Stream};
 
 /// So small that positions are looked for in the oplog.
-const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
+pub const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
 
 /// A filter file of a collection, open to everybody.
-fn filter(namespace: &str, more: &str) -> String {
+pub fn filter(namespace: &str, more: &str) -> String {
     format!("collection: {namespace}\naccess: public\n{more}")
 }
 
-async fn client() -> Client {
+pub async fn client() -> Client {
     Client::with_uri_str(mongo::uri()).await.expect("a client")
 }
 
 /// A new collection that keeps images, whose writes are acknowledged when they are events.
-async fn collection(client: &Client, database: &str, name: &str) -> Collection<Document> {
+pub async fn collection(client: &Client, database: &str, name: &str) -> Collection<Document> {
     let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let images = ChangeStreamPreAndPostImages::builder().enabled(true).build();
     let database = client.database(database);
@@ -36,17 +36,17 @@ async fn collection(client: &Client, database: &str, name: &str) -> Collection<D
 }
 
 /// Waits for the next event and says what it is and what its `n` is now.
-async fn next(stream: &mut Stream) -> (String, Option<i64>) {
+pub async fn next(stream: &mut Stream) -> (String, Option<i64>) {
     let event = stream.event().await;
     (event.name().to_string(), n(&event))
 }
 
-fn n(event: &Block) -> Option<i64> {
+pub fn n(event: &Block) -> Option<i64> {
     event.json()["fullDocument"]["n"].as_i64()
 }
 
 /// Pushes everything before out of a small journal: documents that the stream is to read past.
-async fn push_out(collection: &Collection<Document>, stream: &mut Stream) {
+pub async fn push_out(collection: &Collection<Document>, stream: &mut Stream) {
     let pad = "x".repeat(100_000);
     for n in [-1_i64, -2] {
         collection.insert_one(doc! { "n": Bson::Int64(n), "pad": &pad }).await.unwrap();

@@ -104,10 +104,15 @@ async fn dropped_lines_are_counted_and_told() {
     ];
     let program = Program::spawn(command, &arguments, &env).await;
     let dropped = "sidestream_log_lines_dropped_total";
-    // Each of these is a line or two: 8,192 wait, and a pipe takes some hundreds more.
+    // Each of these is a line: 8,192 wait, and a pipe takes some hundreds more.
+    let request = "GET /_events/nothing HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
     let asking = async {
+        let mut connection = http::Connection::open(program.listen).await;
         loop {
-            http::get(program.listen, "/page").await;
+            connection.send(&request).await;
+            for _ in 0..100 {
+                assert_eq!(connection.answer("GET").await.expect("an answer").head.status, 404);
+            }
         }
     };
     let counting =

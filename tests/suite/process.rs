@@ -11,7 +11,7 @@ use crate::support::http::Connection;
 use crate::support::mongo::{Own, ROOT, Setup};
 use crate::support::sidecar::{Filters, Program, metric};
 use crate::support::sse::Stream;
-use crate::support::{http, mongo, unique, until};
+use crate::support::{free_port, http, mongo, unique, until};
 
 fn filters(database: &str) -> Filters {
     let text = format!("collection: {database}.orders\naccess: public\n");
@@ -27,11 +27,6 @@ fn run(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A port where nobody listens.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 const LISTEN: [&str; 5] = ["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -202,8 +197,9 @@ async fn says_goodbye(signal: Signal) {
     let path = filters.path().to_str().unwrap();
     let uri = mongo::uri();
     let arguments = ["--mongodb", &uri, "--filters", path];
-    let drain = Duration::from_secs(2);
-    let mut program = Program::start_ready(&arguments, &[("SIDESTREAM_DRAIN", "2s")]).await;
+    // Long enough for a loaded machine to be asked all of this meanwhile.
+    let drain = Duration::from_secs(8);
+    let mut program = Program::start_ready(&arguments, &[("SIDESTREAM_DRAIN", "8s")]).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
         let mut connection = Connection::open(program.listen).await;

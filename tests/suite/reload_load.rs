@@ -144,16 +144,21 @@ async fn a_thousand_clients_notice_only_what_changes_their_own_file() {
     let events = client.database(&database).collection::<Document>("events");
 
     let committed = Arc::new(AtomicI64::new(-1));
-    let mut listening = Vec::new();
+    let mut open = Vec::new();
     for (name, count) in CLIENTS {
         for index in 0..count {
             let group = index as i64 % GROUPS;
             let mut stream =
                 Stream::open(sidecar.listen, &format!("/_events/{name}?group={group}")).await;
             stream.settled().await;
-            listening.push((name, tokio::spawn(listen(stream, group, events.clone()))));
+            open.push((name, group, stream));
         }
     }
+    // Now that there is soon something to hear: to open so many takes a while.
+    let listening: Vec<_> = open
+        .into_iter()
+        .map(|(name, group, stream)| (name, tokio::spawn(listen(stream, group, events.clone()))))
+        .collect();
     let stop = Arc::new(AtomicBool::new(false));
     let writing = tokio::spawn(write(events, committed.clone(), stop.clone()));
     for round in 0..ROUNDS {

@@ -27,7 +27,8 @@ async fn every_page_outlives_a_restart() {
     let filters = Filters::new(&[("orders", file.as_str())]);
     let (uri, dir) = (mongo::uri(), filters.path().display().to_string());
     let arguments = ["--mongodb", uri.as_str(), "--filters", dir.as_str()];
-    let env = [("SIDESTREAM_DRAIN", "2s"), ("SIDESTREAM_CLIENTS__RETRY", "50ms")];
+    // Long enough for a loaded machine to see them come back meanwhile.
+    let env = [("SIDESTREAM_DRAIN", "8s"), ("SIDESTREAM_CLIENTS__RETRY", "50ms")];
     let mut first = Program::start_ready(&arguments, &env).await;
     let (point, address) = watch::channel(first.listen);
     let pages: Vec<EventSource> =

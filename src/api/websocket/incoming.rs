@@ -46,6 +46,11 @@ impl Incoming {
         Incoming { bytes, message: None }
     }
 
+    /// Whether a part of a message has come.
+    pub fn is_unfinished(&self) -> bool {
+        !self.bytes.is_empty() || self.message.is_some()
+    }
+
     /// What is there, if it is whole; `None`: more has to be read.
     ///
     /// # Errors

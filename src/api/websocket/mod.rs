@@ -222,10 +222,17 @@ enum Next {
     Broken(Broken),
     /// It has subscribed to nothing, and its time to do so is over.
     Unused,
+    /// It has begun a message, and its time to end it is over.
+    Unfinished,
     Gone,
 }
 
 impl Upgraded {
+    /// Whether it was let in, and so has a place among the connections.
+    pub fn is_open(&self) -> bool {
+        matches!(self.outcome, Outcome::Open(_))
+    }
+
     /// Serves the connection to its end; `held` was read behind the handshake's head. The answer to
     /// that has been sent.
     pub async fn serve<D: Duplex>(mut self: Box<Self>, wire: &mut D, held: BytesMut) -> Ending {
@@ -241,7 +248,8 @@ impl Upgraded {
                 let incoming = Incoming::with(held);
                 let patience = opened.open.handler.pace.send_timeout;
                 let unused = opened.connection.is_empty().then(|| Box::pin(sleep(patience)));
-                let ending = Session { opened, identity, incoming, unused }.serve(wire).await;
+                let mut session = Session { opened, identity, incoming, unused, unfinished: None };
+                let ending = session.serve(wire).await;
                 open.0.open.handler.count_end(ending.ended);
                 ending
             }
@@ -255,6 +263,9 @@ struct Session<'a> {
     incoming: Incoming,
     /// When a connection has to go that nobody has shown any right to: it holds a place for nothing.
     unused: Option<Pin<Box<Sleep>>>,
+    /// When it has to go if the message that it has begun is not whole: what has come of that takes
+    /// memory.
+    unfinished: Option<Pin<Box<Sleep>>>,
 }
 
 impl Session<'_> {
@@ -298,6 +309,11 @@ impl Session<'_> {
                     Box::pin(say_goodbye(wire, &mut self.incoming, &close)).await;
                     return Ending::clean(Ended::ClientGone);
                 }
+                Next::Unfinished => {
+                    let close = Close::new(4400, "a message was not complete in time");
+                    Box::pin(say_goodbye(wire, &mut self.incoming, &close)).await;
+                    return Ending::clean(Ended::ClientGone);
+                }
                 Next::Gone => return Ending::clean(Ended::ClientGone),
             };
             if let Err(ending) = sent {
@@ -307,7 +323,13 @@ impl Session<'_> {
     }
 
     async fn next<D: Duplex>(&mut self, wire: &mut D) -> Next {
-        let Session { opened, incoming, unused, .. } = self;
+        let Session { opened, incoming, unused, unfinished, .. } = self;
+        // Looked at with each frame: there are signs of life at the latest.
+        if !incoming.is_unfinished() {
+            *unfinished = None;
+        } else if unfinished.is_none() {
+            *unfinished = Some(Box::pin(sleep(opened.open.handler.pace.send_timeout)));
+        }
         tokio::select! {
             biased;
             next = opened.connection.next() => match next {
@@ -316,6 +338,7 @@ impl Session<'_> {
             },
             heard = hear(wire, incoming) => heard,
             () = elapsed(unused) => Next::Unused,
+            () = elapsed(unfinished) => Next::Unfinished,
         }
     }
 

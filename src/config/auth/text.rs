@@ -3,7 +3,7 @@
 use http::{HeaderName, Uri};
 
 use super::ClaimsFrom;
-use crate::config::token_source::TokenSource;
+use crate::config::token_source::{RESERVED_QUERY, TokenSource};
 use crate::config::units::{Invalid, invalid, show};
 
 /// Header fields that belong to a connection or a body, and say nothing about who asks.
@@ -49,15 +49,13 @@ pub(in crate::config) fn parse_url(text: &str) -> Result<Uri, Invalid> {
 
 pub(super) fn parse_source(text: &str) -> Result<TokenSource, Invalid> {
     const EXAMPLE: &str = "write authorization, cookie:NAME or query:NAME";
-    // The names that the reserved path has taken.
-    const TAKEN: [&str; 3] = ["lastEventId", "wait", "stream"];
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.$!".contains(&b))
     };
     match text.split_once(':') {
         None if text == "authorization" => Ok(TokenSource::Authorization),
         Some(("cookie", name)) if is_name(name) => Ok(TokenSource::Cookie(name.to_owned())),
-        Some(("query", name)) if TAKEN.contains(&name) => Err(invalid(
+        Some(("query", name)) if RESERVED_QUERY.contains(&name) => Err(invalid(
             format!("`{name}` is reserved in the query"),
             "give the token another name",
         )),

@@ -5,11 +5,12 @@
 
 use bson::{Bson, RawDocument};
 
+use crate::config::RESERVED_QUERY;
 use crate::diagnostic::nearest;
 use crate::event::raw::Owned;
 use crate::filter::access::AccessRule;
 use crate::filter::limits::MAX_VALUE_BYTES;
-use crate::filter::params::{MAX_VALUES, Param, RESERVED};
+use crate::filter::params::{MAX_VALUES, Param};
 use crate::filter::{Access, Filter, claims};
 use crate::matcher::{Placeholder, Predicate, Role};
 
@@ -52,7 +53,7 @@ impl BoundValues {
     /// kept, since [`BoundValues::query`] is as good.
     pub fn say_all_of(&self, query: &[(String, String)]) -> bool {
         let own = self.query();
-        let given = query.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
+        let given = query.iter().filter(|(name, _)| !RESERVED_QUERY.contains(&name.as_str()));
         let (mut own, mut given): (Vec<_>, Vec<_>) = (own.iter().collect(), given.collect());
         own.sort_unstable();
         given.sort_unstable();
@@ -142,7 +143,7 @@ impl BindError {
 impl Filter {
     /// Decides whether a client may open the stream, and puts its values in: those of a query,
     /// names and values already percent-decoded, and those of its claims; `None`: not signed in.
-    /// The query names with a meaning of their own ([`RESERVED`]) are passed over.
+    /// The query names with a meaning of their own ([`RESERVED_QUERY`]) are passed over.
     ///
     /// # Errors
     /// The first mistake: no caller where one is needed; a parameter that is required and missing,
@@ -252,7 +253,7 @@ impl Filter {
     }
 
     fn check_declared(&self, name: &str) -> Result<(), ParamError> {
-        if RESERVED.contains(&name) || self.params.get(name).is_some() {
+        if RESERVED_QUERY.contains(&name) || self.params.get(name).is_some() {
             return Ok(());
         }
         if let Some((base, _)) = name.split_once('[') {

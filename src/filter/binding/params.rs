@@ -3,6 +3,7 @@
 use bson::Bson;
 use regex::RegexBuilder;
 
+use crate::config::RESERVED_QUERY;
 use crate::diagnostic::{Reporter, nearest};
 use crate::event::json;
 use crate::filter::declaration::unknown_key;
@@ -22,10 +23,6 @@ const MAX_PARAMS: usize = 100;
 const MAX_ALLOWED: usize = 10_000;
 /// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
-
-/// Query names with a meaning of their own.
-pub(in crate::filter) const RESERVED: [&str; 6] =
-    ["lastEventId", "since", "stream", "transport", "wait", "heartbeat"];
 
 pub(in crate::filter) const KEYS: [&str; 8] =
     ["type", "required", "default", "enum", "min", "max", "maxLength", "pattern"];
@@ -197,7 +194,7 @@ fn param(entry: &Entry, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Op
 }
 
 fn check_name(name: &str, place: Place, reporter: &mut Reporter<'_>) {
-    if RESERVED.contains(&name) {
+    if RESERVED_QUERY.contains(&name) {
         reporter.error(
             place,
             format!("`{name}` is reserved: it means something else in the query string"),

@@ -16,13 +16,13 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::WebhookState;
+use super::open::{Open, Stage};
 
 /// Seconds: an answer is a matter of microseconds, or something is wrong.
 const BUCKETS: [f64; 8] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.5, 5.0];
-/// Who asks are kubelet and a few collectors.
+/// Kubelet and a few collectors connect here. Any other pod can as well, and must not keep them out.
 const MAX_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -130,20 +130,26 @@ impl Metrics {
 
 /// Serves until it is dropped: health is asked for to the very end.
 pub async fn serve(listener: Arc<TcpListener>, shared: Arc<WebhookState>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open = Open::new(MAX_CONNECTIONS);
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Ok((socket, _)) = listener.accept().await else {
             // Out of descriptors: others close, and then there are some again.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
+        // Else every other one is being answered at this moment.
+        if !open.make_room() {
+            continue;
+        }
+        let (shared, stage) = (shared.clone(), Stage::default());
+        open.add(stage.clone(), async move {
             let service = service_fn(|request| {
-                let shared = shared.clone();
-                async move { Ok::<_, Infallible>(page(&request, &shared)) }
+                let (shared, stage) = (shared.clone(), stage.clone());
+                async move {
+                    let answer = page(&request, &shared);
+                    stage.end();
+                    Ok::<_, Infallible>(answer)
+                }
             });
             // Who leaves in the middle is no concern of ours.
             let _ = http1::Builder::new()

@@ -10,6 +10,7 @@ pub mod body;
 pub mod connection;
 pub mod socket;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,10 +19,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, warn};
 
 use super::connections::Connections;
 use super::io::MAX_UNSENT;
 use super::tls::Secure;
+use crate::access::Limited;
 use crate::config::AppAddress;
 pub use connection::{Broken, Connection};
 pub use socket::Socket;
@@ -38,6 +41,25 @@ const RESOLVED_FOR: Duration = Duration::from_secs(5);
 const UNRESOLVED_FOR: Duration = Duration::from_secs(1);
 /// How long connections that were closed may take to give their descriptors back.
 const ROOM_TAKES: Duration = Duration::from_millis(20);
+
+/// Logs that the app did not answer a request. Anybody can send requests while it is down, and must not
+/// fill the log: a line of each kind now and then.
+pub fn log_failure(status: u16, error: &dyn fmt::Display) {
+    static BROKEN: Limited = Limited::new();
+    static TOO_SLOW: Limited = Limited::new();
+    let kind = match status {
+        502 => &BROKEN,
+        504 => &TOO_SLOW,
+        _ => return debug!(status, %error, "request not forwarded"),
+    };
+    match kind.turn() {
+        None => debug!(status, %error, "request not forwarded"),
+        Some(0) => warn!(status, %error, "request not forwarded"),
+        Some(more) => {
+            warn!(status, %error, "request not forwarded, like {more} more since the last line");
+        }
+    }
+}
 
 /// Why there is no connection to the app.
 #[derive(Debug, thiserror::Error)]

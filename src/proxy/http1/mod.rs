@@ -17,11 +17,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::app::answer::Asked as AskedOfApp;
 use super::app::body::Body;
-use super::app::{App, Broken, Connection};
+use super::app::{self, App, Broken, Connection};
 use super::chunks::Malformed;
 use super::connections::Registration;
 use super::gate::{self, Head};
@@ -81,6 +81,8 @@ impl Forwarder {
             Ok(_turn) => self.exchange(client, bytes, head, peer, &mut observed).await,
             Err(full) => {
                 self.metrics.refused_total.with_label_values(&[full.name()]).inc();
+                // It waits for its client, and is not one of those that are counted.
+                registration.rest();
                 tell(client, &head, requests::refusal(full), &full).await
             }
         };
@@ -265,14 +267,11 @@ async fn tell(
     error: &(dyn std::fmt::Display + Sync),
 ) -> ExchangeEnd {
     let status = problem.status;
-    match status {
-        502 | 504 => warn!(status, %error, "request not forwarded"),
-        // Clients must not fill the log.
-        _ => debug!(status, %error, "request not forwarded"),
-    }
+    app::log_failure(status, error);
     let answer = problem.into();
     let telling = async {
-        plain::answer_plain(&mut client.socket, &answer, head.is_head, true).await?;
+        plain::answer_plain(&mut client.socket, answer, head.is_head, true, REFUSAL_DEADLINE)
+            .await?;
         plain::close(&mut client.socket).await;
         std::io::Result::Ok(())
     };

@@ -14,20 +14,20 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::HeaderMap;
 use http::request::Parts;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::gate;
 use super::head::{self, Framing};
 use super::plain::{head_of, send_plain};
 use super::sending::Sending;
-use super::shared::{ConnectionState, HeldHead};
+use super::shared::{ConnectionState, HeldHead, Working};
 use super::sink::Gone;
 use super::upload::Upload;
 use crate::api::capacity::Full;
 use crate::api::problem::Problem;
 use crate::proxy::app::answer::{Asked as AskedOfApp, Body as Framed, Head};
 use crate::proxy::app::body::Body;
-use crate::proxy::app::{Broken, Connection, Unreachable};
+use crate::proxy::app::{self, Broken, Connection, Unreachable};
 use crate::proxy::limits::pause::{Pause, TOO_LATE};
 use crate::proxy::limits::requests::{self, RequestSlot};
 use crate::proxy::observed::{Asked, Observed};
@@ -65,6 +65,7 @@ impl From<Gone> for Failure {
 /// Forwards one request. `held` is its head, counted.
 pub async fn forward(
     shared: &Arc<ConnectionState>,
+    working: Working,
     parts: Parts,
     held: HeldHead,
     body: RecvStream,
@@ -92,7 +93,7 @@ pub async fn forward(
         observed.app_answered(status);
     }
     if let Err(failure) = ended {
-        status = ending.tell(exchange, failure).await.unwrap_or(status);
+        status = ending.tell(exchange, failure, working).await.unwrap_or(status);
     }
     observed.finish(&site.handler.metrics, status);
 }
@@ -164,7 +165,7 @@ struct Ending {
 
 impl Ending {
     /// Tells the client of a failure, as far as that is possible; the status that it was told.
-    async fn tell(&self, exchange: Exchange, failure: Failure) -> Option<u16> {
+    async fn tell(&self, exchange: Exchange, failure: Failure, working: Working) -> Option<u16> {
         let shared = exchange.shared.clone();
         let mut respond = match exchange.answer {
             Answer::Awaited(respond) => respond,
@@ -183,11 +184,7 @@ impl Ending {
             return None;
         };
         let status = problem.status;
-        match status {
-            502 | 504 => warn!(status, error = %failure, "request not forwarded"),
-            // Clients must not fill the log.
-            _ => debug!(status, error = %failure, "request not forwarded"),
-        }
+        app::log_failure(status, &failure);
         if self.is_grpc && matches!(failure, Failure::App(_)) {
             // As gRPC says it: by 200 and a status of its own, without a body.
             let fields = [
@@ -198,7 +195,9 @@ impl Ending {
             // A client that left has nothing to be told.
             let _ = respond.send_response(head_of(200, &fields), true);
         } else {
-            send_plain(&mut respond, problem.into(), self.asked.is_head).await;
+            drop(working);
+            let patience = shared.site.patience.client;
+            send_plain(&mut respond, problem.into(), self.asked.is_head, patience).await;
         }
         Some(status)
     }

@@ -46,7 +46,7 @@ use super::side::Side;
 use crate::api::reserved::Handler;
 use crate::drain::{Drain, DrainHold};
 use crate::tasks::PanicCount;
-use shared::ConnectionState;
+use shared::{ConnectionState, Working};
 
 /// The handshake must be complete this long after the connection's first byte.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -120,10 +120,10 @@ pub async fn serve(site: Arc<Site>, socket: Socket, read: BytesMut, registration
         window: CONNECTION_WINDOW,
     };
     let mut draining = pin!(drain.begun());
-    while let Some((request, respond)) =
+    while let Some(((request, respond), working)) =
         poll_fn(|cx| serving.poll_next(cx, draining.as_mut())).await
     {
-        tokio::spawn(request::answer(shared.clone(), request, respond));
+        tokio::spawn(request::answer(shared.clone(), working, request, respond));
     }
 }
 
@@ -150,7 +150,7 @@ impl Serving {
         &mut self,
         cx: &mut Context<'_>,
         draining: Pin<&mut impl Future<Output = ()>>,
-    ) -> Poll<Option<Asked>> {
+    ) -> Poll<Option<(Asked, Working)>> {
         // A new connection was made to ask something; a used one need not outlive our farewell.
         let has_begun = self.shared.site.drain.has_begun() || draining.poll(cx).is_ready();
         loop {
@@ -169,14 +169,11 @@ impl Serving {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(asked))) => {
                     broken.into_iter().for_each(|broken| self.shared.put_broken(broken));
-                    // It was closed to make room for others.
-                    if !self.shared.registration.work() {
-                        return Poll::Ready(None);
-                    }
+                    let Some(working) = self.shared.begin() else { return Poll::Ready(None) };
                     self.accepted += 1;
                     self.is_used = true;
                     self.held.get_or_insert_with(|| self.shared.site.drain.hold());
-                    return Poll::Ready(Some(asked));
+                    return Poll::Ready(Some((asked, working)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     debug!(%error, "an HTTP/2 connection ended");

@@ -1,6 +1,5 @@
 //! Sidestream's own answers on an HTTP/2 stream: complete ones, and the heads of event streams.
 
-use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,34 +8,66 @@ use http::header::{self, HeaderName, HeaderValue};
 use tokio::time::timeout;
 
 use super::head;
-use super::sink::{Gone, poll_send};
+use super::sink::StreamSink;
 use crate::api::reserved::Plain;
+use crate::api::transport::Sink;
 
-/// How long a client may take to read an answer of ours.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// What a client has to take within its time, in bytes.
+const STEP: usize = 64 * 1024;
 
-/// Sends an answer that is known whole. A client that does not read it has had its chance.
-pub async fn send_plain(respond: &mut SendResponse<Bytes>, plain: Plain, is_head: bool) {
+/// Sends an answer that is known whole. A client that takes nothing of it for `patience` has had its
+/// chance.
+pub async fn send_plain(
+    respond: &mut SendResponse<Bytes>,
+    plain: Plain,
+    is_head: bool,
+    patience: Duration,
+) {
     let mut fields: Vec<(&str, &str)> =
         plain.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let length = plain.body.len().to_string();
+    let length = plain.length().to_string();
     // By the standard, 204 has no length.
     if plain.status != 204 {
         fields.push(("content-length", &length));
     }
-    let is_whole = is_head || plain.body.is_empty();
-    let Ok(mut stream) = respond.send_response(head_of(plain.status, &fields), is_whole) else {
+    let is_whole = is_head || plain.length() == 0;
+    let Ok(stream) = respond.send_response(head_of(plain.status, &fields), is_whole) else {
         return;
     };
     if is_whole {
         return;
     }
-    let mut body = plain.body.clone();
-    let sent = poll_fn(|cx| poll_send(&mut stream, cx, &mut body, true));
-    if let Ok(Ok(()) | Err(Gone)) = timeout(ANSWER_DEADLINE, sent).await {
-        return;
+    let mut sink = StreamSink { stream };
+    // Pieces are let go of as they are taken.
+    for pieces in steps(plain.body) {
+        match timeout(patience, sink.send(&pieces)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => return sink.cut(),
+        }
     }
-    stream.send_reset(h2::Reason::CANCEL);
+    sink.finish();
+}
+
+/// The same bytes, at most [`STEP`] of them at a time.
+fn steps(body: Vec<Bytes>) -> impl Iterator<Item = Vec<Bytes>> {
+    let mut body = body.into_iter();
+    let mut rest = Bytes::new();
+    std::iter::from_fn(move || {
+        let (mut step, mut room) = (Vec::new(), STEP);
+        while room > 0 {
+            if rest.is_empty() {
+                match body.next() {
+                    Some(piece) => rest = piece,
+                    None => break,
+                }
+            }
+            let piece = rest.split_to(rest.len().min(room));
+            room -= piece.len();
+            step.push(piece);
+        }
+        (!step.is_empty()).then_some(step)
+    })
 }
 
 /// A head of ours.
@@ -54,4 +85,20 @@ pub fn head_of(status: u16, fields: &[(&str, &str)]) -> http::Response<()> {
     }
     answer.headers_mut().insert(header::DATE, head::date());
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_goes_in_steps() {
+        let body = [10, 0, STEP, 3 * STEP, 7].map(|length| Bytes::from(vec![b'x'; length]));
+        let length: usize = body.iter().map(Bytes::len).sum();
+        let taken: Vec<usize> =
+            steps(body.to_vec()).map(|step| step.iter().map(Bytes::len).sum()).collect();
+        assert_eq!(taken, [STEP, STEP, STEP, STEP, 17]);
+        assert_eq!(taken.iter().sum::<usize>(), length);
+        assert_eq!(steps(Vec::new()).count(), 0);
+    }
 }

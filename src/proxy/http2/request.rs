@@ -11,7 +11,7 @@ use http::request::Parts;
 
 use super::plain::{head_of, send_plain};
 use super::sink::StreamSink;
-use super::{ConnectionState, forward, gate};
+use super::{ConnectionState, Working, forward, gate};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened};
 use crate::proxy::path::{self, Target};
@@ -21,6 +21,7 @@ use crate::tasks::PanicCount;
 /// Answers one request.
 pub async fn answer(
     shared: Arc<ConnectionState>,
+    working: Working,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -34,14 +35,18 @@ pub async fn answer(
         return respond.send_reset(h2::Reason::REFUSED_STREAM);
     };
     if let Err(refusal) = gate::check(&parts) {
+        drop(working);
         let problem = Problem::new(refusal.status, refusal.reason);
         return refuse(&shared, &mut respond, problem, is_head).await;
     }
     // As bytes of a request line, without scheme and authority.
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes();
     match path::classify(target, &site.prefix) {
-        Target::App => Box::pin(forward::forward(&shared, parts, held, body, respond)).await,
+        Target::App => {
+            Box::pin(forward::forward(&shared, working, parts, held, body, respond)).await;
+        }
         Target::Ambiguous => {
+            drop(working);
             let problem = Problem::new(
                 400,
                 "this path is ambiguous: send it without dot segments and without unnecessary \
@@ -54,20 +59,24 @@ pub async fn answer(
             drop(body);
             let decided = Box::pin(ask(&shared, &parts, target, &rest)).await;
             match decided {
-                Answer::Plain(plain) => send_plain(&mut respond, plain, is_head).await,
+                Answer::Plain(plain) => {
+                    drop(working);
+                    send_plain(&mut respond, plain, is_head, site.patience.client).await;
+                }
                 Answer::Poll(polling) => {
                     let answer = tokio::select! {
                         plain = polling.answer() => Some(plain),
                         _ = poll_fn(|cx| respond.poll_reset(cx)) => None,
                     };
+                    drop(working);
                     if let Some(plain) = answer {
-                        send_plain(&mut respond, plain, is_head).await;
+                        send_plain(&mut respond, plain, is_head, site.patience.client).await;
                     }
                 }
                 // Extended CONNECT (RFC 8441) is not offered, so nobody asks for one here.
                 Answer::WebSocket(_) => respond.send_reset(h2::Reason::INTERNAL_ERROR),
                 Answer::Stream(opened, fields) => {
-                    if let Some(stream) = stream(respond, opened, &fields, is_head) {
+                    if let Some(stream) = stream(respond, opened, &fields, is_head, working) {
                         // A task of its own, so that the memory of this one is given back.
                         tokio::spawn(stream);
                     }
@@ -110,7 +119,7 @@ async fn refuse(
     is_head: bool,
 ) {
     shared.site.handler.metrics.count_proxied(problem.status);
-    send_plain(respond, problem.into(), is_head).await;
+    send_plain(respond, problem.into(), is_head, shared.site.patience.client).await;
 }
 
 /// A stream's own task, once its head is out. A block that owns its parts, since a function would
@@ -120,6 +129,7 @@ fn stream(
     mut opened: Box<Opened>,
     fields: &[(&'static str, String)],
     is_head: bool,
+    working: Working,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
     let head = {
         let fields: Vec<(&str, &str)> =
@@ -129,6 +139,7 @@ fn stream(
     let stream = respond.send_response(head, is_head).ok().filter(|_| !is_head)?;
     let mut sink = StreamSink { stream };
     Some(async move {
+        let _working = working;
         match opened.serve(&mut sink).await.is_cut {
             true => sink.cut(),
             false => sink.finish(),
@@ -140,7 +151,7 @@ fn stream(
 mod tests {
     use super::*;
 
-    fn size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> Option<F>) -> usize {
+    fn size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> Option<F>) -> usize {
         size_of::<F>()
     }
 

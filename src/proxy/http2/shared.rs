@@ -37,6 +37,8 @@ pub struct ConnectionState {
     pub registration: Registration,
     to_connection: Mutex<ToConnection>,
     given_up: AtomicUsize,
+    /// Streams for which more is to be done than to wait until the client has taken an answer of ours.
+    working: Mutex<usize>,
     /// Uploads that the app does not take, and that have a place of their own.
     stuck: AtomicU32,
     heads: AtomicUsize,
@@ -65,11 +67,23 @@ impl ConnectionState {
             registration,
             to_connection: Mutex::default(),
             given_up: AtomicUsize::new(0),
+            working: Mutex::new(0),
             stuck: AtomicU32::new(0),
             heads: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
             waiting: Mutex::default(),
         }
+    }
+
+    /// A request came. `None`: the connection was closed to make room for others.
+    pub fn begin(self: &Arc<ConnectionState>) -> Option<Working> {
+        let mut working = self.working.lock();
+        if !self.registration.work() {
+            return None;
+        }
+        *working += 1;
+        drop(working);
+        Some(Working(self.clone()))
     }
 
     pub fn put_broken(&self, broken: Broken) {
@@ -152,6 +166,20 @@ impl ToConnection {
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+}
+
+/// A stream that is not only waiting for its client. A connection without one goes when there is no
+/// room: whoever takes none of our answers must not keep its descriptor.
+pub struct Working(Arc<ConnectionState>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let mut working = self.0.working.lock();
+        *working -= 1;
+        if *working == 0 {
+            self.0.registration.rest();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who may listen to what, from the outside: a real issuer, a real app, a real MongoDB.
 
 mod classroom;
-mod forward;
+pub mod forward;
 mod http2;
 pub mod issuer;
 mod limits;
@@ -32,7 +32,7 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
-async fn insert(database: &str, collection: &str, document: Document) {
+pub async fn insert(database: &str, collection: &str, document: Document) {
     let client = Client::with_uri_str(mongo::uri()).await.expect("a client");
     client.database(database).collection(collection).insert_one(document).await.unwrap();
 }

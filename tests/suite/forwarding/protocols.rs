@@ -205,3 +205,28 @@ async fn a_certificate_that_was_renewed_is_shown() {
     assert_eq!(&piece, b"HTTP/1.1 200 OK");
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_is_told_of_and_the_old_one_stays() {
+    use crate::support::sidecar::Program;
+    use crate::support::tls::Authority;
+    let authority = Authority::new();
+    let filters = Filters::new(&[]);
+    let path = filters.path().display().to_string();
+    let arguments = ["--filters", &path, "--mongodb", NO_MONGODB, "--wait"];
+    let env = authority.settings();
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, &**value)).collect();
+    let program = Program::start(&arguments, &env).await;
+    let told = || program.log().matches("the old certificate stays in use").count();
+    let is_shown = async || authority.connect(program.listen).await.is_ok();
+    std::fs::remove_file(authority.cert_file()).unwrap();
+    until("it is told that there is none", || async { told() == 1 }).await;
+    assert!(is_shown().await);
+    std::fs::write(authority.cert_file(), "no certificate").unwrap();
+    until("it is told that it is none", || async { told() == 2 }).await;
+    assert!(is_shown().await);
+    let renewed = Authority::new();
+    std::fs::write(authority.key_file(), renewed.key_pem()).unwrap();
+    std::fs::write(authority.cert_file(), renewed.cert_pem()).unwrap();
+    until("the new one is shown", || async { renewed.connect(program.listen).await.is_ok() }).await;
+}

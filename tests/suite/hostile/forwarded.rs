@@ -1,8 +1,14 @@
 //! Strangers who say where their requests came from.
 
+use serde_json::json;
+
+use crate::access::server::{Reply, Server};
+use crate::access::{filter, knock};
 use crate::proxy::Pair;
 use crate::proxy::frames::{get, open, status_of};
 use crate::proxy::raw::ask;
+use crate::support::sidecar::{self, Filters};
+use crate::support::{mongo, unique};
 
 const CLAIMS: [(&str, &str); 16] = [
     ("Forwarded", "for=evil;proto=https"),
@@ -85,4 +91,27 @@ async fn a_target_names_another_scheme() {
     );
     assert_eq!(pair.app.take().len(), 2);
     pair.finish().await;
+}
+
+/// A proxy in front that signs users in names them like this; so can anybody else.
+#[tokio::test]
+async fn strangers_say_who_they_are_where_a_trusted_proxy_would() {
+    let app = Server::start(|question| match question.field("x-forwarded-user") {
+        Some(name) => Reply::json(&json!({ "sub": name })),
+        None => Reply::status(401),
+    })
+    .await;
+    let filters = Filters::new(&[("mine", &filter(&unique("forwarded"), "authenticated", ""))]);
+    let url = app.url("/me");
+    for (trusted, status) in [("127.0.0.0/8", 200), ("192.0.2.0/24", 401)] {
+        let settings = [
+            ("SIDESTREAM_AUTH__FORWARD__URL", url.as_str()),
+            ("SIDESTREAM_AUTH__FORWARD__HEADERS", "x-forwarded-user"),
+            ("SIDESTREAM_TRUSTED_PROXIES", trusted),
+        ];
+        let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+        let answer = knock(sidecar.listen, "/_events/mine", "X-Forwarded-User: ada\r\n").await;
+        assert_eq!(answer.head.status, status, "{trusted}");
+        sidecar.finish().await;
+    }
 }

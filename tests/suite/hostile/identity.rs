@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
+use mongodb::bson::doc;
 use serde_json::json;
 
 use crate::access::issuer::{claims, secret};
 use crate::access::server::{Reply, Server};
-use crate::access::{SECRET, filter, knock};
+use crate::access::{SECRET, filter, insert, knock};
+use crate::proxy::NO_MONGODB;
+use crate::proxy::frames::{get, open, status_of};
 use crate::support::sidecar::{self, Filters, Program, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
@@ -172,4 +175,81 @@ async fn strangers_do_not_fill_the_log_while_the_app_is_down() {
     let lines = log.lines().filter(|line| line.contains("auth.forward.url gave no")).count();
     // One in ten seconds, and 30 requests may take a while.
     assert!((1..=4).contains(&lines), "{lines}");
+}
+
+/// `mongod` tells documents with the same fields in another order apart, and so does the matcher.
+#[tokio::test]
+async fn claims_with_the_same_fields_in_another_order_are_not_one_stream() {
+    let app = Server::start(|question| match question.field("cookie") {
+        Some("session=ada") => {
+            Reply::Now(200, r#"{"sub":"ada","team":{"id":1,"area":2}}"#.into(), None)
+        }
+        _ => Reply::Now(200, r#"{"sub":"bob","team":{"area":2,"id":1}}"#.into(), None),
+    })
+    .await;
+    let database = unique("hostile");
+    let bound = "match: { team: { $claim: team } }\n";
+    let filters = Filters::new(&[("team", &filter(&database, "authenticated", bound))]);
+    let sidecar = start(&app, &filters, &[]).await;
+    let mut streams = Vec::new();
+    for name in ["ada", "bob"] {
+        let fields = from("192.0.2.1", name);
+        let mut stream = Stream::open_with(sidecar.listen, "/_events/team", &fields).await;
+        stream.settled().await;
+        streams.push(stream);
+    }
+    for (id, team) in [(1, doc! { "id": 1, "area": 2 }), (2, doc! { "area": 2, "id": 1 })] {
+        insert(&database, "orders", doc! { "_id": id, "team": team }).await;
+    }
+    for (stream, id) in streams.iter_mut().zip([1, 2]) {
+        assert_eq!(stream.event().await.json()["documentKey"]["_id"], id);
+    }
+    // Nor does the first one get what is the other's.
+    for (id, team) in [(3, doc! { "area": 2, "id": 1 }), (4, doc! { "id": 1, "area": 2 })] {
+        insert(&database, "orders", doc! { "_id": id, "team": team }).await;
+    }
+    assert_eq!(streams[0].event().await.json()["documentKey"]["_id"], 4);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn requests_while_the_app_is_down_do_not_fill_the_log() {
+    let filters = Filters::new(&[]);
+    let path = filters.path().to_str().unwrap();
+    let arguments =
+        ["--app", "http://127.0.0.1:9", "--mongodb", NO_MONGODB, "--filters", path, "--wait"];
+    let program = Program::start(&arguments, &[]).await;
+    for _ in 0..30 {
+        assert_eq!(http::get(program.listen, "/page").await.head.status, 502);
+    }
+    let (sender, _ending) = open(program.listen).await;
+    for _ in 0..30 {
+        assert_eq!(status_of(&sender, get("/page", "")).await, 502);
+    }
+    let log = program.log();
+    let lines = log.lines().filter(|line| line.contains("request not forwarded")).count();
+    // One in ten seconds, and 60 requests may take a while.
+    assert!((1..=6).contains(&lines), "{lines}");
+}
+
+#[tokio::test]
+async fn secrets_that_are_shorter_than_their_hash_are_refused() {
+    for (algorithm, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
+        for (length, is_taken) in [(least - 1, false), (least, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let secret = "s".repeat(length);
+            // Whether it starts is not asked: `check` reads the settings as `run` does.
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_sidestream"))
+                .args(["check", "."])
+                .env("SIDESTREAM_AUTH__JWT__SECRET", &secret)
+                .env("SIDESTREAM_AUTH__JWT__ALGORITHMS", algorithm)
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let is_refused = said.contains("auth.jwt.secret");
+            assert_eq!(is_refused, !is_taken, "{algorithm} {length}: {said}");
+            assert!(!said.contains(&secret), "{said}");
+        }
+    }
 }

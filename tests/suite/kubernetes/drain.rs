@@ -64,7 +64,7 @@ async fn the_probes_port_has_three_pages_and_the_admin_port_is_not_for_pages() {
 
 #[test]
 fn nobody_there_is_told_and_waited_for_all_the_same() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = std::net::SocketAddr::from(([127, 0, 0, 1], crate::support::free_port()));
     let started = Instant::now();
     let output = drain(&free.to_string(), "200ms");
     assert_eq!(output.status.code(), Some(3));

@@ -132,7 +132,7 @@ async fn a_leader_that_vanished_is_followed_when_its_lease_has_lapsed() {
             },
         })
     };
-    cluster.set(LEASE, lease(6));
+    cluster.set(LEASE, lease(12));
     let webhook = replica(&cluster, "pod-1").await;
     until("it waits", || async {
         cluster.log().iter().filter(|line| **line == format!("GET {LEASE}")).count() >= 2

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
@@ -355,6 +355,23 @@ async fn clients_that_never_ask_keep_the_api_server_out_of_nothing() {
     assert_eq!(status, 200);
     within(ask_again(&mut kept)).await;
     drop((silent, kept));
+    webhook.finish().await;
+}
+
+/// Kubelet restarts a pod whose health is not told within a second.
+#[tokio::test]
+async fn silent_connections_to_the_pages_for_kubelet_keep_it_out_of_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let webhook = start(files(dir.path()), None).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(webhook.probes).await.unwrap());
+    }
+    let began = Instant::now();
+    assert_eq!(within(http::get(webhook.probes, "/healthz")).await.head.status, 200);
+    // Each of them would be waited for for ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(silent);
     webhook.finish().await;
 }
 

@@ -243,3 +243,20 @@ async fn a_position_that_the_oplog_no_longer_holds() {
     again.until("the next change", |page| page.ids() == (1..7).collect::<Vec<i64>>()).await;
     sidecar.finish().await;
 }
+
+// Who waits for it is not told of a bug: the query is tried again.
+#[tokio::test]
+async fn a_query_that_panics() {
+    let database = unique("panics");
+    let client = client().await;
+    fill(&orders(&client, &database).await, 0..3).await;
+    let filters = Filters::new(&[("orders", &filter(&database, ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    sidecar.tasks().make_panic("snapshot");
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    assert_eq!((page.last_reason(), page.ids()), ("new", up_to(3)));
+    let panics = "sidestream_task_panics_total{task=\"snapshot\"}";
+    assert_eq!(metric(sidecar.admin, panics).await, 1.0);
+    sidecar.finish().await;
+}

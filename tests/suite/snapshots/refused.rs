@@ -165,9 +165,11 @@ async fn rights_are_looked_at_behind_the_query() {
     let auth = [
         ("SIDESTREAM_AUTH__JWT__SECRET", crate::access::SECRET),
         ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
+        ("SIDESTREAM_SNAPSHOT__MAX_TIME", "60s"),
     ];
     let sidecar = sidecar::start(&uri, &filters, &auth).await;
-    hold_find(&own, "rights", Duration::from_secs(4)).await;
+    // Between them lies the time that a loaded machine may need to open both streams.
+    hold_find(&own, "rights", Duration::from_secs(9)).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let token =
         |seconds: u64| secret(crate::access::SECRET).sign(&claims(json!({ "exp": now + seconds })));
@@ -175,7 +177,7 @@ async fn rights_are_looked_at_behind_the_query() {
         let bearer = format!("Authorization: Bearer {token}\r\n");
         Stream::open_with(sidecar.listen, "/_events/orders", &bearer).await
     };
-    let (short, long) = (open(token(2)).await, open(token(60)).await);
+    let (short, long) = (open(token(6)).await, open(token(60)).await);
     let ended = to_the_end(short);
     let mut page = Page::of(long);
     let (ended, ()) = tokio::join!(ended, page.complete(1));

@@ -17,8 +17,9 @@ pub mod tls;
 use std::future::Future;
 use std::time::Duration;
 
-/// Long enough for a loaded machine, short enough to see a hang.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for a loaded machine, short enough to see a hang, and shorter than `clients.send_timeout`:
+/// what ends only by that is not seen.
+pub const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Waits for something to become true, asking again and again.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
@@ -30,6 +31,25 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut()
     if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
         panic!("not within {PATIENCE:?}: {what}");
     }
+}
+
+/// A port where nobody listens, and that the system gives to nobody who asks for any: for servers that
+/// are started on it a moment later, or again.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    // Below those for connections. Another run of the tests beside this one begins elsewhere.
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 97).unwrap_or(0) * 200;
+    for _ in 0..COUNT {
+        let at = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST + at % COUNT;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// A name that no other test uses.

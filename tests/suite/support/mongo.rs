@@ -5,7 +5,6 @@
 //! the test process, however that ends: a small shell holds the other end of a pipe, and kills
 //! `mongod` when the pipe closes; another one then removes the data.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -17,7 +16,7 @@ use mongodb::options::FindOneOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::mongod::program;
-use super::until;
+use super::{free_port, until};
 
 /// The address of the shared server; the first caller starts it. Clients belong to a runtime, so
 /// each test makes its own. Its oplog holds what all tests together write: some read their events
@@ -115,10 +114,7 @@ impl Own {
     pub async fn start(setup: Setup) -> Own {
         let home = Home::new();
         let count = setup.members.max(1);
-        // Held until all are known, so that no two are the same.
-        let free: Vec<TcpListener> =
-            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let nodes = free.iter().enumerate().map(|(index, listener)| {
+        let nodes = (0..count).map(|index| {
             let data = home.path.join(index.to_string());
             std::fs::create_dir(&data).expect("a directory");
             std::fs::write(data.join("key"), "aKeyThatOnlyTheseTestsKnow").expect("a file");
@@ -132,11 +128,10 @@ impl Own {
                 std::fs::write(data.join("cert.pem"), &cert).expect("a file");
                 std::fs::write(data.join("server.pem"), cert + &key).expect("a file");
             }
-            Node { port: listener.local_addr().expect("a port").port(), data, running: None }
+            Node { port: free_port(), data, running: None }
         });
         let nodes = nodes.collect();
         let mut own = Own { setup, nodes, advertised: None, _home: home };
-        drop(free);
         for index in 0..count {
             own.run(index);
         }

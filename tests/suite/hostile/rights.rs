@@ -1,0 +1,145 @@
+//! Attacks on rights: what is given after a right has ended, files that take one away, secrets that can
+//! be guessed, pages that reach the admin port.
+
+use mongodb::bson::doc;
+use serde_json::json;
+
+use crate::access::forward::{cookie, files, me, start};
+use crate::access::insert;
+use crate::access::server::{Reply, Server};
+use crate::reload;
+use crate::support::sidecar::{self, Filters};
+use crate::support::sse::Stream;
+use crate::support::{http, mongo, unique, until};
+
+/// A full window must not keep a stream from hearing that its caller has signed out.
+#[tokio::test]
+async fn what_is_written_after_signing_out_is_not_given_to_a_stalled_stream() {
+    const AFTER: i64 = 1000;
+    let app = Server::start(me).await;
+    let database = unique("forward");
+    let settings =
+        [("SIDESTREAM_AUTH__FORWARD__RECHECK", "300ms"), ("SIDESTREAM_AUTH__FORWARD__CACHE", "0s")];
+    let sidecar = start(&app, &files(&database), &settings).await;
+    let mut ada = Stream::open_with(sidecar.listen, "/_events/mine", &cookie("ada")).await;
+    ada.settled().await;
+    // Far more than the sockets' buffers hold, and nobody reads.
+    let filler = "x".repeat(64 * 1024);
+    for number in 0..300_i64 {
+        let order = doc! { "_id": number, "customer": "ada", "filler": &filler };
+        insert(&database, "orders", order).await;
+    }
+    app.answer_with(|_| Reply::status(401));
+    let before = app.count();
+    until("the app is asked again", || async { app.count() > before }).await;
+    for number in AFTER..AFTER + 20 {
+        insert(&database, "orders", doc! { "_id": number, "customer": "ada" }).await;
+    }
+    let mut given = 0;
+    let end = loop {
+        let event = ada.event().await;
+        if event.name() == "end" {
+            break event;
+        }
+        let id = event.json()["documentKey"]["_id"].as_i64().expect("an id");
+        assert!(id < AFTER, "{id} was written after the caller had signed out");
+        given += 1;
+    };
+    assert_eq!(end.json(), json!({ "reason": "unauthorized" }));
+    assert!(given < 300, "the stream was not stalled");
+    assert_eq!(ada.block().await, None);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_takes_a_right_away_ends_its_streams() {
+    let database = unique("reload");
+    let filters = Filters::new(&[
+        ("a", &reload::filter(&database, "a", "")),
+        ("b", &reload::filter(&database, "b", "")),
+    ]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut a = Stream::open(sidecar.listen, "/_events/a").await;
+    let mut b = Stream::open(sidecar.listen, "/_events/b").await;
+    a.settled().await;
+    b.settled().await;
+    // Nobody can vouch for a caller here.
+    filters.write("a", &format!("collection: {database}.a\naccess: authenticated\n"));
+    assert_eq!(a.event().await.name(), "end");
+    assert_eq!(a.block().await, None);
+    assert_ne!(http::get(sidecar.listen, "/_events/a").await.head.status, 200);
+    let told = http::get(sidecar.admin, "/streams").await.json();
+    assert_eq!(told["streams"][0]["state"], "broken");
+    assert!(
+        told["streams"][0]["reason"].as_str().unwrap().contains("no caller can be authenticated")
+    );
+    reload::insert(&database, "b", doc! { "_id": 1 }).await;
+    assert_eq!(b.event().await.name(), "insert");
+    sidecar.finish().await;
+}
+
+/// A page of a site whose name leads to this host is on the same origin as we are, for a browser.
+#[tokio::test]
+async fn a_page_whose_name_leads_here_is_told_nothing() {
+    let database = unique("admin");
+    let text = format!("collection: {database}.a\naccess: public\n");
+    let filters = Filters::new(&[("a", &text)]);
+    let settings = [("SIDESTREAM_CONSOLE__HOSTS", "Ops.internal")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    for (hosts, status) in [
+        (&["127.0.0.1:9180"][..], 200),
+        (&["10.0.0.7"], 200),
+        (&["[::1]:9180"], 200),
+        (&["localhost:9180"], 200),
+        (&["LOCALHOST"], 200),
+        (&["ops.internal:80"], 200),
+        (&["ops.internal."], 200),
+        (&["evil.example:9180"], 421),
+        (&["localhost.evil.example"], 421),
+        (&["127.0.0.1.evil.example"], 421),
+        (&["127.0.0.1@evil.example"], 421),
+        (&["[::1"], 421),
+        (&["localhost:x"], 421),
+        (&[""], 421),
+        (&["localhost", "evil.example"], 421),
+    ] {
+        let mut connection = http::Connection::open(sidecar.admin).await;
+        let fields: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+        connection.send(format!("GET /streams HTTP/1.1\r\n{fields}\r\n")).await;
+        // What can be no host at all, the server may drop before anything is asked.
+        let Some(head) = connection.head().await else {
+            assert_eq!(status, 421, "{hosts:?}");
+            continue;
+        };
+        assert_eq!(head.status, status, "{hosts:?}");
+        assert_eq!(head.field("access-control-allow-origin"), None);
+    }
+    sidecar.finish().await;
+}
+
+/// Where somebody can vouch for callers, those whom nobody has vouched for are let go.
+#[tokio::test]
+async fn a_file_that_asks_for_a_caller_ends_the_streams_of_nobody() {
+    let database = unique("hostile");
+    let public = format!("collection: {database}.a\naccess: public\n");
+    for tightened in [
+        public.replace("public", "authenticated"),
+        public.replace("public", "{ match: { role: admin } }"),
+        public.replace("public", "authenticated") + "match: { owner: { $claim: sub } }\n",
+    ] {
+        let filters = Filters::new(&[("a", &public)]);
+        let settings = [
+            ("SIDESTREAM_AUTH__JWT__SECRET", crate::access::SECRET),
+            ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256"),
+        ];
+        let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+        let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+        stream.settled().await;
+        filters.write("a", &tightened);
+        let end = stream.event().await;
+        assert_eq!((end.name(), end.json()), ("end", json!({ "reason": "filter-changed" })));
+        assert_eq!(stream.block().await, None, "{tightened}");
+        assert_eq!(http::get(sidecar.listen, "/_events/a").await.head.status, 401, "{tightened}");
+        sidecar.finish().await;
+    }
+}
