@@ -12,6 +12,8 @@
     browser     a plain page and clients/js in Chromium: six tabs, one connection
     transports  EventSource, fetch and WebSocket in Chromium and Firefox, over HTTP/1.1 and over HTTP/2 with TLS
     fronts      the proxies of docs/in-front.md, each in front of two sidecars
+    silence     behind the same proxies, 70 seconds in which nothing happens, beside the other parts
+    behind      the lines of docs/in-front.md by which an app trusts Sidestream
     alongside   Socket.IO, GraphQL subscriptions, Faye and server-sent events of the app behind
 """
 
@@ -22,9 +24,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import zipfile
 
+import behind
 import followers
 import fronts
 from followers import HERE, RECIPES, write_blocks
@@ -32,6 +37,7 @@ from stand import ROOT, Stand, devtools
 from devtools import Failure, say
 
 MODULE_BYTES = 5000
+PYTHON_LINES = 300
 
 
 def environment(stand, **more):
@@ -72,8 +78,12 @@ def part_js(stand, _cleanup, _args):
 
 
 def part_python(stand, _cleanup, _args):
-    """clients/python: its wheel, and its own tests with what is in that."""
+    """clients/python: its size, its wheel, and its own tests with what is in that."""
     directory = ROOT / "clients" / "python"
+    lines = sum(len(file.read_text().splitlines()) for file in (directory / "src").rglob("*.py"))
+    say(f"  {lines} lines")
+    if lines >= PYTHON_LINES:
+        raise Failure(f"clients/python has {lines} lines, and must have fewer than {PYTHON_LINES}")
     built = stand.directory / "wheel"
     devtools.pip("wheel", "--no-deps", "--wheel-dir", str(built), str(directory))
     (wheel,) = built.glob("*.whl")
@@ -121,14 +131,23 @@ def part_transports(stand, _cleanup, _args):
 
 def part_fronts(stand, _cleanup, args):
     """The configurations of docs/in-front.md, with plain pages behind them."""
+    write_blocks("test")
     with devtools.picking_ports():
         stand.fronts = fronts.start_documented(stand, args.only)
-    told = run("pages behind proxies", ["node", "--test", HERE / "fronts.mjs"], seconds=120 + args.silence,
-               env=environment(stand, SILENCE=str(args.silence),
-                               FRONTS=json.dumps({each.name: each.port for each in stand.fronts})))
+    told = run("pages behind proxies", ["node", "--test", HERE / "pages" / "fronts.mjs"], env=environment(
+        stand, FRONTS=json.dumps({each.name: each.port for each in stand.fronts})))
     for line in told.splitlines():
         if "delays" in line or " events" in line:
             say(f"  {line.lstrip('# ')}")
+
+
+def part_silence(stand, _cleanup, args):
+    """Pages behind the same proxies, under the heartbeat that Sidestream has by default."""
+    with devtools.picking_ports():
+        stand.fronts = fronts.start_documented(stand, args.only)
+    run("silent pages behind proxies", ["node", "--test", HERE / "pages" / "silence.mjs"], seconds=120 + args.silence,
+        env=environment(stand, SILENCE=str(args.silence),
+                        FRONTS=json.dumps({each.name: each.port for each in stand.fronts})))
 
 
 def part_alongside(stand, _cleanup, _args):
@@ -140,7 +159,8 @@ def part_alongside(stand, _cleanup, _args):
 
 # Where the stand is not the usual one.
 STANDS = {
-    "fronts": lambda args: {"hosts": fronts.HOSTS, "heartbeat": "15s" if args.silence else "500ms"},
+    "fronts": lambda _: {"hosts": fronts.HOSTS},
+    "silence": lambda _: {"hosts": fronts.HOSTS, "heartbeat": "15s", "database": "silence"},
     "alongside": lambda _: {"app": ["node", HERE / "alongside-app.mjs"]},
 }
 PARTS = {
@@ -153,16 +173,20 @@ PARTS = {
     "browser": part_browser,
     "transports": part_transports,
     "fronts": part_fronts,
+    "silence": part_silence,
+    "behind": behind.trust,
     "alongside": part_alongside,
 }
+# They wait, in a database of their own, and cost the others nothing.
+BESIDE = ("silence",)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="by default all")
     parser.add_argument("--only", default="", metavar="TEXT", help="of the clients, those whose name contains TEXT")
-    parser.add_argument("--silence", type=int, default=0, metavar="SECONDS",
-                        help="how long nothing happens behind proxies, under the default heartbeat; 70 shows most")
+    parser.add_argument("--silence", type=int, default=70, metavar="SECONDS",
+                        help="how long nothing happens in the part of that name; proxies' own limits are 60 at most")
     args = parser.parse_args()
     devtools.on_sigterm_raise()
     wanted = args.parts or list(PARTS)
@@ -170,19 +194,31 @@ def main():
     if unknown:
         raise Failure(f"there is no part {', '.join(unknown)}: {', '.join(PARTS)}")
     failed = []
-    for name in wanted:
+
+    def attempt(name):
         begun = time.monotonic()
         say(f"{name}")
         with contextlib.ExitStack() as cleanup:
-            directory = cleanup.enter_context(devtools.scratch_dir("clients"))
-            stand = Stand(directory, **STANDS.get(name, lambda _: {})(args))
-            cleanup.callback(stand.close)
             try:
+                directory = cleanup.enter_context(devtools.scratch_dir("clients"))
+                stand = Stand(directory, **STANDS.get(name, lambda _: {})(args))
+                cleanup.callback(stand.close)
                 PARTS[name](stand, cleanup, args)
                 say(f"ok      {name} ({time.monotonic() - begun:.0f} s)")
-            except Failure as failure:
-                say(f"FAILED  {name}: {failure}")
+            except Exception as failure:
+                # Of a thread nobody would hear.
+                told = failure if isinstance(failure, Failure) else traceback.format_exc()
+                say(f"FAILED  {name}: {told}")
                 failed.append(name)
+
+    beside = [threading.Thread(target=attempt, args=(name,), daemon=True) for name in wanted if name in BESIDE]
+    for thread in beside:
+        thread.start()
+    for name in wanted:
+        if name not in BESIDE:
+            attempt(name)
+    for thread in beside:
+        thread.join()
     return 1 if failed else 0
 
 

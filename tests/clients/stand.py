@@ -12,7 +12,8 @@ The app is the tests' control too: they post to it what is to happen next.
     POST /restart    {"sidecar": 0, "signal": "TERM"}
     POST /filter     {"name": "other", "more": "project: { text: 0 }"}    a filter file like that of the
                      things, with another line; "more": null removes it
-    POST /front/restart                   every proxy in front that starts without refusing, one after the other
+    POST /front/restart                   every proxy in front that starts without refusing, one after the other;
+                     {"name": …}          that one alone
 """
 
 import http.client
@@ -39,7 +40,7 @@ from relay import Relays  # noqa: E402
 TEXT = "é Å \u0085 \u2028 \u2029 \ufeff 😀 \x1c \"\\ data: x\n\nid: y\r\nevent: z\n\n"
 FILTER = """
 description: Everything that happens to the things of the tests
-collection: clients.things
+collection: {database}.things
 access: public
 """
 SETTINGS = """
@@ -52,9 +53,9 @@ log: {{ level: warn }}
 class Sidecar:
     """One real Sidestream, which can be ended and started again on the same ports."""
 
-    def __init__(self, name, directory, app, uri, host, ports, heartbeat, more="", compression=""):
+    def __init__(self, name, directory, app, uri, host, ports, heartbeat, more="", compression="", database="clients"):
         """`more`: further lines of settings."""
-        self.directory = directory / name
+        self.directory, self.database = directory / name, database
         (self.directory / "filters").mkdir(parents=True)
         self.write_filter("things", "")
         (self.directory / "sidestream.yaml").write_text(
@@ -72,7 +73,7 @@ class Sidecar:
         if more is None:
             return file.unlink()
         # All at once: half a file would be a mistake that the sidecar tells of.
-        (self.directory / "filter").write_text(f"{FILTER}{more}\n")
+        (self.directory / "filter").write_text(f"{FILTER.format(database=self.database)}{more}\n")
         (self.directory / "filter").rename(file)
 
     def start(self):
@@ -102,13 +103,13 @@ class Sidecar:
 
 
 class Stand:
-    def __init__(self, directory, hosts=("127.0.0.1",), heartbeat="500ms", app=None):
+    def __init__(self, directory, hosts=("127.0.0.1",), heartbeat="500ms", app=None, database="clients"):
         """`app`: a command that serves $PORT, and stands behind the sidecars in place of ours."""
         devtools.use_pymongo()
         import pymongo
         self.directory = directory
         self.uri = os.environ["MONGODB_URI"]
-        self.things = pymongo.MongoClient(self.uri).clients.things
+        self.things = pymongo.MongoClient(self.uri)[database].things
         self.things.delete_many({})
         # So that the collection is there when the sidecar first looks.
         self.things.insert_one({"_id": 0})
@@ -126,19 +127,19 @@ class Stand:
             ports = devtools.pick_port(None), devtools.pick_port(None)
             for index, host in enumerate(hosts):
                 self.sidecars.append(Sidecar(
-                    f"sidecar-{index + 1}", directory, behind, self.uri, host, ports, heartbeat))
+                    f"sidecar-{index + 1}", directory, behind, self.uri, host, ports, heartbeat, database=database))
 
     def close(self):
         self.app.shutdown()
         for process in [each.process for each in self.fronts + self.sidecars] + self.others:
             process.stop()
 
-    def add_sidecar(self, more, compression):
-        """Another one, with further settings; its number."""
+    def add_sidecar(self, more, compression="", app=None):
+        """Another one, with further settings, in front of this port; its number."""
         with devtools.picking_ports():
             ports = devtools.pick_port(None), devtools.pick_port(None)
             self.sidecars.append(Sidecar(
-                f"sidecar-{len(self.sidecars) + 1}", self.directory, self.app.server_port, self.uri, "127.0.0.1",
+                f"sidecar-{len(self.sidecars) + 1}", self.directory, app or self.app.server_port, self.uri, "127.0.0.1",
                 ports, "500ms", more, compression))
         return len(self.sidecars) - 1
 
@@ -224,7 +225,8 @@ class App(BaseHTTPRequestHandler):
                 sidecar.write_filter(body["name"], body["more"])
             self.answer({})
         elif self.path == "/front/restart":
-            for front in filter(lambda front: front.is_restarted, stand.fronts):
+            name = body.get("name")
+            for front in [each for each in stand.fronts if (each.name == name if name else each.is_restarted)]:
                 stand.restarter.submit(front.restart).result()
             self.answer({})
         else:
