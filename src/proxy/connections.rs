@@ -22,6 +22,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -41,6 +42,14 @@ const SHARE: usize = 32;
 /// those, and opens them again, ends them before one that has begun. It is not ended first whatever
 /// its age, since a single byte begins one.
 const SILENCE_AGES: u64 = 4;
+/// No handshake is ended for others before it counts as so old, in milliseconds: one that has begun
+/// after a second, one that has not after a quarter of that. Where all are younger, new connections
+/// wait until they are accepted: however fast strangers come back, whoever shakes hands has this time.
+/// A connection that has just been opened, and whose request is on its way, has it too, unless the last
+/// descriptors are in use.
+const LEAST_AGE: u64 = 1_000;
+/// A search costs something, and is not made again before this.
+const LEAST_WAIT: Duration = Duration::from_millis(5);
 
 /// A connection that answers a request.
 const BUSY: u64 = 0;
@@ -94,6 +103,14 @@ pub struct Registration {
 /// looked at.
 type Waiting = HashMap<Option<IpAddr>, Vec<(u64, u64, Arc<Entry>)>>;
 
+/// What became of a search.
+#[derive(Debug, Default)]
+struct MadeRoom {
+    closed: usize,
+    /// Of those that were too young, as that counts.
+    oldest: u64,
+}
+
 impl Connections {
     /// `descriptors` is how many this process may have; `None`: no limit. `closed` counts those that
     /// are closed to make room, `panicked` those that end by a bug.
@@ -130,8 +147,12 @@ impl Connections {
         is_shaking: bool,
     ) -> Result<Registration, Full> {
         // Descriptors are given out from the lowest: this many are in use.
-        if descriptor >= self.crowded && self.make_room() == 0 && descriptor >= self.full {
-            return Err(Full::Descriptors);
+        if descriptor >= self.crowded {
+            let is_full = descriptor >= self.full;
+            let least_age = if is_full { 0 } else { LEAST_AGE };
+            if self.make_room_of(least_age) == 0 && is_full {
+                return Err(Full::Descriptors);
+            }
         }
         let network = address.map(|address| network_of(address.to_canonical()));
         let entry = Arc::new(Entry {
@@ -142,15 +163,25 @@ impl Connections {
             is_silent: AtomicBool::new(true),
             task: OnceLock::new(),
         });
-        if is_shaking && self.handshakes.fetch_add(1, Ordering::AcqRel) >= self.most_handshakes {
-            self.close(self.most_handshakes / SHARE, |entry| {
-                entry.is_shaking.load(Ordering::Acquire)
-            });
+        if is_shaking {
+            self.handshakes.fetch_add(1, Ordering::AcqRel);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.listed.lock().insert(number, entry.clone());
         let held = self.requests.held_by(network);
         Ok(Registration { connections: self.clone(), number, entry, held })
+    }
+
+    /// Makes room for one more handshake. `Some`: there is none yet; when to ask again.
+    pub fn wait_for_handshake(&self) -> Option<Duration> {
+        if self.handshakes.load(Ordering::Acquire) < self.most_handshakes {
+            return None;
+        }
+        let is_shaking = |entry: &Entry| entry.is_shaking.load(Ordering::Acquire);
+        let made = self.close(self.most_handshakes / SHARE, LEAST_AGE, is_shaking);
+        // What was closed leaves in a moment.
+        let missing = LEAST_AGE.saturating_sub(made.oldest) / SILENCE_AGES;
+        (made.closed == 0).then(|| Duration::from_millis(missing).max(LEAST_WAIT))
     }
 
     /// Whether so high a descriptor means that they run out.
@@ -161,10 +192,15 @@ impl Connections {
     /// Closes some of the connections that wait; how many. Their descriptors are free as soon as
     /// their tasks have been dropped.
     pub fn make_room(&self) -> usize {
-        self.close(self.crowded.min(1 << 20) / SHARE, |_| true)
+        self.make_room_of(0)
     }
 
-    fn close(&self, count: usize, may_go: impl Fn(&Entry) -> bool) -> usize {
+    fn make_room_of(&self, least_age: u64) -> usize {
+        self.close(self.crowded.min(1 << 20) / SHARE, least_age, |_| true).closed
+    }
+
+    /// Closes so many that count as at least so old.
+    fn close(&self, count: usize, least_age: u64, may_go: impl Fn(&Entry) -> bool) -> MadeRoom {
         let now = self.now();
         let mut waiting = Waiting::new();
         self.listed.lock().retain(|_, entry| {
@@ -181,17 +217,22 @@ impl Connections {
             entries.sort_unstable_by_key(|(age, ..)| *age);
             crowds.push((entries.len(), *network));
         }
-        let mut closed = 0;
-        while closed < count.max(1)
+        let mut made = MadeRoom::default();
+        while made.closed < count.max(1)
             && let Some((_, network)) = crowds.pop()
         {
             let Some(entries) = waiting.get_mut(&network) else { continue };
-            let Some((_, state, entry)) = entries.pop() else { continue };
-            closed += usize::from(entry.close(state));
+            let Some((age, state, entry)) = entries.pop() else { continue };
+            if age < least_age {
+                // So are the others of this address.
+                made.oldest = made.oldest.max(age);
+                continue;
+            }
+            made.closed += usize::from(entry.close(state));
             crowds.push((entries.len(), network));
         }
-        self.closed.inc_by(u64::try_from(closed).unwrap_or(0));
-        closed
+        self.closed.inc_by(u64::try_from(made.closed).unwrap_or(0));
+        made
     }
 
     fn now(&self) -> u64 {
@@ -349,18 +390,18 @@ mod tests {
         // It waited longest, but has said something since, and another has a request.
         many[0].rest();
         assert!(many[1].work());
-        assert_eq!(connections.close(1, |_| true), 1);
+        assert_eq!(connections.close(1, 0, |_| true).closed, 1);
         let gone: Vec<bool> = many.iter().map(is_closed).collect();
         assert_eq!(gone, [false, false, true]);
         assert!(!is_closed(&lone) && !many[2].work() && !many[2].stir());
         many[2].rest();
         assert!(is_closed(&many[2]));
         // With one each, age decides.
-        assert_eq!(connections.close(1, |_| true), 1);
+        assert_eq!(connections.close(1, 0, |_| true).closed, 1);
         assert!(is_closed(&lone) != is_closed(&many[0]));
-        assert_eq!(connections.close(9, |_| true), 1);
+        assert_eq!(connections.close(9, 0, |_| true).closed, 1);
         // Nobody who waits is left.
-        assert_eq!(connections.close(9, |_| true), 0);
+        assert_eq!(connections.close(9, 0, |_| true).closed, 0);
         assert_eq!(connections.closed.get(), 3);
         drop((lone, many));
         assert!(connections.listed.lock().is_empty());
@@ -375,13 +416,38 @@ mod tests {
         tokio::time::advance(std::time::Duration::from_millis(300)).await;
         let silent = enter();
         tokio::time::advance(std::time::Duration::from_millis(150)).await;
-        assert_eq!(connections.close(1, |_| true), 1);
+        assert_eq!(connections.close(1, 0, |_| true).closed, 1);
         assert!(is_closed(&silent) && !is_closed(&begun));
         // One that is new is not told from one that will begin.
         tokio::time::advance(std::time::Duration::from_millis(300)).await;
         let new = enter();
-        assert_eq!(connections.close(1, |_| true), 1);
+        assert_eq!(connections.close(1, 0, |_| true).closed, 1);
         assert!(is_closed(&begun) && !is_closed(&new));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_has_its_time_however_many_others_come() {
+        let connections = Connections::new(Some(256), None, counters());
+        let most = connections.most_handshakes;
+        let enter = || connections.enter(address(1), 5, true).unwrap();
+        let begun = enter();
+        assert!(begun.stir());
+        let mut silent: Vec<Registration> = (1..most).map(|_| enter()).collect();
+        let wait = connections.wait_for_handshake().unwrap();
+        assert_eq!(wait, Duration::from_millis(250));
+        tokio::time::advance(wait - Duration::from_millis(1)).await;
+        assert!(connections.wait_for_handshake().is_some());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(connections.wait_for_handshake(), None);
+        let gone = silent.iter().filter(|one| is_closed(one)).count();
+        assert_eq!((gone, is_closed(&begun)), ((most / SHARE).max(1), false));
+        silent.retain(|one| !is_closed(one));
+        assert_eq!(connections.wait_for_handshake(), None);
+        // Those who are past it are not counted.
+        silent.extend((silent.len() + 1..most).map(|_| enter()));
+        assert!(silent.last().unwrap().stir());
+        begun.has_shaken();
+        assert_eq!(connections.wait_for_handshake(), None);
     }
 
     #[tokio::test]
@@ -406,15 +472,15 @@ mod tests {
         assert!(busy.iter().all(Registration::work));
         let is_full = |count| connections.listed.lock().len() == count;
         assert!(is_full(1000));
-        assert_eq!(connections.close(1, |_| true), 0);
+        assert_eq!(connections.close(1, 0, |_| true).closed, 0);
         assert!(is_full(0));
         // Whoever waits again can be found again, and who comes anew is all that is looked at.
         busy[7].rest();
-        assert!(is_full(1) && connections.close(1, |_| true) == 1 && is_closed(&busy[7]));
+        assert!(is_full(1) && connections.close(1, 0, |_| true).closed == 1 && is_closed(&busy[7]));
         for _ in 0..10 {
             let new = connections.enter(address(1), 5, false).unwrap();
             assert!(connections.listed.lock().len() <= 2 && new.work());
-            assert_eq!(connections.close(1, |_| true), 0);
+            assert_eq!(connections.close(1, 0, |_| true).closed, 0);
             busy.push(new);
         }
         drop(busy);
@@ -457,20 +523,22 @@ mod tests {
                     });
                 }
                 // Nobody may go, and those who are busy leave the list.
-                (0..50).for_each(|_| assert_eq!(connections.close(1, |_| false), 0));
+                (0..50).for_each(|_| assert_eq!(connections.close(1, 0, |_| false).closed, 0));
             });
             assert_eq!(connections.listed.lock().len(), guests.len());
         }
     }
 
-    #[test]
-    fn handshakes_go_for_handshakes() {
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_go_for_handshakes() {
         let connections = connections();
         let ready = connections.enter(address(1), 5, false).unwrap();
         let most = connections.most_handshakes;
         let mut shaking: Vec<Registration> =
             (0..most).map(|_| connections.enter(address(1), 5, true).unwrap()).collect();
+        tokio::time::advance(Duration::from_secs(9)).await;
         assert_eq!(shaking.iter().filter(|registration| is_closed(registration)).count(), 0);
+        assert_eq!(connections.wait_for_handshake(), None);
         shaking.push(connections.enter(address(1), 5, true).unwrap());
         assert_eq!(
             shaking.iter().filter(|registration| is_closed(registration)).count(),
@@ -482,17 +550,21 @@ mod tests {
         assert_eq!(connections.handshakes.load(Ordering::Acquire), 0);
     }
 
-    #[test]
-    fn the_last_descriptors_are_kept_back() {
+    #[tokio::test(start_paused = true)]
+    async fn the_last_descriptors_are_kept_back() {
         let connections = connections();
         let (crowded, full) = (connections.crowded, connections.full);
         assert!(crowded < full && full < 1024);
         let waiting = connections.enter(address(1), crowded - 1, false).unwrap();
         let busy = connections.enter(address(1), crowded, false).unwrap();
-        assert!(is_closed(&waiting) && busy.work());
-        // Nobody waits any more.
+        // Its request may be on its way.
+        assert!(!is_closed(&waiting) && busy.work());
+        tokio::time::advance(Duration::from_secs(1)).await;
         let last = connections.enter(address(1), full - 1, false).unwrap();
-        assert!(last.work());
+        assert!(is_closed(&waiting));
+        // The last one goes to whoever comes, where somebody waits.
+        let newest = connections.enter(address(1), full, false).unwrap();
+        assert!(is_closed(&last) && newest.work());
         assert_eq!(connections.enter(address(1), full, false).unwrap_err(), Full::Descriptors);
         let boundless = Connections::new(None, None, counters());
         assert!(boundless.enter(None, 1_000_000, false).is_ok());

@@ -116,6 +116,11 @@ impl PublicPort {
         let tls = self.tls.as_ref().map(|tls| tls.acceptor());
         let failed = Limited::new();
         loop {
+            while tls.is_some()
+                && let Some(wait) = self.connections.wait_for_handshake()
+            {
+                tokio::time::sleep(wait).await;
+            }
             match listener.accept().await {
                 Ok((tcp, peer)) => self.take(tcp, peer.ip(), tls.as_ref()),
                 Err(error) if self.connections.make_room() > 0 => {

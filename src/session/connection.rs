@@ -233,12 +233,15 @@ impl Connection {
     /// what the client is to be told.
     fn retire(&mut self, stream: u16) -> Option<Frame> {
         let caller = self.control.caller();
-        let member = match &mut self.streams {
-            Streams::One(member) => member,
-            Streams::Many(many) => many.member(stream)?,
+        let (member, is_alone) = match &mut self.streams {
+            Streams::One(member) => (member, true),
+            Streams::Many(many) => (many.member(stream)?, false),
         };
         if let Some(next) = reopen(&self.catalog, member, caller.as_deref()) {
             *member = next;
+            if !is_alone {
+                member.subscription.give_up_timer();
+            }
             return None;
         }
         match &mut self.streams {

@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::bookmark::{Bookmark, place_of};
 use super::connection::{Frame, Member};
-use super::subscription::FrameKind;
+use super::subscription::{FrameKind, Now};
 use crate::event::Position;
+use crate::feed::routes::Route;
 use crate::filter::Access;
 
 /// How a client tells a stream from the others of its connection.
@@ -38,6 +40,40 @@ struct Slot {
     place: Option<Position>,
 }
 
+/// What ended a wait.
+enum Woke {
+    /// A stream has this for its client.
+    Frame(usize, FrameKind),
+    /// The filter of a stream is no longer the one in force.
+    Retired(usize),
+    /// A stream has something to look at.
+    Route,
+    /// Some have more to look at, and others may have their turn.
+    Busy,
+    Timer,
+}
+
+/// What a stream waits for.
+enum Wait<'a> {
+    /// Its route's wake-up, as almost all of them: far smaller than the other.
+    Route(Woken),
+    Other(usize, Pin<Box<dyn Future<Output = Option<FrameKind>> + Send + 'a>>),
+}
+
+/// A route's wake-up. Kept from when it was made on, also one that comes before it is waited for.
+type Woken = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn woken(route: &Arc<Route>) -> Woken {
+    loop {
+        let route = route.clone();
+        let mut woken: Woken = Box::pin(async move { route.wake.notified().await });
+        // One that is over already was for somebody who has not looked since: the caller will.
+        if woken.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            return woken;
+        }
+    }
+}
+
 /// The streams of a connection that carries several.
 pub struct Many {
     /// By number. That of an ended stream is given again only when its last frame is long gone.
@@ -52,8 +88,9 @@ pub struct Many {
     /// Where the next look begins, so that each has its turn.
     turn: usize,
     heartbeat: Duration,
-    /// When there has to be a sign of life: one for all.
+    /// When there has to be a sign of life of the connection.
     beat: Instant,
+    /// For that, and for those of the streams.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -75,12 +112,17 @@ impl Many {
     }
 
     /// Adds a stream under a name that no other has; `position` is where it goes on.
-    pub fn add(&mut self, label: Label, member: Member, position: Option<&Position>) {
+    pub fn add(&mut self, label: Label, mut member: Member, position: Option<&Position>) {
+        member.subscription.give_up_timer();
         let place = position.and_then(place_of);
         let slot = Slot { label, member: Some(member), place };
         match self.free.pop_front() {
             Some(free) => self.slots[usize::from(free)] = slot,
-            None => self.slots.push(slot),
+            None => {
+                // There are many connections, with few streams each.
+                self.slots.reserve_exact(1);
+                self.slots.push(slot);
+            }
         }
     }
 
@@ -191,49 +233,90 @@ impl Many {
     /// force.
     pub(super) async fn next(&mut self) -> (u16, Option<FrameKind>) {
         loop {
-            let (at, kind) = self.wait().await;
-            match (at, kind) {
-                (None, _) if Instant::now() < self.beat => self.timer.as_mut().reset(self.beat),
-                (None, _) => {
-                    self.note();
-                    self.timer.as_mut().reset(self.beat);
-                    return (0, Some(FrameKind::Keepalive));
+            match self.wait().await {
+                Woke::Timer => {
+                    if let Some(keepalive) = self.beat() {
+                        return (0, Some(keepalive));
+                    }
                 }
-                (Some(at), None) => return (number(at), None),
-                (Some(at), Some(kind)) => {
+                Woke::Retired(at) => return (number(at), None),
+                Woke::Frame(at, kind) => {
                     if let Some(frame) = self.take(at, kind) {
                         return (frame.stream, Some(frame.kind));
                     }
                 }
+                Woke::Route => {}
+                Woke::Busy => tokio::task::yield_now().await,
             }
         }
     }
 
-    /// Waits for one of them, or, `None`, for the time of a sign of life.
-    async fn wait(&mut self) -> (Option<usize>, Option<FrameKind>) {
+    /// Looks at each of them, and where there is nothing, waits for one of them or for the time of a
+    /// sign of life.
+    async fn wait(&mut self) -> Woke {
         self.turn = (self.turn + 1) % self.slots.len().max(1);
         let (timer, turn) = (&mut self.timer, self.turn);
-        let mut waiting: Vec<_> = self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(at, slot)| {
-                let member = slot.member.as_mut()?;
-                Some((at, Box::pin(member.subscription.next())))
-            })
-            .collect();
-        // Those behind the turn go first.
-        let behind = waiting.iter().position(|(at, _)| *at >= turn).unwrap_or(0);
-        waiting.rotate_left(behind);
+        let mut waits = Vec::with_capacity(self.slots.len());
+        let mut is_busy = false;
+        let (first, behind) = self.slots.split_at_mut(turn);
+        let numbered = (turn..).zip(behind).chain((0..).zip(first));
+        for (at, slot) in numbered {
+            let Some(member) = &mut slot.member else { continue };
+            let subscription = &mut member.subscription;
+            let woken = woken(subscription.route());
+            match subscription.now() {
+                Now::Frame(kind) => return Woke::Frame(at, kind),
+                Now::Retired => return Woke::Retired(at),
+                Now::Busy => is_busy = true,
+                Now::Nothing if subscription.is_following() => waits.push(Wait::Route(woken)),
+                // Few, and not for long.
+                Now::Nothing => waits.push(Wait::Other(at, Box::pin(subscription.next()))),
+            }
+        }
+        if is_busy {
+            return Woke::Busy;
+        }
         poll_fn(|cx| {
-            for (at, next) in &mut waiting {
-                if let Poll::Ready(kind) = next.as_mut().poll(cx) {
-                    return Poll::Ready((Some(*at), kind));
+            for wait in &mut waits {
+                match wait {
+                    Wait::Route(woken) => {
+                        if woken.as_mut().poll(cx).is_ready() {
+                            return Poll::Ready(Woke::Route);
+                        }
+                    }
+                    Wait::Other(at, next) => {
+                        if let Poll::Ready(kind) = next.as_mut().poll(cx) {
+                            let retired = Woke::Retired(*at);
+                            return Poll::Ready(
+                                kind.map_or(retired, |kind| Woke::Frame(*at, kind)),
+                            );
+                        }
+                    }
                 }
             }
-            timer.as_mut().poll(cx).map(|()| (None, None))
+            timer.as_mut().poll(cx).map(|()| Woke::Timer)
         })
         .await
+    }
+
+    /// The time of a sign of life has come, of one of them or of all; says which, if it is of all.
+    fn beat(&mut self) -> Option<FrameKind> {
+        let now = Instant::now();
+        let mut next = now + self.heartbeat;
+        let mut has_position = false;
+        for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
+            has_position |= member.subscription.beat_if_due(now);
+            next = next.min(member.subscription.beat());
+        }
+        let keepalive = (now >= self.beat && !has_position).then_some(FrameKind::Keepalive);
+        if keepalive.is_some() {
+            self.note();
+        }
+        if self.beat > now {
+            next = next.min(self.beat);
+        }
+        self.timer.as_mut().reset(next);
+        keepalive
     }
 
     /// Notes how far a frame brings its client. `None` for a sign of life: there is one for all.

@@ -17,8 +17,10 @@ mod frames;
 mod places;
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -107,6 +109,31 @@ impl Phase {
     }
 }
 
+/// What a look without waiting gave.
+pub enum Now {
+    Frame(FrameKind),
+    /// The filter is no longer the one in force.
+    Retired,
+    /// Much was looked at, with nothing for this client: others may have their turn.
+    Busy,
+    /// There is nothing yet.
+    Nothing,
+}
+
+/// The time of a sign of life, where the stream has a timer of its own.
+struct Beat<'a>(&'a mut Option<Pin<Box<Sleep>>>);
+
+impl Future for Beat<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.0.as_mut() {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
 /// What ended a wait.
 enum Woke {
     Wake,
@@ -132,8 +159,8 @@ pub struct Subscription {
     beat: Instant,
     /// Never later than `beat`, and set anew only when it has run out: setting a timer takes a lock
     /// that all clients share, and events come more often than heartbeats. Boxed, since a
-    /// subscription moves.
-    timer: Pin<Box<Sleep>>,
+    /// subscription moves. `None` for one of several streams, whose connection has a timer for all.
+    timer: Option<Pin<Box<Sleep>>>,
     /// This stream's own counter.
     events_sent: IntCounter,
 }
@@ -155,7 +182,7 @@ impl Subscription {
         let beat = Instant::now() + shared.heartbeat;
         let mut subscription = Subscription {
             beat,
-            timer: Box::pin(sleep_until(beat)),
+            timer: Some(Box::pin(sleep_until(beat))),
             events_sent,
             phase: Phase::wait_for(&feed, Begin::There),
             shared,
@@ -216,15 +243,16 @@ impl Subscription {
         Some(frame)
     }
 
-    /// The next thing to send. Returns `None` when the filter is no longer the one in force.
-    pub async fn next(&mut self) -> Option<FrameKind> {
+    /// What there is without waiting. `Nothing` counts from when the caller began to wait for the
+    /// route's wake-up: it has to have done so before.
+    pub fn now(&mut self) -> Now {
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 self.note(&frame);
-                return Some(frame);
+                return Now::Frame(frame);
             }
             if self.route.is_retired() {
-                return None;
+                return Now::Retired;
             }
             if self.feed.epoch() != self.epoch {
                 self.epoch = self.feed.epoch();
@@ -240,15 +268,9 @@ impl Subscription {
                 continue;
             }
             self.note_place();
-            let route = self.route.clone();
-            let woken = route.wake.notified();
-            tokio::pin!(woken);
-            // From here on a wake-up is kept, also one that comes before the await.
-            woken.as_mut().enable();
             if self.collect() {
                 if self.ready.is_empty() {
-                    // A long way with nothing for this client must not hold up the others.
-                    tokio::task::yield_now().await;
+                    return Now::Busy;
                 }
                 continue;
             }
@@ -257,7 +279,32 @@ impl Subscription {
             }
             // Almost all subscriptions wait here: what held the last frames is given back.
             self.ready = VecDeque::new();
-            let beat = self.timer.as_mut();
+            return Now::Nothing;
+        }
+    }
+
+    /// The next thing to send. Returns `None` when the filter is no longer the one in force.
+    pub async fn next(&mut self) -> Option<FrameKind> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                self.note(&frame);
+                return Some(frame);
+            }
+            let route = self.route.clone();
+            let woken = route.wake.notified();
+            tokio::pin!(woken);
+            // From here on a wake-up is kept, also one that comes before the await.
+            woken.as_mut().enable();
+            match self.now() {
+                Now::Frame(frame) => return Some(frame),
+                Now::Retired => return None,
+                Now::Busy => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Now::Nothing => {}
+            }
+            let beat = Beat(&mut self.timer);
             let woke = match &mut self.phase {
                 Phase::Following(_) => tokio::select! {
                     () = &mut woken => Woke::Wake,
@@ -282,11 +329,46 @@ impl Subscription {
             };
             match woke {
                 Woke::Wake => {}
-                Woke::Beat if Instant::now() < self.beat => self.timer.as_mut().reset(self.beat),
+                Woke::Beat if Instant::now() < self.beat => self.set_timer(),
                 Woke::Beat => self.heartbeat(),
                 Woke::Live => self.go_live(),
             }
         }
+    }
+
+    fn set_timer(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(self.beat);
+        }
+    }
+
+    /// From now on somebody else asks when it is time for a sign of life.
+    pub fn give_up_timer(&mut self) {
+        self.timer = None;
+    }
+
+    /// When there has to be a sign of life.
+    pub fn beat(&self) -> Instant {
+        self.beat
+    }
+
+    /// Has a sign of life ready if it is time for one; says whether it is a position.
+    pub fn beat_if_due(&mut self, now: Instant) -> bool {
+        if now < self.beat {
+            return false;
+        }
+        self.beat = now + self.shared.heartbeat;
+        self.heartbeat();
+        matches!(self.ready.back(), Some(FrameKind::Position(_)))
+    }
+
+    /// Whether it waits for nothing but its route's wake-up.
+    pub fn is_following(&self) -> bool {
+        matches!(self.phase, Phase::Following(_))
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     /// Tells operators how far it is: all that it gave before was written.
