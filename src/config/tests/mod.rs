@@ -190,7 +190,7 @@ fn what_kubernetes_injects_is_no_mistake() {
 fn mistakes_in_files() {
     let mut count = 0;
     let mut wrong = String::new();
-    for case in include_str!("tests/mistakes.txt").split("=== ").skip(1) {
+    for case in include_str!("mistakes.txt").split("=== ").skip(1) {
         let (title, case) = case.split_once('\n').unwrap();
         let (text, expected) = case.split_once("---\n").unwrap();
         let dir = directory(&[("sidestream.yaml", text), ("key.pem", auth::EC_KEY)]);

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::answer;
 
-const STYLE: &str = include_str!("console/console.css");
-const SCRIPT: &str = include_str!("console/console.js");
+const STYLE: &str = include_str!("console.css");
+const SCRIPT: &str = include_str!("console.js");
 
 /// Where the page has its token, and whether it may show events.
 const TOKEN: &str = "PAGE-TOKEN";
@@ -21,7 +21,7 @@ const TAP: &str = "PAGE-TAP";
 
 /// The page as sent, but for its token, and its policy.
 static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
-    let page = include_str!("console/console.html")
+    let page = include_str!("console.html")
         .replace("<style></style>", &format!("<style>{STYLE}</style>"))
         .replace("<script></script>", &format!("<script>{SCRIPT}</script>"));
     let digest = |text: &str| STANDARD.encode(Sha256::digest(text));
