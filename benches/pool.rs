@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pingora::connectors::TransportConnector;
 use pingora::upstreams::peer::{BasicPeer, Peer};
 use sidestream::config::AppAddress;
-use sidestream::proxy::app::answer::{self, Asked, Verdict};
+use sidestream::proxy::app::answer::{self, Asked, HeadState};
 use sidestream::proxy::app::body::Body;
 use sidestream::proxy::app::{App, Connection};
 use sidestream::proxy::connections::Connections;
@@ -105,9 +105,9 @@ async fn with_pingora(
         let head = loop {
             stream.read_buf(&mut read).await.unwrap();
             match answer::inspect(&read, &mut seen, ASKED) {
-                Verdict::Partial => {}
-                Verdict::Head(head) => break head,
-                Verdict::Malformed(why) => panic!("{why}"),
+                HeadState::Partial => {}
+                HeadState::Head(head) => break head,
+                HeadState::Malformed(why) => panic!("{why}"),
             }
         };
         assert_eq!(head.body, answer::Body::Length(BODY));

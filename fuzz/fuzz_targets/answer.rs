@@ -8,7 +8,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use sidestream_fuzz::proxy::app::answer::{Asked, Body, Verdict, inspect, lines};
+use sidestream_fuzz::proxy::app::answer::{Asked, Body, HeadState, inspect, lines};
 use sidestream_fuzz::proxy::app::body::Body as Passing;
 use sidestream_fuzz::proxy::http1::answer::{To, write};
 
@@ -40,13 +40,13 @@ fuzz_target!(|input: &[u8]| {
     let whole = inspect(bytes, &mut 0, asked);
     let mut seen = 0;
     let pieced = match inspect(&bytes[..cut], &mut seen, asked) {
-        Verdict::Partial => inspect(bytes, &mut seen, asked),
+        HeadState::Partial => inspect(bytes, &mut seen, asked),
         other => other,
     };
     // Why it is refused may differ, by what was seen first.
-    let kind = std::mem::discriminant::<Verdict>;
+    let kind = std::mem::discriminant::<HeadState>;
     assert_eq!(kind(&pieced), kind(&whole));
-    let Verdict::Head(head) = whole else { return };
+    let HeadState::Head(head) = whole else { return };
     let (bytes, rest) = bytes.split_at(head.length);
 
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -70,7 +70,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(begun) = write(&head, bytes, to, &mut out) else { return };
     // What the client gets is a head that says the same.
     let again = inspect(&out, &mut 0, asked);
-    let Verdict::Head(passed) = again else { panic!("{again:?} for {out:?}") };
+    let HeadState::Head(passed) = again else { panic!("{again:?} for {out:?}") };
     assert_eq!((passed.length, passed.status), (out.len(), head.status));
     match (head.body, to.minor) {
         (Body::UntilClose, 1) => assert_eq!(passed.body, Body::Chunked),

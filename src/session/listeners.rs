@@ -85,7 +85,7 @@ enum Owner {
 
 /// Where a stream is with its reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Progress {
     /// Its feed was not read yet, or its snapshot is not complete.
     Waiting,
     /// In the journal: from this number on.
@@ -139,7 +139,7 @@ impl Listeners {
             index,
             serial: slots.serial,
             opened_at,
-            phase: AtomicU8::new(Place::WAITING),
+            phase: AtomicU8::new(Progress::WAITING),
             transport,
             is_ended: AtomicBool::new(false),
         });
@@ -212,11 +212,11 @@ impl Listener {
     }
 
     /// Notes that everything up to this place was written.
-    pub(super) fn note(&self, place: Place) {
+    pub(super) fn note(&self, place: Progress) {
         let (phase, value) = match place {
-            Place::Waiting => (Place::WAITING, 0),
-            Place::Following(number) => (Place::FOLLOWING, number),
-            Place::Replaying(seconds) => (Place::REPLAYING, u64::from(seconds)),
+            Progress::Waiting => (Progress::WAITING, 0),
+            Progress::Following(number) => (Progress::FOLLOWING, number),
+            Progress::Replaying(seconds) => (Progress::REPLAYING, u64::from(seconds)),
         };
         self.place.store(value, Ordering::Relaxed);
         self.phase.store(phase, Ordering::Relaxed);
@@ -254,7 +254,7 @@ impl Listener {
         let seconds_since = |time: u32| (now - f64::from(time)).max(0.0);
         let place = self.place.load(Ordering::Relaxed);
         let (source, lag_seconds) = match self.phase.load(Ordering::Relaxed) {
-            Place::FOLLOWING => {
+            Progress::FOLLOWING => {
                 let lag = match route.unread_from(place) {
                     // Trimmed between two looks: it has just gone by.
                     Some(number) => feed.time_at(number).map_or(0.0, seconds_since),
@@ -265,7 +265,7 @@ impl Listener {
                     Some(lag),
                 )
             }
-            Place::REPLAYING => {
+            Progress::REPLAYING => {
                 // The cluster time of what it has: there are 32 bits of it.
                 ("replay", Some(seconds_since(u32::try_from(place).unwrap_or(u32::MAX))))
             }
@@ -304,7 +304,7 @@ impl Drop for Listener {
     }
 }
 
-impl Place {
+impl Progress {
     const WAITING: u8 = 0;
     const FOLLOWING: u8 = 1;
     const REPLAYING: u8 = 2;

@@ -10,12 +10,12 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::delivery::Delivery;
-use super::route::{READ_BYTES, Route, Verdict};
+use super::route::{READ_BYTES, Route, Effect};
 use crate::event::ChangeEvent;
 use crate::filter::Filter;
 
 /// The event's number, and the address of the filter, which is kept alive beside it.
-type Key = (u64, usize, Verdict);
+type Key = (u64, usize, Effect);
 type Made = HashMap<Key, (Arc<Filter>, Weak<Delivery>)>;
 
 /// Deliveries of large events, kept only as long as someone is sending them.
@@ -32,18 +32,18 @@ impl LargeDeliveries {
         number: u64,
         event: &ChangeEvent,
     ) -> Option<Arc<Delivery>> {
-        let verdict = route.judge(event)?;
+        let effect = route.judge(event)?;
         if event.size() < READ_BYTES {
-            return Some(Arc::new(route.encode(number, event, verdict)));
+            return Some(Arc::new(route.encode(number, event, effect)));
         }
         let filter = route.filter();
-        let key = (number, Arc::as_ptr(filter).addr(), verdict);
+        let key = (number, Arc::as_ptr(filter).addr(), effect);
         let find = |made: &Made| made.get(&key)?.1.upgrade();
         if let Some(found) = find(&self.made.lock()) {
             return Some(found);
         }
         // Not under the lock: this takes milliseconds.
-        let delivery = Arc::new(route.encode(number, event, verdict));
+        let delivery = Arc::new(route.encode(number, event, effect));
         let mut made = self.made.lock();
         if let Some(found) = find(&made) {
             return Some(found);

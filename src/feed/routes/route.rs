@@ -164,11 +164,11 @@ impl Route {
         Some(self.encode(number, event, self.judge(event)?))
     }
 
-    /// The same for all routes of a filter that come to the same verdict.
-    pub(super) fn encode(&self, number: u64, event: &ChangeEvent, verdict: Verdict) -> Delivery {
-        match verdict {
-            Verdict::Reset(reason) => Delivery::reset(number, event, reason),
-            Verdict::Event(view) => Delivery::event(number, event, &self.filter, view),
+    /// The same for all routes of a filter that come to the same effect.
+    pub(super) fn encode(&self, number: u64, event: &ChangeEvent, effect: Effect) -> Delivery {
+        match effect {
+            Effect::Reset(reason) => Delivery::reset(number, event, reason),
+            Effect::Event(view) => Delivery::event(number, event, &self.filter, view),
         }
     }
 
@@ -178,10 +178,10 @@ impl Route {
     }
 
     /// What the event is for this route's clients; `None` when they do not see it.
-    pub(super) fn judge(&self, event: &ChangeEvent) -> Option<Verdict> {
+    pub(super) fn judge(&self, event: &ChangeEvent) -> Option<Effect> {
         let operation = event.operation();
         if self.is_invalidated_by(event) {
-            return Some(Verdict::Reset(ResetReason::Invalidated));
+            return Some(Effect::Reset(ResetReason::Invalidated));
         }
         let is_of_collection = match &self.filter.namespace.collection {
             Some(collection) => event.collection() == Some(collection),
@@ -191,10 +191,10 @@ impl Route {
             return None;
         }
         if event.is_cut() || self.misses_image(event) {
-            return Some(Verdict::Reset(ResetReason::HistoryLost));
+            return Some(Effect::Reset(ResetReason::HistoryLost));
         }
         match operation {
-            OperationType::Delete => self.matches_delete(event).map(Verdict::Event),
+            OperationType::Delete => self.matches_delete(event).map(Effect::Event),
             OperationType::Insert | OperationType::Replace | OperationType::Update => {
                 self.matches_change(event)
             }
@@ -246,7 +246,7 @@ impl Route {
         is_decided.then_some(view)
     }
 
-    fn matches_change(&self, event: &ChangeEvent) -> Option<Verdict> {
+    fn matches_change(&self, event: &ChangeEvent) -> Option<Effect> {
         let before = match (event.operation(), event.full_document_before_change()) {
             _ if !self.wants_view() => None,
             (OperationType::Insert, _) => Some(false),
@@ -265,25 +265,25 @@ impl Route {
             (None, true) => None,
             (Some(false) | None, false) => return None,
         };
-        (!self.hides(event, view)).then_some(Verdict::Event(view))
+        (!self.hides(event, view)).then_some(Effect::Event(view))
     }
 
     /// An update that came without its document; `before`: whether it was in view, where that is
     /// known.
-    fn judge_without_document(&self, event: &ChangeEvent, before: Option<bool>) -> Option<Verdict> {
+    fn judge_without_document(&self, event: &ChangeEvent, before: Option<bool>) -> Option<Effect> {
         // It was gone when it was looked up. What follows is a delete, whose image is that after this
         // update: where that has left the filter, nobody would hear of it there.
         if before == Some(true) && self.filter.full_document == FullDocument::UpdateLookup {
-            return Some(Verdict::Event(Some(View::Leave)));
+            return Some(Effect::Event(Some(View::Leave)));
         }
         let by_key = event.document_key().and_then(|key| self.predicate.matches_key(key));
         match by_key {
             Some(true) => {
                 let view = before.map(|was_in| if was_in { View::Stay } else { View::Enter });
-                (!self.hides(event, view)).then_some(Verdict::Event(view))
+                (!self.hides(event, view)).then_some(Effect::Event(view))
             }
             Some(false) => None,
-            None => self.misses_undecided().then_some(Verdict::Reset(ResetReason::HistoryLost)),
+            None => self.misses_undecided().then_some(Effect::Reset(ResetReason::HistoryLost)),
         }
     }
 
@@ -421,7 +421,7 @@ impl Route {
 
 /// What an event is for a route's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Verdict {
+pub(super) enum Effect {
     /// How it moves their view, where that is known.
     Event(Option<View>),
     Reset(ResetReason),

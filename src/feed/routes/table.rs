@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::delivery::Delivery;
 use super::finder::Finder;
-use super::route::{Route, Verdict};
+use super::route::{Route, Effect};
 use super::tally::{Tallies, Tally};
 use crate::event::ChangeEvent;
 use crate::filter::{Bound, BoundValues, Filter};
@@ -94,24 +94,24 @@ impl Offer {
     }
 
     /// Asks the routes, and makes a delivery once for all routes of a filter that come to the same
-    /// verdict.
+    /// effect.
     pub fn make(self) -> Made {
         let Offer { number, event, routes } = self;
         let mut deliveries: Vec<(Arc<Route>, Arc<Delivery>)> = Vec::new();
         let (mut all, mut bytes) = (Vec::new(), 0);
         // By the address of the filter. Most events are for routes of one, which come together.
-        let mut last: Option<((usize, Verdict), Arc<Delivery>)> = None;
-        let mut others: HashMap<(usize, Verdict), Arc<Delivery>> = HashMap::new();
+        let mut last: Option<((usize, Effect), Arc<Delivery>)> = None;
+        let mut others: HashMap<(usize, Effect), Arc<Delivery>> = HashMap::new();
         for route in routes {
-            let Some(verdict) = route.judge(&event) else { continue };
-            let key = (Arc::as_ptr(route.filter()).addr(), verdict);
+            let Some(effect) = route.judge(&event) else { continue };
+            let key = (Arc::as_ptr(route.filter()).addr(), effect);
             let delivery = match &last {
                 Some((known, delivery)) if *known == key => delivery.clone(),
                 _ => {
                     let before = last.take();
                     others.extend(before);
                     let made = others.remove(&key).unwrap_or_else(|| {
-                        let made = route.encode(number, &event, verdict);
+                        let made = route.encode(number, &event, effect);
                         bytes += made.size();
                         let made = Arc::new(made);
                         all.push((route.filter().clone(), made.clone()));

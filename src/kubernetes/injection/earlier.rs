@@ -13,17 +13,17 @@ use super::{CONTAINER, HASH_ANNOTATION, ports};
 
 /// Where an earlier sidecar stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct ContainerRef {
     /// `containers` or `initContainers`.
     pub list: &'static str,
     pub index: usize,
 }
 
 /// Finds the sidecar of an injected pod.
-pub fn place(spec: &Value) -> Option<Place> {
+pub fn find(spec: &Value) -> Option<ContainerRef> {
     ["containers", "initContainers"].into_iter().find_map(|list| {
         let index = items(spec, list).position(|item| is_named(item, CONTAINER))?;
-        Some(Place { list, index })
+        Some(ContainerRef { list, index })
     })
 }
 
@@ -43,7 +43,7 @@ pub fn hash_of(pod: &Value) -> Option<&str> {
 
 /// The pod without its sidecar and its volumes, and with the app's port by its own name. What was
 /// raised of `terminationGracePeriodSeconds` stays: nobody knows what it was.
-pub fn without(pod: &Value, place: Place) -> Value {
+pub fn without(pod: &Value, place: ContainerRef) -> Value {
     let mut pod = pod.clone();
     let Some(spec) = pod.get_mut("spec") else { return pod };
     let container = match spec.get_mut(place.list).and_then(Value::as_array_mut) {
@@ -100,11 +100,11 @@ mod tests {
         let injected = json!({ "spec": {
             "containers": [app("app-http"), sidecar], "volumes": [ours, other],
         }});
-        let place = place(&injected["spec"]).unwrap();
-        assert_eq!(place, Place { list: "containers", index: 1 });
+        let place = find(&injected["spec"]).unwrap();
+        assert_eq!(place, ContainerRef { list: "containers", index: 1 });
         let expected = json!({ "spec": { "containers": [app("http")], "volumes": [other] } });
         assert_eq!(without(&injected, place), expected);
-        assert_eq!(super::place(&expected["spec"]), None);
+        assert_eq!(super::find(&expected["spec"]), None);
         let new = |name: &str| json!({ "name": name });
         let mut again = json!({ "spec": { "volumes": [other, new(VOLUMES[1]), ours] } });
         keep_order(&injected, &mut again);
@@ -120,7 +120,7 @@ mod tests {
                 "env": [{ "name": APP_VARIABLE, "value": "99999" }] }),
         ] {
             let injected = json!({ "spec": { "containers": [sidecar], "volumes": 1 } });
-            let place = place(&injected["spec"]).unwrap();
+            let place = find(&injected["spec"]).unwrap();
             assert_eq!(without(&injected, place)["spec"]["containers"], json!([]));
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::annotations::{self, Choice, FILTERS, MODE, MONGODB_SECRET, Mode, SETTINGS, Wishes};
-use super::earlier::{self, Place};
+use super::earlier::{self, ContainerRef};
 use super::platform::Platform;
 use super::ports::{self, Missing, Taken};
 use super::sidecar::{self, FALLBACK_PORT_NAME, Sidecar};
@@ -68,7 +68,7 @@ pub fn inject(pod: &Value, situation: Situation<'_>) -> Outcome {
         Err(mistake) => return Outcome::Refused(vec![mistake]),
     };
     let is_injected = annotations::injected(metadata).is_some();
-    let earlier = pod.get("spec").filter(|_| is_injected).and_then(earlier::place);
+    let earlier = pod.get("spec").filter(|_| is_injected).and_then(earlier::find);
     let bare = earlier.map(|place| earlier::without(pod, place));
     match change(bare.as_ref().unwrap_or(pod), earlier, situation) {
         Ok((new, ..)) if earlier.is_some() && earlier::hash_of(pod) == earlier::hash_of(&new) => {
@@ -98,7 +98,7 @@ pub fn inject(pod: &Value, situation: Situation<'_>) -> Outcome {
 /// `earlier`: where a sidecar was that was taken out.
 fn change(
     pod: &Value,
-    earlier: Option<Place>,
+    earlier: Option<ContainerRef>,
     situation: Situation<'_>,
 ) -> Result<(Value, Takeover, Vec<String>), Stop> {
     let Situation { platform, .. } = situation;
@@ -258,7 +258,7 @@ fn add(
     mode: Mode,
     container: Value,
     volumes: Vec<Value>,
-    earlier: Option<Place>,
+    earlier: Option<ContainerRef>,
 ) -> Result<(), Stop> {
     let list = match mode {
         Mode::Native => "initContainers",

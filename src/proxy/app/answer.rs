@@ -18,7 +18,7 @@ const HTTP1: &[u8] = b"HTTP/1.";
 
 /// What the beginning of an answer's bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HeadState {
     /// Not all of it is here yet.
     Partial,
     /// No answer, or one with two readings; why.
@@ -64,12 +64,12 @@ pub struct Asked {
 
 /// Looks at the beginning of an answer. `seen` is how far it was looked at before, so that a head
 /// which comes byte by byte costs no more than another: 0 at first, and again for the next head.
-pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> Verdict {
+pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> HeadState {
     // Here, since httparse passes over empty lines before a head; and at once, since what speaks
     // another protocol may never end a line.
     let common = bytes.len().min(HTTP1.len());
     if bytes[..common] != HTTP1[..common] {
-        return Verdict::Malformed("it does not begin as HTTP/1 does");
+        return HeadState::Malformed("it does not begin as HTTP/1 does");
     }
     let from = std::mem::replace(seen, bytes.len());
     for at in memchr_iter(b'\n', &bytes[from..]).map(|at| from + at) {
@@ -77,19 +77,19 @@ pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> Verdict {
             break;
         }
         if at == 0 || bytes[at - 1] != b'\r' {
-            return Verdict::Malformed("a line of its head ends in a bare LF");
+            return HeadState::Malformed("a line of its head ends in a bare LF");
         }
         if at >= 3 && bytes[at - 3..at] == *b"\r\n\r" {
             return match parse(&bytes[..=at], asked) {
-                Ok(head) => Verdict::Head(head),
-                Err(reason) => Verdict::Malformed(reason),
+                Ok(head) => HeadState::Head(head),
+                Err(reason) => HeadState::Malformed(reason),
             };
         }
     }
     if bytes.len() >= MAX_HEAD {
-        return Verdict::Malformed("its head is longer than 256 KiB");
+        return HeadState::Malformed("its head is longer than 256 KiB");
     }
-    Verdict::Partial
+    HeadState::Partial
 }
 
 fn parse(bytes: &[u8], asked: Asked) -> Result<Head, &'static str> {
@@ -280,13 +280,13 @@ mod tests {
     fn only_web_sockets_are_switched_to() {
         for fields in ["", "Upgrade: h2c\r\n", "Upgrade: websocket\r\nUpgrade: h2c\r\n"] {
             let said = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
-            assert!(matches!(whole(&said, UPGRADE), Verdict::Malformed(_)), "{said:?}");
+            assert!(matches!(whole(&said, UPGRADE), HeadState::Malformed(_)), "{said:?}");
         }
     }
 
     const UPGRADE: Asked = Asked { is_head: false, is_upgrade: true };
 
-    fn whole(text: &str, asked: Asked) -> Verdict {
+    fn whole(text: &str, asked: Asked) -> HeadState {
         inspect(text.as_bytes(), &mut 0, asked)
     }
 
@@ -318,7 +318,7 @@ mod tests {
             (UPGRADE, "HTTP/1.1 101 Go\r\nUpgrade: WebSocket\r\n\r\n", Body::None, false),
             (GET, "HTTP/1.1 999 caf\u{e9}\r\nContent-Length: 1\r\n\r\n", Body::Length(1), true),
         ] {
-            let Verdict::Head(head) = whole(said, asked) else { panic!("{said:?}") };
+            let HeadState::Head(head) = whole(said, asked) else { panic!("{said:?}") };
             assert_eq!((head.body, head.is_keep_alive), (body, is_keep_alive), "{said:?}");
             assert!(said.as_bytes()[..head.length].ends_with(b"\r\n\r\n"), "{said:?}");
         }
@@ -352,13 +352,13 @@ mod tests {
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
         ] {
-            assert!(matches!(whole(said, GET), Verdict::Malformed(_)), "{said:?}");
+            assert!(matches!(whole(said, GET), HeadState::Malformed(_)), "{said:?}");
         }
         let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD));
-        assert!(matches!(whole(&long, GET), Verdict::Malformed(_)));
+        assert!(matches!(whole(&long, GET), HeadState::Malformed(_)));
         let many = "X: 1\r\n".repeat(MAX_FIELDS + 1);
         let many = format!("HTTP/1.1 200 OK\r\n{many}\r\n");
-        assert!(matches!(whole(&many, GET), Verdict::Malformed(_)));
+        assert!(matches!(whole(&many, GET), HeadState::Malformed(_)));
     }
 
     #[test]
@@ -409,9 +409,9 @@ mod tests {
         ) {
             let at_once = inspect(&bytes, &mut 0, UPGRADE);
             let (mut seen, mut end) = (0, 0);
-            let mut verdict = Verdict::Partial;
+            let mut verdict = HeadState::Partial;
             let mut cuts = cuts.iter().cycle();
-            while verdict == Verdict::Partial && end < bytes.len() {
+            while verdict == HeadState::Partial && end < bytes.len() {
                 end = (end + cuts.next().unwrap()).min(bytes.len());
                 verdict = inspect(&bytes[..end], &mut seen, UPGRADE);
             }
@@ -419,7 +419,7 @@ mod tests {
                 std::mem::discriminant(&verdict),
                 std::mem::discriminant(&at_once)
             );
-            if let (Verdict::Head(one), Verdict::Head(other)) = (verdict, at_once) {
+            if let (HeadState::Head(one), HeadState::Head(other)) = (verdict, at_once) {
                 prop_assert_eq!(one, other);
                 let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
                 let mut answer = httparse::Response::new(&mut fields);

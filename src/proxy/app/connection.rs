@@ -22,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::answer::{self, Asked, Head, Verdict};
+use super::answer::{self, Asked, Head, HeadState};
 use super::body::Body;
 use super::socket::Socket;
 use crate::proxy::chunks::Malformed;
@@ -168,9 +168,9 @@ impl Connection {
     ) -> Poll<Result<T, Broken>> {
         loop {
             match answer::inspect(&self.unread, &mut self.seen, self.asked) {
-                Verdict::Partial => {}
-                Verdict::Malformed(reason) => return Poll::Ready(Err(Broken::Malformed(reason))),
-                Verdict::Head(head) => {
+                HeadState::Partial => {}
+                HeadState::Malformed(reason) => return Poll::Ready(Err(Broken::Malformed(reason))),
+                HeadState::Head(head) => {
                     self.seen = 0;
                     self.is_keep_alive = head.is_keep_alive;
                     let taken = take(head, &self.unread[..head.length]);

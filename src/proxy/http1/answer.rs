@@ -95,12 +95,12 @@ fn is_framing(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::app::answer::{Asked, Verdict, inspect};
+    use crate::proxy::app::answer::{Asked, HeadState, inspect};
 
     fn written(said: &str, to: To) -> (String, String, bool) {
         let said = said.replace('\n', "\r\n");
         let asked = Asked { is_head: false, is_upgrade: true };
-        let Verdict::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
+        let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
         let mut out = BytesMut::new();
         let begun = write(&head, &said.as_bytes()[..head.length], to, &mut out).unwrap();
         let text = String::from_utf8(out.to_vec()).unwrap().replace("\r\n", "\n");

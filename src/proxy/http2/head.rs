@@ -174,8 +174,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proxy::app::answer::{Asked, Verdict, inspect};
-    use crate::proxy::gate::{Body as GatedBody, Gate, Verdict as Gated};
+    use crate::proxy::app::answer::{Asked, HeadState, inspect};
+    use crate::proxy::gate::{Body as GatedBody, Gate, Verdict};
 
     fn written(uri: &str, fields: &[(&str, &str)], has_body: bool) -> (String, Framing) {
         let side = Side { trusted_proxies: Vec::new(), scheme: "https" };
@@ -242,7 +242,7 @@ mod tests {
     fn told(said: &str) -> (u16, Vec<(String, String)>) {
         let said = said.replace('\n', "\r\n");
         let asked = Asked { is_head: false, is_upgrade: false };
-        let Verdict::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
+        let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
         let answer = answer(&head, &said.as_bytes()[..head.length]).unwrap();
         let text = |value: &HeaderValue| value.to_str().unwrap().to_string();
         let fields = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value)));
@@ -325,7 +325,7 @@ mod tests {
             let side = Side { trusted_proxies: Vec::new(), scheme: "https" };
             let (head, framing) = request(&parts, has_body, &side, None);
             let text = String::from_utf8_lossy(&head);
-            let Gated::Request(passed) = Gate::default().inspect(&head) else {
+            let Verdict::Request(passed) = Gate::default().inspect(&head) else {
                 return Err(TestCaseError::fail(format!("refused: {text:?}")));
             };
             prop_assert_eq!(passed.length, head.len(), "{}", text);

@@ -34,7 +34,7 @@ use crate::feed::{Back, Feed};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::beginning::{self, Beginning};
-use crate::session::listeners::{Listener, Listeners, Place};
+use crate::session::listeners::{Listener, Listeners, Progress};
 use crate::upstream::replay::{Look, Replay, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
@@ -374,11 +374,11 @@ impl Subscription {
     /// Tells operators how far it is: all that it gave before was written.
     fn note_place(&self) {
         self.listener.note(match &self.phase {
-            Phase::Waiting(_) | Phase::Beginning(_) => Place::Waiting,
-            Phase::Following(cursor) => Place::Following(*cursor),
+            Phase::Waiting(_) | Phase::Beginning(_) => Progress::Waiting,
+            Phase::Following(cursor) => Progress::Following(*cursor),
             // It has one: a replay goes on from there.
             Phase::Replaying(_) => {
-                Place::Replaying(self.position.as_ref().map_or(0, |had| had.time().time))
+                Progress::Replaying(self.position.as_ref().map_or(0, |had| had.time().time))
             }
         });
     }
