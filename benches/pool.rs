@@ -16,7 +16,7 @@ use pingora::upstreams::peer::{BasicPeer, Peer};
 use sidestream::config::AppAddress;
 use sidestream::proxy::app::answer::{self, Asked, HeadState};
 use sidestream::proxy::app::body::Body;
-use sidestream::proxy::app::{App, Connection};
+use sidestream::proxy::app::{App, AppConnection};
 use sidestream::proxy::connections::Connections;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -72,7 +72,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 async fn with_ours(app: App, exchanges: usize) {
     for _ in 0..exchanges {
-        let mut connection: Connection = app.take().await.unwrap();
+        let mut connection: AppConnection = app.take().await.unwrap();
         connection.begin(ASKED);
         let mut request = REQUEST;
         poll_fn(|cx| connection.poll_write(cx, &mut request)).await.unwrap();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bson::{Bson, RawDocumentBuf, doc};
 use sidestream::event::{ChangeEvent, Position};
-use sidestream::feed::journal::Limits;
+use sidestream::feed::journal::JournalLimits;
 use sidestream::feed::routes::Index;
 use sidestream::feed::{Feed, FeedKey};
 use sidestream::filter::parse_filter;
@@ -65,7 +65,7 @@ fn large_event(bytes: usize) {
     let text = "collection: shop.orders\naccess: public\nproject: { secret: 0 }\n";
     let filter = parse_filter("orders", Path::new("orders.yaml"), text).expect("a filter");
     let filter = Arc::new(filter);
-    let limits = Limits { window: Duration::from_secs(60), max_bytes: 64 << 20 };
+    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 64 << 20 };
     let feed = Feed::new(FeedKey::of(&filter), limits, 16);
     feed.read_also(std::slice::from_ref(&filter));
     feed.opened_at(&Position::before(bson::Timestamp { time: 1, increment: 1 }));

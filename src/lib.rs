@@ -60,16 +60,16 @@ use api::reserved::Handler;
 use config::{Config, Mongodb};
 use drain::Drain;
 use event::seal::{Ids, Keys};
-use feed::journal::Limits;
+use feed::journal::JournalLimits;
 use metrics::{Metrics, RequestLog};
 use proxy::PublicPort;
 use session::catalog::{Catalog, FeedSettings};
-use session::reload::{Reload, Seen, Told};
+use session::reload::{LastRead, Reload, Told};
 use session::subscription::Shared;
 use session::survey::Survey;
 use tasks::Tasks;
 use trace::Tracer;
-use upstream::budget::{self, Budget};
+use upstream::budget::{self, CursorBudget};
 use upstream::connect::{ProbeError, Server};
 use upstream::replay::Replayer;
 use upstream::snapshot::{Bounds, Snapshots};
@@ -145,13 +145,14 @@ impl Sidecar {
         let drain = Drain::new(config.drain);
         let tasks = Tasks::new(&metrics);
         let server = Server::default();
-        let budget = Budget::new(
+        let budget = CursorBudget::new(
             config.mongodb.max_cursors,
             config.replay.max_concurrent,
             budget::pool_of(config.mongodb.uri.expose()),
         );
         let news = Arc::new(Notify::new());
-        let limits = Limits { window: config.replay.window, max_bytes: config.replay.max_bytes };
+        let limits =
+            JournalLimits { window: config.replay.window, max_bytes: config.replay.max_bytes };
         let catalog = Arc::new(Catalog::new(
             server.clone(),
             FeedSettings {
@@ -255,7 +256,7 @@ impl Sidecar {
         let connect = move || {
             let (server, mongodb) = (server.clone(), mongodb.clone());
             async move {
-                let pool = Budget::pool(mongodb.max_cursors, max_snapshots);
+                let pool = CursorBudget::pool(mongodb.max_cursors, max_snapshots);
                 if let Err(reason) = server.connect(&mongodb.uri, pool).await {
                     error!("mongodb.uri cannot be used: {reason}; no streams are served");
                 }
@@ -265,7 +266,12 @@ impl Sidecar {
     }
 
     /// What goes on beside the ports.
-    fn start_tasks(&self, (reload, seen): (Reload, Seen), survey: Survey, handler: Arc<Handler>) {
+    fn start_tasks(
+        &self,
+        (reload, seen): (Reload, LastRead),
+        survey: Survey,
+        handler: Arc<Handler>,
+    ) {
         // After a panic, what is in force is looked at again.
         let mut seen = Some(seen);
         self.tasks.keep("reload", |_| {}, move || reload.clone().watch(seen.take()));

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use bson::{RawDocumentBuf, rawdoc};
 use libfuzzer_sys::fuzz_target;
-use sidestream_fuzz::diagnostic::Origin;
+use sidestream_fuzz::diagnostic::Source;
 use sidestream_fuzz::filter::parse_filter;
 
 /// Some of every kind, under the names that the seeds use.
@@ -42,7 +42,7 @@ fuzz_target!(|text: &str| {
             assert!(mistakes.iter().any(|mistake| mistake.is_error()), "refused without a reason");
             let lines = text.lines().count().max(1);
             for mistake in &mistakes {
-                let Origin::File { place, .. } = &mistake.origin else { panic!("{mistake:?}") };
+                let Source::File { place, .. } = &mistake.origin else { panic!("{mistake:?}") };
                 assert!((1..=lines).contains(&place.line), "{mistake:?}");
                 assert!(place.column >= 1 && place.width >= 1, "{mistake:?}");
                 assert!(mistake.source_column <= mistake.source.chars().count() + 1, "{mistake:?}");

@@ -95,7 +95,7 @@ pub(crate) fn network_of(address: IpAddr) -> IpAddr {
 
 /// Why a caller is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AuthRefusal {
     /// Brings nothing to say who it is.
     Missing,
     /// Brings a token that is not taken.
@@ -108,14 +108,14 @@ pub enum Refusal {
     Unavailable,
 }
 
-impl Refusal {
+impl AuthRefusal {
     /// For the metric `auth_total{result}`.
     pub fn result(self) -> &'static str {
         match self {
-            Refusal::Missing => "missing",
-            Refusal::Token(_) | Refusal::Unknown => "refused",
-            Refusal::Forbidden => "forbidden",
-            Refusal::Unavailable => "unavailable",
+            AuthRefusal::Missing => "missing",
+            AuthRefusal::Token(_) | AuthRefusal::Unknown => "refused",
+            AuthRefusal::Forbidden => "forbidden",
+            AuthRefusal::Unavailable => "unavailable",
         }
     }
 
@@ -123,11 +123,11 @@ impl Refusal {
     /// one that knows most.
     fn weight(self) -> u8 {
         match self {
-            Refusal::Missing => 0,
-            Refusal::Unknown => 1,
-            Refusal::Token(_) => 2,
-            Refusal::Forbidden => 3,
-            Refusal::Unavailable => 4,
+            AuthRefusal::Missing => 0,
+            AuthRefusal::Unknown => 1,
+            AuthRefusal::Token(_) => 2,
+            AuthRefusal::Forbidden => 3,
+            AuthRefusal::Unavailable => 4,
         }
     }
 }
@@ -255,11 +255,11 @@ impl Guard {
     /// Finds out who it is: the sources in order, tokens first; the first that vouches decides.
     ///
     /// # Errors
-    /// [`Refusal`]
-    pub async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
+    /// [`AuthRefusal`]
+    pub async fn identify(&self, credentials: Credentials) -> Result<Right, AuthRefusal> {
         let Credentials { tokens, forwarded, address } = credentials;
-        let mut refusal = Refusal::Missing;
-        let mut refuse = |next: Refusal| {
+        let mut refusal = AuthRefusal::Missing;
+        let mut refuse = |next: AuthRefusal| {
             if next.weight() > refusal.weight() {
                 refusal = next;
             }
@@ -276,7 +276,7 @@ impl Guard {
             && !forwarded.fields.is_empty()
         {
             if forwarded.is_oversized() {
-                refuse(Refusal::Unknown);
+                refuse(AuthRefusal::Unknown);
                 return Err(refusal);
             }
             match forward.ask(&Arc::new(forwarded)).await {
@@ -286,11 +286,13 @@ impl Guard {
                     let until = Until::Refused { forward, vouched, at };
                     return Ok(Right { caller, is_recheck_due: AtomicBool::new(false), until });
                 }
-                Some(CachedAnswer { verdict: AuthAnswer::Unknown, .. }) => refuse(Refusal::Unknown),
-                Some(CachedAnswer { verdict: AuthAnswer::Forbidden, .. }) => {
-                    refuse(Refusal::Forbidden)
+                Some(CachedAnswer { verdict: AuthAnswer::Unknown, .. }) => {
+                    refuse(AuthRefusal::Unknown)
                 }
-                None => refuse(Refusal::Unavailable),
+                Some(CachedAnswer { verdict: AuthAnswer::Forbidden, .. }) => {
+                    refuse(AuthRefusal::Forbidden)
+                }
+                None => refuse(AuthRefusal::Unavailable),
             }
         }
         Err(refusal)
@@ -298,11 +300,12 @@ impl Guard {
 }
 
 impl Tokens {
-    async fn verify(&self, token: &str) -> Result<Verified, Refusal> {
-        let keys = self.keys.current().await.ok_or(Refusal::Unavailable)?;
-        let verify = |keys| token::verify(token, keys, &self.rules, now()).map_err(Refusal::Token);
+    async fn verify(&self, token: &str) -> Result<Verified, AuthRefusal> {
+        let keys = self.keys.current().await.ok_or(AuthRefusal::Unavailable)?;
+        let verify =
+            |keys| token::verify(token, keys, &self.rules, now()).map_err(AuthRefusal::Token);
         let first = verify(&keys);
-        if !matches!(first, Err(Refusal::Token(TokenError::UnknownKey))) {
+        if !matches!(first, Err(AuthRefusal::Token(TokenError::UnknownKey))) {
             return first;
         }
         // Perhaps the issuer has a new key.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, refuse};
 use crate::access::claims::Claims;
-use crate::diagnostic::{Diagnostic, Origin};
+use crate::diagnostic::{Diagnostic, Source};
 use crate::filter::{self, Access, Filter, FilterSet};
 use crate::session::explain::Explanation;
 use crate::session::trial::{self, Trial};
@@ -148,7 +148,7 @@ fn shown(diagnostic: &Diagnostic) -> Value {
 
 /// The stream of the file that a diagnostic is about.
 fn stream_of(dir: &Path, diagnostic: &Diagnostic) -> Option<String> {
-    let Origin::File { path, .. } = &diagnostic.origin else { return None };
+    let Source::File { path, .. } = &diagnostic.origin else { return None };
     let below = path.strip_prefix(dir).ok()?.with_extension("");
     below.to_str().map(str::to_owned)
 }

@@ -93,7 +93,7 @@ pub fn most_by_descriptors(limit: Option<u64>) -> usize {
 /// The limits of `clients.max_*`, and what is open now. All counts are of streams
 /// (connections on the reserved path).
 #[derive(Debug)]
-pub struct Limits {
+pub struct StreamLimits {
     open: AtomicUsize,
     most: usize,
     most_by_descriptors: usize,
@@ -127,15 +127,15 @@ struct Counted {
 /// One open connection. Given back when dropped.
 #[derive(Debug)]
 pub struct ConnectionSlot {
-    limits: Arc<Limits>,
+    limits: Arc<StreamLimits>,
     /// Counted only where there is a limit for it.
     address: Option<Box<IpAddr>>,
     subject: Option<Box<Counted>>,
 }
 
-impl Limits {
-    pub fn new(clients: &Clients) -> Limits {
-        Limits {
+impl StreamLimits {
+    pub fn new(clients: &Clients) -> StreamLimits {
+        StreamLimits {
             open: AtomicUsize::new(0),
             most: clients.max_connections,
             most_by_descriptors: most_by_descriptors(
@@ -155,7 +155,7 @@ impl Limits {
     ///
     /// # Errors
     /// What is used up.
-    pub fn take(self: &Arc<Limits>, address: Option<IpAddr>) -> Result<ConnectionSlot, Full> {
+    pub fn take(self: &Arc<StreamLimits>, address: Option<IpAddr>) -> Result<ConnectionSlot, Full> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let mut place = ConnectionSlot { limits: self.clone(), address: None, subject: None };
         if open >= self.most {
@@ -251,20 +251,20 @@ fn lower<K>(entry: Entry<'_, K, usize>) {
 
 /// So many bytes, for all who share it.
 #[derive(Debug)]
-pub struct Budget {
+pub struct ByteBudget {
     left: AtomicUsize,
 }
 
 /// Some bytes of a budget. Given back when dropped.
 #[derive(Debug)]
 pub struct Lease {
-    budget: &'static Budget,
+    budget: &'static ByteBudget,
     bytes: usize,
 }
 
-impl Budget {
-    pub const fn new(bytes: usize) -> Budget {
-        Budget { left: AtomicUsize::new(bytes) }
+impl ByteBudget {
+    pub const fn new(bytes: usize) -> ByteBudget {
+        ByteBudget { left: AtomicUsize::new(bytes) }
     }
 
     /// Whether there is anything left.
@@ -332,8 +332,8 @@ mod tests {
     use super::*;
     use crate::access::claims::Claims;
 
-    fn limits(change: impl FnOnce(&mut Limits)) -> Arc<Limits> {
-        let mut limits = Limits {
+    fn limits(change: impl FnOnce(&mut StreamLimits)) -> Arc<StreamLimits> {
+        let mut limits = StreamLimits {
             open: AtomicUsize::new(0),
             most: 100,
             most_by_descriptors: 100,
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_of_a_budget_is_given_back() {
-        static BUDGET: Budget = Budget::new(10);
+        static BUDGET: ByteBudget = ByteBudget::new(10);
         let one = BUDGET.take(6).unwrap();
         assert!(BUDGET.take(5).is_none());
         let two = BUDGET.take(4).unwrap();

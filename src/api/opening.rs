@@ -20,14 +20,14 @@ use crate::access::credentials::Credentials;
 use crate::access::{self, Caller, Right};
 use crate::config::Compression;
 use crate::filter::{Access, BindError};
-use crate::session::catalog::Found;
+use crate::session::catalog::ActiveStream;
 use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
 use crate::session::listeners::Listener;
 use crate::session::many::Many;
 use crate::session::query::Query;
 use crate::session::subscription::From;
-use crate::trace::{Side, Span};
+use crate::trace::{Span, SpanSide};
 
 /// How far a client's time may be ahead of all that is known here, in seconds.
 const AHEAD_SECONDS: u32 = 30;
@@ -188,12 +188,13 @@ impl Handler {
         let caller = match found.filter.access {
             Access::Public => None,
             Access::Authenticated | Access::Match(_) => {
-                let _span = self.metrics.tracer.within(&identity.span, Side::Internal, "access");
+                let _span =
+                    self.metrics.tracer.within(&identity.span, SpanSide::Internal, "access");
                 Some(identity.caller(self).await?)
             }
         };
         let claims = caller.as_ref().map(|caller| caller.claims.document());
-        let span = self.metrics.tracer.within(&identity.span, Side::Internal, "bind");
+        let span = self.metrics.tracer.within(&identity.span, SpanSide::Internal, "bind");
         span.set_with("sidestream.stream", || label.stream.clone());
         let bound = found.filter.bind(&query, claims).map_err(|error| {
             if error.status() == 403 {
@@ -231,21 +232,21 @@ impl Handler {
                 Problem::new(401, detail).with_header("WWW-Authenticate", challenge).into()
             };
             match refusal {
-                access::Refusal::Missing => {
+                access::AuthRefusal::Missing => {
                     unauthorized(BindError::NoCaller.to_string(), "Bearer".to_owned())
                 }
-                access::Refusal::Token(error) => unauthorized(
+                access::AuthRefusal::Token(error) => unauthorized(
                     error.to_string(),
                     format!("Bearer error=\"invalid_token\", error_description=\"{error}\""),
                 ),
-                access::Refusal::Unknown => unauthorized(
+                access::AuthRefusal::Unknown => unauthorized(
                     "the app does not accept these credentials".into(),
                     "Bearer".into(),
                 ),
-                access::Refusal::Forbidden => {
+                access::AuthRefusal::Forbidden => {
                     Problem::new(403, "the app refuses this caller").into()
                 }
-                access::Refusal::Unavailable => {
+                access::AuthRefusal::Unavailable => {
                     let detail = "the authentication service is unavailable";
                     Refusal::passing(503, detail, self.pace.retry)
                 }
@@ -280,7 +281,7 @@ fn refusal_of(error: BindError) -> Problem {
 
 /// A page that knows when its data was read cannot have read it later than now, whoever's clock that
 /// is.
-fn check_time(found: &Found, from: &From) -> Result<(), Problem> {
+fn check_time(found: &ActiveStream, from: &From) -> Result<(), Problem> {
     let From::Position(position) = from else { return Ok(()) };
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let clock = u32::try_from(clock).unwrap_or(u32::MAX);

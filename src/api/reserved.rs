@@ -10,7 +10,7 @@ use crate::access::credentials::Credentials;
 use crate::access::origin::{self, Page};
 use crate::access::{Guard, Origin};
 use crate::api::asyncapi;
-use crate::api::capacity::{ConnectionSlot, Limits};
+use crate::api::capacity::{ConnectionSlot, StreamLimits};
 use crate::api::compression::Compressed;
 use crate::api::compression::Compressor;
 use crate::api::listing::Lists;
@@ -28,7 +28,7 @@ use crate::session::catalog::Catalog;
 use crate::session::connection::Connection;
 use crate::session::control::Ended;
 use crate::session::listeners::Listener;
-use crate::trace::{Side, Span};
+use crate::trace::{Span, SpanSide};
 
 /// A request on the reserved path.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ pub struct Handler {
     pub max_streams: usize,
     /// `clients.compression`
     pub(super) compression: Vec<Compression>,
-    pub(super) limits: Arc<Limits>,
+    pub(super) limits: Arc<StreamLimits>,
     pub(super) lists: Lists,
     /// The reserved path.
     pub(super) prefix: String,
@@ -169,7 +169,7 @@ impl Handler {
             max_duration: clients.max_duration.unwrap_or_default(),
             max_streams: clients.max_streams_per_connection,
             compression: clients.compression.clone(),
-            limits: Arc::new(Limits::new(clients)),
+            limits: Arc::new(StreamLimits::new(clients)),
             lists: Lists::default(),
             prefix: config.prefix.clone(),
         }
@@ -205,7 +205,7 @@ impl Handler {
             && ask.method != "OPTIONS"
             && (!ask.rest.is_empty() || wanted::has_many(ask.rest, &ask.query));
         if is_negotiated || ask.is_websocket {
-            ask.span = metrics.tracer.continued(Side::Server, "open stream", ask.traceparent);
+            ask.span = metrics.tracer.continued(SpanSide::Server, "open stream", ask.traceparent);
             ask.span.set("sidestream.transport", transport.name());
             ask.span.set_with("http.request.method", || ask.method.to_owned());
             ask.span.set_with("http.route", || format!("{}/{{stream}}", self.prefix));

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::event::seal::Ids;
-use crate::feed::routes::{Delivery, Kind};
+use crate::feed::routes::{Delivery, DeliveryKind};
 use crate::metrics::Metrics;
 use crate::session::bookmark::Bookmark;
 use crate::session::connection::{Connection, Frame};
@@ -303,7 +303,7 @@ fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: 
 pub(super) fn count(metrics: &Metrics, connection: &mut Connection, sent: &[(u16, Arc<Delivery>)]) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     for (stream, delivery) in sent {
-        if !matches!(delivery.kind, Kind::Event(_)) {
+        if !matches!(delivery.kind, DeliveryKind::Event(_)) {
             continue;
         }
         connection.count_sent(*stream);

@@ -12,7 +12,7 @@ use super::print::{complain, print};
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, UNAVAILABLE, bounds};
 use crate::config::{Config, MongodbUri};
-use crate::diagnostic::{Diagnostic, Format, Origin, Severity};
+use crate::diagnostic::{Diagnostic, Format, Severity, Source};
 use crate::filter::{self, CheckReport, Filter};
 use crate::session::examples;
 use crate::upstream::connect::ProbeError;
@@ -107,7 +107,7 @@ enum Failure {
 }
 
 fn in_flag(severity: Severity, message: String, hint: Option<String>) -> Diagnostic {
-    let diagnostic = Diagnostic::new(severity, Origin::Flag("--mongodb".into()), message);
+    let diagnostic = Diagnostic::new(severity, Source::Flag("--mongodb".into()), message);
     Diagnostic { hint, ..diagnostic }
 }
 

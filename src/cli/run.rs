@@ -12,7 +12,7 @@ use super::settings::{SettingFlags, SettingsFile};
 use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE};
 use crate::api::capacity;
 use crate::config::Config;
-use crate::diagnostic::Origin;
+use crate::diagnostic::Source;
 use crate::upstream::connect::ProbeError;
 use crate::{Sidecar, StartError};
 
@@ -46,7 +46,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         Err(errors) => {
             complain(&errors);
             let is_usage =
-                errors.diagnostics.iter().all(|mistake| matches!(mistake.origin, Origin::Flag(_)));
+                errors.diagnostics.iter().all(|mistake| matches!(mistake.origin, Source::Flag(_)));
             return ExitCode::from(if is_usage { BAD_USAGE } else { BAD_INPUT });
         }
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Config, Flags, Kind, SETTINGS, Setting, Sources};
+use crate::config::{Config, Flags, SETTINGS, Setting, SettingKind, Sources};
 
 /// The settings as `sidestream run` reads them, from the file and the environment.
 #[derive(Args)]
@@ -79,11 +79,11 @@ impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
         command.args(with_flag().map(|(setting, name)| {
             let placeholder = match setting.kind {
-                Kind::Address => "ADDRESS",
-                Kind::App => "URL",
-                Kind::Prefix => "PATH",
-                Kind::Path => "DIR",
-                Kind::Mongodb => "URI",
+                SettingKind::Address => "ADDRESS",
+                SettingKind::App => "URL",
+                SettingKind::Prefix => "PATH",
+                SettingKind::Path => "DIR",
+                SettingKind::Mongodb => "URI",
                 _ => "VALUE",
             };
             // `clap` ends the help of an argument without a full stop.

@@ -13,7 +13,9 @@ use super::inject::{PlatformArgs, duration};
 use super::{BAD_INPUT, UNAVAILABLE, log};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::kubernetes::Version;
-use crate::kubernetes::webhook::{Access, CertificateSource, Options, Own, StartError, Webhook};
+use crate::kubernetes::webhook::{
+    ApiServer, CertificateSource, Options, Own, Webhook, WebhookError,
+};
 
 #[derive(Args)]
 pub struct WebhookArgs {
@@ -135,7 +137,7 @@ impl WebhookArgs {
         };
         let access = match (self.api.api_server, self.api.api_authority, self.api.api_token) {
             (Some(server), Some(authority), Some(token)) => {
-                Some(Access { server, authority, token })
+                Some(ApiServer { server, authority, token })
             }
             _ => None,
         };
@@ -192,8 +194,8 @@ async fn serve(options: Options) -> ExitCode {
         Err(error) => {
             error!("{error}");
             return ExitCode::from(match error {
-                StartError::Listen { .. } => UNAVAILABLE,
-                StartError::Access(_) => BAD_INPUT,
+                WebhookError::Listen { .. } => UNAVAILABLE,
+                WebhookError::Access(_) => BAD_INPUT,
             });
         }
     };

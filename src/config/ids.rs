@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::resolve::Resolver;
-use super::setting::{Kind, Setting, declared, unset};
+use super::setting::{Setting, SettingKind, declared, unset};
 use super::value::{Group, Value, Words};
 
 /// What clients see of positions.
@@ -31,12 +31,12 @@ const KEYS_FILE: &str = "ids.keys_file";
 
 impl Group for Ids {
     fn declare(into: &mut Vec<Setting>) {
-        let mode = declared(Kind::Word(Mode::NAMES), "token");
+        let mode = declared(SettingKind::Word(Mode::NAMES), "token");
         let about = "The form of ids: `token`, MongoDB's resume tokens; or `sealed`, encrypted.";
         into.push(mode.named(MODE, &[about]));
         let about = "The keys of sealed ids, one per line in hexadecimal digits. The first \
                      encrypts; all decrypt.";
-        into.push(unset(Kind::Path).named(KEYS_FILE, &[about]));
+        into.push(unset(SettingKind::Path).named(KEYS_FILE, &[about]));
     }
 
     fn read(resolver: &mut Resolver<'_>) -> Option<Ids> {

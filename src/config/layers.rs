@@ -13,7 +13,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::setting::{self, ENV_PREFIX, SETTINGS, Setting};
 use super::units::mistake;
-use crate::diagnostic::{Diagnostic, Lines, Origin, nearest};
+use crate::diagnostic::{Diagnostic, Lines, Source, nearest};
 use crate::yaml::{self, Entry, Node};
 
 /// The settings file that is read from the working directory where no other is named.
@@ -56,9 +56,9 @@ pub struct Declared {
 /// A value as written.
 pub struct Written {
     pub raw: Raw,
-    pub origin: Origin,
+    pub origin: Source,
     /// The place of each item of a list that has its own.
-    pub item_origins: Vec<Origin>,
+    pub item_origins: Vec<Source>,
     /// The layer: 0 defaults, 1 file, 2 environment, 3 flags.
     pub rank: usize,
 }
@@ -78,7 +78,7 @@ impl Declared {
     /// file's order.
     pub(super) fn with_sources(&self, mut mistakes: Vec<Diagnostic>) -> Vec<Diagnostic> {
         mistakes.sort_by_key(|mistake| match &mistake.origin {
-            Origin::File { place, .. } => (place.line, place.column),
+            Source::File { place, .. } => (place.line, place.column),
             _ => (usize::MAX, 0),
         });
         let lines = Lines::with_secrets(&self.file.text, self.file.visible.iter().copied());
@@ -126,7 +126,7 @@ pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Diagnostic>) {
             value => Raw::Text(value.as_str().unwrap_or_default().to_owned()),
         };
         let origin_of = |key: &str| layers[rank].origins.get(key).cloned();
-        let origin = origin_of(setting.key).unwrap_or(Origin::Default);
+        let origin = origin_of(setting.key).unwrap_or(Source::Default);
         let item_origins =
             (0..).map_while(|index| origin_of(&format!("{}[{index}]", setting.key))).collect();
         values.insert(setting.key, Written { raw, origin, item_origins, rank });
@@ -138,7 +138,7 @@ pub(super) fn declare(sources: &Sources) -> (Declared, Vec<Diagnostic>) {
 struct Layer {
     name: &'static str,
     dict: Dict,
-    origins: HashMap<String, Origin>,
+    origins: HashMap<String, Source>,
 }
 
 impl Provider for Layer {
@@ -157,7 +157,7 @@ impl Layer {
     }
 
     /// Sets a key of the table, dotted; the groups on the way are made.
-    fn set(&mut self, key: &str, raw: Raw, origin: Origin) {
+    fn set(&mut self, key: &str, raw: Raw, origin: Source) {
         self.origins.insert(key.to_owned(), origin);
         let value = match raw {
             Raw::Text(text) => Value::from(text),
@@ -185,7 +185,7 @@ fn default_layer() -> Layer {
     let mut layer = Layer::new("defaults");
     for setting in SETTINGS.iter() {
         let Some(default) = setting.default else { continue };
-        layer.set(setting.key, raw_text(setting, default), Origin::Default);
+        layer.set(setting.key, raw_text(setting, default), Source::Default);
     }
     layer
 }
@@ -196,7 +196,7 @@ fn flag_layer(flags: &Flags) -> Layer {
         // Without a flag in the declaration, no command line can set it; tests may.
         let Some(setting) = setting::find(key) else { continue };
         let flag = setting.flag.unwrap_or(setting.key);
-        layer.set(setting.key, raw_text(setting, value), Origin::Flag(flag.into()));
+        layer.set(setting.key, raw_text(setting, value), Source::Flag(flag.into()));
     }
     layer
 }
@@ -209,7 +209,7 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer 
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
         let key = rest.to_lowercase().replace("__", ".");
         let mut problem = |key: &str, message: &str, hint: String| {
-            problems.push(mistake(key, Origin::Environment(name.clone()), message, hint));
+            problems.push(mistake(key, Source::Environment(name.clone()), message, hint));
         };
         if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
             if value.trim().is_empty() {
@@ -222,7 +222,7 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer 
                 problem(setting.key, "is empty", hint.into());
                 continue;
             }
-            layer.set(setting.key, raw_text(setting, value), Origin::Environment(name.clone()));
+            layer.set(setting.key, raw_text(setting, value), Source::Environment(name.clone()));
         } else if is_injected_by_kubernetes(name, value) {
             // Nobody wrote it: every pod gets these when a Service is named `sidestream`.
         } else if setting::is_group(&key) {
@@ -259,7 +259,7 @@ fn file_layer(sources: &Sources, file: &mut SettingsFile, problems: &mut Vec<Dia
         None => (PathBuf::from(DEFAULT_FILE), sources.working_dir.join(DEFAULT_FILE)),
     };
     let mut problem = |place, message: String, hint: String| {
-        problems.push(mistake("", Origin::file(&shown, place), message, hint));
+        problems.push(mistake("", Source::file(&shown, place), message, hint));
     };
     let start = yaml::Place::START;
     file.text = match std::fs::read(&path) {
@@ -344,8 +344,8 @@ struct FileReader<'a> {
 }
 
 impl FileReader<'_> {
-    fn origin(&self, place: yaml::Place) -> Origin {
-        Origin::file(self.path, place)
+    fn origin(&self, place: yaml::Place) -> Source {
+        Source::file(self.path, place)
     }
 
     fn problem(&mut self, key: &str, place: yaml::Place, message: String, hint: String) {

@@ -37,7 +37,7 @@ pub use ids::Ids;
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use schema::schema;
 pub use secret::{MongodbUri, Secret};
-pub use setting::{Kind, SETTINGS, Setting};
+pub use setting::{SETTINGS, Setting, SettingKind};
 pub use settings::{
     Clients, Compression, Config, Console, Log, LogFormat, LogLevel, Mongodb, Replay, Snapshot,
     Subjects, Trace,

@@ -9,7 +9,7 @@ use super::layers::{Declared, Raw, Sources, Written};
 use super::units::{Invalid, invalid, mistake};
 use super::value::Group;
 use super::{AppAddress, Config, ConfigErrors};
-use crate::diagnostic::{Diagnostic, Origin};
+use crate::diagnostic::{Diagnostic, Source};
 
 /// A secret in a file is one line; this is far more than any needs.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -75,13 +75,13 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn problem(&mut self, key: &str, origin: Origin, invalid: Invalid) {
+    pub(super) fn problem(&mut self, key: &str, origin: Source, invalid: Invalid) {
         let Invalid { message, hint } = invalid;
         self.problems.push(mistake(key, origin, message, hint));
     }
 
     pub(super) fn problem_at(&mut self, key: &str, message: &str, hint: &str) {
-        let origin = self.declared.get(key).map_or(Origin::Default, |w| w.origin.clone());
+        let origin = self.declared.get(key).map_or(Source::Default, |w| w.origin.clone());
         self.problem(key, origin, invalid(message, hint));
     }
 
@@ -101,7 +101,7 @@ impl Resolver<'_> {
             Some(Written { raw: Raw::Text(text), origin, .. }) => (text.as_str(), origin.clone()),
             // A key without a default that nobody set; or a list, which `layers` keeps away.
             _ => {
-                self.problem(key, Origin::Default, invalid("is missing", "set it"));
+                self.problem(key, Source::Default, invalid("is missing", "set it"));
                 return None;
             }
         };
@@ -128,7 +128,7 @@ impl Resolver<'_> {
             match parse(item) {
                 Ok(value) => values.push(value),
                 Err(invalid) => {
-                    let origin: &Origin =
+                    let origin: &Source =
                         written.item_origins.get(index).unwrap_or(&written.origin);
                     self.problem(key, origin.clone(), invalid);
                     is_good = false;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::setting::{Kind, SETTINGS, Setting, members};
+use super::setting::{SETTINGS, Setting, SettingKind, members};
 
 /// The JSON Schema (2020-12) of a settings file. Each setting has its `default`, and in `$comment`
 /// its environment variable and its flag.
@@ -42,7 +42,9 @@ fn one(setting: &Setting) -> Value {
     let mut put = |key: &str, value: Value| _ = schema.insert(key.to_owned(), value);
     let about = match setting.range() {
         // The schema of a list or a choice shows its words already.
-        Some(range) if !matches!(setting.kind, Kind::Word(_) | Kind::Words { .. }) => {
+        Some(range)
+            if !matches!(setting.kind, SettingKind::Word(_) | SettingKind::Words { .. }) =>
+        {
             format!("{} {range}.", setting.about)
         }
         _ => setting.about.clone(),
@@ -62,8 +64,8 @@ fn one(setting: &Setting) -> Value {
 /// A default as it stands in the file.
 fn written(setting: &Setting, default: &str) -> Value {
     match setting.kind {
-        Kind::Count { .. } => default.parse::<u64>().map_or(default.into(), Value::from),
-        Kind::Switch => (default == "true").into(),
+        SettingKind::Count { .. } => default.parse::<u64>().map_or(default.into(), Value::from),
+        SettingKind::Switch => (default == "true").into(),
         _ if setting.list_example().is_some() => {
             let items = default.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.map(Value::from).collect::<Vec<_>>().into()
@@ -74,27 +76,35 @@ fn written(setting: &Setting, default: &str) -> Value {
 
 fn of_kind(setting: &Setting) -> Map<String, Value> {
     let schema = match setting.kind {
-        Kind::Duration { .. } => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
-        Kind::Size { .. } => json!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" }),
-        Kind::Count { least, most } => {
+        SettingKind::Duration { .. } => {
+            json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
+        }
+        SettingKind::Size { .. } => {
+            json!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" })
+        }
+        SettingKind::Count { least, most } => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
         }
-        Kind::Word(words) => json!({ "enum": words }),
-        Kind::Switch => json!({ "type": "boolean" }),
+        SettingKind::Word(words) => json!({ "enum": words }),
+        SettingKind::Switch => json!({ "type": "boolean" }),
         // One item may stand without brackets.
-        Kind::Words { words, .. } => json!({
+        SettingKind::Words { words, .. } => json!({
             "type": ["array", "string"],
             "items": { "enum": words },
         }),
-        Kind::Texts { .. } | Kind::Networks => json!({
+        SettingKind::Texts { .. } | SettingKind::Networks => json!({
             "type": ["array", "string"],
             "items": { "type": "string" },
         }),
-        Kind::Prefix => json!({ "type": "string", "pattern": "^/.*[^/]$" }),
-        Kind::App => json!({ "type": "string", "pattern": "^(https?://|unix:)" }),
-        Kind::Url => json!({ "type": "string", "pattern": "^https?://" }),
-        Kind::Mongodb => json!({ "type": "string", "pattern": "^mongodb(\\+srv)?://" }),
-        Kind::Secret | Kind::Text | Kind::Path | Kind::SecretFile | Kind::Address => {
+        SettingKind::Prefix => json!({ "type": "string", "pattern": "^/.*[^/]$" }),
+        SettingKind::App => json!({ "type": "string", "pattern": "^(https?://|unix:)" }),
+        SettingKind::Url => json!({ "type": "string", "pattern": "^https?://" }),
+        SettingKind::Mongodb => json!({ "type": "string", "pattern": "^mongodb(\\+srv)?://" }),
+        SettingKind::Secret
+        | SettingKind::Text
+        | SettingKind::Path
+        | SettingKind::SecretFile
+        | SettingKind::Address => {
             json!({ "type": "string" })
         }
     };

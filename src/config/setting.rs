@@ -27,7 +27,7 @@ use super::units::{show_duration, show_size};
 pub struct Setting {
     /// Dotted: `clients.heartbeat`.
     pub key: &'static str,
-    pub kind: Kind,
+    pub kind: SettingKind,
     /// As one would write it; `None`: unset.
     pub default: Option<&'static str>,
     /// The flag of `sidestream run` that sets it, with its dashes.
@@ -39,14 +39,14 @@ pub struct Setting {
 /// What is declared of a setting besides its name and what it is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Declaration {
-    kind: Kind,
+    kind: SettingKind,
     default: Option<&'static str>,
     flag: Option<&'static str>,
 }
 
 /// What a setting holds. Ranges include both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SettingKind {
     /// `host:port`, the host an IP address or `localhost`.
     Address,
     /// `http://host[:port]`, `https://…` or `unix:/path`.
@@ -88,12 +88,12 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) const fn declared(kind: Kind, default: &'static str) -> Declaration {
+pub(super) const fn declared(kind: SettingKind, default: &'static str) -> Declaration {
     Declaration { kind, default: Some(default), flag: None }
 }
 
 /// A setting that is unset by default.
-pub(super) const fn unset(kind: Kind) -> Declaration {
+pub(super) const fn unset(kind: SettingKind) -> Declaration {
     Declaration { kind, default: None, flag: None }
 }
 
@@ -102,16 +102,16 @@ pub(super) const fn duration(
     least: Duration,
     most: Duration,
 ) -> Declaration {
-    declared(Kind::Duration { least, most, zero_means_none: false }, default)
+    declared(SettingKind::Duration { least, most, zero_means_none: false }, default)
 }
 
 /// A duration of which `0s` means that there is no limit.
 pub(super) const fn limit(default: &'static str, least: Duration, most: Duration) -> Declaration {
-    declared(Kind::Duration { least, most, zero_means_none: true }, default)
+    declared(SettingKind::Duration { least, most, zero_means_none: true }, default)
 }
 
 pub(super) const fn count(default: &'static str, least: u64, most: u64) -> Declaration {
-    declared(Kind::Count { least, most }, default)
+    declared(SettingKind::Count { least, most }, default)
 }
 
 impl Declaration {
@@ -130,14 +130,14 @@ impl Declaration {
 impl Setting {
     /// Whether its value must never be shown.
     pub fn is_secret(&self) -> bool {
-        matches!(self.kind, Kind::Mongodb | Kind::Secret)
+        matches!(self.kind, SettingKind::Mongodb | SettingKind::Secret)
     }
 
     /// Whether it is written as a list; for a hint, how.
     pub(super) fn list_example(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Networks => Some("[127.0.0.0/8]"),
-            Kind::Texts { example } | Kind::Words { example, .. } => Some(example),
+            SettingKind::Networks => Some("[127.0.0.0/8]"),
+            SettingKind::Texts { example } | SettingKind::Words { example, .. } => Some(example),
             _ => None,
         }
     }
@@ -155,16 +155,16 @@ impl Setting {
     /// Which values are good, where there is more to say than what they look like: `1s to 1h`.
     pub fn range(&self) -> Option<String> {
         match self.kind {
-            Kind::Duration { least, most, zero_means_none } => {
+            SettingKind::Duration { least, most, zero_means_none } => {
                 let or_zero = if zero_means_none { "0s for no limit, or " } else { "" };
                 Some(format!("{or_zero}{} to {}", show_duration(least), show_duration(most)))
             }
-            Kind::Size { least, most } => {
+            SettingKind::Size { least, most } => {
                 Some(format!("{} to {}", show_size(least), show_size(most)))
             }
-            Kind::Count { least, most } => Some(format!("{least} to {most}")),
-            Kind::Word(words) => Some(words.join(", ")),
-            Kind::Words { words, .. } => Some(format!("some of {}", words.join(", "))),
+            SettingKind::Count { least, most } => Some(format!("{least} to {most}")),
+            SettingKind::Word(words) => Some(words.join(", ")),
+            SettingKind::Words { words, .. } => Some(format!("some of {}", words.join(", "))),
             _ => None,
         }
     }
@@ -176,7 +176,7 @@ impl Setting {
         self.is_secret().then(|| Setting {
             // Once for each secret, and for as long as the process runs.
             key: Box::leak(key.into_boxed_str()),
-            kind: Kind::SecretFile,
+            kind: SettingKind::SecretFile,
             default: None,
             flag: None,
             about,

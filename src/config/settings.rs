@@ -14,8 +14,8 @@ use super::auth::Auth;
 use super::ids::Ids;
 use super::secret::MongodbUri;
 use super::setting::{
-    DAY, HOUR, Kind, MILLISECOND, SECOND, Setting, count, declared, duration, limit, settings,
-    unset,
+    DAY, HOUR, MILLISECOND, SECOND, Setting, SettingKind, count, declared, duration, limit,
+    settings, unset,
 };
 use super::tls::Tls;
 use super::value::{Endpoint, Group, Words};
@@ -35,23 +35,23 @@ settings! {
     /// the working directory.
     pub struct Config in "" {
         /// The public address. Port 0 takes any free port.
-        listen: SocketAddr = declared(Kind::Address, "0.0.0.0:8080").flag("--listen"),
+        listen: SocketAddr = declared(SettingKind::Address, "0.0.0.0:8080").flag("--listen"),
         /// The address of health, metrics and console: never on the public port.
-        admin: SocketAddr = declared(Kind::Address, "127.0.0.1:9180").flag("--admin"),
+        admin: SocketAddr = declared(SettingKind::Address, "127.0.0.1:9180").flag("--admin"),
         /// An address that serves only `/healthz`, `/readyz` and `/metrics`, for kubelet and
         /// Prometheus, for example `0.0.0.0:9181`; empty: off.
-        probes: Option<SocketAddr> = declared(Kind::Address, "").flag("--probes"),
+        probes: Option<SocketAddr> = declared(SettingKind::Address, "").flag("--probes"),
         /// The app behind the sidecar: `http://`, `https://` or `unix:/path`.
-        app: AppAddress = declared(Kind::App, "http://127.0.0.1:3000").flag("--app"),
+        app: AppAddress = declared(SettingKind::App, "http://127.0.0.1:3000").flag("--app"),
         /// The reserved path.
-        prefix: String = declared(Kind::Prefix, "/_events").flag("--prefix"),
+        prefix: String = declared(SettingKind::Prefix, "/_events").flag("--prefix"),
         /// The directory of filter files, watched for changes. It may be created later.
-        filters: PathBuf = declared(Kind::Path, "./filters").flag("--filters"),
+        filters: PathBuf = declared(SettingKind::Path, "./filters").flag("--filters"),
         /// How long the app may send nothing of a response, once it has the whole request; `0s`:
         /// no limit.
         app_read_timeout: Option<Duration> = limit("0s", MILLISECOND.saturating_mul(100), DAY),
         /// Networks whose `X-Forwarded-*` headers are trusted.
-        trusted_proxies: Vec<IpNet> = declared(Kind::Networks, "127.0.0.0/8"),
+        trusted_proxies: Vec<IpNet> = declared(SettingKind::Networks, "127.0.0.0/8"),
         /// The time over which streams are closed after SIGTERM.
         drain: Duration = duration("10s", Duration::ZERO, HOUR),
         ..
@@ -83,7 +83,7 @@ settings! {
     pub struct Mongodb in "mongodb." {
         /// The connection string.
         uri: MongodbUri =
-            declared(Kind::Mongodb, "mongodb://127.0.0.1:27017/?replicaSet=rs0").flag("--mongodb"),
+            declared(SettingKind::Mongodb, "mongodb://127.0.0.1:27017/?replicaSet=rs0").flag("--mongodb"),
         /// Change streams that may be open at the same time, replays included.
         max_cursors: usize = count("256", 2, 10_000),
     }
@@ -96,7 +96,7 @@ settings! {
         /// How much recent history is kept in memory.
         window: Duration = duration("2m", SECOND, DAY),
         /// The maximum size of the history in memory, for each database and image mode, in bytes.
-        max_bytes: usize = declared(Kind::Size { least: KIB, most: TIB }, "64MiB"),
+        max_bytes: usize = declared(SettingKind::Size { least: KIB, most: TIB }, "64MiB"),
         /// Replays of older events from the oplog at the same time.
         max_concurrent: usize = count("8", 1, 1000),
     }
@@ -136,7 +136,7 @@ settings! {
         /// How Server-Sent Events and NDJSON are compressed for clients that accept it, best first;
         /// empty: not at all.
         compression: Vec<Compression> = declared(
-            Kind::Words { words: Compression::NAMES, example: "[gzip]" },
+            SettingKind::Words { words: Compression::NAMES, example: "[gzip]" },
             "",
         ),
     }
@@ -150,7 +150,7 @@ settings! {
         max_documents: usize = count("10000", 1, 10_000_000),
         /// The maximum size of one snapshot as BSON, and of the snapshots kept for further clients;
         /// in bytes.
-        max_bytes: usize = declared(Kind::Size { least: KIB, most: TIB }, "16MiB"),
+        max_bytes: usize = declared(SettingKind::Size { least: KIB, most: TIB }, "16MiB"),
         /// How long the query of one snapshot may take.
         max_time: Duration = duration("10s", MILLISECOND.saturating_mul(10), HOUR),
         /// Queries at the same time; further ones wait.
@@ -164,7 +164,7 @@ settings! {
     pub struct Trace in "trace." {
         /// The collector that receives traces by OTLP over HTTP, for example `http://collector:4318`.
         /// If unset, `OTEL_EXPORTER_OTLP_ENDPOINT` names it; without either, nothing is traced.
-        otlp: Option<Endpoint> = unset(Kind::Url),
+        otlp: Option<Endpoint> = unset(SettingKind::Url),
     }
 }
 
@@ -174,12 +174,12 @@ settings! {
     pub struct Console in "console." {
         /// Whether the console may show the events that a stream sends, as its clients see them. The log
         /// says who looked.
-        tap: bool = declared(Kind::Switch, "false"),
+        tap: bool = declared(SettingKind::Switch, "false"),
         /// Host names for which the admin port answers, besides IP addresses and `localhost`.
-        hosts: Vec<String> = declared(Kind::Texts { example: "[sidestream.internal]" }, ""),
+        hosts: Vec<String> = declared(SettingKind::Texts { example: "[sidestream.internal]" }, ""),
         /// How the console shows listeners: `hashed`, a digest that tells them apart; or `shown`,
         /// their subject.
-        subjects: Subjects = declared(Kind::Word(Subjects::NAMES), "hashed"),
+        subjects: Subjects = declared(SettingKind::Word(Subjects::NAMES), "hashed"),
     }
 }
 
@@ -188,11 +188,11 @@ settings! {
     #[derive(Copy, PartialEq, Eq)]
     pub struct Log in "log." {
         /// The format of log lines.
-        format: LogFormat = declared(Kind::Word(LogFormat::NAMES), "text"),
+        format: LogFormat = declared(SettingKind::Word(LogFormat::NAMES), "text"),
         /// The lowest level that is logged.
-        level: LogLevel = declared(Kind::Word(LogLevel::NAMES), "info"),
+        level: LogLevel = declared(SettingKind::Word(LogLevel::NAMES), "info"),
         /// Whether requests are logged, one line each.
-        requests: bool = declared(Kind::Switch, "false"),
+        requests: bool = declared(SettingKind::Switch, "false"),
         /// One in this many requests is logged; each that fails with a 5xx always is.
         requests_every: usize = count("1", 1, 1_000_000),
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::resolve::Resolver;
-use super::setting::{Kind, Setting, unset};
+use super::setting::{Setting, SettingKind, unset};
 use super::value::{Group, Value};
 
 /// Certificate and key, as PEM files.
@@ -20,7 +20,7 @@ impl Group for Option<Tls> {
     fn declare(into: &mut Vec<Setting>) {
         let abouts = ["The certificate chain of the public port, PEM.", "Its private key, PEM."];
         for (key, about) in KEYS.into_iter().zip(abouts) {
-            into.push(unset(Kind::Path).named(key, &[about]));
+            into.push(unset(SettingKind::Path).named(key, &[about]));
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::diagnostic::{Diagnostic, Origin, Severity};
+use crate::diagnostic::{Diagnostic, Severity, Source};
 
 /// What is wrong with a value, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) fn invalid(message: impl Into<String>, hint: impl Into<String>) -> In
 /// A mistake at a setting; the key is empty where the file as a whole is meant.
 pub(super) fn mistake(
     key: &str,
-    origin: Origin,
+    origin: Source,
     message: impl Into<String>,
     hint: impl Into<String>,
 ) -> Diagnostic {

@@ -10,7 +10,7 @@ use super::address::{self, AppAddress};
 use super::auth::text::parse_url;
 use super::resolve::{Resolver, read_text};
 use super::secret::MongodbUri;
-use super::setting::{Kind, Setting, find};
+use super::setting::{Setting, SettingKind, find};
 use super::units::{
     Invalid, invalid, parse_count, parse_duration, parse_network, parse_size, show,
 };
@@ -109,7 +109,7 @@ impl Value for AppAddress {
 
 impl Value for String {
     fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<String> {
-        let is_prefix = find(key).is_some_and(|setting| setting.kind == Kind::Prefix);
+        let is_prefix = find(key).is_some_and(|setting| setting.kind == SettingKind::Prefix);
         resolver.read(key, |text| match text {
             text if is_prefix => address::parse_prefix(text),
             "" => Err(invalid("is empty", "give it a value, or remove the key")),
@@ -144,7 +144,7 @@ impl Value for Duration {
         let setting = find(key)?;
         resolver.read(key, |text| {
             let duration = parse_duration(text)?;
-            let Kind::Duration { least, most, zero_means_none } = setting.kind else {
+            let SettingKind::Duration { least, most, zero_means_none } = setting.kind else {
                 return Ok(duration);
             };
             let is_good =
@@ -167,8 +167,8 @@ impl Value for usize {
         let setting = find(key)?;
         resolver.read(key, |text| {
             let (number, least, most) = match setting.kind {
-                Kind::Size { least, most } => (parse_size(text)?, least, most),
-                Kind::Count { least, most } => (parse_count(text)?, least, most),
+                SettingKind::Size { least, most } => (parse_size(text)?, least, most),
+                SettingKind::Count { least, most } => (parse_count(text)?, least, most),
                 _ => (parse_count(text)?, 0, u64::MAX),
             };
             match usize::try_from(number) {

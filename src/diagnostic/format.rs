@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::{Diagnostic, Origin};
+use super::{Diagnostic, Source};
 use crate::yaml::Place;
 
 /// How findings are written.
@@ -68,16 +68,16 @@ impl Diagnostic {
         let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
         put("severity", self.severity.as_str().into());
         match &self.origin {
-            Origin::Default => {}
-            Origin::File { path, place } => {
+            Source::Default => {}
+            Source::File { path, place } => {
                 put("file", path.display().to_string().into());
                 put("line", place.line.into());
                 put("column", place.column.into());
                 put("width", place.width.into());
             }
-            Origin::Environment(name) => _ = put("environment", name.as_str().into()),
-            Origin::Flag(name) => _ = put("flag", name.as_ref().into()),
-            Origin::Annotation(name) => _ = put("annotation", name.as_str().into()),
+            Source::Environment(name) => _ = put("environment", name.as_str().into()),
+            Source::Flag(name) => _ = put("flag", name.as_ref().into()),
+            Source::Annotation(name) => _ = put("annotation", name.as_str().into()),
         }
         if !self.key.is_empty() {
             put("key", self.key.as_str().into());
@@ -97,7 +97,7 @@ impl Diagnostic {
         let mut place = String::new();
         let mut text = String::new();
         match &self.origin {
-            Origin::File { path, place: Place { line, column, width } } => {
+            Source::File { path, place: Place { line, column, width } } => {
                 let file = property(&path.display().to_string());
                 let end = column + width;
                 place = format!(" file={file},line={line},col={column},endColumn={end}");
@@ -140,13 +140,13 @@ mod tests {
 
     fn rows() -> Vec<Diagnostic> {
         let place = Place { line: 1, column: 8, width: 2 };
-        let in_file = Origin::file(Path::new("a,b.yaml"), place);
+        let in_file = Source::file(Path::new("a,b.yaml"), place);
         vec![
             Diagnostic::new(Severity::Error, in_file, "no unit: 100%")
                 .key("drain")
                 .hint("write\n10s")
                 .with_source(&Lines::new("drain: 10")),
-            Diagnostic::new(Severity::Warning, Origin::Environment("X".into()), "odd"),
+            Diagnostic::new(Severity::Warning, Source::Environment("X".into()), "odd"),
         ]
     }
 

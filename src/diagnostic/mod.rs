@@ -41,7 +41,7 @@ impl Severity {
 
 /// Where something is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum Source {
     /// Nowhere: it is a built-in default.
     Default,
     /// In a file; a file as a whole is the first character of its first line.
@@ -54,22 +54,22 @@ pub enum Origin {
     Annotation(String),
 }
 
-impl Origin {
-    pub(crate) fn file(path: &Path, place: Place) -> Origin {
-        Origin::File { path: path.to_owned(), place }
+impl Source {
+    pub(crate) fn file(path: &Path, place: Place) -> Source {
+        Source::File { path: path.to_owned(), place }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Default => f.write_str("built-in default"),
-            Origin::File { path, place: Place { line, column, .. } } => {
+            Source::Default => f.write_str("built-in default"),
+            Source::File { path, place: Place { line, column, .. } } => {
                 write!(f, "{}:{line}:{column}", path.display())
             }
-            Origin::Environment(name) => write!(f, "environment variable {name}"),
-            Origin::Flag(name) => f.write_str(name),
-            Origin::Annotation(name) => write!(f, "annotation {name}"),
+            Source::Environment(name) => write!(f, "environment variable {name}"),
+            Source::Flag(name) => f.write_str(name),
+            Source::Annotation(name) => write!(f, "annotation {name}"),
         }
     }
 }
@@ -79,7 +79,7 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
-    pub origin: Origin,
+    pub origin: Source,
     /// The setting that is meant, dotted; empty in filter files, whose messages name the key.
     pub key: String,
     pub message: String,
@@ -99,7 +99,7 @@ impl Diagnostic {
     /// A finding without a source line.
     pub(crate) fn new(
         severity: Severity,
-        origin: Origin,
+        origin: Source,
         message: impl Into<String>,
     ) -> Diagnostic {
         Diagnostic {
@@ -116,7 +116,7 @@ impl Diagnostic {
 
     /// A finding about a file as a whole, which may not even be readable.
     pub(crate) fn of_file(severity: Severity, file: &Path, message: String) -> Diagnostic {
-        Diagnostic::new(severity, Origin::file(file, Place::START), message)
+        Diagnostic::new(severity, Source::file(file, Place::START), message)
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
@@ -131,7 +131,7 @@ impl Diagnostic {
 
     /// With the line that is meant, where it is in a file.
     pub(crate) fn with_source(mut self, lines: &Lines<'_>) -> Diagnostic {
-        if let Origin::File { place, .. } = self.origin {
+        if let Source::File { place, .. } = self.origin {
             (self.source, self.source_column, self.source_width) = lines.excerpt(place);
         }
         self
@@ -210,7 +210,7 @@ impl<'a> Reporter<'a> {
         message: String,
         hint: Option<String>,
     ) -> Diagnostic {
-        let mut found = Diagnostic::new(severity, Origin::file(self.file, place), message);
+        let mut found = Diagnostic::new(severity, Source::file(self.file, place), message);
         found.hint = hint;
         found.with_source(&self.lines)
     }
@@ -227,7 +227,7 @@ impl<'a> Reporter<'a> {
     /// The findings in the order of the text; what was found first stays first on equal places.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|diagnostic| match diagnostic.origin {
-            Origin::File { place, .. } => (place.line, place.column),
+            Source::File { place, .. } => (place.line, place.column),
             _ => (0, 0),
         });
         let counts = [

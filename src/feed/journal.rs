@@ -11,7 +11,7 @@ use crate::event::{ChangeEvent, Position};
 
 /// The limits of the journal.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct JournalLimits {
     pub window: Duration,
     pub max_bytes: usize,
 }
@@ -36,12 +36,12 @@ pub struct Journal {
     floor: Position,
     head: Position,
     bytes: usize,
-    limits: Limits,
+    limits: JournalLimits,
 }
 
 impl Journal {
     /// An empty journal of a stream that was opened at `start`.
-    pub fn starting_at(start: Position, limits: Limits) -> Journal {
+    pub fn starting_at(start: Position, limits: JournalLimits) -> Journal {
         Journal {
             events: VecDeque::new(),
             first: 0,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     fn journal(max_bytes: usize) -> Journal {
-        let limits = Limits { window: Duration::from_secs(60), max_bytes };
+        let limits = JournalLimits { window: Duration::from_secs(60), max_bytes };
         Journal::starting_at(before(10), limits)
     }
 

@@ -35,7 +35,7 @@ use lookback::LookBack;
 
 use crate::event::{ChangeEvent, Position};
 use crate::feed::collections::KnownCollections;
-use crate::feed::journal::{Journal, Limits, Located};
+use crate::feed::journal::{Journal, JournalLimits, Located};
 use crate::feed::routes::{Delivery, LargeDeliveries, Route, RouteTable, Tally};
 use crate::filter::{Bound, Filter};
 use crate::tasks::Tasks;
@@ -63,7 +63,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Feed {
     key: FeedKey,
-    limits: Limits,
+    limits: JournalLimits,
     /// Deliveries that a route keeps for slow readers.
     keep: usize,
     inner: Mutex<Inner>,
@@ -92,7 +92,7 @@ pub struct Joined {
 }
 
 impl Feed {
-    pub fn new(key: FeedKey, limits: Limits, keep: usize) -> Feed {
+    pub fn new(key: FeedKey, limits: JournalLimits, keep: usize) -> Feed {
         Feed {
             key,
             limits,
@@ -118,7 +118,7 @@ impl Feed {
     }
 
     /// A feed for a replay of this one: it reads the same collections of the same deployment.
-    pub fn beside(&self, limits: Limits, keep: usize) -> Feed {
+    pub fn beside(&self, limits: JournalLimits, keep: usize) -> Feed {
         let feed = Feed::new(self.key.clone(), limits, keep);
         feed.set_sharded(self.is_sharded.load(Ordering::Relaxed));
         Feed { known: self.known.clone(), ..feed }.within(&self.tasks)

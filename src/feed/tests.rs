@@ -27,7 +27,7 @@ fn nobody_joins_a_route_that_was_retired() {
     let read =
         || Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
     let (old, new) = (read(), read());
-    let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Feed::new(FeedKey::of(&old), limits, 16);
     let join = |filter: &Arc<Filter>| feed.join(filter, filter.bind(&[], None).unwrap()).route;
     let slow = join(&old);
@@ -44,7 +44,7 @@ fn nobody_is_told_a_position_behind_what_is_not_handed_out() {
     let text = "collection: shop.orders\naccess: public\n";
     let filter =
         Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
-    let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Feed::new(FeedKey::of(&filter), limits, 16);
     feed.read_also(std::slice::from_ref(&filter));
     let (generation, _) = feed.collections();
@@ -84,7 +84,7 @@ fn a_position_within_a_transaction_skips_nothing_of_the_rest() {
     let text = "collection: shop.orders\naccess: public\n";
     let filter =
         Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
-    let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Feed::new(FeedKey::of(&filter), limits, 16);
     feed.read_also(std::slice::from_ref(&filter));
     let (generation, _) = feed.collections();

@@ -14,7 +14,7 @@ use bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timestamp, Uuid}
 
 use super::{suspect, value};
 use crate::diagnostic::{Diagnostic, Reporter, Severity};
-use crate::yaml::{self, Entry, Kind, Node, Place, Scalar, Typed};
+use crate::yaml::{self, Entry, Node, NodeKind, Place, Scalar, Typed};
 
 /// A document as far as it could be read.
 pub(super) struct Read {
@@ -73,7 +73,7 @@ pub fn parse_document(path: &Path, text: &str) -> Result<Document, Vec<Diagnosti
         },
         Ok(None) => reporter.error(Place::START, "the file is empty", "write a document"),
         Err(problems) => {
-            for yaml::Problem { place, message, hint } in problems {
+            for yaml::YamlError { place, message, hint } in problems {
                 reporter.add(Severity::Error, place, message, hint);
             }
         }
@@ -121,7 +121,7 @@ impl Reader<'_, '_> {
     /// Null after an error.
     fn any(&mut self, node: &Node) -> Bson {
         let value = match &node.kind {
-            Kind::Scalar(scalar) => {
+            NodeKind::Scalar(scalar) => {
                 if self.is_wary
                     && let Some(found) = suspect::look_at(scalar, self.expressions > 0)
                 {
@@ -129,10 +129,10 @@ impl Reader<'_, '_> {
                 }
                 scalar_value(node, scalar, self.reporter)
             }
-            Kind::Sequence(items) => {
+            NodeKind::Sequence(items) => {
                 Some(Bson::Array(items.iter().map(|item| self.any(item)).collect()))
             }
-            Kind::Mapping(entries) => match entries.iter().find(|e| is_extended(&e.key)) {
+            NodeKind::Mapping(entries) => match entries.iter().find(|e| is_extended(&e.key)) {
                 None => Some(Bson::Document(self.fields(entries))),
                 Some(entry) => extended_entry(entry, entries.len(), self.reporter),
             },

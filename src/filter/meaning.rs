@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::params::Param;
 use super::{Access, FullDocument, FullDocumentBeforeChange, Namespace, Operations, Params};
 use crate::matcher::projection::Projection;
-use crate::yaml::{Entry, Kind, Node, Typed};
+use crate::yaml::{Entry, Node, NodeKind, Typed};
 
 /// Keys of the file that say nothing about what is sent, and those that count as they were
 /// understood, with their defaults.
@@ -88,19 +88,19 @@ pub(super) fn digest(root: &Node, understood: &Understood<'_>) -> u64 {
 /// A switch that is off might as well not be there.
 fn is_empty(node: &Node) -> bool {
     match &node.kind {
-        Kind::Mapping(entries) => entries.is_empty(),
-        Kind::Scalar(scalar) => matches!(scalar.typed(), Ok(Typed::Bool(false))),
-        Kind::Sequence(_) => false,
+        NodeKind::Mapping(entries) => entries.is_empty(),
+        NodeKind::Scalar(scalar) => matches!(scalar.typed(), Ok(Typed::Bool(false))),
+        NodeKind::Sequence(_) => false,
     }
 }
 
 fn write(node: &Node, out: &mut String) {
     match &node.kind {
-        Kind::Scalar(scalar) => match scalar.typed() {
+        NodeKind::Scalar(scalar) => match scalar.typed() {
             Ok(typed) => out.push_str(&format!("{typed:?}")),
             Err(_) => out.push_str(&format!("{:?}", scalar.text)),
         },
-        Kind::Sequence(items) => {
+        NodeKind::Sequence(items) => {
             out.push('[');
             for item in items {
                 write(item, out);
@@ -108,7 +108,7 @@ fn write(node: &Node, out: &mut String) {
             }
             out.push(']');
         }
-        Kind::Mapping(entries) => {
+        NodeKind::Mapping(entries) => {
             out.push('{');
             sorted(entries.iter()).for_each(|entry| write_entry(entry, out));
             out.push('}');

@@ -52,7 +52,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
             return None;
         }
         Err(problems) => {
-            for yaml::Problem { place, message, hint } in problems {
+            for yaml::YamlError { place, message, hint } in problems {
                 reporter.add(Severity::Error, place, message, hint);
             }
             return None;

@@ -13,7 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-pub use request_log::{Request, RequestLog};
+pub use request_log::{LoggedRequest, RequestLog};
 
 use crate::trace::Tracer;
 

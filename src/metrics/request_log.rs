@@ -15,7 +15,7 @@ pub struct RequestLog {
 
 /// What a line says.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct LoggedRequest<'a> {
     pub method: &'a str,
     /// Without its query, which may hold credentials.
     pub path: &'a str,
@@ -42,11 +42,11 @@ impl RequestLog {
                 || self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.every))
     }
 
-    pub fn tell(&self, request: &Request<'_>) {
+    pub fn tell(&self, request: &LoggedRequest<'_>) {
         if !self.takes(request.status) {
             return;
         }
-        let Request { method, path, status, seconds, client } = request;
+        let LoggedRequest { method, path, status, seconds, client } = request;
         let client = client.map(|address| address.to_string());
         info!(method, path, status, seconds, client, "request");
     }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use bytes::{BufMut, BytesMut};
 
 use crate::config::AppAddress;
-use crate::metrics::{Metrics, Request};
-use crate::trace::{Side, Span, TRACEPARENT, Tracer};
+use crate::metrics::{LoggedRequest, Metrics};
+use crate::trace::{Span, SpanSide, TRACEPARENT, Tracer};
 
 /// One request, from its head to the end of its answer.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl Observed {
             }
         }
         span.end();
-        metrics.request_log.tell(&Request {
+        metrics.request_log.tell(&LoggedRequest {
             method: &facts.method,
             path: &facts.path,
             status,
@@ -130,8 +130,8 @@ impl Facts {
         let path = String::from_utf8_lossy(&asked.target[..end.unwrap_or(asked.target.len())]);
         let known = METHODS.iter().find(|known| **known == asked.method);
         let name = known.copied().unwrap_or("HTTP");
-        let server_span = tracer.continued(Side::Server, name, asked.traceparent);
-        let client_span = tracer.within(&server_span, Side::Client, name);
+        let server_span = tracer.continued(SpanSide::Server, name, asked.traceparent);
+        let client_span = tracer.within(&server_span, SpanSide::Client, name);
         for span in [&server_span, &client_span] {
             span.set_with("http.request.method", || known.copied().unwrap_or("_OTHER"));
             span.set_with("url.path", || path.to_string());

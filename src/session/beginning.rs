@@ -13,7 +13,7 @@ use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{READ_BYTES, ResetReason, Route};
-use crate::upstream::snapshot::{Answer, Asked, Reading, Refused, Snapshots, Taken};
+use crate::upstream::snapshot::{Asked, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
 /// How many documents one look gives.
 const BATCH: usize = 64;
@@ -47,7 +47,7 @@ enum State {
 
 /// What a look found.
 #[derive(Debug)]
-pub(super) enum Look {
+pub(super) enum SnapshotStep {
     Nothing,
     /// The documents are there, and begin.
     Begins,
@@ -75,44 +75,49 @@ impl Beginning {
     }
 
     /// What there is without waiting.
-    pub fn look(&mut self, snapshots: &Snapshots, feed: &Arc<Feed>, route: &Arc<Route>) -> Look {
+    pub fn look(
+        &mut self,
+        snapshots: &Snapshots,
+        feed: &Arc<Feed>,
+        route: &Arc<Route>,
+    ) -> SnapshotStep {
         match &mut self.state {
-            State::Pausing(until) if Instant::now() < *until => Look::Nothing,
-            State::Asked(asked) if !asked.has_ended() => Look::Nothing,
+            State::Pausing(until) if Instant::now() < *until => SnapshotStep::Nothing,
+            State::Asked(asked) if !asked.has_ended() => SnapshotStep::Nothing,
             // It never gives what is needed: not for ever at once.
             State::Asked(_) if self.asked >= ASK => {
                 self.asked = 0;
                 self.state = State::Pausing(Instant::now() + PAUSE);
-                Look::Nothing
+                SnapshotStep::Nothing
             }
             State::Pausing(_) | State::Asked(_) => {
                 let has_waited = matches!(self.state, State::Asked(_));
                 match snapshots.ask(feed, route, self.beyond.as_ref(), has_waited) {
-                    Answer::Taken(taken) => {
+                    SnapshotAnswer::Taken(taken) => {
                         self.state = State::of(&taken, feed);
-                        Look::Begins
+                        SnapshotStep::Begins
                     }
-                    Answer::Refused(refused) => {
+                    SnapshotAnswer::Refused(refused) => {
                         self.state = State::Refused;
-                        Look::Refused(refused)
+                        SnapshotStep::Refused(refused)
                     }
-                    Answer::Asked(asked) => {
+                    SnapshotAnswer::Asked(asked) => {
                         self.asked += 1;
                         self.state = State::Asked(asked);
-                        Look::Nothing
+                        SnapshotStep::Nothing
                     }
                 }
             }
             State::Giving { reading, position, cursor } => match reading.next(BATCH, READ_BYTES) {
-                None => Look::Gone,
-                Some(documents) if !documents.is_empty() => Look::Documents(documents),
-                Some(_) => Look::Done {
+                None => SnapshotStep::Gone,
+                Some(documents) if !documents.is_empty() => SnapshotStep::Documents(documents),
+                Some(_) => SnapshotStep::Done {
                     position: position.clone(),
                     cursor: *cursor,
                     documents: reading.given(),
                 },
             },
-            State::Refused => Look::Nothing,
+            State::Refused => SnapshotStep::Nothing,
         }
     }
 

@@ -20,7 +20,7 @@ use crate::diagnostic::Diagnostic;
 use crate::filter::{self, Loaded, Stamp};
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
-use crate::trace::Side;
+use crate::trace::SpanSide;
 
 /// Changes that follow each other faster than this are one.
 const QUIET: Duration = Duration::from_millis(100);
@@ -59,14 +59,14 @@ impl Told {
 
 /// What was read last.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct LastRead {
     stamp: Stamp,
     content: u64,
 }
 
 impl Reload {
     /// Reads the directory and puts its filters in force. Says how many files were broken.
-    pub fn load(&self) -> (Seen, usize) {
+    pub fn load(&self) -> (LastRead, usize) {
         let (loaded, seen) = read(&self.dir, self.has_source);
         (seen, self.put(loaded))
     }
@@ -74,7 +74,7 @@ impl Reload {
     /// Puts filters in force; a broken file changes nothing.
     fn put(&self, loaded: Loaded) -> usize {
         let Loaded { mut filters, diagnostics, broken, refused, mut reasons, is_complete } = loaded;
-        let span = self.metrics.tracer.root(Side::Internal, "load filter files");
+        let span = self.metrics.tracer.root(SpanSide::Internal, "load filter files");
         for diagnostic in &diagnostics {
             let (place, hint) = (diagnostic.origin.to_string(), diagnostic.hint.as_deref());
             if diagnostic.is_error() {
@@ -118,7 +118,7 @@ impl Reload {
     }
 
     /// Follows the directory for as long as the process runs. `seen` is what is in force.
-    pub async fn watch(self, mut seen: Option<Seen>) {
+    pub async fn watch(self, mut seen: Option<LastRead>) {
         // One waiting notice is enough: what it announces is a look at everything.
         let (changed, mut changes) = mpsc::channel(1);
         let mut watcher = None;
@@ -140,10 +140,11 @@ impl Reload {
     }
 
     /// Reads the files if they may have changed. Says whether they had.
-    async fn look(&self, seen: &mut Option<Seen>) -> bool {
+    async fn look(&self, seen: &mut Option<LastRead>) -> bool {
         let (dir, has_source, before) = (self.dir.clone(), self.has_source, *seen);
         let looking = tokio::task::spawn_blocking(move || {
-            let is_unchanged = |before: Seen| filter::stamp(&dir).is_unchanged_since(&before.stamp);
+            let is_unchanged =
+                |before: LastRead| filter::stamp(&dir).is_unchanged_since(&before.stamp);
             match before.is_some_and(is_unchanged) {
                 true => None,
                 false => Some(read(&dir, has_source)),
@@ -179,7 +180,7 @@ fn start(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWat
 }
 
 /// Reads the files, and says what they are.
-fn read(dir: &Path, has_source: bool) -> (Loaded, Seen) {
+fn read(dir: &Path, has_source: bool) -> (Loaded, LastRead) {
     let stamp = filter::stamp(dir);
     let loaded = filter::load_directory(dir);
     let loaded = if has_source { loaded } else { loaded.without_source() };
@@ -190,5 +191,5 @@ fn read(dir: &Path, has_source: bool) -> (Loaded, Seen) {
     for diagnostic in &loaded.diagnostics {
         diagnostic.to_string().hash(&mut hasher);
     }
-    (loaded, Seen { stamp, content: hasher.finish() })
+    (loaded, LastRead { stamp, content: hasher.finish() })
 }

@@ -48,7 +48,7 @@ pub struct Span(Option<Context>);
 
 /// Whose side a span is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum SpanSide {
     /// Of whoever was asked.
     Server,
     /// Of whoever asks.
@@ -95,12 +95,12 @@ impl Tracer {
     }
 
     /// A span that belongs to nothing else.
-    pub fn root(&self, side: Side, name: &'static str) -> Span {
+    pub fn root(&self, side: SpanSide, name: &'static str) -> Span {
         self.make(side, name, &Context::new())
     }
 
     /// A span within another.
-    pub fn within(&self, parent: &Span, side: Side, name: &'static str) -> Span {
+    pub fn within(&self, parent: &Span, side: SpanSide, name: &'static str) -> Span {
         match &parent.0 {
             Some(parent) => self.make(side, name, parent),
             None => Span::default(),
@@ -110,7 +110,7 @@ impl Tracer {
     /// A span within one of the client's, where its request names one.
     pub fn continued(
         &self,
-        side: Side,
+        side: SpanSide,
         name: impl Into<std::borrow::Cow<'static, str>>,
         traceparent: Option<&[u8]>,
     ) -> Span {
@@ -127,15 +127,15 @@ impl Tracer {
 
     fn make(
         &self,
-        side: Side,
+        side: SpanSide,
         name: impl Into<std::borrow::Cow<'static, str>>,
         parent: &Context,
     ) -> Span {
         let Some(on) = &self.0 else { return Span::default() };
         let kind = match side {
-            Side::Server => SpanKind::Server,
-            Side::Client => SpanKind::Client,
-            Side::Internal => SpanKind::Internal,
+            SpanSide::Server => SpanKind::Server,
+            SpanSide::Client => SpanKind::Client,
+            SpanSide::Internal => SpanKind::Internal,
         };
         let builder = SpanBuilder::from_name(name).with_kind(kind);
         let span = on.tracer.build_with_context(builder, parent);
@@ -207,7 +207,7 @@ mod tests {
         let tracer = Tracer::default();
         assert_eq!(size_of::<Tracer>(), size_of::<usize>());
         let span = tracer.continued(
-            Side::Server,
+            SpanSide::Server,
             "GET",
             Some(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         );
@@ -216,6 +216,6 @@ mod tests {
         span.fail("timeout");
         span.end();
         assert_eq!(span.traceparent(), None);
-        assert!(tracer.within(&span, Side::Client, "GET").0.is_none());
+        assert!(tracer.within(&span, SpanSide::Client, "GET").0.is_none());
     }
 }

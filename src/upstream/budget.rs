@@ -18,7 +18,7 @@ const REPLAY_SHARE: usize = 16;
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Budget {
+pub struct CursorBudget {
     max_cursors: usize,
     /// Whether it is less than `mongodb.max_cursors`, since the connection string sets a small pool.
     is_cut: bool,
@@ -52,15 +52,15 @@ impl Drop for Counted {
     }
 }
 
-impl Budget {
+impl CursorBudget {
     /// `max_cursors` is at least 2; `max_replays` at least 1; `pool` is what the connection string
     /// says of it: see [`pool_of`].
-    pub fn new(max_cursors: usize, max_replays: usize, pool: Option<usize>) -> Budget {
+    pub fn new(max_cursors: usize, max_replays: usize, pool: Option<usize>) -> CursorBudget {
         // In MongoDB's words, a pool of 0 has no limit.
         let room = pool.filter(|pool| *pool > 0).map(|pool| pool.saturating_sub(FEW_CONNECTIONS));
         let most = room.map_or(max_cursors, |room| room.min(max_cursors)).max(2);
         let kept = (most / REPLAY_SHARE).clamp(1, max_replays);
-        Budget {
+        CursorBudget {
             max_cursors: most,
             is_cut: most < max_cursors,
             kept,
@@ -70,8 +70,8 @@ impl Budget {
     }
 
     /// Without a limit worth mentioning.
-    pub fn ample() -> Budget {
-        Budget::new(1 << 16, 1, None)
+    pub fn ample() -> CursorBudget {
+        CursorBudget::new(1 << 16, 1, None)
     }
 
     /// Connections that the pool needs for these change streams, and so many snapshots at a time.
@@ -100,7 +100,7 @@ impl Budget {
 
     /// Why a feed has no place, and what to do.
     pub fn explain(&self) -> String {
-        let Budget { max_cursors, kept, .. } = self;
+        let CursorBudget { max_cursors, kept, .. } = self;
         let kept = match kept {
             1 => "one of them is".to_owned(),
             kept => format!("{kept} of them are"),
@@ -143,7 +143,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn feeds_leave_a_place_to_replays_and_replays_take_what_is_free() {
-        let budget = Budget::new(4, 8, None);
+        let budget = CursorBudget::new(4, 8, None);
         let mut feeds = vec![budget.feed().await, budget.feed().await];
         let replays = [budget.replay().await, budget.replay().await];
         // A third feed would be within its share, and waits for a replay's end all the same.
@@ -166,7 +166,7 @@ mod tests {
     fn a_small_pool_is_a_smaller_budget() {
         let rows = [(256, None, 256), (256, Some(0), 256), (256, Some(10), 8), (4, Some(1), 2)];
         for (max_cursors, pool, expected) in rows {
-            let budget = Budget::new(max_cursors, 8, pool);
+            let budget = CursorBudget::new(max_cursors, 8, pool);
             assert_eq!(budget.max_cursors, expected);
             let is_about_the_pool = budget.explain().starts_with("maxPoolSize");
             assert_eq!(is_about_the_pool, expected < max_cursors);

@@ -13,7 +13,7 @@ use mongodb::options::ClientOptions;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::deployment::{self, Deployment, DeploymentError, Look};
+use super::deployment::{self, Deployment, DeploymentError, HostReport};
 use super::failure::{self, Failure};
 use crate::config::MongodbUri;
 
@@ -224,8 +224,10 @@ impl Server {
             return Err(ProbeError::Unusable(error.explain(None, &advice)));
         }
         match deployment::look(&options).await {
-            Look::InVain(_, reason) | Look::Member(reason) => Err(ProbeError::Unusable(reason)),
-            Look::Refused | Look::Silent => Err(ProbeError::Unavailable(format!(
+            HostReport::InVain(_, reason) | HostReport::Member(reason) => {
+                Err(ProbeError::Unusable(reason))
+            }
+            HostReport::Refused | HostReport::Silent => Err(ProbeError::Unavailable(format!(
                 "nothing answers at {}: {}",
                 deployment::hosts(&options),
                 Failure::Unreachable.advice("")
@@ -238,11 +240,11 @@ impl Server {
     pub async fn diagnose(&self) -> String {
         let options = self.connected().await.options;
         match deployment::look(&options).await {
-            Look::InVain(_, reason) | Look::Member(reason) => {
+            HostReport::InVain(_, reason) | HostReport::Member(reason) => {
                 self.renew();
                 reason
             }
-            Look::Refused | Look::Silent => {
+            HostReport::Refused | HostReport::Silent => {
                 format!("nothing answers at {}", deployment::hosts(&options))
             }
         }
@@ -269,9 +271,11 @@ async fn look_until_in_vain(options: &ClientOptions) -> DeploymentError {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         refusals = match deployment::look(options).await {
-            Look::InVain(trouble, reason) => return DeploymentError::InVain { trouble, reason },
-            Look::Refused => refusals + 1,
-            Look::Member(_) | Look::Silent => 0,
+            HostReport::InVain(trouble, reason) => {
+                return DeploymentError::InVain { trouble, reason };
+            }
+            HostReport::Refused => refusals + 1,
+            HostReport::Member(_) | HostReport::Silent => 0,
         };
         if refusals == REFUSALS {
             let reason = format!("nothing listens at {}", deployment::hosts(options));

@@ -38,7 +38,7 @@ const AHEAD: (usize, usize) = (BATCH as usize, 1 << 20);
 
 /// What came of a cursor that is read ahead.
 #[derive(Debug)]
-pub enum Ahead {
+pub enum ReadAhead {
     /// In order, at least one.
     Events(Vec<RawDocumentBuf>),
     /// Nothing within the server's wait; how far it has read, as it says.
@@ -50,7 +50,7 @@ pub enum Ahead {
 
 /// How a cursor is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub enum ReadMode {
     Batches,
     /// So that what comes before an event that cannot be sent comes all the same.
     OneByOne,
@@ -80,7 +80,7 @@ impl Events {
 
     /// Reads on and on, and sends what comes, until the cursor ends or nobody takes it any more. All
     /// of a batch that has come goes together, and the next one is asked for before that.
-    pub async fn read_ahead(mut self, to: mpsc::Sender<Ahead>) {
+    pub async fn read_ahead(mut self, to: mpsc::Sender<ReadAhead>) {
         let (mut events, mut bytes) = (Vec::new(), 0);
         loop {
             let next = {
@@ -108,12 +108,12 @@ impl Events {
                     }
                     continue;
                 }
-                Ok(None) if self.is_alive() => Ahead::Nothing(self.read_past()),
-                Ok(None) => Ahead::Closed,
-                Err(error) => Ahead::Failed(error),
+                Ok(None) if self.is_alive() => ReadAhead::Nothing(self.read_past()),
+                Ok(None) => ReadAhead::Closed,
+                Err(error) => ReadAhead::Failed(error),
             };
             bytes = 0;
-            let is_over = !matches!(told, Ahead::Nothing(_));
+            let is_over = !matches!(told, ReadAhead::Nothing(_));
             if !send(&to, &mut events).await || to.send(told).await.is_err() || is_over {
                 return;
             }
@@ -136,8 +136,8 @@ impl Events {
 }
 
 /// Sends the events so far, if any. Returns whether the receiver still exists.
-async fn send(to: &mpsc::Sender<Ahead>, events: &mut Vec<RawDocumentBuf>) -> bool {
-    events.is_empty() || to.send(Ahead::Events(std::mem::take(events))).await.is_ok()
+async fn send(to: &mpsc::Sender<ReadAhead>, events: &mut Vec<RawDocumentBuf>) -> bool {
+    events.is_empty() || to.send(ReadAhead::Events(std::mem::take(events))).await.is_ok()
 }
 
 /// Where a change stream begins.
@@ -196,7 +196,7 @@ pub async fn open(
     key: &FeedKey,
     collections: &Collections,
     start: &Start,
-    pace: Pace,
+    pace: ReadMode,
 ) -> Result<Events, Error> {
     if let Start::After(position) = start
         && position.names_document()
@@ -210,7 +210,7 @@ pub async fn open(
             Ok(Ok(None)) => {}
             // It, or one soon after, cannot be sent. Where it is not found one by one either, or not
             // in time, `startAfter` passes over it, at least.
-            Ok(Err(error)) if is_too_large(&error) => match find(Pace::OneByOne).await {
+            Ok(Err(error)) if is_too_large(&error) => match find(ReadMode::OneByOne).await {
                 Ok(Ok(Some(events))) => return Ok(events),
                 Ok(Err(error)) if !is_too_large(&error) => return Err(error),
                 _ => {}
@@ -228,7 +228,7 @@ async fn find(
     key: &FeedKey,
     collections: &Collections,
     position: &Position,
-    pace: Pace,
+    pace: ReadMode,
 ) -> Result<Option<Events>, Error> {
     let start = Start::At(position.time());
     let mut events = open_at(server, key, collections, &start, pace).await?;
@@ -255,11 +255,11 @@ async fn open_at(
     key: &FeedKey,
     collections: &Collections,
     start: &Start,
-    pace: Pace,
+    pace: ReadMode,
 ) -> Result<Events, Error> {
     let client = server.client().await;
     let mut stages = pipeline(collections);
-    if pace == Pace::WithoutDocuments {
+    if pace == ReadMode::WithoutDocuments {
         stages.push(doc! { "$project": {
             "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1, "wallTime": 1,
         } });
@@ -292,7 +292,7 @@ async fn open_at(
     }
 }
 
-fn options(key: &FeedKey, start: &Start, pace: Pace) -> Result<ChangeStreamOptions, Error> {
+fn options(key: &FeedKey, start: &Start, pace: ReadMode) -> Result<ChangeStreamOptions, Error> {
     let mut options = ChangeStreamOptions::default();
     options.max_await_time = Some(MAX_AWAIT);
     match start {
@@ -301,9 +301,9 @@ fn options(key: &FeedKey, start: &Start, pace: Pace) -> Result<ChangeStreamOptio
         Start::After(position) => options.start_after = Some(token(position)?),
     }
     match pace {
-        Pace::Batches => options.batch_size = Some(BATCH),
-        Pace::OneByOne => options.batch_size = Some(1),
-        Pace::WithoutDocuments => return Ok(options),
+        ReadMode::Batches => options.batch_size = Some(BATCH),
+        ReadMode::OneByOne => options.batch_size = Some(1),
+        ReadMode::WithoutDocuments => return Ok(options),
     }
     options.full_document = match key.full_document {
         FullDocument::Default => None,

@@ -125,7 +125,7 @@ pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
 
 /// What the hosts of the URI say of themselves.
 #[derive(Debug)]
-pub enum Look {
+pub enum HostReport {
     /// One answers, and the driver will not take it before somebody has done something.
     InVain(Failure, String),
     /// One is of the set that is asked for; why it cannot be used yet.
@@ -137,7 +137,7 @@ pub enum Look {
 }
 
 /// After no server could be chosen: looks at the hosts one by one, for a reason that helps.
-pub async fn look(options: &ClientOptions) -> Look {
+pub async fn look(options: &ClientOptions) -> HostReport {
     let mut found = None;
     let mut is_refused = !options.hosts.is_empty();
     for address in &options.hosts {
@@ -157,14 +157,14 @@ pub async fn look(options: &ClientOptions) -> Look {
         is_refused = false;
         match look_at(options, address).await {
             // The others may be leftovers: this one is what the driver waits for.
-            member @ Look::Member(_) => return member,
+            member @ HostReport::Member(_) => return member,
             other => found = found.or(Some(other)),
         }
     }
-    found.unwrap_or(if is_refused { Look::Refused } else { Look::Silent })
+    found.unwrap_or(if is_refused { HostReport::Refused } else { HostReport::Silent })
 }
 
-async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
+async fn look_at(options: &ClientOptions, address: &ServerAddress) -> HostReport {
     let mut direct = options.clone();
     direct.hosts = vec![address.clone()];
     direct.direct_connection = Some(true);
@@ -184,41 +184,43 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> Look {
             let message = failure::message(&error);
             let reason = format!("{address} accepts connections, but: {message}");
             return match trouble {
-                Failure::Authentication => Look::InVain(trouble, reason),
-                _ => Look::Member(reason),
+                Failure::Authentication => HostReport::InVain(trouble, reason),
+                _ => HostReport::Member(reason),
             };
         }
     };
     if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
         return match wanted {
-            Some(name) => Look::InVain(
+            Some(name) => HostReport::InVain(
                 Failure::ConnectionString,
                 format!("{address} is a mongos, but mongodb.uri asks for replicaSet={name}"),
             ),
-            None => Look::Member(format!("{address} is a mongos that cannot be used at present")),
+            None => {
+                HostReport::Member(format!("{address} is a mongos that cannot be used at present"))
+            }
         };
     }
     match (hello.get_str("setName").ok(), wanted) {
-        (Some(name), Some(wanted)) if name != wanted => Look::InVain(
+        (Some(name), Some(wanted)) if name != wanted => HostReport::InVain(
             Failure::WrongSet,
             format!(
                 "{address} is a member of the replica set `{name}`, but mongodb.uri asks for \
                  replicaSet={wanted}"
             ),
         ),
-        (Some(name), _) => Look::Member(format!(
+        (Some(name), _) => HostReport::Member(format!(
             "{address} is a member of the replica set `{name}`, but the set has no primary at \
              present, or its members' names (rs.conf()) cannot be reached from here"
         )),
-        (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => Look::InVain(
+        (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => HostReport::InVain(
             Failure::NotInitiated,
             format!("{address} runs with --replSet, but the replica set is not initiated"),
         ),
         (None, Some(_)) => {
-            Look::InVain(Failure::Standalone, format!("{address} is a standalone server"))
+            HostReport::InVain(Failure::Standalone, format!("{address} is a standalone server"))
         }
         // Without `replicaSet` the driver takes it, and its own answer says so.
-        (None, None) => Look::Member(format!("{address} is a standalone server")),
+        (None, None) => HostReport::Member(format!("{address} is a standalone server")),
     }
 }
 

@@ -9,12 +9,12 @@ use mongodb::error::Error;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::cursor::{Ahead, Events};
+use super::cursor::{Events, ReadAhead};
 use super::deployment::{Deployment, DeploymentError};
 use super::{STALL, Upstream};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Status;
-use crate::trace::Side;
+use crate::trace::SpanSide;
 
 /// How many events are taken in at once.
 const TOGETHER: usize = 64;
@@ -62,7 +62,7 @@ impl Upstream {
 
     async fn take_all(
         &self,
-        read: &mut mpsc::Receiver<Ahead>,
+        read: &mut mpsc::Receiver<ReadAhead>,
         generation: u64,
         deployment: &Deployment,
         patience: Duration,
@@ -86,18 +86,18 @@ impl Upstream {
                 }
             };
             let next = match next {
-                Ok(next) => next.unwrap_or(Ahead::Closed),
+                Ok(next) => next.unwrap_or(ReadAhead::Closed),
                 Err(_) => return CursorEnd::Failed(DeploymentError::Stalled(patience)),
             };
-            *has_read |= matches!(next, Ahead::Events(_) | Ahead::Nothing(_));
+            *has_read |= matches!(next, ReadAhead::Events(_) | ReadAhead::Nothing(_));
             match next {
-                Ahead::Events(events) => {
+                ReadAhead::Events(events) => {
                     if let Err(ended) = self.take_in(generation, events).await {
                         return ended;
                     }
                 }
                 // Nothing new within the wait: all that a majority has is read.
-                Ahead::Nothing(head) => {
+                ReadAhead::Nothing(head) => {
                     if !is_live {
                         is_live = true;
                         self.note_live();
@@ -106,11 +106,11 @@ impl Upstream {
                         return CursorEnd::Relisted;
                     }
                 }
-                Ahead::Closed => {
+                ReadAhead::Closed => {
                     let error = Error::custom("the server closed the cursor");
                     return CursorEnd::Failed(error.into());
                 }
-                Ahead::Failed(error) => return CursorEnd::Failed(error.into()),
+                ReadAhead::Failed(error) => return CursorEnd::Failed(error.into()),
             }
             if expired_at.elapsed() >= EXPIRE_EVERY {
                 expired_at = Instant::now();
@@ -123,7 +123,7 @@ impl Upstream {
     async fn take_in(&self, generation: u64, events: Vec<RawDocumentBuf>) -> Result<(), CursorEnd> {
         let upstream = self.feed.key().to_string();
         let read = self.metrics.events_read_total.with_label_values(&[&upstream]);
-        let span = self.metrics.tracer.root(Side::Internal, "batch");
+        let span = self.metrics.tracer.root(SpanSide::Internal, "batch");
         span.set("sidestream.events", events.len() as i64);
         span.set_with("sidestream.upstream", || upstream.clone());
         let mut events = events.into_iter().peekable();

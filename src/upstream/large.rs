@@ -10,7 +10,7 @@ use mongodb::error::Error;
 use tracing::warn;
 
 use super::connect::Server;
-use super::cursor::{self, Pace, Start};
+use super::cursor::{self, ReadMode, Start};
 use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
 
@@ -90,7 +90,8 @@ pub async fn skim(
     after: &Position,
 ) -> Result<Option<ChangeEvent>, Error> {
     let start = Start::after(after);
-    let mut events = cursor::open(server, key, collections, &start, Pace::WithoutDocuments).await?;
+    let mut events =
+        cursor::open(server, key, collections, &start, ReadMode::WithoutDocuments).await?;
     while let Some(raw) = events.next_if_any().await? {
         let event = ChangeEvent::parse_cut(raw).map_err(Error::custom)?;
         if event.token() > after {

@@ -28,9 +28,9 @@ use tracing::{info, warn};
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use budget::{Budget, Counted, CursorSlot};
+use budget::{Counted, CursorBudget, CursorSlot};
 use connect::Server;
-use cursor::{Events, Pace, Start};
+use cursor::{Events, ReadMode, Start};
 use deployment::{Deployment, DeploymentError};
 use failure::Failure;
 use follow::CursorEnd;
@@ -57,7 +57,7 @@ pub struct Upstream {
     /// How far back the first cursor begins, so that reconnecting clients find the last minutes.
     pub window: Duration,
     pub metrics: Arc<Metrics>,
-    pub budget: Budget,
+    pub budget: CursorBudget,
     /// Told when the change stream is read, after it was not.
     pub news: Arc<Notify>,
     /// Its own, as long as it has one; waited for where there is none.
@@ -133,7 +133,7 @@ impl Upstream {
         let mut failures = 0u32;
         // Answers that did not come, in a row.
         let mut stalls = 0u32;
-        let mut pace = Pace::Batches;
+        let mut pace = ReadMode::Batches;
         // A cursor said in passing that its place is lost.
         let mut is_doubted = false;
         loop {
@@ -202,31 +202,31 @@ impl Upstream {
     /// The events before a large one come one by one, and then the next is the large one.
     async fn judge_size(
         &self,
-        pace: Pace,
+        pace: ReadMode,
         error: DeploymentError,
         generation: u64,
         collections: &Collections,
-    ) -> (Pace, Option<DeploymentError>) {
+    ) -> (ReadMode, Option<DeploymentError>) {
         let (true, Some((head, _))) = (error.trouble() == Failure::TooLarge, self.feed.now())
         else {
-            return (Pace::Batches, Some(error));
+            return (ReadMode::Batches, Some(error));
         };
-        if pace == Pace::Batches {
+        if pace == ReadMode::Batches {
             self.count_restart(Failure::TooLarge.reason());
-            return (Pace::OneByOne, None);
+            return (ReadMode::OneByOne, None);
         }
         match large::skim(&self.server, self.feed.key(), collections, &head).await {
             Ok(event) => {
                 // Not taken, it was read with an old list, and is read again with the new one.
                 let _ = event.map(|event| self.feed.append(generation, event));
-                (Pace::Batches, None)
+                (ReadMode::Batches, None)
             }
             // Not even without its documents: its key alone is too large for a message.
             Err(error) if Failure::of(&error) == Failure::TooLarge => {
                 let error = DeploymentError::Unreadable(failure::message(&error));
-                (Pace::Batches, Some(error))
+                (ReadMode::Batches, Some(error))
             }
-            Err(error) => (Pace::OneByOne, Some(error.into())),
+            Err(error) => (ReadMode::OneByOne, Some(error.into())),
         }
     }
 
@@ -234,7 +234,7 @@ impl Upstream {
         &self,
         resume: &Resume,
         collections: &Collections,
-        pace: Pace,
+        pace: ReadMode,
     ) -> Result<(Events, Start, Deployment), DeploymentError> {
         let deployment = self.server.ask().await?;
         let now = deployment.majority_time;
@@ -261,7 +261,7 @@ impl Upstream {
         &self,
         start: &Start,
         collections: &Collections,
-        pace: Pace,
+        pace: ReadMode,
     ) -> Result<Events, Error> {
         let (server, key) = (&self.server, self.feed.key());
         let opened = cursor::open(server, key, collections, start, pace).await;
@@ -298,7 +298,7 @@ impl Upstream {
                 0 => Start::At(after(now)),
                 _ => Start::At(Timestamp { time: now.time.saturating_sub(back), increment: 1 }),
             };
-            match self.open_at(&start, collections, Pace::Batches).await {
+            match self.open_at(&start, collections, ReadMode::Batches).await {
                 Ok(events) => return Ok((events, start)),
                 Err(error)
                     if back > 0

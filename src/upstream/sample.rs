@@ -9,7 +9,7 @@ use mongodb::error::Error;
 use super::connect::{ProbeError, Server};
 use super::failure::{self, Failure};
 use crate::config::MongodbUri;
-use crate::filter::{Namespace, Seen};
+use crate::filter::{CollectionShape, Namespace};
 
 /// Documents that are looked at.
 const DOCUMENTS: i32 = 100;
@@ -21,7 +21,7 @@ const MAX_TIME_MILLIS: i32 = 10_000;
 /// What was found.
 #[derive(Debug)]
 pub struct Sample {
-    pub seen: Seen,
+    pub seen: CollectionShape,
 }
 
 /// Looks once, with a client of its own.
@@ -46,8 +46,8 @@ pub async fn look(uri: &MongodbUri, namespace: &Namespace) -> Result<Sample, Pro
     found
 }
 
-async fn see(client: &Client, namespace: &Namespace) -> Result<Seen, Error> {
-    let mut seen = Seen::default();
+async fn see(client: &Client, namespace: &Namespace) -> Result<CollectionShape, Error> {
+    let mut seen = CollectionShape::default();
     let Some(name) = &namespace.collection else { return Ok(seen) };
     let database = client.database(&namespace.database);
     let sample = doc! {

@@ -44,11 +44,11 @@ impl Place {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub place: Place,
-    pub kind: Kind,
+    pub kind: NodeKind,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub enum NodeKind {
     Scalar(Scalar),
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
@@ -64,7 +64,7 @@ pub struct Entry {
 
 /// Why a text is not the YAML that we read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct YamlError {
     pub place: Place,
     pub message: String,
     pub hint: Option<String>,
@@ -74,16 +74,16 @@ impl Node {
     /// What it is, for a sentence: `a list`.
     pub fn noun(&self) -> &'static str {
         match &self.kind {
-            Kind::Sequence(_) => "a list",
-            Kind::Mapping(_) => "a mapping",
-            Kind::Scalar(scalar) => scalar.noun(),
+            NodeKind::Sequence(_) => "a list",
+            NodeKind::Mapping(_) => "a mapping",
+            NodeKind::Scalar(scalar) => scalar.noun(),
         }
     }
 
     /// The entries of a mapping.
     pub fn entries(&self) -> Option<&[Entry]> {
         match &self.kind {
-            Kind::Mapping(entries) => Some(entries),
+            NodeKind::Mapping(entries) => Some(entries),
             _ => None,
         }
     }
@@ -91,7 +91,7 @@ impl Node {
     /// The items of a list.
     pub fn items(&self) -> Option<&[Node]> {
         match &self.kind {
-            Kind::Sequence(items) => Some(items),
+            NodeKind::Sequence(items) => Some(items),
             _ => None,
         }
     }
@@ -99,7 +99,7 @@ impl Node {
     /// The scalar, as written.
     pub fn scalar(&self) -> Option<&Scalar> {
         match &self.kind {
-            Kind::Scalar(scalar) => Some(scalar),
+            NodeKind::Scalar(scalar) => Some(scalar),
             _ => None,
         }
     }

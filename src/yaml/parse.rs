@@ -4,16 +4,16 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::{Entry, Kind, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, Place, Problem, Scalar};
+use super::{Entry, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, NodeKind, Place, Scalar, YamlError};
 
 /// Reads one document. A text that holds nothing is `Ok(None)`.
 ///
 /// # Errors
 /// Every problem that does not keep the rest from being read; a mistake in the syntax itself ends
 /// the reading and is the last of the list.
-pub fn parse(text: &str) -> Result<Option<Node>, Vec<Problem>> {
+pub fn parse(text: &str) -> Result<Option<Node>, Vec<YamlError>> {
     if text.len() > MAX_BYTES {
-        return Err(vec![Problem {
+        return Err(vec![YamlError {
             place: Place::START,
             message: format!("the file is larger than {} KiB", MAX_BYTES / 1024),
             hint: None,
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<Option<Node>, Vec<Problem>> {
             Err(error) => {
                 let mark = *error.marker();
                 let place = Place { line: mark.line().max(1), column: mark.col() + 1, width: 1 };
-                Err(Problem {
+                Err(YamlError {
                     place: builder.inside(place),
                     message: format!("not valid YAML: {}", error.info()),
                     hint: Some(builder.syntax_hint(place, &error.info())),
@@ -78,11 +78,11 @@ struct Builder<'a> {
     /// Of texts that anchors and aliases copy.
     copied_bytes: usize,
     documents: usize,
-    problems: Vec<Problem>,
+    problems: Vec<YamlError>,
 }
 
 impl Builder<'_> {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Problem> {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), YamlError> {
         let place = self.place(&span);
         match event {
             Event::DocumentStart(..) => {
@@ -103,7 +103,7 @@ impl Builder<'_> {
                 let is_absent = is_plain && span.is_empty();
                 let text = if is_absent { String::new() } else { text.into_owned() };
                 let scalar = Scalar { text, is_plain, is_tagged: is_forced_text };
-                self.close(Node { place, kind: Kind::Scalar(scalar) }, anchor)?;
+                self.close(Node { place, kind: NodeKind::Scalar(scalar) }, anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.descend(place, tag.map(|tag| tag.original()))?;
@@ -122,11 +122,11 @@ impl Builder<'_> {
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open::Sequence { place, anchor, items }) => {
                     let place = self.until(place, &span);
-                    self.close(Node { place, kind: Kind::Sequence(items) }, anchor)?;
+                    self.close(Node { place, kind: NodeKind::Sequence(items) }, anchor)?;
                 }
                 Some(Open::Mapping { place, anchor, entries, .. }) => {
                     let place = self.until(place, &span);
-                    self.close(Node { place, kind: Kind::Mapping(entries) }, anchor)?;
+                    self.close(Node { place, kind: NodeKind::Mapping(entries) }, anchor)?;
                 }
                 None => {}
             },
@@ -147,7 +147,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn descend(&self, place: Place, tag: Option<String>) -> Result<(), Problem> {
+    fn descend(&self, place: Place, tag: Option<String>) -> Result<(), YamlError> {
         if let Some(tag) = tag {
             return Err(unknown_tag(place, &tag));
         }
@@ -158,7 +158,7 @@ impl Builder<'_> {
     }
 
     /// A node is complete: it becomes a key, a value, an item, or the root.
-    fn close(&mut self, node: Node, anchor: usize) -> Result<(), Problem> {
+    fn close(&mut self, node: Node, anchor: usize) -> Result<(), YamlError> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             return Err(problem(node.place, format!("more than {MAX_NODES} values")));
@@ -184,7 +184,7 @@ impl Builder<'_> {
                     }
                 }
                 None => {
-                    let Kind::Scalar(scalar) = node.kind else {
+                    let NodeKind::Scalar(scalar) = node.kind else {
                         return Err(problem(node.place, "a key must be text")
                             .hint("text that starts with `{` or `[` needs quotes around it"));
                     };
@@ -200,7 +200,7 @@ impl Builder<'_> {
     }
 
     /// Accounts for a copy before it is made.
-    fn charge(&mut self, size: Size, place: Place) -> Result<(), Problem> {
+    fn charge(&mut self, size: Size, place: Place) -> Result<(), YamlError> {
         self.nodes += size.nodes;
         self.copied_bytes += size.bytes;
         if self.nodes > MAX_NODES {
@@ -286,9 +286,9 @@ impl Size {
     fn add(&mut self, node: &Node) {
         self.nodes += 1;
         match &node.kind {
-            Kind::Scalar(scalar) => self.bytes += scalar.text.len(),
-            Kind::Sequence(items) => items.iter().for_each(|item| self.add(item)),
-            Kind::Mapping(entries) => {
+            NodeKind::Scalar(scalar) => self.bytes += scalar.text.len(),
+            NodeKind::Sequence(items) => items.iter().for_each(|item| self.add(item)),
+            NodeKind::Mapping(entries) => {
                 for entry in entries {
                     self.nodes += 1;
                     self.bytes += entry.key.len();
@@ -299,17 +299,17 @@ impl Size {
     }
 }
 
-fn unknown_tag(place: Place, tag: &str) -> Problem {
+fn unknown_tag(place: Place, tag: &str) -> YamlError {
     problem(place, format!("the tag `{tag}` is not supported"))
         .hint("only !!str is; for BSON types write Extended JSON, for example { $oid: … }")
 }
 
-fn problem(place: Place, message: impl Into<String>) -> Problem {
-    Problem { place, message: message.into(), hint: None }
+fn problem(place: Place, message: impl Into<String>) -> YamlError {
+    YamlError { place, message: message.into(), hint: None }
 }
 
-impl Problem {
-    fn hint(mut self, hint: impl Into<String>) -> Problem {
+impl YamlError {
+    fn hint(mut self, hint: impl Into<String>) -> YamlError {
         self.hint = Some(hint.into());
         self
     }

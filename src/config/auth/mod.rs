@@ -12,7 +12,9 @@ use http::{HeaderName, Uri};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use crate::config::resolve::{Resolver, read_text};
-use crate::config::setting::{DAY, Declaration, HOUR, Kind, Setting, declared, duration, unset};
+use crate::config::setting::{
+    DAY, Declaration, HOUR, Setting, SettingKind, declared, duration, unset,
+};
 use crate::config::token_source::TokenSource;
 use crate::config::units::{invalid, show};
 use crate::config::value::{Group, Value};
@@ -89,7 +91,7 @@ const KEYS: [&str; 4] =
 
 impl Group for Auth {
     fn declare(into: &mut Vec<Setting>) {
-        use Kind::{Path, Secret, Text, Texts, Url, Words};
+        use SettingKind::{Path, Secret, Text, Texts, Url, Words};
         let texts = |example, default| declared(Texts { example }, default);
         let mut add = |key, declaration: Declaration, about| {
             into.push(declaration.named(key, &[about]));

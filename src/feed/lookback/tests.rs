@@ -5,7 +5,7 @@ use bson::{Timestamp, rawdoc};
 use super::*;
 use crate::event::Position;
 use crate::feed::FeedKey;
-use crate::feed::journal::Limits;
+use crate::feed::journal::JournalLimits;
 use crate::feed::routes::Read;
 use crate::filter::Filter;
 
@@ -24,7 +24,7 @@ impl Stage {
                     params: { room: { type: int } }\n";
         let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text);
         let filter = Arc::new(filter.unwrap());
-        let limits = Limits { window: Duration::from_secs(60), max_bytes };
+        let limits = JournalLimits { window: Duration::from_secs(60), max_bytes };
         let feed = Arc::new(Feed::new(FeedKey::of(&filter), limits, KEEP));
         feed.read_also(std::slice::from_ref(&filter));
         let (generation, _) = feed.collections();

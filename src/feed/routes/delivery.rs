@@ -60,7 +60,7 @@ impl ResetReason {
 
 /// An event that is sent as such, or one that resets the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DeliveryKind {
     Event(OperationType),
     Reset(ResetReason),
 }
@@ -71,7 +71,7 @@ pub struct Delivery {
     /// The journal's number of the event; zero for one that a replay read.
     pub number: u64,
     pub token: Position,
-    pub kind: Kind,
+    pub kind: DeliveryKind,
     /// What a client is given to come back with; `None` for a reset whose place cannot be said.
     id: Option<Position>,
     /// The change event in relaxed Extended JSON, on one line.
@@ -96,7 +96,7 @@ impl Delivery {
         Delivery {
             number,
             token: event.token().clone(),
-            kind: Kind::Event(event.operation()),
+            kind: DeliveryKind::Event(event.operation()),
             id: Some(id),
             json: encode(event, projection, view).into(),
             wall_millis: event.wall_millis(),
@@ -114,7 +114,7 @@ impl Delivery {
         Delivery {
             number,
             token: event.token().clone(),
-            kind: Kind::Reset(reason),
+            kind: DeliveryKind::Reset(reason),
             id,
             json: format!("{{\"reason\":\"{}\"}}", reason.name()).into(),
             wall_millis: event.wall_millis(),
@@ -130,8 +130,8 @@ impl Delivery {
     /// The event type as clients see it.
     pub fn event_name(&self) -> &'static str {
         match self.kind {
-            Kind::Event(operation) => operation.name(),
-            Kind::Reset(_) => "reset",
+            DeliveryKind::Event(operation) => operation.name(),
+            DeliveryKind::Reset(_) => "reset",
         }
     }
 
@@ -340,6 +340,6 @@ mod tests {
         let mut event = update(&long);
         event.note_shards();
         let reset = Delivery::event(1, &event, &filter(""), None);
-        assert_eq!((reset.kind, reset.id()), (Kind::Reset(ResetReason::HistoryLost), None));
+        assert_eq!((reset.kind, reset.id()), (DeliveryKind::Reset(ResetReason::HistoryLost), None));
     }
 }

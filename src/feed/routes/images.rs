@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bson::rawdoc;
 
 use super::route::Read;
-use super::{Kind, RouteTable};
+use super::{DeliveryKind, RouteTable};
 use crate::event::ChangeEvent;
 use crate::filter::Filter;
 
@@ -36,8 +36,8 @@ fn told(filter: &str, operation: &str, before: Option<&str>, after: Option<&str>
     match route.read(&mut 0, 16) {
         Read::UpToDate => "nothing".to_owned(),
         Read::Deliveries(found) => match found[0].kind {
-            Kind::Reset(_) => "reset".to_owned(),
-            Kind::Event(_) => {
+            DeliveryKind::Reset(_) => "reset".to_owned(),
+            DeliveryKind::Event(_) => {
                 let json: serde_json::Value = serde_json::from_slice(&found[0].json).unwrap();
                 json["view"].as_str().unwrap_or("sent").to_owned()
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::delivery::Delivery;
-use super::route::{READ_BYTES, Route, Effect};
+use super::route::{Effect, READ_BYTES, Route};
 use crate::event::ChangeEvent;
 use crate::filter::Filter;
 

@@ -22,7 +22,7 @@ mod tally;
 mod terms;
 
 pub(crate) use delivery::encode_document;
-pub use delivery::{Delivery, Kind, ResetReason};
+pub use delivery::{Delivery, DeliveryKind, ResetReason};
 pub(crate) use finder::Finder;
 pub use index::{Description, Index};
 pub(crate) use large::LargeDeliveries;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::delivery::Delivery;
 use super::finder::Finder;
-use super::route::{Route, Effect};
+use super::route::{Effect, Route};
 use super::tally::{Tallies, Tally};
 use crate::event::ChangeEvent;
 use crate::filter::{Bound, BoundValues, Filter};

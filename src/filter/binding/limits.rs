@@ -17,7 +17,7 @@ const MAX_NAMED_CHARS: usize = 64;
 
 /// What a value may be, beyond its type.
 #[derive(Debug, Clone, Default)]
-pub(in crate::filter) struct Limits {
+pub(in crate::filter) struct ValueLimits {
     pub allowed: Option<Allowed>,
     pub least: Option<Limit>,
     pub most: Option<Limit>,
@@ -47,7 +47,7 @@ pub(in crate::filter) struct Pattern {
     pub regex: Regex,
 }
 
-impl Limits {
+impl ValueLimits {
     /// Whether a value of the right type may be. The error is what is wrong with it, for
     /// "`x` …".
     pub fn check(&self, value: &Bson) -> Result<(), String> {

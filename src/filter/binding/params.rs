@@ -7,10 +7,10 @@ use crate::config::RESERVED_QUERY;
 use crate::diagnostic::{Reporter, nearest};
 use crate::event::json;
 use crate::filter::declaration::unknown_key;
-use crate::filter::limits::{Allowed, Limit, Limits, Pattern};
+use crate::filter::limits::{Allowed, Limit, Pattern, ValueLimits};
 use crate::filter::literal;
 use crate::filter::value::{self, ParamType};
-use crate::matcher::pattern::Budget;
+use crate::matcher::pattern::RegexBudget;
 use crate::matcher::value::compare::Comparison;
 use crate::yaml::{Entry, Node, Place};
 
@@ -47,7 +47,7 @@ pub struct Param {
     pub is_required: bool,
     /// Of the declared type; an array for an array.
     pub default: Option<Bson>,
-    pub(in crate::filter) limits: Limits,
+    pub(in crate::filter) limits: ValueLimits,
 }
 
 impl Param {
@@ -86,7 +86,7 @@ impl Param {
         let name = self.kind.name();
         shown.insert("type".into(), if self.is_array { json!([name]) } else { json!(name) });
         shown.insert("required".into(), json!(self.is_required));
-        let Limits { allowed, least, most, max_length, pattern } = &self.limits;
+        let ValueLimits { allowed, least, most, max_length, pattern } = &self.limits;
         if let Some(default) = &self.default {
             shown.insert("default".into(), json_value(default));
         }
@@ -137,13 +137,13 @@ pub(in crate::filter) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Par
         let message = format!("more than {MAX_PARAMS} parameters");
         reporter.error(entry.key_place, message, "split the filter into several streams");
     }
-    let mut regexes = Budget::default();
+    let mut regexes = RegexBudget::default();
     let params = entries.iter().take(MAX_PARAMS);
     let list = params.filter_map(|entry| param(entry, &mut regexes, reporter)).collect();
     Params { list, regex_bytes: regexes.spent() }
 }
 
-fn param(entry: &Entry, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Option<Param> {
+fn param(entry: &Entry, regexes: &mut RegexBudget, reporter: &mut Reporter<'_>) -> Option<Param> {
     let name = entry.key.as_str();
     check_name(name, entry.key_place, reporter);
     let Some(entries) = entry.value.entries() else {
@@ -257,10 +257,10 @@ pub(in crate::filter) fn type_hint(written: &str) -> String {
 fn limits(
     kind: ParamType,
     node: &Node,
-    regexes: &mut Budget,
+    regexes: &mut RegexBudget,
     reporter: &mut Reporter<'_>,
-) -> Limits {
-    let mut limits = Limits::default();
+) -> ValueLimits {
+    let mut limits = ValueLimits::default();
     let of_kind = |key: &str, is_fitting: bool, wants: &str, reporter: &mut Reporter<'_>| {
         let entry = node.get(key)?;
         if !is_fitting {
@@ -308,7 +308,7 @@ fn limits(
     limits
 }
 
-fn pattern(node: &Node, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Option<Pattern> {
+fn pattern(node: &Node, regexes: &mut RegexBudget, reporter: &mut Reporter<'_>) -> Option<Pattern> {
     let Some(scalar) = node.scalar() else {
         let message = format!("`pattern` is text, not {}", node.noun());
         reporter.error(node.place, message, "write a regular expression for the whole value");
@@ -316,7 +316,7 @@ fn pattern(node: &Node, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Op
     };
     let written = scalar.text.clone();
     // The whole value: an unanchored pattern that was meant to be anchored lets everything in.
-    let compiled = Budget::check_source(&written)
+    let compiled = RegexBudget::check_source(&written)
         .and_then(|()| regexes.compile(&mut RegexBuilder::new(&format!(r"\A(?:{written})\z"))));
     match compiled {
         Ok(regex) => Some(Pattern { written, regex }),
@@ -331,7 +331,7 @@ fn pattern(node: &Node, regexes: &mut Budget, reporter: &mut Reporter<'_>) -> Op
 
 fn allowed(
     kind: ParamType,
-    limits: &Limits,
+    limits: &ValueLimits,
     node: &Node,
     reporter: &mut Reporter<'_>,
 ) -> Option<Allowed> {
@@ -363,7 +363,7 @@ fn allowed(
 fn default(
     kind: ParamType,
     is_array: bool,
-    limits: &Limits,
+    limits: &ValueLimits,
     node: &Node,
     reporter: &mut Reporter<'_>,
 ) -> Option<Bson> {

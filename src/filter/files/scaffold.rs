@@ -6,7 +6,7 @@ use crate::filter::Namespace;
 
 /// What a look at a collection has shown. No values: the file may go into a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct CollectionShape {
     /// How many documents were looked at.
     pub documents: usize,
     /// Top-level fields but `_id`, the most common first, each with its BSON types.
@@ -21,11 +21,11 @@ pub struct Seen {
 const MAX_FIELDS: usize = 40;
 
 /// The text of the file.
-pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
+pub fn scaffold(namespace: &Namespace, seen: Option<&CollectionShape>) -> String {
     let mut out = String::new();
     let collection = namespace.collection.as_deref();
     let what = collection.unwrap_or("Everything in the database");
-    let nothing = Seen::default();
+    let nothing = CollectionShape::default();
     let fields = seen.unwrap_or(&nothing);
     let first = fields.fields.first().map(|(name, _)| name.as_str()).filter(|name| is_plain(name));
     // Writing to a text does not fail.
@@ -89,7 +89,7 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&Seen>) -> String {
     out
 }
 
-fn list_fields(seen: &Seen, out: &mut String) {
+fn list_fields(seen: &CollectionShape, out: &mut String) {
     if seen.documents == 0 {
         out.push_str("# There are no documents in it yet.\n");
         return;
@@ -181,9 +181,9 @@ mod tests {
         let namespace = |text| Namespace::read(text).unwrap();
         for name in ["shop.orders", "shop.*", "shop.my orders", "shop.a'b\"c", "1shop.x: y"] {
             check(&scaffold(&namespace(name), None));
-            check(&scaffold(&namespace(name), Some(&Seen::default())));
+            check(&scaffold(&namespace(name), Some(&CollectionShape::default())));
         }
-        let seen = Seen {
+        let seen = CollectionShape {
             documents: 100,
             fields: vec![
                 ("status".into(), vec!["string"]),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// One step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    pub kind: Kind,
+    pub kind: StepKind,
     /// Keys and indexes from the root. That of an appended item is the list's length.
     pub path: Vec<String>,
     /// Null for a removal.
@@ -18,7 +18,7 @@ pub struct Step {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum StepKind {
     Add,
     Replace,
     Remove,
@@ -39,13 +39,13 @@ fn compare(old: &Value, new: &Value, path: &mut Vec<String>, steps: &mut Vec<Ste
                 path.push(key.clone());
                 match new.get(key) {
                     Some(other) => compare(value, other, path, steps),
-                    None => steps.push(step(Kind::Remove, path, Value::Null)),
+                    None => steps.push(step(StepKind::Remove, path, Value::Null)),
                 }
                 path.pop();
             }
             for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
                 path.push(key.clone());
-                steps.push(step(Kind::Add, path, value.clone()));
+                steps.push(step(StepKind::Add, path, value.clone()));
                 path.pop();
             }
         }
@@ -54,16 +54,16 @@ fn compare(old: &Value, new: &Value, path: &mut Vec<String>, steps: &mut Vec<Ste
                 path.push(index.to_string());
                 match old.get(index) {
                     Some(other) => compare(other, value, path, steps),
-                    None => steps.push(step(Kind::Add, path, value.clone())),
+                    None => steps.push(step(StepKind::Add, path, value.clone())),
                 }
                 path.pop();
             }
         }
-        _ => steps.push(step(Kind::Replace, path, new.clone())),
+        _ => steps.push(step(StepKind::Replace, path, new.clone())),
     }
 }
 
-fn step(kind: Kind, path: &[String], value: Value) -> Step {
+fn step(kind: StepKind, path: &[String], value: Value) -> Step {
     Step { kind, path: path.to_vec(), value }
 }
 
@@ -73,9 +73,9 @@ impl Step {
         let escaped = |key: &String| format!("/{}", key.replace('~', "~0").replace('/', "~1"));
         let path: String = self.path.iter().map(escaped).collect();
         match self.kind {
-            Kind::Add => json!({ "op": "add", "path": path, "value": self.value }),
-            Kind::Replace => json!({ "op": "replace", "path": path, "value": self.value }),
-            Kind::Remove => json!({ "op": "remove", "path": path }),
+            StepKind::Add => json!({ "op": "add", "path": path, "value": self.value }),
+            StepKind::Replace => json!({ "op": "replace", "path": path, "value": self.value }),
+            StepKind::Remove => json!({ "op": "remove", "path": path }),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::annotations::{self, Choice, FILTERS, MODE, MONGODB_SECRET, Mode, SETT
 use super::earlier::{self, ContainerRef};
 use super::platform::Platform;
 use super::ports::{self, Missing, Taken};
-use super::sidecar::{self, FALLBACK_PORT_NAME, Sidecar};
+use super::sidecar::{self, FALLBACK_PORT_NAME, SidecarSpec};
 use super::version::Version;
 use super::{CONTAINER, HASH_ANNOTATION, INJECT_LABEL, INJECTED_LABEL, Mistake};
 
@@ -143,7 +143,7 @@ fn change(
             "hostPort {host_port} still leads to the app, past the sidecar; use a Service instead"
         ));
     }
-    let sidecar = Sidecar {
+    let sidecar = SidecarSpec {
         platform,
         wishes: &wishes,
         mode,

@@ -36,7 +36,7 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 pub const APP_VARIABLE: &str = "SIDESTREAM_APP";
 
 /// What the sidecar becomes in one pod.
-pub struct Sidecar<'a> {
+pub struct SidecarSpec<'a> {
     pub platform: &'a Platform,
     pub wishes: &'a Wishes,
     pub mode: Mode,
@@ -56,10 +56,10 @@ pub fn own_ports(taken: &mut Taken) -> (u16, u16, u16) {
     (taken.next_free(LISTEN_PORT), taken.next_free(ADMIN_PORT), taken.next_free(PROBES_PORT))
 }
 
-impl Sidecar<'_> {
+impl SidecarSpec<'_> {
     /// The container.
     pub fn container(&self) -> Value {
-        let Sidecar { platform, wishes, mode, .. } = self;
+        let SidecarSpec { platform, wishes, mode, .. } = self;
         let mut container = Map::new();
         let mut put = |key: &str, value: Value| container.insert(key.to_owned(), value);
         put("name", CONTAINER.into());
@@ -137,7 +137,7 @@ impl Sidecar<'_> {
 
     /// Settings by environment: above those of the app team's file.
     fn env(&self) -> Value {
-        let Sidecar { platform, wishes, .. } = self;
+        let SidecarSpec { platform, wishes, .. } = self;
         let bind = |port| SocketAddr::new(platform.bind, port).to_string();
         let admin = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), self.admin).to_string();
         let mut env = vec![

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// A pod, or a template of pods, in an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
+pub struct PodTemplate {
     /// The keys and indexes that lead to it.
     pub path: Vec<String>,
     /// The keys and indexes that lead to the workload itself.
@@ -44,7 +44,7 @@ pub fn objects(document: &Value) -> Vec<(Vec<String>, &Value)> {
 }
 
 /// All pod templates of a document.
-pub fn templates(document: &Value) -> Vec<Template> {
+pub fn templates(document: &Value) -> Vec<PodTemplate> {
     let mut found = Vec::new();
     for (workload, object) in objects(document) {
         let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
@@ -54,7 +54,7 @@ pub fn templates(document: &Value) -> Vec<Template> {
         let below = below.iter().map(|&key| key.to_owned());
         let path = workload.iter().cloned().chain(below).collect();
         let is_of_job = *is_of_job || is_owned_by_job(object);
-        found.push(Template { path, workload, kind: kind.to_owned(), is_of_job });
+        found.push(PodTemplate { path, workload, kind: kind.to_owned(), is_of_job });
     }
     found
 }

@@ -27,7 +27,7 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
 /// How to reach the API server.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub struct ApiServer {
     /// `https://host:port`.
     pub server: String,
     /// The authority that vouches for the server, PEM.
@@ -36,12 +36,12 @@ pub struct Access {
     pub token: PathBuf,
 }
 
-impl Access {
+impl ApiServer {
     /// As kubelet tells a pod.
     ///
     /// # Errors
     /// This is not a pod, or it has no account.
-    pub fn of_pod() -> Result<Access, ApiError> {
+    pub fn of_pod() -> Result<ApiServer, ApiError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (Some(host), Some(port)) =
             (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
@@ -53,7 +53,7 @@ impl Access {
             ));
         };
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        Ok(Access {
+        Ok(ApiServer {
             server: format!("https://{host}:{port}"),
             authority: Path::new(ACCOUNT).join("ca.crt"),
             token: Path::new(ACCOUNT).join("token"),
@@ -102,8 +102,8 @@ pub struct Api {
 impl Api {
     /// # Errors
     /// An authority that cannot be read, or a server that is no address.
-    pub fn new(access: Access) -> Result<Api, ApiError> {
-        let Access { server, authority, token } = access;
+    pub fn new(access: ApiServer) -> Result<Api, ApiError> {
+        let ApiServer { server, authority, token } = access;
         if !server.starts_with("https://") || server.parse::<Uri>().is_err() {
             return Err(ApiError::Access(format!("{server} is not an https:// address")));
         }

@@ -79,7 +79,7 @@ impl Certificate {
 
 /// A certificate of our own, with the authority that vouches for it and for nothing else: its key
 /// is gone when this was made.
-pub struct Made {
+pub struct IssuedCertificate {
     pub authority_pem: String,
     pub certificate_pem: String,
     pub key_pem: String,
@@ -91,7 +91,11 @@ pub struct Made {
 ///
 /// # Errors
 /// What the library says; names that are no DNS names.
-pub fn make(service: &str, namespace: &str, now: SystemTime) -> Result<Made, rcgen::Error> {
+pub fn make(
+    service: &str,
+    namespace: &str,
+    now: SystemTime,
+) -> Result<IssuedCertificate, rcgen::Error> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name.push(DnType::CommonName, "sidestream webhook authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -109,7 +113,7 @@ pub fn make(service: &str, namespace: &str, now: SystemTime) -> Result<Made, rcg
     leaf.use_authority_key_identifier_extension = true;
     limit(&mut leaf, now);
     let key = KeyPair::generate()?;
-    Ok(Made {
+    Ok(IssuedCertificate {
         authority_pem,
         certificate_pem: leaf.signed_by(&key, &issuer)?.pem(),
         key_pem: key.serialize_pem(),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::api::{Api, ApiError};
-use super::certificate::{self, Made};
+use super::certificate::{self, IssuedCertificate};
 use super::lease::Election;
 use super::{CertificateSource, Own, WebhookState};
 use crate::kubernetes::Version;
@@ -241,7 +241,7 @@ impl Store<'_> {
 
     fn secret_of(
         &self,
-        made: &Made,
+        made: &IssuedCertificate,
         authorities: &[u8],
         owner: &Value,
         old: Option<&Value>,

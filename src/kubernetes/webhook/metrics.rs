@@ -27,7 +27,7 @@ const MAX_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All are prefixed `sidestream_webhook_`.
-pub struct Metrics {
+pub struct WebhookMetrics {
     registry: Registry,
     /// By `task`: bugs.
     pub task_panics_total: IntCounterVec,
@@ -43,9 +43,9 @@ pub struct Metrics {
     pub api_requests_total: IntCounterVec,
 }
 
-impl Metrics {
+impl WebhookMetrics {
     /// Everything at zero, and there from the start: an alert on a rate needs a first value.
-    pub fn new(has_election: bool) -> Metrics {
+    pub fn new(has_election: bool) -> WebhookMetrics {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, label: &str, values: &[&str]| {
             let counters = IntCounterVec::new(opts(name, help), &[label]);
@@ -56,7 +56,7 @@ impl Metrics {
             counters
         };
         let results = ["success", "failure"];
-        Metrics {
+        WebhookMetrics {
             task_panics_total: counters(
                 "task_panics_total",
                 "Times that a task of the webhook's own panicked: a bug, to be reported",
@@ -111,7 +111,7 @@ fn register<M: Collector + Clone + 'static>(
     metric
 }
 
-impl Metrics {
+impl WebhookMetrics {
     /// Tells whether this replica leads.
     pub fn set_leader(&self, leads: bool) {
         if let Some(gauge) = &self.is_leader {

@@ -30,14 +30,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::warn;
 
-pub use api::{Access, ApiError};
+pub use api::{ApiError, ApiServer};
 
 use super::{Platform, Version};
 use crate::tasks::Tasks;
 use api::Api;
 use certificate::Certificate;
 use manager::CertificateManager;
-use metrics::Metrics;
+use metrics::WebhookMetrics;
 
 /// How long the last requests and giving up the lead may take.
 const END: Duration = Duration::from_secs(15);
@@ -54,7 +54,7 @@ pub struct Options {
     pub version: Option<Version>,
     pub certificate: CertificateSource,
     /// How to reach the Kubernetes API; `None`: as a pod does.
-    pub access: Option<Access>,
+    pub access: Option<ApiServer>,
     /// How long requests are still taken after the stop, while the pod leaves its Service.
     pub leave: Duration,
 }
@@ -89,7 +89,7 @@ pub struct Own {
 
 /// Why the webhook does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum WebhookError {
     #[error(
         "cannot listen on {address}: {source}; choose another address, or stop the program \
              that uses it"
@@ -104,7 +104,7 @@ struct WebhookState {
     platform: Platform,
     version: RwLock<Option<Version>>,
     certificate: Certificate,
-    metrics: Metrics,
+    metrics: WebhookMetrics,
     is_leaving: watch::Sender<bool>,
 }
 
@@ -139,13 +139,13 @@ impl Webhook {
     ///
     /// # Errors
     /// A port that is not free, or no way to the Kubernetes API where it is needed.
-    pub async fn start(options: Options) -> Result<Webhook, StartError> {
+    pub async fn start(options: Options) -> Result<Webhook, WebhookError> {
         let needs_api =
             options.version.is_none() || matches!(options.certificate, CertificateSource::Own(_));
         let api = match (needs_api, options.access) {
             (false, _) => None,
             (true, Some(access)) => Some(Api::new(access)?),
-            (true, None) => Some(Api::new(Access::of_pod()?)?),
+            (true, None) => Some(Api::new(ApiServer::of_pod()?)?),
         };
         let (listen, listener) = bind(options.listen).await?;
         let (probes, probes_listener) = bind(options.probes).await?;
@@ -155,7 +155,7 @@ impl Webhook {
             platform: options.platform,
             version: RwLock::new(options.version),
             certificate: Certificate::default(),
-            metrics: Metrics::new(has_election),
+            metrics: WebhookMetrics::new(has_election),
             is_leaving: watch::Sender::new(false),
         });
         let closing = watch::Sender::new(false);
@@ -205,8 +205,8 @@ impl Webhook {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartError> {
-    let error = |source| StartError::Listen { address, source };
+async fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), WebhookError> {
+    let error = |source| WebhookError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     Ok((bound, listener))

@@ -8,7 +8,7 @@ use crate::matcher::bind::OpenNode;
 use crate::matcher::node::{Node, Test};
 use crate::matcher::operand::{self, OpenSet, Operand};
 use crate::matcher::path::Path;
-use crate::matcher::pattern::{Budget, Pattern};
+use crate::matcher::pattern::{Pattern, RegexBudget};
 use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Step};
 
 pub(in crate::matcher) mod names;
@@ -35,7 +35,7 @@ pub(crate) struct Parser {
     pub errors: Vec<ParseError>,
     pub uses: Vec<PlaceholderUse>,
     path: Vec<Step>,
-    pub(in crate::matcher) regexes: Budget,
+    pub(in crate::matcher) regexes: RegexBudget,
     conditions: usize,
     values: usize,
     /// The variables that expressions around have given, the innermost last.

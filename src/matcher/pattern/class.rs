@@ -3,10 +3,10 @@
 //! Every character but letters and digits is written as a number, so that nothing in it can be
 //! taken for an operator of that syntax, which knows `&&`, `--`, `~~` and classes in classes.
 
-use super::translate::{Escape, Refusal, Translator, refuse};
+use super::translate::{Escape, PatternError, Translator, refuse};
 
 impl Translator {
-    pub(super) fn class(&mut self) -> Result<(), Refusal> {
+    pub(super) fn class(&mut self) -> Result<(), PatternError> {
         self.atom("[")?;
         if self.rest.next_if_eq(&'^').is_some() {
             self.out.push('^');
@@ -28,7 +28,7 @@ impl Translator {
     }
 
     /// One character, range or set inside a class.
-    fn member(&mut self, char: char) -> Result<(), Refusal> {
+    fn member(&mut self, char: char) -> Result<(), PatternError> {
         let Some(from) = self.class_char(char)? else { return Ok(()) };
         let mut ahead = self.rest.clone();
         let is_range = ahead.next() == Some('-') && ahead.next().is_some_and(|char| char != ']');
@@ -58,7 +58,7 @@ impl Translator {
     }
 
     /// A character of a class; a set is written out at once and gives none.
-    fn class_char(&mut self, char: char) -> Result<Option<char>, Refusal> {
+    fn class_char(&mut self, char: char) -> Result<Option<char>, PatternError> {
         if char != '\\' {
             return Ok(Some(char));
         }
@@ -98,7 +98,7 @@ impl Translator {
     }
 
     /// `[:alpha:]`; otherwise the bracket is itself.
-    fn posix(&mut self) -> Result<(), Refusal> {
+    fn posix(&mut self) -> Result<(), PatternError> {
         let kind = self.rest.peek().copied();
         let ahead: String = self.rest.clone().skip(1).take_while(|char| *char != ']').collect();
         let Some(name) = ahead.strip_suffix(|last| Some(last) == kind) else {

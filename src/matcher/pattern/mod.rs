@@ -31,14 +31,14 @@ const MAX_SOURCE_BYTES: usize = 16 << 10;
 /// What the regular expressions of one filter take. The crate does not tell the size of one, but
 /// whether it is within a limit.
 #[derive(Debug, Default)]
-pub(crate) struct Budget(usize);
+pub(crate) struct RegexBudget(usize);
 
 /// Why an expression is refused, and what to do about it.
-pub(crate) type Refusal = (String, Option<String>);
+pub(crate) type PatternError = (String, Option<String>);
 
-impl Budget {
+impl RegexBudget {
     /// Compiles within what is left.
-    pub fn compile(&mut self, builder: &mut RegexBuilder) -> Result<Regex, Refusal> {
+    pub fn compile(&mut self, builder: &mut RegexBuilder) -> Result<Regex, PatternError> {
         builder.dfa_size_limit(SIZE_LIMIT_BYTES);
         for limit in [USUAL_BYTES, SIZE_LIMIT_BYTES] {
             if self.0 + limit > TOTAL_BYTES {
@@ -70,7 +70,7 @@ impl Budget {
     }
 
     /// Refuses what is too long even to read.
-    pub fn check_source(source: &str) -> Result<(), Refusal> {
+    pub fn check_source(source: &str) -> Result<(), PatternError> {
         if source.len() <= MAX_SOURCE_BYTES {
             return Ok(());
         }
@@ -80,8 +80,12 @@ impl Budget {
 
 impl Pattern {
     /// Compiles, or says why not and what to do about it.
-    pub fn new(source: &str, options: &str, budget: &mut Budget) -> Result<Pattern, Refusal> {
-        Budget::check_source(source)?;
+    pub fn new(
+        source: &str,
+        options: &str,
+        budget: &mut RegexBudget,
+    ) -> Result<Pattern, PatternError> {
+        RegexBudget::check_source(source)?;
         for option in options.chars() {
             if !"imsxu".contains(option) {
                 return Err((
@@ -122,7 +126,7 @@ impl Pattern {
     }
 }
 
-fn complaint(error: &regex::Error) -> Refusal {
+fn complaint(error: &regex::Error) -> PatternError {
     match error {
         regex::Error::CompiledTooBig(_) => (
             "a regular expression that is too large when compiled".to_owned(),

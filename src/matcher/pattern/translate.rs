@@ -10,7 +10,7 @@
 //! which shows only if nothing has to follow it (`^$`).
 
 /// Why a pattern is refused, and what to do about it.
-pub(super) type Refusal = (String, Option<String>);
+pub(super) type PatternError = (String, Option<String>);
 
 /// The options that change how a pattern is read rather than how it is run.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ const DIGIT: &str = "0-9";
 /// has to be taken along, which does no harm as long as nothing follows; what does is refused.
 const END: &str = r"(?:\n?\z)";
 
-pub(super) fn translate(source: &str, flags: Flags) -> Result<String, Refusal> {
+pub(super) fn translate(source: &str, flags: Flags) -> Result<String, PatternError> {
     let mut translator = Translator {
         rest: source.chars().collect::<Vec<_>>().into_iter().peekable(),
         out: String::with_capacity(source.len() + 16),
@@ -69,7 +69,7 @@ pub(super) enum Escape {
     Property(String),
 }
 
-pub(super) fn refuse<T>(message: &str, hint: &str) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(message: &str, hint: &str) -> Result<T, PatternError> {
     let hint = (!hint.is_empty()).then(|| hint.to_owned());
     Err((format!("{message} in a regular expression"), hint))
 }
@@ -77,7 +77,7 @@ pub(super) fn refuse<T>(message: &str, hint: &str) -> Result<T, Refusal> {
 const LINEAR: &str = "regular expressions run in linear time here, and this construct cannot";
 
 impl Translator {
-    fn run(&mut self) -> Result<(), Refusal> {
+    fn run(&mut self) -> Result<(), PatternError> {
         while let Some(char) = self.rest.next() {
             match char {
                 '\\' => self.escape()?,
@@ -124,13 +124,13 @@ impl Translator {
     }
 
     /// Something that matches, and so may not come after the end.
-    pub(super) fn atom(&mut self, translated: &str) -> Result<(), Refusal> {
+    pub(super) fn atom(&mut self, translated: &str) -> Result<(), PatternError> {
         self.before_atom()?;
         self.out.push_str(translated);
         Ok(())
     }
 
-    fn before_atom(&self) -> Result<(), Refusal> {
+    fn before_atom(&self) -> Result<(), PatternError> {
         if self.is_over {
             return refuse(
                 r"something after `$` or `\Z`",
@@ -140,12 +140,12 @@ impl Translator {
         Ok(())
     }
 
-    fn literal(&mut self, char: char) -> Result<(), Refusal> {
+    fn literal(&mut self, char: char) -> Result<(), PatternError> {
         self.atom(&regex::escape(char.encode_utf8(&mut [0; 4])))
     }
 
     /// Lazy changes which match is found, not whether there is one.
-    fn after_quantifier(&mut self) -> Result<(), Refusal> {
+    fn after_quantifier(&mut self) -> Result<(), PatternError> {
         match self.rest.peek() {
             Some('+') => refuse("a possessive quantifier", LINEAR),
             Some('?') => {
@@ -158,7 +158,7 @@ impl Translator {
     }
 
     /// A counted repetition, or else a plain brace.
-    fn brace(&mut self) -> Result<(), Refusal> {
+    fn brace(&mut self) -> Result<(), PatternError> {
         let ahead: String = self.rest.clone().take_while(|char| *char != '}').collect();
         let is_closed = self.rest.clone().any(|char| char == '}');
         let is_count = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -179,7 +179,7 @@ impl Translator {
         self.after_quantifier()
     }
 
-    fn escape(&mut self) -> Result<(), Refusal> {
+    fn escape(&mut self) -> Result<(), PatternError> {
         match self.rest.peek().copied() {
             Some('b') => self.atom(r"(?-u:\b)")?,
             Some('B') => self.atom(r"(?-u:\B)")?,
@@ -238,7 +238,7 @@ impl Translator {
     }
 
     /// An escape that means the same inside and outside of a class.
-    pub(super) fn escaped(&mut self) -> Result<Escape, Refusal> {
+    pub(super) fn escaped(&mut self) -> Result<Escape, PatternError> {
         let Some(char) = self.rest.next() else {
             return refuse(r"a `\` at the end", "");
         };
@@ -284,14 +284,14 @@ impl Translator {
         })
     }
 
-    fn code_point(&self, code: u32) -> Result<Escape, Refusal> {
+    fn code_point(&self, code: u32) -> Result<Escape, PatternError> {
         match char::from_u32(code) {
             Some(char) => Ok(Escape::Char(char)),
             None => refuse("a number that is not a character", ""),
         }
     }
 
-    fn braced(&mut self) -> Result<String, Refusal> {
+    fn braced(&mut self) -> Result<String, PatternError> {
         if self.rest.next() != Some('{') {
             return refuse("an escape without its `{ }`", "");
         }
@@ -299,7 +299,7 @@ impl Translator {
         Ok(inside)
     }
 
-    fn hexadecimal(&mut self) -> Result<Escape, Refusal> {
+    fn hexadecimal(&mut self) -> Result<Escape, PatternError> {
         let mut digits = String::new();
         if self.rest.peek() == Some(&'{') {
             digits = self.braced()?;
@@ -314,7 +314,7 @@ impl Translator {
         self.code_point(u32::from_str_radix(&digits, 16).unwrap_or(u32::MAX))
     }
 
-    fn property(&mut self, mut is_negated: bool) -> Result<Escape, Refusal> {
+    fn property(&mut self, mut is_negated: bool) -> Result<Escape, PatternError> {
         let mut name = match self.rest.peek() {
             Some('{') => self.braced()?,
             Some(_) => self.rest.next().map(String::from).unwrap_or_default(),
@@ -330,7 +330,7 @@ impl Translator {
         Ok(Escape::Property(format!(r"\{}{{{name}}}", if is_negated { 'P' } else { 'p' })))
     }
 
-    fn group(&mut self) -> Result<(), Refusal> {
+    fn group(&mut self) -> Result<(), PatternError> {
         if self.rest.peek() == Some(&'*') {
             return refuse("a verb such as `(*UCP)`", "");
         }
@@ -373,7 +373,7 @@ impl Translator {
     }
 
     /// Flags for a group, `(?i:…)`, or for the rest of the group around them, `(?i)`.
-    fn flags(&mut self, first: char) -> Result<(), Refusal> {
+    fn flags(&mut self, first: char) -> Result<(), PatternError> {
         let (mut on, mut off) = (String::new(), String::new());
         let mut flags = self.flags;
         let mut is_on = true;

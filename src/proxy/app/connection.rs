@@ -4,14 +4,14 @@
 //! Everything is polled, so that one task can write a request's body and read its answer at the
 //! same time; nothing is lost when a poll is not repeated. For one exchange:
 //!
-//! 1. [`super::App::take`], [`Connection::begin`].
-//! 2. Write head and body with [`Connection::poll_write`]. An error there is not the end: the app
-//!    may have answered and stopped reading. What it said counts; ask [`Connection::poll_head`].
-//! 3. [`Connection::poll_head`] until the head is not informational, [`Connection::expect`] a body,
-//!    and [`Connection::poll_body`] to its end.
+//! 1. [`super::App::take`], [`AppConnection::begin`].
+//! 2. Write head and body with [`AppConnection::poll_write`]. An error there is not the end: the app
+//!    may have answered and stopped reading. What it said counts; ask [`AppConnection::poll_head`].
+//! 3. [`AppConnection::poll_head`] until the head is not informational, [`AppConnection::expect`] a body,
+//!    and [`AppConnection::poll_body`] to its end.
 //! 4. [`super::App::give_back`], once the request is written whole too.
 //!
-//! Where the head cannot be had because the connection is gone, [`Connection::is_stale`] says
+//! Where the head cannot be had because the connection is gone, [`AppConnection::is_stale`] says
 //! whether the request may be sent again, on a fresh one.
 
 use std::io;
@@ -69,7 +69,7 @@ impl From<Malformed> for Broken {
 
 /// A connection to the app, and how far its present exchange has come.
 #[derive(Debug)]
-pub struct Connection {
+pub struct AppConnection {
     pub(super) socket: Socket,
     /// Read and not used yet.
     pub(super) unread: BytesMut,
@@ -88,9 +88,9 @@ pub struct Connection {
     is_keep_alive: bool,
 }
 
-impl Connection {
-    pub(super) fn new(socket: Socket, is_reused: bool) -> Connection {
-        Connection {
+impl AppConnection {
+    pub(super) fn new(socket: Socket, is_reused: bool) -> AppConnection {
+        AppConnection {
             socket,
             unread: BytesMut::new(),
             is_reused,
@@ -212,7 +212,7 @@ impl Connection {
         self.poll_body_up_to(cx, piece, usize::MAX)
     }
 
-    /// As [`Connection::poll_body`], and no more than so many bytes at once.
+    /// As [`AppConnection::poll_body`], and no more than so many bytes at once.
     ///
     /// # Errors
     /// The body is cut short, or malformed.

@@ -26,7 +26,7 @@ use super::io::MAX_UNSENT;
 use super::tls::Secure;
 use crate::access::Limited;
 use crate::config::AppAddress;
-pub use connection::{Broken, Connection};
+pub use connection::{AppConnection, Broken};
 pub use socket::Socket;
 
 /// An app that has not accepted a connection by then is too slow: 504.
@@ -159,7 +159,7 @@ impl App {
     ///
     /// # Errors
     /// There is none to be had.
-    pub async fn take(&self) -> Result<Connection, Unreachable> {
+    pub async fn take(&self) -> Result<AppConnection, Unreachable> {
         match self.take_idle() {
             Some(connection) => Ok(connection),
             None => self.connect().await,
@@ -167,19 +167,19 @@ impl App {
     }
 
     /// A connection that was used before, if there is one that is still good.
-    pub fn take_idle(&self) -> Option<Connection> {
+    pub fn take_idle(&self) -> Option<AppConnection> {
         loop {
             let (mut socket, since) = self.shared.idle.lock().connections.pop()?;
             let is_good =
                 since.elapsed() < APP_IDLE && socket.is_quiet() && socket.is_quiet_by_now();
             if is_good {
-                return Some(Connection::new(socket, true));
+                return Some(AppConnection::new(socket, true));
             }
         }
     }
 
     /// Keeps a connection for others, if its exchange is over and it can be used again.
-    pub fn give_back(&self, connection: Connection) {
+    pub fn give_back(&self, connection: AppConnection) {
         if !connection.is_clean() {
             return;
         }
@@ -198,7 +198,7 @@ impl App {
     ///
     /// # Errors
     /// None does; told is what became of the last one.
-    pub async fn connect(&self) -> Result<Connection, Unreachable> {
+    pub async fn connect(&self) -> Result<AppConnection, Unreachable> {
         let connections = &self.shared.connections;
         match self.try_connect().await {
             Err(Unreachable::Refused(error))
@@ -215,18 +215,18 @@ impl App {
         }
     }
 
-    async fn try_connect(&self) -> Result<Connection, Unreachable> {
+    async fn try_connect(&self) -> Result<AppConnection, Unreachable> {
         let (host, port) = match &self.shared.address {
             AppAddress::Unix { path } => {
                 let socket = in_time(UnixStream::connect(path)).await?;
-                return Ok(Connection::new(Socket::Unix(socket), false));
+                return Ok(AppConnection::new(Socket::Unix(socket), false));
             }
             AppAddress::Tcp { host, port, .. } => (host, *port),
         };
         let mut why = Unreachable::NoAddress;
         for address in self.addresses(host, port).await? {
             match in_time(self.connect_to(address)).await {
-                Ok(socket) => return Ok(Connection::new(socket, false)),
+                Ok(socket) => return Ok(AppConnection::new(socket, false)),
                 Err(error) => why = error,
             }
         }

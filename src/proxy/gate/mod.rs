@@ -21,13 +21,13 @@ pub enum Verdict {
     /// Not all of it is here yet.
     Partial,
     Http2,
-    Refused(Refusal),
+    Refused(HeadRefusal),
     Request(Head),
 }
 
 /// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct HeadRefusal {
     pub status: u16,
     pub reason: &'static str,
 }
@@ -75,7 +75,7 @@ impl Head {
 }
 
 const fn refuse(status: u16, reason: &'static str) -> Verdict {
-    Verdict::Refused(Refusal { status, reason })
+    Verdict::Refused(HeadRefusal { status, reason })
 }
 
 /// Looks at the bytes that a connection, or its next request, begins with, as they come. Remembers

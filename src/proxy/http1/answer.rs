@@ -100,7 +100,9 @@ mod tests {
     fn written(said: &str, to: To) -> (String, String, bool) {
         let said = said.replace('\n', "\r\n");
         let asked = Asked { is_head: false, is_upgrade: true };
-        let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
+        let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else {
+            panic!("{said}")
+        };
         let mut out = BytesMut::new();
         let begun = write(&head, &said.as_bytes()[..head.length], to, &mut out).unwrap();
         let text = String::from_utf8(out.to_vec()).unwrap().replace("\r\n", "\n");

@@ -25,7 +25,7 @@ use crate::drain::Drain;
 use crate::proxy::app::answer::Asked;
 use crate::proxy::app::body::Body;
 use crate::proxy::app::connection::Room;
-use crate::proxy::app::{Broken, Connection};
+use crate::proxy::app::{AppConnection, Broken};
 use crate::proxy::chunks::Malformed;
 use crate::proxy::limits::pause::Pause;
 
@@ -113,7 +113,7 @@ struct Down {
 #[derive(Debug)]
 pub struct Exchange<'a> {
     pub client: &'a mut Client,
-    app: Connection,
+    app: AppConnection,
     request: Request,
     drain: &'a Drain,
     up: Up,
@@ -125,7 +125,7 @@ impl<'a> Exchange<'a> {
     /// `first` is the head for the app, with what is at hand of the body.
     pub fn new(
         client: &'a mut Client,
-        mut app: Connection,
+        mut app: AppConnection,
         request: Request,
         drain: &'a Drain,
         patience: Patience,
@@ -161,7 +161,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Begins again on another connection, after [`Stop::Stale`].
-    pub fn restart(&mut self, mut app: Connection) {
+    pub fn restart(&mut self, mut app: AppConnection) {
         app.begin(self.request.asked);
         self.app = app;
         self.up.at = 0;
@@ -192,7 +192,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Both connections, and whether the app got the whole request.
-    pub fn into_parts(self) -> (&'a mut Client, Connection, bool) {
+    pub fn into_parts(self) -> (&'a mut Client, AppConnection, bool) {
         let is_whole = self.up.body.is_done() && self.up.is_written && !self.up.is_deaf;
         (self.client, self.app, is_whole)
     }

@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::app::answer::Asked as AskedOfApp;
 use super::app::body::Body;
-use super::app::{self, App, Broken, Connection};
+use super::app::{self, App, AppConnection, Broken};
 use super::chunks::Malformed;
 use super::connections::Registration;
 use super::gate::{self, Head};
@@ -283,7 +283,7 @@ async fn tell(
 }
 
 /// Both sides speak another protocol now; each may end its half.
-async fn tunnel(client: &mut Client, app: Connection) {
+async fn tunnel(client: &mut Client, app: AppConnection) {
     client.socket.probe();
     let (mut app, early) = app.into_parts();
     let late = std::mem::take(&mut client.held);

@@ -27,7 +27,7 @@ use crate::api::capacity::Full;
 use crate::api::problem::Problem;
 use crate::proxy::app::answer::{Asked as AskedOfApp, Body as Framed, Head};
 use crate::proxy::app::body::Body;
-use crate::proxy::app::{self, Broken, Connection, Unreachable};
+use crate::proxy::app::{self, AppConnection, Broken, Unreachable};
 use crate::proxy::limits::pause::{Pause, TOO_LATE};
 use crate::proxy::limits::requests::{self, RequestSlot};
 use crate::proxy::observed::{Asked, Observed};
@@ -279,8 +279,8 @@ impl Exchange {
     /// A connection to the app, unless the client leaves before there is one.
     async fn unless_gone(
         &mut self,
-        connecting: impl Future<Output = Result<Connection, Unreachable>>,
-    ) -> Result<Connection, Failure> {
+        connecting: impl Future<Output = Result<AppConnection, Unreachable>>,
+    ) -> Result<AppConnection, Failure> {
         tokio::select! {
             biased;
             () = poll_fn(|cx| self.poll_reset(cx)) => Err(Failure::ClientGone),
@@ -301,7 +301,7 @@ impl Exchange {
         matches!(self.answer, Answer::Awaited(_)) && !self.upload.has_taken && has_body
     }
 
-    fn poll(&mut self, app: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll(&mut self, app: &mut AppConnection, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if self.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
@@ -340,7 +340,7 @@ impl Exchange {
 
     fn poll_answer(
         &mut self,
-        app: &mut Connection,
+        app: &mut AppConnection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
         let Exchange { shared, silence, .. } = self;
@@ -395,7 +395,7 @@ impl Exchange {
 
 /// The app's next head, and what becomes of it.
 fn poll_head(
-    app: &mut Connection,
+    app: &mut AppConnection,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(Head, http::Response<()>), Broken>> {
     let (head, answer) =

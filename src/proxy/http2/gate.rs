@@ -8,7 +8,7 @@
 use http::header::{self, HeaderMap};
 use http::request::Parts;
 
-use crate::proxy::gate::{MAX_HEADERS, Refusal, is_host_byte, is_twin};
+use crate::proxy::gate::{HeadRefusal, MAX_HEADERS, is_host_byte, is_twin};
 
 /// What concerns one connection of HTTP/1.1; in HTTP/2 it could only smuggle.
 const CONNECTION_SPECIFIC: [&str; 5] =
@@ -18,18 +18,18 @@ const CONNECTION_SPECIFIC: [&str; 5] =
 ///
 /// # Errors
 /// It has two readings, or is none for us.
-pub fn check(request: &Parts) -> Result<(), Refusal> {
+pub fn check(request: &Parts) -> Result<(), HeadRefusal> {
     if request.method == http::Method::CONNECT {
-        return Err(Refusal { status: 405, reason: "CONNECT is not supported" });
+        return Err(HeadRefusal { status: 405, reason: "CONNECT is not supported" });
     }
     if request.headers.len() > MAX_HEADERS {
         let reason = "the request head has more than 128 header fields";
-        return Err(Refusal { status: 431, reason });
+        return Err(HeadRefusal { status: 431, reason });
     }
     check_target(request)
         .and_then(|()| check_host(request))
         .and_then(|()| check_fields(&request.headers))
-        .map_err(|reason| Refusal { status: 400, reason })
+        .map_err(|reason| HeadRefusal { status: 400, reason })
 }
 
 /// The host that a checked request is for.

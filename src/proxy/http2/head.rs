@@ -242,7 +242,9 @@ mod tests {
     fn told(said: &str) -> (u16, Vec<(String, String)>) {
         let said = said.replace('\n', "\r\n");
         let asked = Asked { is_head: false, is_upgrade: false };
-        let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else { panic!("{said}") };
+        let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else {
+            panic!("{said}")
+        };
         let answer = answer(&head, &said.as_bytes()[..head.length]).unwrap();
         let text = |value: &HeaderValue| value.to_str().unwrap().to_string();
         let fields = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value)));

@@ -12,7 +12,7 @@ use super::forward::Failure;
 use super::head;
 use super::shared::ConnectionState;
 use super::sink::{Gone, poll_send};
-use crate::proxy::app::Connection;
+use crate::proxy::app::AppConnection;
 use crate::proxy::app::connection::ROOM;
 use crate::proxy::limits::pause::Pause;
 
@@ -38,7 +38,7 @@ impl Sending {
     /// Ready when all of the answer is sent.
     pub(super) fn poll(
         &mut self,
-        app: &mut Connection,
+        app: &mut AppConnection,
         shared: &Arc<ConnectionState>,
         has_heard: &mut impl FnMut(),
         cx: &mut Context<'_>,
@@ -55,7 +55,7 @@ impl Sending {
 
     fn poll_on(
         &mut self,
-        app: &mut Connection,
+        app: &mut AppConnection,
         shared: &Arc<ConnectionState>,
         has_heard: &mut impl FnMut(),
         cx: &mut Context<'_>,

@@ -12,7 +12,7 @@ use super::forward::Failure;
 use super::head::{self, Framing};
 use super::shared::{ConnectionState, Stuck};
 use super::sink::Gone;
-use crate::proxy::app::Connection;
+use crate::proxy::app::AppConnection;
 use crate::proxy::app::body::put_chunk;
 use crate::proxy::limits::pause::Pause;
 
@@ -101,7 +101,7 @@ impl Upload {
     /// Ready when everything is written, or the app has stopped reading.
     pub fn poll(
         &mut self,
-        app: &mut Connection,
+        app: &mut AppConnection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
         while !self.is_deaf && !self.is_whole() {

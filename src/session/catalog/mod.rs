@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::event::Position;
-use crate::feed::journal::Limits;
+use crate::feed::journal::JournalLimits;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Bound, Filter, FilterSet};
 use crate::metrics::Metrics;
@@ -25,7 +25,7 @@ use crate::session::listeners::Listener;
 use crate::session::subscription::{From, Shared, Subscription};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
-use crate::upstream::budget::Budget;
+use crate::upstream::budget::CursorBudget;
 use crate::upstream::connect::Server;
 use crate::upstream::inspection::{Finding, Inspection};
 
@@ -47,13 +47,13 @@ pub enum OpenError {
 
 /// A stream in force.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct ActiveStream {
     pub filter: Arc<Filter>,
     /// What it is read from.
     pub feed: Arc<Feed>,
 }
 
-impl Found {
+impl ActiveStream {
     /// Whether its feed has ever been read up to the present. Before that, the present position is
     /// unknown.
     pub fn was_read(&self) -> bool {
@@ -69,12 +69,12 @@ impl Found {
 /// What feeds are made with.
 #[derive(Debug, Clone)]
 pub struct FeedSettings {
-    pub limits: Limits,
+    pub limits: JournalLimits,
     /// `clients.max_buffered`
     pub keep: usize,
     pub window: Duration,
     /// Of the change streams that may be open.
-    pub budget: Budget,
+    pub budget: CursorBudget,
     /// Told when there is something new to look at in the deployment.
     pub news: Arc<Notify>,
 }
@@ -278,12 +278,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`OpenError`]
-    pub fn find(&self, name: &str) -> Result<Found, OpenError> {
+    pub fn find(&self, name: &str) -> Result<ActiveStream, OpenError> {
         let state = self.state.read();
         let found = state.filters.get(name).and_then(|filter| {
             // Every filter in force has one.
             let feed = state.feeds.get(state.keys.get(name)?)?.feed.clone();
-            Some(Found { filter: filter.clone(), feed })
+            Some(ActiveStream { filter: filter.clone(), feed })
         });
         found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
     }
@@ -291,7 +291,7 @@ impl Catalog {
     /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.
     pub fn subscribe(
         &self,
-        found: &Found,
+        found: &ActiveStream,
         bound: Bound,
         from: From,
         listener: Arc<Listener>,

@@ -29,13 +29,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
 use crate::event::seal::Ids;
-use crate::feed::routes::{Delivery, Kind, Read, ResetReason, Route};
+use crate::feed::routes::{Delivery, DeliveryKind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::beginning::{self, Beginning};
 use crate::session::listeners::{Listener, Listeners, Progress};
-use crate::upstream::replay::{Look, Replay, Replayer};
+use crate::upstream::replay::{Replay, ReplayStep, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
 pub use frames::{Documents, FrameKind};
@@ -411,28 +411,28 @@ impl Subscription {
     }
 
     /// Does what a look at a replay calls for; says whether there was anything to do.
-    fn take(&mut self, look: Look) -> bool {
+    fn take(&mut self, look: ReplayStep) -> bool {
         match look {
-            Look::Nothing => return false,
-            Look::Deliveries(found) => self.queue(found),
-            Look::Met(position) => self.meet(position),
-            Look::Again => self.go_on(),
-            Look::Lost(reason) => self.reset(reason),
+            ReplayStep::Nothing => return false,
+            ReplayStep::Deliveries(found) => self.queue(found),
+            ReplayStep::Met(position) => self.meet(position),
+            ReplayStep::Again => self.go_on(),
+            ReplayStep::Lost(reason) => self.reset(reason),
         }
         true
     }
 
     /// Does what a look at a snapshot calls for; says whether there was anything to do.
-    fn begin(&mut self, look: beginning::Look) -> bool {
+    fn begin(&mut self, look: SnapshotStep) -> bool {
         let Phase::Beginning(beginning) = &self.phase else { return false };
         let reason = beginning.reason;
         match look {
-            beginning::Look::Nothing => return false,
-            beginning::Look::Begins => self.ready.push_back(FrameKind::Snapshot(reason)),
-            beginning::Look::Documents(found) => {
+            SnapshotStep::Nothing => return false,
+            SnapshotStep::Begins => self.ready.push_back(FrameKind::Snapshot(reason)),
+            SnapshotStep::Documents(found) => {
                 self.ready.extend(found.into_iter().map(FrameKind::Document));
             }
-            beginning::Look::Done { position, cursor, documents } => {
+            SnapshotStep::Done { position, cursor, documents } => {
                 self.was_ready = true;
                 self.position = Some(position.clone());
                 let documents = Some(u32::try_from(documents).unwrap_or(u32::MAX));
@@ -442,13 +442,11 @@ impl Subscription {
                     None => self.replay(position),
                 }
             }
-            beginning::Look::Gone => {
+            SnapshotStep::Gone => {
                 let beyond = beginning.beyond.clone();
                 self.begin_again(reason, beyond, true);
             }
-            beginning::Look::Refused(refused) => {
-                self.ready.push_back(FrameKind::End(refused.into()))
-            }
+            SnapshotStep::Refused(refused) => self.ready.push_back(FrameKind::End(refused.into())),
         }
         true
     }
@@ -488,7 +486,7 @@ impl Subscription {
         for delivery in found {
             let is_new = self.position.as_ref().is_none_or(|had| delivery.token > *had);
             if is_new {
-                if let Kind::Reset(reason) = delivery.kind
+                if let DeliveryKind::Reset(reason) = delivery.kind
                     && self.has_snapshot()
                 {
                     return self.begin_again(Some(reason), Some(delivery.token.clone()), true);
@@ -534,8 +532,8 @@ impl Subscription {
     fn note(&mut self, frame: &FrameKind) {
         let reason = match frame {
             FrameKind::Delivery(delivery) => match delivery.kind {
-                Kind::Reset(reason) => Some(reason),
-                Kind::Event(_) => None,
+                DeliveryKind::Reset(reason) => Some(reason),
+                DeliveryKind::Event(_) => None,
             },
             FrameKind::Snapshot(reason) => *reason,
             _ => None,

@@ -6,7 +6,7 @@ use bson::{Timestamp, rawdoc};
 
 use super::*;
 use crate::event::ChangeEvent;
-use crate::feed::journal::Limits;
+use crate::feed::journal::JournalLimits;
 use crate::feed::{FeedKey, Status};
 use crate::upstream::connect::Server;
 use crate::upstream::snapshot::Bounds;
@@ -21,7 +21,7 @@ async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
     let text = "collection: shop.orders\naccess: public\n";
     let filter =
         Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
-    let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
     feed.read_also(std::slice::from_ref(&filter));
     let (generation, _) = feed.collections();

@@ -7,7 +7,7 @@ use crate::filter::Filter;
 pub struct Finding {
     /// `None`: it concerns all of them.
     pub stream: Option<String>,
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// In words, without secrets.
     pub message: String,
     /// The command that mends it, for `mongosh`, or what else to do.
@@ -15,7 +15,7 @@ pub struct Finding {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FindingKind {
     /// No replica set, or nothing that answers.
     Deployment,
     /// The user may not read the change stream.
@@ -61,52 +61,54 @@ pub enum Weight {
     Note,
 }
 
-impl Kind {
+impl FindingKind {
     pub fn weight(self) -> Weight {
         match self {
-            Kind::Deployment | Kind::Rights | Kind::View | Kind::TimeSeries | Kind::Snapshot => {
-                Weight::Error
-            }
-            Kind::MissingDatabase
-            | Kind::MissingCollection
-            | Kind::OtherCase
-            | Kind::Collation
-            | Kind::ValueType
-            | Kind::Images
-            | Kind::ImageExpiry
-            | Kind::SnapshotIndex
-            | Kind::SnapshotSize
-            | Kind::Oplog => Weight::Warning,
-            Kind::Unknown => Weight::Unknown,
-            Kind::SnapshotCost => Weight::Note,
+            FindingKind::Deployment
+            | FindingKind::Rights
+            | FindingKind::View
+            | FindingKind::TimeSeries
+            | FindingKind::Snapshot => Weight::Error,
+            FindingKind::MissingDatabase
+            | FindingKind::MissingCollection
+            | FindingKind::OtherCase
+            | FindingKind::Collation
+            | FindingKind::ValueType
+            | FindingKind::Images
+            | FindingKind::ImageExpiry
+            | FindingKind::SnapshotIndex
+            | FindingKind::SnapshotSize
+            | FindingKind::Oplog => Weight::Warning,
+            FindingKind::Unknown => Weight::Unknown,
+            FindingKind::SnapshotCost => Weight::Note,
         }
     }
 
     /// Whether nothing can ever come, however long one waits.
     pub fn is_final(self) -> bool {
-        matches!(self, Kind::View | Kind::TimeSeries)
+        matches!(self, FindingKind::View | FindingKind::TimeSeries)
     }
 
     /// For metrics and machines.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Deployment => "deployment",
-            Kind::Rights => "rights",
-            Kind::View => "view",
-            Kind::TimeSeries => "time-series",
-            Kind::MissingDatabase => "missing-database",
-            Kind::MissingCollection => "missing-collection",
-            Kind::OtherCase => "other-case",
-            Kind::Collation => "collation",
-            Kind::ValueType => "value-type",
-            Kind::Images => "images",
-            Kind::ImageExpiry => "image-expiry",
-            Kind::Snapshot => "snapshot",
-            Kind::SnapshotIndex => "snapshot-index",
-            Kind::SnapshotSize => "snapshot-size",
-            Kind::SnapshotCost => "snapshot-cost",
-            Kind::Oplog => "oplog",
-            Kind::Unknown => "unknown",
+            FindingKind::Deployment => "deployment",
+            FindingKind::Rights => "rights",
+            FindingKind::View => "view",
+            FindingKind::TimeSeries => "time-series",
+            FindingKind::MissingDatabase => "missing-database",
+            FindingKind::MissingCollection => "missing-collection",
+            FindingKind::OtherCase => "other-case",
+            FindingKind::Collation => "collation",
+            FindingKind::ValueType => "value-type",
+            FindingKind::Images => "images",
+            FindingKind::ImageExpiry => "image-expiry",
+            FindingKind::Snapshot => "snapshot",
+            FindingKind::SnapshotIndex => "snapshot-index",
+            FindingKind::SnapshotSize => "snapshot-size",
+            FindingKind::SnapshotCost => "snapshot-cost",
+            FindingKind::Oplog => "oplog",
+            FindingKind::Unknown => "unknown",
         }
     }
 }
@@ -114,14 +116,18 @@ impl Kind {
 impl Finding {
     pub(super) fn of(
         filter: &Filter,
-        kind: Kind,
+        kind: FindingKind,
         message: String,
         fix: impl Into<Option<String>>,
     ) -> Finding {
         Finding { stream: Some(filter.name.clone()), kind, message, fix: fix.into() }
     }
 
-    pub(super) fn general(kind: Kind, message: String, fix: impl Into<Option<String>>) -> Finding {
+    pub(super) fn general(
+        kind: FindingKind,
+        message: String,
+        fix: impl Into<Option<String>>,
+    ) -> Finding {
         Finding { stream: None, kind, message, fix: fix.into() }
     }
 

@@ -25,7 +25,7 @@ use crate::upstream::connect::{ProbeError, Server};
 use crate::upstream::failure::{self, Failure};
 use crate::upstream::snapshot::Bounds;
 use collections::{Collection, Listing};
-pub use finding::{Finding, Kind, Weight};
+pub use finding::{Finding, FindingKind, Weight};
 pub use plan::{Plan, Run};
 use rights::Rights;
 pub use rights::grant;
@@ -66,7 +66,7 @@ pub async fn inspect_uri(
             .await
             .map_err(|error| ProbeError::Unavailable(failure::message(&error))),
         Err(ProbeError::Unusable(reason)) => {
-            let findings = vec![Finding::general(Kind::Deployment, reason, None)];
+            let findings = vec![Finding::general(FindingKind::Deployment, reason, None)];
             Ok(Inspection { findings, ..Inspection::default() })
         }
         Err(error) => Err(error),
@@ -124,8 +124,13 @@ pub async fn inspect(
             inspection.without_rights.insert(database.to_owned());
         }
         let listing = collections::list(client, database).await?;
-        let look =
-            Look { database, rights: &rights, listing: &listing, names: &names, keeps_images };
+        let look = FilterContext {
+            database,
+            rights: &rights,
+            listing: &listing,
+            names: &names,
+            keeps_images,
+        };
         for filter in filters {
             if let Some(collection) = look.at(filter, &mut inspection.findings) {
                 let options = collection.options.as_ref();
@@ -148,7 +153,7 @@ pub async fn inspect(
 }
 
 /// What is known when a filter is looked at.
-struct Look<'a> {
+struct FilterContext<'a> {
     database: &'a str,
     rights: &'a Rights,
     listing: &'a Listing,
@@ -157,14 +162,19 @@ struct Look<'a> {
     keeps_images: bool,
 }
 
-impl Look<'_> {
+impl FilterContext<'_> {
     /// Returns the filter's collection, where it can be read.
     fn at(&self, filter: &Filter, findings: &mut Vec<Finding>) -> Option<&Collection> {
         let (database, name) = (self.database, filter.namespace.collection.as_deref());
         if !self.rights.may_read(database, name) {
             let message =
                 format!("the MongoDB user may not read the change stream of {}", filter.namespace);
-            findings.push(Finding::of(filter, Kind::Rights, message, self.rights.grant(database)));
+            findings.push(Finding::of(
+                filter,
+                FindingKind::Rights,
+                message,
+                self.rights.grant(database),
+            ));
             // What it cannot read, it may not see either.
             return None;
         }
@@ -189,13 +199,13 @@ impl Look<'_> {
         Some(match same {
             Some(other) => Finding::of(
                 filter,
-                Kind::OtherCase,
+                FindingKind::OtherCase,
                 format!("there is no database `{database}`, but there is `{other}`"),
                 format!("write `collection: {other}.*`"),
             ),
             None => Finding::of(
                 filter,
-                Kind::MissingDatabase,
+                FindingKind::MissingDatabase,
                 format!(
                     "there is no database `{database}`: the stream is silent until it is \
                          created"
@@ -211,7 +221,7 @@ impl Look<'_> {
         if let Some(other) = { similar }.find(|other| other.eq_ignore_ascii_case(name)) {
             let message = format!("`{database}` has no collection `{name}`, but it has `{other}`");
             let fix = format!("write `collection: {database}.{other}`");
-            return Finding::of(filter, Kind::OtherCase, message, fix);
+            return Finding::of(filter, FindingKind::OtherCase, message, fix);
         }
         let other = self
             .names
@@ -220,13 +230,13 @@ impl Look<'_> {
         if let (true, Some(other)) = (self.listing.collections.is_empty(), other) {
             let message = format!("there is no database `{database}`, but there is `{other}`");
             let fix = format!("write `collection: {other}.{name}`");
-            return Finding::of(filter, Kind::OtherCase, message, fix);
+            return Finding::of(filter, FindingKind::OtherCase, message, fix);
         }
         let message = format!(
             "there is no collection `{database}.{name}`: the stream is silent until it is created"
         );
         let fix = format!("db.getSiblingDB({database:?}).createCollection({name:?})");
-        Finding::of(filter, Kind::MissingCollection, message, fix)
+        Finding::of(filter, FindingKind::MissingCollection, message, fix)
     }
 
     fn collection(&self, filter: &Filter, collection: &Collection, findings: &mut Vec<Finding>) {
@@ -244,7 +254,7 @@ impl Look<'_> {
                     ),
                     None => "name the underlying collection".to_owned(),
                 };
-                findings.push(Finding::of(filter, Kind::View, message, fix));
+                findings.push(Finding::of(filter, FindingKind::View, message, fix));
                 return;
             }
             "timeseries" => {
@@ -253,7 +263,12 @@ impl Look<'_> {
                      stream: the stream would never send an event"
                 );
                 let fix = "name an ordinary collection to which the app writes as well";
-                findings.push(Finding::of(filter, Kind::TimeSeries, message, fix.to_owned()));
+                findings.push(Finding::of(
+                    filter,
+                    FindingKind::TimeSeries,
+                    message,
+                    fix.to_owned(),
+                ));
                 return;
             }
             _ => {}
@@ -265,7 +280,7 @@ impl Look<'_> {
                      documents, nor its default collation"
                 );
                 let fix = self.rights.grant_role("read", database);
-                findings.push(Finding::of(filter, Kind::Unknown, message, fix));
+                findings.push(Finding::of(filter, FindingKind::Unknown, message, fix));
             }
             return;
         };
@@ -302,7 +317,7 @@ impl Look<'_> {
             ),
             false => "MongoDB 6.0 or newer is needed".to_owned(),
         };
-        Finding::of(filter, Kind::Images, message, fix)
+        Finding::of(filter, FindingKind::Images, message, fix)
     }
 }
 
@@ -335,7 +350,7 @@ fn collation(
          db.getSiblingDB({database:?}).getCollection({name:?}).find(…).collation({{ locale: \
          \"simple\" }})"
     );
-    Some(Finding::of(filter, Kind::Collation, message, fix))
+    Some(Finding::of(filter, FindingKind::Collation, message, fix))
 }
 
 /// Images that go before the events do that need them.
@@ -350,7 +365,7 @@ async fn image_expiry(
         Err(error) if Failure::of(&error) == Failure::Privileges => {
             let message = "this user may not see how long images of documents are kept";
             let fix = rights.grant_role("clusterMonitor", "admin");
-            return Ok(Some(Finding::general(Kind::Unknown, message.to_owned(), fix)));
+            return Ok(Some(Finding::general(FindingKind::Unknown, message.to_owned(), fix)));
         }
         // Older, or not the server's to tell.
         Err(error) if matches!(Failure::of(&error), Failure::Command(_) | Failure::Unsupported) => {
@@ -375,7 +390,7 @@ async fn image_expiry(
         "db.adminCommand({{ setClusterParameter: {{ changeStreamOptions: {{ preAndPostImages: {{ \
          expireAfterSeconds: {needed} }} }} }} }})"
     );
-    Ok(Some(Finding::general(Kind::ImageExpiry, message, fix)))
+    Ok(Some(Finding::general(FindingKind::ImageExpiry, message, fix)))
 }
 
 /// A whole number, of whatever type.

@@ -7,7 +7,7 @@ use mongodb::Client;
 use mongodb::error::Error;
 
 use super::rights::Rights;
-use super::{Finding, Kind};
+use super::{Finding, FindingKind};
 use crate::upstream::failure::Failure;
 
 /// A shorter oplog that has begun to forget is told of.
@@ -32,7 +32,7 @@ pub(super) async fn look(
         Err(error) if Failure::of(&error) == Failure::Privileges => {
             let message = "this user may not see how far back the oplog reaches".to_owned();
             let fix = rights.grant_role("read", "local");
-            let finding = Finding::general(Kind::Unknown, message, fix);
+            let finding = Finding::general(FindingKind::Unknown, message, fix);
             return Ok(Oplog { reach: None, finding: Some(finding) });
         }
         Err(error) => return Err(error),
@@ -52,7 +52,7 @@ pub(super) async fn look(
             "the oplog reaches back {minutes} minutes: clients that were away for longer are reset"
         );
         let fix = "db.adminCommand({ replSetResizeOplog: 1, minRetentionHours: 24 })".to_owned();
-        Finding::general(Kind::Oplog, message, fix)
+        Finding::general(FindingKind::Oplog, message, fix)
     });
     Ok(Oplog { reach: Some(reach), finding })
 }

@@ -5,7 +5,7 @@ use mongodb::Client;
 use mongodb::error::Error;
 
 use super::plan::{self, Plan, helpful_indexes};
-use super::{Finding, Kind};
+use super::{Finding, FindingKind};
 use crate::filter::Filter;
 use crate::upstream::failure::Failure;
 use crate::upstream::snapshot::{Bounds, SnapshotError};
@@ -70,8 +70,9 @@ impl Snapshots<'_> {
         options: Option<&Document>,
     ) -> Result<Option<Finding>, Error> {
         let fix = "remove `snapshot`, and have the page load its data at `ready`";
-        let refused =
-            |message: String| Some(Finding::of(filter, Kind::Snapshot, message, fix.to_owned()));
+        let refused = |message: String| {
+            Some(Finding::of(filter, FindingKind::Snapshot, message, fix.to_owned()))
+        };
         if self.is_sharded {
             return Ok(refused(SnapshotError::Sharded.to_string()));
         }
@@ -108,13 +109,18 @@ impl Snapshots<'_> {
                      refused",
                     bounds.time.as_secs_f64()
                 );
-                return Ok(Finding::of(filter, Kind::SnapshotSize, message, narrow.to_owned()));
+                return Ok(Finding::of(
+                    filter,
+                    FindingKind::SnapshotSize,
+                    message,
+                    narrow.to_owned(),
+                ));
             }
             plan => plan?,
         };
         let Some(run) = plan.run else {
             let message = "MongoDB does not say what the snapshot's query costs".to_owned();
-            return Ok(Finding::of(filter, Kind::Unknown, message, None));
+            return Ok(Finding::of(filter, FindingKind::Unknown, message, None));
         };
         let found = format!(
             "the snapshot's query finds {}, by {}",
@@ -126,9 +132,9 @@ impl Snapshots<'_> {
                 "{found}; more than snapshot.max_documents ({}): clients will be refused",
                 bounds.documents
             );
-            return Ok(Finding::of(filter, Kind::SnapshotSize, message, narrow.to_owned()));
+            return Ok(Finding::of(filter, FindingKind::SnapshotSize, message, narrow.to_owned()));
         }
-        Ok(Finding::of(filter, Kind::SnapshotCost, found, None))
+        Ok(Finding::of(filter, FindingKind::SnapshotCost, found, None))
     }
 }
 
@@ -167,13 +173,13 @@ fn without_index(
             "of `match`, `find` decides nothing as the stream does, so no index helps a snapshot: {cost}"
         );
         let fix = "add a condition that compares an indexed field with a value";
-        return Some(Finding::of(filter, Kind::SnapshotIndex, message, fix.to_owned()));
+        return Some(Finding::of(filter, FindingKind::SnapshotIndex, message, fix.to_owned()));
     }
     let message = format!("no index carries the snapshot's query: {cost}");
     let has_collation = options.is_some_and(|options| options.contains_key("collation"));
     Some(Finding::of(
         filter,
-        Kind::SnapshotIndex,
+        FindingKind::SnapshotIndex,
         message,
         create_indexes((database, collection), query, has_collation),
     ))

@@ -5,7 +5,7 @@ use bson::{Bson, Document, doc, spec::BinarySubtype};
 use mongodb::Client;
 use mongodb::error::Error;
 
-use super::{Finding, Kind};
+use super::{Finding, FindingKind};
 use crate::filter::{Filter, ParamType};
 use crate::matcher::{Placeholder, PlaceholderUse, Step};
 use crate::upstream::failure::Failure;
@@ -123,7 +123,7 @@ fn misfit(
             format!("declare it as `{name}: {{ type: {kind} }}`"),
         ),
     };
-    Some(Finding::of(filter, Kind::ValueType, message, fix))
+    Some(Finding::of(filter, FindingKind::ValueType, message, fix))
 }
 
 /// The type by which a claim or a parameter is read as such a value, and what they are called.

@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
     use crate::feed::FeedKey;
-    use crate::feed::journal::Limits;
+    use crate::feed::journal::JournalLimits;
 
     fn before(time: u32) -> Position {
         Position::before(Timestamp { time, increment: 1 })
@@ -244,7 +244,7 @@ mod tests {
         let text = "collection: shop.orders\naccess: public\n";
         let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap();
         let filter = Arc::new(filter);
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
         let live = Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
         let read = Arc::new(live.beside(limits, 16));
         read.opened_at(&before(10));

@@ -48,7 +48,7 @@ struct Ahead {
 
 /// What a look at a replay finds.
 #[derive(Debug)]
-pub enum Look {
+pub enum ReplayStep {
     Nothing,
     /// In order; perhaps none, and then there may be more all the same.
     Deliveries(Vec<Arc<Delivery>>),
@@ -88,25 +88,25 @@ impl Replay {
     }
 
     /// Takes what is there without waiting.
-    pub fn look(&mut self) -> Look {
+    pub fn look(&mut self) -> ReplayStep {
         match &mut self.0 {
-            Stage::Queued(_) => Look::Nothing,
+            Stage::Queued(_) => ReplayStep::Nothing,
             Stage::Ahead(ahead) => match ahead.look() {
                 Ok(look) => look,
                 Err(asked) => {
                     *self = asked;
-                    Look::Nothing
+                    ReplayStep::Nothing
                 }
             },
             Stage::Answered(reply) => match reply.take() {
                 Some(Reply::Joined(member)) => {
                     self.0 = Stage::Reading(member);
-                    Look::Deliveries(Vec::new())
+                    ReplayStep::Deliveries(Vec::new())
                 }
-                Some(Reply::Again) => Look::Again,
-                Some(Reply::Lost(reason)) => Look::Lost(reason),
+                Some(Reply::Again) => ReplayStep::Again,
+                Some(Reply::Lost(reason)) => ReplayStep::Lost(reason),
                 // The pass is gone without a word, which only a panic can do: say so.
-                None => Look::Lost(ResetReason::HistoryLost),
+                None => ReplayStep::Lost(ResetReason::HistoryLost),
             },
             Stage::Reading(member) => member.look(),
         }
@@ -131,17 +131,17 @@ impl Ahead {
     }
 
     /// `Err`: the journal has come by and knows nothing of it, so it has to be looked for.
-    fn look(&self) -> Result<Look, Replay> {
+    fn look(&self) -> Result<ReplayStep, Replay> {
         if self.is_foreign {
-            return Ok(Look::Lost(ResetReason::InvalidToken));
+            return Ok(ReplayStep::Lost(ResetReason::InvalidToken));
         }
         let is_ahead = self.feed.now().is_some_and(|(head, _)| head < self.after);
         match self.feed.locate_for(self.route.filter(), &self.after) {
-            Some(Located::Unknown) if is_ahead => Ok(Look::Nothing),
+            Some(Located::Unknown) if is_ahead => Ok(ReplayStep::Nothing),
             Some(Located::Unknown) => {
                 Err(self.replayer.ask(&self.feed, &self.route, self.after.clone()))
             }
-            _ => Ok(Look::Again),
+            _ => Ok(ReplayStep::Again),
         }
     }
 }
@@ -172,33 +172,33 @@ impl Member {
         }
     }
 
-    pub(super) fn look(&mut self) -> Look {
+    pub(super) fn look(&mut self) -> ReplayStep {
         // Before the route: what was read until the end is in the route when the end is said.
         let ended = self.end.get();
         match self.route.read(&mut self.cursor, BATCH) {
             Read::UpToDate => match ended {
-                None => Look::Nothing,
-                Some(PassEnd::Met(position)) => Look::Met(position.clone()),
-                Some(PassEnd::Lost(reason)) => Look::Lost(*reason),
-                Some(PassEnd::Stopped) => Look::Again,
+                None => ReplayStep::Nothing,
+                Some(PassEnd::Met(position)) => ReplayStep::Met(position.clone()),
+                Some(PassEnd::Lost(reason)) => ReplayStep::Lost(*reason),
+                Some(PassEnd::Stopped) => ReplayStep::Again,
             },
             Read::Deliveries(found) => {
                 self.advance();
-                Look::Deliveries(found)
+                ReplayStep::Deliveries(found)
             }
             Read::Behind => self.look_back(),
         }
     }
 
-    fn look_back(&mut self) -> Look {
+    fn look_back(&mut self) -> ReplayStep {
         match self.feed.look_back(&self.route, &mut self.cursor, BATCH) {
             Back::Deliveries(found) => {
                 self.advance();
-                Look::Deliveries(found)
+                ReplayStep::Deliveries(found)
             }
-            Back::Asked => Look::Nothing,
+            Back::Asked => ReplayStep::Nothing,
             // The ring went on without this client: a new replay begins where it is.
-            Back::Gone => Look::Again,
+            Back::Gone => ReplayStep::Again,
         }
     }
 

@@ -31,14 +31,14 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::connect::Server;
 use crate::event::Position;
-use crate::feed::journal::Limits;
+use crate::feed::journal::JournalLimits;
 use crate::feed::routes::{ResetReason, Route};
 use crate::feed::{Feed, FeedKey};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use crate::upstream::budget::{Budget, Counted};
+use crate::upstream::budget::{Counted, CursorBudget};
 use member::Member;
-pub use member::{Look, Replay};
+pub use member::{Replay, ReplayStep};
 use pass::Pass;
 use vouch::Vouching;
 
@@ -61,11 +61,11 @@ pub struct Replayer(Arc<ReplayState>);
 struct ReplayState {
     server: Server,
     /// What a pass keeps for those who have not taken it yet.
-    limits: Limits,
+    limits: JournalLimits,
     turns: Semaphore,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    budget: Budget,
+    budget: CursorBudget,
     vouching: Vouching,
     queues: Mutex<HashMap<FeedKey, Queue>>,
     /// Passes that have ended and still hold what their clients have not taken, the oldest first.
@@ -109,21 +109,21 @@ impl Replayer {
     /// `limits` bounds what one pass keeps for its clients; `max_concurrent` counts passes.
     pub fn new(
         server: Server,
-        limits: Limits,
+        limits: JournalLimits,
         max_concurrent: usize,
         metrics: Arc<Metrics>,
     ) -> Replayer {
         let tasks = Tasks::new(&metrics);
-        Replayer::within(server, limits, max_concurrent, metrics, (tasks, Budget::ample()))
+        Replayer::within(server, limits, max_concurrent, metrics, (tasks, CursorBudget::ample()))
     }
 
     /// As [`Replayer::new`], with the passes in a set of tasks, and within a budget.
     pub fn within(
         server: Server,
-        limits: Limits,
+        limits: JournalLimits,
         max_concurrent: usize,
         metrics: Arc<Metrics>,
-        (tasks, budget): (Tasks, Budget),
+        (tasks, budget): (Tasks, CursorBudget),
     ) -> Replayer {
         Replayer(Arc::new(ReplayState {
             server,
@@ -321,7 +321,7 @@ mod tests {
         let text = "collection: shop.orders\naccess: public\n";
         let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap();
         let filter = Arc::new(filter);
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+        let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
         let feed = Feed::new(FeedKey::of(&filter), limits, 16);
         let route = feed.join(&filter, filter.bind(&[], None).unwrap()).route;
         let mut queue = Queue::default();

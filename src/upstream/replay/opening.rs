@@ -13,11 +13,11 @@ use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
-use crate::upstream::cursor::{self, Events, Pace, Start};
+use crate::upstream::cursor::{self, Events, ReadMode, Start};
 use crate::upstream::failure::Failure;
 
 /// Why there is no cursor.
-pub(super) enum Refusal {
+pub(super) enum NotOpened {
     /// The position is of no use.
     Lost(ResetReason),
     /// The first event is too large to be sent.
@@ -89,7 +89,7 @@ async fn oldest_readable(
     let mut probe = 0;
     while lost < readable {
         let time = requests[probe].after.time();
-        let opened = open_at(shared, feed, &Start::At(time), Pace::Batches, patience).await;
+        let opened = open_at(shared, feed, &Start::At(time), ReadMode::Batches, patience).await;
         let events = match opened {
             Ok(events) => Some(events),
             Err(error) => match Failure::of(&error) {
@@ -117,7 +117,7 @@ async fn open_at(
     shared: &ReplayState,
     feed: &Feed,
     start: &Start,
-    pace: Pace,
+    pace: ReadMode,
     patience: &mut Patience,
 ) -> Result<Events, Error> {
     let (_, collections) = feed.collections();
@@ -130,9 +130,9 @@ pub(super) async fn resume(
     shared: &ReplayState,
     feed: &Feed,
     after: &Position,
-    pace: Pace,
+    pace: ReadMode,
     patience: &mut Patience,
-) -> Result<Events, Refusal> {
+) -> Result<Events, NotOpened> {
     let start = Start::after(after);
     let mut opened = open_at(shared, feed, &start, pace, patience).await;
     if let Err(error) = &opened
@@ -146,20 +146,20 @@ pub(super) async fn resume(
         Err(error) => error,
     };
     match Failure::of(&error) {
-        Failure::TooLarge => Err(Refusal::TooLarge),
+        Failure::TooLarge => Err(NotOpened::TooLarge),
         Failure::HistoryLost | Failure::Unreadable | Failure::Fatal => {
-            Err(Refusal::Lost(ResetReason::HistoryLost))
+            Err(NotOpened::Lost(ResetReason::HistoryLost))
         }
         // Servers have many codes for a token that they cannot read. Whether it was the token is
         // seen by going without one.
         Failure::Command(_) => {
-            let deployment = shared.server.ask().await.map_err(|_| Refusal::Away)?;
+            let deployment = shared.server.ask().await.map_err(|_| NotOpened::Away)?;
             let now = Start::At(deployment.majority_time);
             match open_at(shared, feed, &now, pace, patience).await {
-                Ok(_) => Err(Refusal::Lost(ResetReason::HistoryLost)),
-                Err(_) => Err(Refusal::Away),
+                Ok(_) => Err(NotOpened::Lost(ResetReason::HistoryLost)),
+                Err(_) => Err(NotOpened::Away),
             }
         }
-        _ => Err(Refusal::Away),
+        _ => Err(NotOpened::Away),
     }
 }

@@ -15,15 +15,15 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::admission::Admission;
-use super::opening::{self, Refusal};
+use super::opening::{self, NotOpened};
 use super::patience::Patience;
 use super::{RETRY, ReplayState, Reply, Request};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
-use crate::feed::journal::{Limits, Located};
+use crate::feed::journal::{JournalLimits, Located};
 use crate::feed::routes::ResetReason;
-use crate::trace::Side;
-use crate::upstream::cursor::{Events, Pace};
+use crate::trace::SpanSide;
+use crate::upstream::cursor::{Events, ReadMode};
 use crate::upstream::failure::Failure;
 use crate::upstream::large;
 
@@ -77,7 +77,7 @@ enum Stop {
 /// How far a pass has come.
 struct Progress {
     position: Position,
-    pace: Pace,
+    pace: ReadMode,
     patience: Patience,
 }
 
@@ -85,13 +85,13 @@ impl Pass {
     /// A pass that begins at `start`, for these clients.
     pub fn new(
         live: &Arc<Feed>,
-        limits: Limits,
+        limits: JournalLimits,
         (generation, start): (u64, Position),
         requests: Vec<Request>,
     ) -> Pass {
         // The ring ends by size alone.
         let max_bytes = limits.max_bytes / SHARE;
-        let limits = Limits { window: Duration::MAX, max_bytes };
+        let limits = JournalLimits { window: Duration::MAX, max_bytes };
         let read = Arc::new(live.beside(limits, KEEP));
         read.opened_at(&start);
         let end = Arc::<End>::default();
@@ -105,11 +105,11 @@ impl Pass {
     /// Reads until it reaches the journal, or has no clients any more.
     /// Without a cursor, opening it told that the first event is too large.
     pub async fn run(&self, shared: &ReplayState, opened: Option<Events>) {
-        let span = shared.metrics.tracer.root(Side::Internal, "replay pass");
+        let span = shared.metrics.tracer.root(SpanSide::Internal, "replay pass");
         span.set_with("sidestream.upstream", || self.live.key().to_string());
         let mut progress = Progress {
             position: self.start.clone(),
-            pace: Pace::Batches,
+            pace: ReadMode::Batches,
             patience: Patience::default(),
         };
         let mut stop = match opened {
@@ -137,9 +137,9 @@ impl Pass {
             let Progress { position, pace, patience, .. } = &mut progress;
             stop = match opening::resume(shared, &self.live, position, *pace, patience).await {
                 Ok(events) => self.follow(events, &mut progress).await,
-                Err(Refusal::Lost(reason)) => Stop::PassEnd(PassEnd::Lost(reason)),
-                Err(Refusal::TooLarge) => Stop::TooLarge,
-                Err(Refusal::Away) => Stop::Again,
+                Err(NotOpened::Lost(reason)) => Stop::PassEnd(PassEnd::Lost(reason)),
+                Err(NotOpened::TooLarge) => Stop::TooLarge,
+                Err(NotOpened::Away) => Stop::Again,
             };
         }
     }
@@ -147,8 +147,8 @@ impl Pass {
     /// The events before a large one come one by one, and then the next is the large one. Says how
     /// the pass ends where that cannot be read in any way.
     async fn judge_size(&self, shared: &ReplayState, progress: &mut Progress) -> Option<PassEnd> {
-        if progress.pace == Pace::Batches {
-            progress.pace = Pace::OneByOne;
+        if progress.pace == ReadMode::Batches {
+            progress.pace = ReadMode::OneByOne;
             return None;
         }
         let (_, collections) = self.live.collections();
@@ -158,9 +158,9 @@ impl Pass {
             Ok(Some(event)) => {
                 progress.position = event.token().clone();
                 self.take(event).await;
-                progress.pace = Pace::Batches;
+                progress.pace = ReadMode::Batches;
             }
-            Ok(None) => progress.pace = Pace::Batches,
+            Ok(None) => progress.pace = ReadMode::Batches,
             Err(error) if Failure::of(&error) == Failure::TooLarge => {
                 return Some(PassEnd::Lost(ResetReason::HistoryLost));
             }
@@ -312,7 +312,7 @@ mod tests {
     use bson::Timestamp;
     use tokio::sync::oneshot;
 
-    use super::super::member::Look;
+    use super::super::member::ReplayStep;
     use super::*;
     use crate::feed::FeedKey;
     use crate::filter::Filter;
@@ -337,15 +337,15 @@ mod tests {
         ChangeEvent::parse(raw).unwrap()
     }
 
-    fn live(filter: &Arc<Filter>) -> (Limits, Arc<Feed>) {
-        let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+    fn live(filter: &Arc<Filter>) -> (JournalLimits, Arc<Feed>) {
+        let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
         let feed = Arc::new(Feed::new(FeedKey::of(filter), limits, 16));
         feed.read_also(std::slice::from_ref(filter));
         feed.opened_at(&before(90));
         (limits, feed)
     }
 
-    fn pass(limits: Limits, live: &Arc<Feed>) -> Pass {
+    fn pass(limits: JournalLimits, live: &Arc<Feed>) -> Pass {
         let begin = (live.generation(), before(10));
         Pass::new(live, limits, begin, Vec::new())
     }
@@ -366,7 +366,7 @@ mod tests {
         assert!(pass.admission.admit(request).is_ok());
         let Ok(Reply::Joined(mut member)) = replied.try_recv() else { panic!("not let in") };
         let waiting = tokio::spawn(async move {
-            while matches!(member.look(), Look::Nothing) {
+            while matches!(member.look(), ReplayStep::Nothing) {
                 member.changed().await;
             }
             member.look()
@@ -374,7 +374,7 @@ mod tests {
         let _ = pass.admission.close();
         pass.linger().await;
         let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-        assert!(matches!(look.unwrap().unwrap(), Look::Again));
+        assert!(matches!(look.unwrap().unwrap(), ReplayStep::Again));
     }
 
     #[tokio::test(start_paused = true)]
@@ -386,7 +386,7 @@ mod tests {
         assert!(pass.admission.admit(request).is_ok());
         let Ok(Reply::Joined(mut member)) = replied.try_recv() else { panic!("not let in") };
         let waiting = tokio::spawn(async move {
-            while matches!(member.look(), Look::Nothing) {
+            while matches!(member.look(), ReplayStep::Nothing) {
                 member.changed().await;
             }
             member.look()
@@ -398,7 +398,7 @@ mod tests {
         });
         assert!(bug.await.is_err());
         let look = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-        assert!(matches!(look.unwrap().unwrap(), Look::Lost(ResetReason::HistoryLost)));
+        assert!(matches!(look.unwrap().unwrap(), ReplayStep::Lost(ResetReason::HistoryLost)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -428,8 +428,8 @@ mod tests {
         assert_eq!(kept, [false, false, false, true, true]);
         // Whoever lost it asks again, and nobody is told that there was nothing.
         tokio::time::sleep(LINGER_POLL).await;
-        assert!(matches!(members[0].look(), Look::Again));
-        assert!(matches!(members[4].look(), Look::Deliveries(found) if found.len() == 1));
+        assert!(matches!(members[0].look(), ReplayStep::Again));
+        assert!(matches!(members[4].look(), ReplayStep::Deliveries(found) if found.len() == 1));
     }
 
     #[tokio::test]

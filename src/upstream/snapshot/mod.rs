@@ -28,7 +28,7 @@ use crate::matcher::projection::{Projection, Shown};
 use crate::upstream::deployment::{self, DeploymentError};
 use crate::upstream::failure;
 
-pub use shared::{Answer, Asked, Reading, Refused, Snapshots, Taken};
+pub use shared::{Asked, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
 const UNAUTHORIZED: i32 = 13;
 const MAX_TIME_EXPIRED: i32 = 50;
@@ -125,7 +125,7 @@ impl SnapshotError {
 
 /// What to read, and whom to ask about it.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct SnapshotQuery<'a> {
     pub database: &'a str,
     pub collection: &'a str,
     pub predicate: &'a Predicate,
@@ -139,7 +139,7 @@ pub struct Wanted<'a> {
 /// [`SnapshotError`], each with what to do.
 pub async fn read(
     client: &Client,
-    wanted: Wanted<'_>,
+    wanted: SnapshotQuery<'_>,
     bounds: Bounds,
 ) -> Result<Snapshot, SnapshotError> {
     let mut documents = Vec::new();
@@ -152,7 +152,7 @@ pub async fn read(
 /// Hands each document to `take`, and says the position behind them.
 async fn read_each(
     client: &Client,
-    wanted: Wanted<'_>,
+    wanted: SnapshotQuery<'_>,
     bounds: Bounds,
     mut take: impl FnMut(&RawDocument) + Send,
 ) -> Result<Position, SnapshotError> {
@@ -182,12 +182,12 @@ async fn read_each(
 /// `None`: the collection is not there.
 async fn read_all(
     client: &Client,
-    wanted: Wanted<'_>,
+    wanted: SnapshotQuery<'_>,
     bounds: Bounds,
     has_begun: &AtomicBool,
     take: &mut (impl FnMut(&RawDocument) + Send),
 ) -> Result<Option<Position>, SnapshotError> {
-    let Wanted { database, collection, predicate, projection } = wanted;
+    let SnapshotQuery { database, collection, predicate, projection } = wanted;
     let mut session = client.start_session().snapshot(true).await.map_err(SnapshotError::of)?;
     let collection = client.database(database).collection::<Document>(collection);
     // A default collation would find by other rules than the matcher's.

@@ -29,14 +29,14 @@ use tracing::warn;
 
 use super::brake::Brake;
 use super::kept::Kept;
-use super::{Bounds, SnapshotError, Wanted, read_each};
+use super::{Bounds, SnapshotError, SnapshotQuery, read_each};
 use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{Route, RouteKey, encode_document};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use crate::trace::Side;
+use crate::trace::SpanSide;
 use crate::upstream::connect::Server;
 
 /// How long it is not asked again for what will not pass.
@@ -78,7 +78,7 @@ pub enum Refused {
 
 /// What is there for who asks.
 #[derive(Debug)]
-pub enum Answer {
+pub enum SnapshotAnswer {
     Taken(Arc<Taken>),
     Refused(Refused),
     /// It is being read.
@@ -184,7 +184,7 @@ impl Snapshots {
         route: &Arc<Route>,
         beyond: Option<&Position>,
         has_waited: bool,
-    ) -> Answer {
+    ) -> SnapshotAnswer {
         let state = &self.0;
         let mut slots = state.slots.lock();
         let slot = slots.of(route);
@@ -194,24 +194,24 @@ impl Snapshots {
             if !has_waited {
                 state.count(route, "shared");
             }
-            return Answer::Taken(taken);
+            return SnapshotAnswer::Taken(taken);
         }
         if let Some(refused) = slot.refused() {
-            return Answer::Refused(refused);
+            return SnapshotAnswer::Refused(refused);
         }
         if let Some(query) = slot.query.upgrade() {
-            return Answer::Asked(Asked(query.subscribe()));
+            return SnapshotAnswer::Asked(Asked(query.subscribe()));
         }
         if state.waiting.load(Ordering::Relaxed) >= state.max_waiting {
             state.count(route, "busy");
-            return Answer::Refused(Refused::Busy);
+            return SnapshotAnswer::Refused(Refused::Busy);
         }
         let (query, asked) = watch::channel(());
         let query = Arc::new(query);
         slot.query = Arc::downgrade(&query);
         let task = state.clone().run(feed.clone(), route.clone(), query);
         state.tasks.spawn("snapshot", task);
-        Answer::Asked(Asked(asked))
+        SnapshotAnswer::Asked(Asked(asked))
     }
 
     /// How far the positions are that clients of a stream have from its snapshots; its feed may not
@@ -274,7 +274,7 @@ impl State {
             turn
         };
         let began = Instant::now();
-        let span = self.metrics.tracer.root(Side::Internal, "snapshot");
+        let span = self.metrics.tracer.root(SpanSide::Internal, "snapshot");
         span.set_with("sidestream.stream", || route.filter().name.clone());
         let taken = self.take(feed, route).await;
         match &taken {
@@ -297,7 +297,7 @@ impl State {
         let client = self.server.client().await;
         let (database, projection) = (filter.namespace.database.as_str(), &filter.projection);
         let (predicate, projection) = (route.predicate(), projection.as_ref());
-        let wanted = Wanted { database, collection, predicate, projection };
+        let wanted = SnapshotQuery { database, collection, predicate, projection };
         let (mut documents, mut bytes) = (Vec::new(), size_of::<Taken>());
         let position = read_each(&client, wanted, self.bounds, |document| {
             let json = encode_document((database, collection), document, projection);

@@ -10,7 +10,7 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use mongodb::options::Collation;
 use mongodb::{Client, Collection};
 use sidestream::event::Position;
-use sidestream::feed::journal::Limits;
+use sidestream::feed::journal::JournalLimits;
 use sidestream::feed::routes::Route;
 use sidestream::feed::{Feed, FeedKey};
 use sidestream::filter::parse_filter;
@@ -297,7 +297,7 @@ async fn clients_of_a_route_share_a_snapshot() {
     let config = sidecar::settings(&mongo::uri(), filters.path(), sidecar::nowhere(), &[]);
     let server = Server::default();
     server.connect(&config.mongodb.uri, 10).await.unwrap();
-    let limits = Limits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
+    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Arc::new(Feed::new(FeedKey::of(&orders_filter), limits, 16));
     feed.opened_at(&Position::before(Timestamp { time: 1, increment: 1 }));
     let route = feed.join(&orders_filter, orders_filter.bind(&[], None).unwrap()).route;

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use sidestream::kubernetes::webhook::Access;
+use sidestream::kubernetes::webhook::ApiServer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -55,9 +55,9 @@ impl Cluster {
         Cluster { address, state, dir }
     }
 
-    pub fn access(&self) -> Access {
+    pub fn access(&self) -> ApiServer {
         let path = |name: &str| -> PathBuf { self.dir.path().join(name) };
-        Access {
+        ApiServer {
             server: format!("https://{}", self.address),
             authority: path("ca.crt"),
             token: path("token"),

@@ -113,14 +113,14 @@ fn request(method: &str, path: &str, kind: &str, body: &str) -> Vec<u8> {
 
 pub async fn start(
     certificate: CertificateSource,
-    access: Option<sidestream::kubernetes::webhook::Access>,
+    access: Option<sidestream::kubernetes::webhook::ApiServer>,
 ) -> Webhook {
     start_leaving(certificate, access, Duration::ZERO).await
 }
 
 async fn start_leaving(
     certificate: CertificateSource,
-    access: Option<sidestream::kubernetes::webhook::Access>,
+    access: Option<sidestream::kubernetes::webhook::ApiServer>,
     leave: Duration,
 ) -> Webhook {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 
 use super::json_patch;
 use super::pod::{self, Outcome, Situation, Takeover};
-use super::workload::{self, Template};
+use super::workload::{self, PodTemplate};
 use super::{Mistake, Platform, Version};
 use crate::diagnostic::{Diagnostic, Reporter};
-use crate::yaml::{self, Kind, Node, Place, Typed};
+use crate::yaml::{self, Node, NodeKind, Place, Typed};
 
 /// Marks a plain scalar that YAML's versions read differently (`0644`, `yes`) or that JSON would
 /// write differently (`1.10`): such text stays as it is. No YAML text can hold it.
@@ -125,7 +125,7 @@ impl Run<'_> {
         root: &Node,
         old: &Value,
         new: &mut Value,
-        template: &Template,
+        template: &PodTemplate,
     ) {
         let Some(slot) = workload::at_mut(new, &template.path) else { return };
         let situation = Situation {
@@ -283,11 +283,11 @@ fn may_hold_pods(text: &str) -> bool {
 /// The tree as JSON. What JSON would say differently stays text, marked with [`PLAIN`].
 fn to_value(node: &Node) -> Value {
     match &node.kind {
-        Kind::Mapping(entries) => Value::Object(
+        NodeKind::Mapping(entries) => Value::Object(
             entries.iter().map(|entry| (entry.key.clone(), to_value(&entry.value))).collect(),
         ),
-        Kind::Sequence(items) => Value::Array(items.iter().map(to_value).collect()),
-        Kind::Scalar(scalar) => match scalar.typed() {
+        NodeKind::Sequence(items) => Value::Array(items.iter().map(to_value).collect()),
+        NodeKind::Scalar(scalar) => match scalar.typed() {
             Ok(Typed::Null) => Value::Null,
             Ok(Typed::Bool(value)) => value.into(),
             Ok(Typed::Int(value)) if scalar.text == value.to_string() => value.into(),
@@ -320,7 +320,7 @@ fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     })
 }
 
-fn name_of(document: &Value, template: &Template) -> String {
+fn name_of(document: &Value, template: &PodTemplate) -> String {
     let metadata = at(document, &template.workload).and_then(|object| object.get("metadata"));
     let name = |key| metadata.and_then(|metadata| metadata.get(key)).and_then(Value::as_str);
     let name = name("name").or_else(|| name("generateName")).unwrap_or("without a name");
@@ -328,7 +328,7 @@ fn name_of(document: &Value, template: &Template) -> String {
 }
 
 /// The place of an annotation or label; else of the workload's name; else its first character.
-fn place_of(root: &Node, template: &Template, key: Option<&str>) -> Place {
+fn place_of(root: &Node, template: &PodTemplate, key: Option<&str>) -> Place {
     let below = |path: &[String], keys: &[&str]| {
         let full: Vec<String> =
             path.iter().cloned().chain(keys.iter().map(|&key| key.to_owned())).collect();

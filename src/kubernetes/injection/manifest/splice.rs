@@ -6,8 +6,8 @@
 //! document.
 
 use super::emit::{self, Style};
-use crate::kubernetes::injection::json_patch::{Kind as StepKind, Step};
-use crate::yaml::{Kind, Node, Place};
+use crate::kubernetes::injection::json_patch::{Step, StepKind};
+use crate::yaml::{Node, NodeKind, Place};
 
 /// A change of the text.
 enum Edit {
@@ -64,7 +64,7 @@ fn edit(step: &Step, root: &Node, lines: &[String], style: Style) -> Option<Edit
         StepKind::Add => {
             let parent = find(root, parent_path)?;
             match &parent.kind {
-                Kind::Mapping(entries) => {
+                NodeKind::Mapping(entries) => {
                     if is_flow(parent, lines) {
                         let new = format!("{}: {}", emit::text(key), emit::flow(&step.value));
                         return into_flow(parent.place, entries.is_empty(), &new, lines);
@@ -75,7 +75,7 @@ fn edit(step: &Step, root: &Node, lines: &[String], style: Style) -> Option<Edit
                     let new = emit::entry(key, &step.value, indent, style);
                     Some(Edit::Insert { behind, indent, lines: new })
                 }
-                Kind::Sequence(items) => {
+                NodeKind::Sequence(items) => {
                     if is_flow(parent, lines) {
                         let new = emit::flow(&step.value);
                         return into_flow(parent.place, items.is_empty(), &new, lines);
@@ -85,7 +85,7 @@ fn edit(step: &Step, root: &Node, lines: &[String], style: Style) -> Option<Edit
                     let new = emit::item(&step.value, indent, style);
                     Some(Edit::Insert { behind, indent, lines: new })
                 }
-                Kind::Scalar(_) => None,
+                NodeKind::Scalar(_) => None,
             }
         }
     }
@@ -94,9 +94,9 @@ fn edit(step: &Step, root: &Node, lines: &[String], style: Style) -> Option<Edit
 /// The node at a path.
 pub fn find<'a>(root: &'a Node, path: &[String]) -> Option<&'a Node> {
     path.iter().try_fold(root, |node, key| match &node.kind {
-        Kind::Mapping(_) => Some(&node.get(key)?.value),
-        Kind::Sequence(items) => items.get(key.parse::<usize>().ok()?),
-        Kind::Scalar(_) => None,
+        NodeKind::Mapping(_) => Some(&node.get(key)?.value),
+        NodeKind::Sequence(items) => items.get(key.parse::<usize>().ok()?),
+        NodeKind::Scalar(_) => None,
     })
 }
 
@@ -179,7 +179,7 @@ fn block_end(lines: &[String], first: usize, indent: usize, is_list: bool) -> us
 fn has_flat_lists(root: &Node, lines: &[String]) -> bool {
     fn first_list(node: &Node, lines: &[String]) -> Option<bool> {
         match &node.kind {
-            Kind::Mapping(entries) => entries.iter().find_map(|entry| {
+            NodeKind::Mapping(entries) => entries.iter().find_map(|entry| {
                 let list = entry.value.items().filter(|_| !is_flow(&entry.value, lines));
                 let of_list = list.and_then(|items| {
                     let (line, dash) = dash_of(items.first()?, lines)?;
@@ -187,8 +187,8 @@ fn has_flat_lists(root: &Node, lines: &[String]) -> bool {
                 });
                 of_list.or_else(|| first_list(&entry.value, lines))
             }),
-            Kind::Sequence(items) => items.iter().find_map(|item| first_list(item, lines)),
-            Kind::Scalar(_) => None,
+            NodeKind::Sequence(items) => items.iter().find_map(|item| first_list(item, lines)),
+            NodeKind::Scalar(_) => None,
         }
     }
     first_list(root, lines).unwrap_or(false)
