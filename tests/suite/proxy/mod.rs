@@ -4,9 +4,11 @@
 pub mod app;
 pub mod bodies;
 mod connections;
+mod exchanges;
 mod failures;
 pub mod frames;
 mod http2;
+mod http2_client;
 pub mod raw;
 mod same;
 mod trailers;
