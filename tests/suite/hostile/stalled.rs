@@ -254,7 +254,8 @@ async fn an_app_that_is_slow_is_no_attack() {
         .await;
     socket.head().await.expect("a head");
     until("the app is asked", || async { pair.app.reached().len() == 5 }).await;
-    // Several times as long as a client may be silent, and long enough to be read ahead.
+    // Several times as long as a client may be silent, and long enough to be read ahead: what must
+    // not happen would happen by time alone. What comes afterwards is asked for below.
     assert!(socket.is_quiet_for(Duration::from_secs(8)).await);
     for _ in 0..4 {
         go.notify_one();
@@ -289,7 +290,8 @@ async fn an_app_may_be_given_a_time() {
     assert_eq!(piece_of(&mut body).await.expect("a piece").expect("a piece"), "a");
     let error = piece_of(&mut body).await.expect("an end").expect_err("no clean one");
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
-    // It is silent while a request comes, as it has to be.
+    // It is silent while a request comes, as it has to be: together for longer than its time, which
+    // nothing but time can show. The answer at the end is the proof.
     let mut raw = Raw::open(pair.proxy()).await;
     raw.send(upload("up", 4)).await;
     for byte in ["a", "b", "c", "d"] {

@@ -78,6 +78,8 @@ pub enum Step {
     Wait(Arc<Notify>),
     /// Sends back whatever comes, until the end.
     Echo,
+    /// Says that everything before it is done.
+    Tell(Arc<Notify>),
     /// Waits for the end of the connection, and says so.
     UntilGone(Arc<Notify>),
     Close,
@@ -334,6 +336,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
                         };
                     }
                     None
+                }
+                Step::Tell(notify) => {
+                    notify.notify_one();
+                    Some(())
                 }
                 Step::UntilGone(notify) => {
                     while peer.fill().await {}

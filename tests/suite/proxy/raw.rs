@@ -95,7 +95,8 @@ impl Raw {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Whether the other side says nothing for a while. Time is the only witness.
+    /// Whether the other side says nothing for so long. Only for what a time limit would do: whether
+    /// something else happens is shown by what is waited for after it.
     pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
         self.buffer.is_empty()
             && tokio::time::timeout(time, self.socket.read_buf(&mut self.buffer)).await.is_err()
