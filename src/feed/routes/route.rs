@@ -3,7 +3,7 @@
 //! Invariants:
 //!
 //! - `recent` has every delivery of this route with a number from `complete_from` on. For earlier
-//!   ones there is [`crate::lookback`].
+//!   ones there is [`crate::feed::lookback`].
 //! - It is appended to only under the feed's lock, so numbers rise.
 //! - Lock order: the feed, then the route. Never the other way.
 //! - A reader creates its `Notified` before it reads, so that it misses no wake-up.
