@@ -97,8 +97,8 @@ impl Http {
     }
 }
 
-/// hyper's own text says only "client error"; what happened is below it.
-fn causes(error: &dyn std::error::Error) -> String {
+/// What is at the bottom of an error: hyper's own text says only "client error".
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::print::{complain, print};
 use super::settings::SettingsFile;
-use super::{BAD_INPUT, UNAVAILABLE, bounds};
+use super::{BAD_INPUT, UNAVAILABLE, bounds, runtime};
 use crate::config::{Config, MongodbUri};
 use crate::diagnostic::{Diagnostic, Format, Severity, Source};
 use crate::filter::{self, CheckReport, Filter};
@@ -118,10 +118,7 @@ fn look(uri: &str, report: &CheckReport, needs: Needs) -> Result<Vec<Diagnostic>
     let uri = MongodbUri::parse(uri)
         .map_err(|invalid| mistake(invalid.message.to_string(), Some(invalid.hint.to_string())))?;
     let filters: Vec<Arc<Filter>> = report.filters.0.values().cloned().collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Unavailable(error.to_string()))?;
+    let runtime = runtime().map_err(|error| Failure::Unavailable(error.to_string()))?;
     let looked =
         runtime.block_on(inspection::inspect_uri(&uri, &filters, needs.window, needs.snapshots));
     let looked = looked.map_err(|error| match error {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::print::{complain, print};
 use super::settings::SettingsFile;
-use super::{BAD_INPUT, Output, UNAVAILABLE, bounds};
+use super::{BAD_INPUT, Output, UNAVAILABLE, bounds, runtime};
 use crate::access::claims::Claims;
 use crate::config::{Config, MongodbUri};
 use crate::filter::{self, BindError, Filter, FilterSet};
@@ -123,10 +123,8 @@ fn plan(args: &ExplainArgs, uri: &str, find: &Find) -> Result<Plan, Failed> {
     let config = Config::load(args.file.to_look_at()?).map_err(|errors| errors.to_string())?;
     let uri = MongodbUri::parse(uri)
         .map_err(|invalid| format!("error: --mongodb: {}; {}", invalid.message, invalid.hint))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("error: no runtime could be started: {error}"))?;
+    let runtime =
+        runtime().map_err(|error| format!("error: no runtime could be started: {error}"))?;
     let namespace = (find.database.as_str(), find.collection.as_str());
     let bounds = bounds(config.snapshot);
     let planned = runtime.block_on(inspection::plan_uri(&uri, namespace, &find.query, bounds));

@@ -16,10 +16,14 @@ mod tail;
 mod top;
 mod webhook;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::error;
 
 use crate::config;
 use crate::diagnostic::Format;
@@ -144,6 +148,52 @@ impl ValueEnum for Format {
 /// The bounds of `snapshot` in the settings.
 fn bounds(snapshot: config::Snapshot) -> Bounds {
     Bounds { documents: snapshot.max_documents, bytes: snapshot.max_bytes, time: snapshot.max_time }
+}
+
+/// The runtime of a command that asks something and ends.
+fn runtime() -> io::Result<Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// The runtime of a command that serves.
+///
+/// # Errors
+/// The exit code; the reason is in the log.
+fn serving_runtime() -> Result<Runtime, ExitCode> {
+    runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        error!(%error, "no threads could be started");
+        ExitCode::from(UNAVAILABLE)
+    })
+}
+
+/// SIGTERM and SIGINT, which end a command that serves.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From here on, the process does not end by them.
+    ///
+    /// # Errors
+    /// The exit code; the reason is in the log.
+    fn listen() -> Result<StopSignals, ExitCode> {
+        let listen = || -> io::Result<StopSignals> {
+            let terminate = signal(SignalKind::terminate())?;
+            Ok(StopSignals { terminate, interrupt: signal(SignalKind::interrupt())? })
+        };
+        listen().map_err(|error| {
+            error!(%error, "signals cannot be received");
+            ExitCode::from(UNAVAILABLE)
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Runs the command that the arguments of this process name.

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::print::{complain, print};
 use super::settings::SettingsFile;
-use super::{BAD_INPUT, UNAVAILABLE};
+use super::{BAD_INPUT, UNAVAILABLE, runtime};
 use crate::config::MongodbUri;
 use crate::filter::{self, Namespace};
 use crate::upstream::connect::ProbeError;
@@ -106,9 +106,7 @@ fn look(uri: &str, namespace: &Namespace) -> Result<Sample, (u8, String)> {
     let uri = MongodbUri::parse(uri).map_err(|invalid| {
         (BAD_INPUT, format!("--mongodb: {}; {}", invalid.message, invalid.hint))
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime()
         .map_err(|error| (UNAVAILABLE, format!("no runtime could be started: {error}")))?;
     runtime.block_on(sample::look(&uri, namespace)).map_err(|error| match error {
         ProbeError::Unavailable(reason) => {

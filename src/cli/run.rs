@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::log::{self, Dropped};
 use super::print::complain;
 use super::settings::{SettingFlags, SettingsFile};
-use super::{BAD_INPUT, BAD_USAGE, BUG, UNAVAILABLE};
+use super::{BAD_INPUT, BAD_USAGE, BUG, StopSignals, UNAVAILABLE, serving_runtime};
 use crate::api::capacity;
 use crate::config::Config;
 use crate::diagnostic::Source;
@@ -53,12 +52,9 @@ pub fn run(args: RunArgs) -> ExitCode {
     // Writes out what is left when it is dropped.
     let log = log::start(config.log);
     capacity::raise_descriptors();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match serving_runtime() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            error!(%error, "no threads could be started");
-            return ExitCode::from(UNAVAILABLE);
-        }
+        Err(code) => return code,
     };
     let ended = runtime.block_on(serve(config, args.wait, log.dropped()));
     log.finish();
@@ -66,14 +62,10 @@ pub fn run(args: RunArgs) -> ExitCode {
 }
 
 async fn serve(config: Config, wait: bool, dropped: Dropped) -> ExitCode {
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => {
-                error!(%error, "signals cannot be received");
-                return ExitCode::from(UNAVAILABLE);
-            }
-        };
+    let mut signals = match StopSignals::listen() {
+        Ok(signals) => signals,
+        Err(code) => return code,
+    };
     let sidecar = match Sidecar::start(config).await {
         Ok(sidecar) => sidecar,
         Err(error) => {
@@ -90,8 +82,7 @@ async fn serve(config: Config, wait: bool, dropped: Dropped) -> ExitCode {
     tasks.keep("log", |_| {}, move || dropped.clone().watch(metrics.clone()));
     let stopped = async {
         tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            () = signals.received() => Ok(()),
             failed = tasks.failed() => Err(failed),
         }
     };

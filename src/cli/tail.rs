@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::event_source::{Event, Parser};
 use super::print::complain;
-use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE};
+use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE, runtime};
 use crate::access::http::Http;
 
 /// The pause before connecting again, unless the stream says one.
@@ -59,7 +59,7 @@ enum End {
 }
 
 pub fn tail(args: TailArgs) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(format_args!("error: no runtime could be started: {error}"));

@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use super::inject::{PlatformArgs, duration};
-use super::{BAD_INPUT, UNAVAILABLE, log};
+use super::{BAD_INPUT, StopSignals, UNAVAILABLE, log, serving_runtime};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::kubernetes::Version;
 use crate::kubernetes::webhook::{
@@ -171,24 +170,17 @@ pub fn webhook(args: WebhookArgs) -> ExitCode {
         error!("an argument is missing; see sidestream webhook --help");
         return ExitCode::from(super::BAD_USAGE);
     };
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match serving_runtime() {
         Ok(runtime) => runtime.block_on(serve(options)),
-        Err(error) => {
-            error!(%error, "no threads could be started");
-            ExitCode::from(UNAVAILABLE)
-        }
+        Err(code) => code,
     }
 }
 
 async fn serve(options: Options) -> ExitCode {
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => {
-                error!(%error, "signals cannot be received");
-                return ExitCode::from(UNAVAILABLE);
-            }
-        };
+    let mut signals = match StopSignals::listen() {
+        Ok(signals) => signals,
+        Err(code) => return code,
+    };
     let webhook = match Webhook::start(options).await {
         Ok(webhook) => webhook,
         Err(error) => {
@@ -200,10 +192,7 @@ async fn serve(options: Options) -> ExitCode {
         }
     };
     info!(listen = %webhook.listen, probes = %webhook.probes, "the webhook is listening");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.received().await;
     info!("shutting down");
     webhook.finish().await;
     ExitCode::SUCCESS

@@ -4,7 +4,7 @@
 
 use mongodb::error::{Error, ErrorKind};
 
-const UNAUTHORIZED: i32 = 13;
+pub(super) const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
 const COMMAND_NOT_FOUND: i32 = 59;
 const CHANGE_STREAM_FATAL: i32 = 280;
@@ -15,7 +15,7 @@ const NO_MATCHING_DOCUMENT: i32 = 47;
 const BSON_OBJECT_TOO_LARGE: i32 = 10334;
 const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
 /// "The $changeStream stage is only supported on replica sets".
-const NOT_A_REPLICA_SET: i32 = 40573;
+const ONLY_ON_REPLICA_SETS: i32 = 40573;
 /// "Unrecognized pipeline stage name".
 const UNKNOWN_STAGE: i32 = 40324;
 
@@ -63,7 +63,7 @@ impl Failure {
                 NO_MATCHING_DOCUMENT => Failure::Unreadable,
                 UNAUTHORIZED => Failure::Privileges,
                 AUTHENTICATION_FAILED => Failure::Authentication,
-                NOT_A_REPLICA_SET => Failure::Standalone,
+                ONLY_ON_REPLICA_SETS => Failure::Standalone,
                 COMMAND_NOT_FOUND | UNKNOWN_STAGE => Failure::Unsupported,
                 // The driver marks what a change stream may be resumed after.
                 _ if error.contains_label("ResumableChangeStreamError")

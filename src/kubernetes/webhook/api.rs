@@ -19,6 +19,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::access::http::causes;
+
 /// Where a pod finds its account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -206,15 +208,4 @@ impl Api {
         let message = object.get("message").and_then(Value::as_str).unwrap_or_default().to_owned();
         Err(ApiError::Refused { what, status: status.as_u16(), message })
     }
-}
-
-/// hyper's own text says only "client error"; what happened is below it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
-    text
 }

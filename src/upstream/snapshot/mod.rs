@@ -26,11 +26,10 @@ use crate::event::Position;
 use crate::matcher::Predicate;
 use crate::matcher::projection::{Projection, Shown};
 use crate::upstream::deployment::{self, DeploymentError};
-use crate::upstream::failure;
+use crate::upstream::failure::{self, UNAUTHORIZED};
 
 pub use shared::{Asked, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
-const UNAUTHORIZED: i32 = 13;
 const MAX_TIME_EXPIRED: i32 = 50;
 /// "Read concern snapshot is not supported" of servers before 5.0.
 const INVALID_OPTIONS: i32 = 72;
