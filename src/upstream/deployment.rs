@@ -9,7 +9,7 @@ use mongodb::error::Error;
 use mongodb::options::{ClientOptions, ServerAddress};
 use tokio::net::TcpStream;
 
-use super::FUTURE_SLACK_SECONDS;
+use super::MAX_AHEAD_OF_CLOCK_SECONDS;
 use super::failure::{self, Failure};
 use crate::event::Position;
 
@@ -30,7 +30,7 @@ pub struct Deployment {
 impl Deployment {
     /// Whether no server of this deployment can have given this position yet.
     pub fn is_in_the_future(&self, position: &Position) -> bool {
-        position.time().time > self.cluster_time.time.saturating_add(FUTURE_SLACK_SECONDS)
+        position.time().time > self.cluster_time.time.saturating_add(MAX_AHEAD_OF_CLOCK_SECONDS)
     }
 }
 

@@ -9,9 +9,10 @@ use mongodb::error::Error;
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::Upstream;
 use super::cursor::{Events, ReadAhead};
 use super::deployment::{Deployment, DeploymentError};
-use super::{STALL, Upstream};
+use super::patience::STALL;
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Status;
 use crate::trace::SpanSide;

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::connect::Server;
 use super::cursor::{self, ReadMode, Start};
+use super::failure::Failure;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
 
@@ -83,7 +84,7 @@ fn out_of_order() -> Error {
 ///
 /// # Errors
 /// Those of the driver.
-pub async fn skim(
+async fn skim(
     server: &Server,
     key: &FeedKey,
     collections: &Collections,
@@ -107,6 +108,36 @@ pub async fn skim(
         }
     }
     Ok(None)
+}
+
+/// How to go on where the next event, or one soon after, is too large to be sent.
+pub enum Detour {
+    /// The events before it come one by one, and then the next is the large one.
+    OneByOne,
+    /// It was read without its documents, if it is there at all; then batches come again.
+    Skimmed(Option<ChangeEvent>),
+    /// Its key alone is too large for a message.
+    Unreadable(Error),
+    /// For another reason; one by one still.
+    Failed(Error),
+}
+
+/// The next step past such an event, which lies behind this position.
+pub async fn detour(
+    server: &Server,
+    key: &FeedKey,
+    collections: &Collections,
+    after: &Position,
+    mode: ReadMode,
+) -> Detour {
+    if mode == ReadMode::Batches {
+        return Detour::OneByOne;
+    }
+    match skim(server, key, collections, after).await {
+        Ok(event) => Detour::Skimmed(event),
+        Err(error) if Failure::of(&error) == Failure::TooLarge => Detour::Unreadable(error),
+        Err(error) => Detour::Failed(error),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod failure;
 mod follow;
 pub mod inspection;
 mod large;
+mod patience;
 pub mod replay;
 pub mod sample;
 pub mod snapshot;
@@ -34,21 +35,18 @@ use cursor::{Events, ReadMode, Start};
 use deployment::{Deployment, DeploymentError};
 use failure::Failure;
 use follow::CursorEnd;
+use large::Detour;
+use patience::Patience;
 
 /// First and longest pause between attempts that time may heal.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// The same if an operator has to act first.
 const SLOW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
-/// How long the first answer of a cursor may take, and any other. A frozen server keeps its
-/// connections open and says nothing; a busy one may really need that long, so each time in a row
-/// it may take twice as long.
-const STALL: Duration = Duration::from_secs(15);
-const MAX_STALL_DOUBLINGS: u32 = 6;
 /// How often a server may refuse to go on, with a code that says nothing else, before it is asked
 /// to begin anew.
 const REFUSALS: u32 = 12;
 /// A token of this deployment is never ahead of the cluster's clock by more than its gossip.
-pub(crate) const FUTURE_SLACK_SECONDS: u32 = 60;
+pub(crate) const MAX_AHEAD_OF_CLOCK_SECONDS: u32 = 60;
 
 /// Keeps one feed supplied until told to stop.
 pub struct Upstream {
@@ -131,26 +129,26 @@ impl Upstream {
 
     async fn supply(&self, mut resume: Resume) {
         let mut failures = 0u32;
-        // Answers that did not come, in a row.
-        let mut stalls = 0u32;
+        let mut patience = Patience::default();
         let mut pace = ReadMode::Batches;
         // A cursor said in passing that its place is lost.
         let mut is_doubted = false;
         loop {
             let (generation, collections) = self.feed.collections();
-            let patience = STALL * (1 << stalls.min(MAX_STALL_DOUBLINGS));
+            let limit = patience.limit();
             let opened = self.open(&resume, &collections, pace);
-            let opened = tokio::time::timeout(patience * 2, opened).await;
+            let opened = tokio::time::timeout(limit * 2, opened).await;
             let error = match opened {
                 Ok(Ok((events, start, deployment))) => {
                     self.note_opened(&resume, &start, &deployment);
                     let counted = Counted::new(&self.metrics.upstream_cursors);
                     let (ended, has_read) =
-                        self.follow(events, generation, deployment, patience).await;
+                        self.follow(events, generation, deployment, limit).await;
                     drop(counted);
                     resume = Resume::FromHead;
                     if has_read {
-                        (failures, stalls, is_doubted) = (0, 0, false);
+                        (failures, is_doubted) = (0, false);
+                        patience.gained();
                     }
                     match ended {
                         CursorEnd::Relisted => {
@@ -176,14 +174,17 @@ impl Upstream {
                     }
                 }
                 Ok(Err(error)) => error,
-                Err(_) => DeploymentError::Stalled(patience * 2),
+                Err(_) => DeploymentError::Stalled(limit * 2),
             };
-            let (next_pace, error) = self.judge_size(pace, error, generation, &collections).await;
+            let (next_pace, error) =
+                self.go_past_large(pace, error, generation, &collections).await;
             pace = next_pace;
             let Some(error) = error else { continue };
             self.server.forget_version();
             failures += 1;
-            stalls += u32::from(matches!(error, DeploymentError::Stalled(_)));
+            if matches!(error, DeploymentError::Stalled(_)) {
+                patience.stalled();
+            }
             let (trouble, pause) = self.report(&error, failures).await;
             resume = match (trouble, resume) {
                 // The window may reach back further than the oplog; see `warm_start`.
@@ -198,9 +199,7 @@ impl Upstream {
     }
 
     /// How to go on after an error, which is given back if it is not about an event's size.
-    ///
-    /// The events before a large one come one by one, and then the next is the large one.
-    async fn judge_size(
+    async fn go_past_large(
         &self,
         pace: ReadMode,
         error: DeploymentError,
@@ -211,22 +210,21 @@ impl Upstream {
         else {
             return (ReadMode::Batches, Some(error));
         };
-        if pace == ReadMode::Batches {
-            self.count_restart(Failure::TooLarge.reason());
-            return (ReadMode::OneByOne, None);
-        }
-        match large::skim(&self.server, self.feed.key(), collections, &head).await {
-            Ok(event) => {
+        match large::detour(&self.server, self.feed.key(), collections, &head, pace).await {
+            Detour::OneByOne => {
+                self.count_restart(Failure::TooLarge.reason());
+                (ReadMode::OneByOne, None)
+            }
+            Detour::Skimmed(event) => {
                 // Not taken, it was read with an old list, and is read again with the new one.
                 let _ = event.map(|event| self.feed.append(generation, event));
                 (ReadMode::Batches, None)
             }
-            // Not even without its documents: its key alone is too large for a message.
-            Err(error) if Failure::of(&error) == Failure::TooLarge => {
+            Detour::Unreadable(error) => {
                 let error = DeploymentError::Unreadable(failure::message(&error));
                 (ReadMode::Batches, Some(error))
             }
-            Err(error) => (ReadMode::OneByOne, Some(error.into())),
+            Detour::Failed(error) => (ReadMode::OneByOne, Some(error.into())),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::session::beginning::Beginning;
 
 /// A position without a document is taken on trust; further ahead than this it is of another
 /// deployment. Replicas differ by what one of them has not read yet.
-const FUTURE_SLACK_SECONDS: u32 = 300;
+const MAX_AHEAD_OF_JOURNAL_SECONDS: u32 = 300;
 
 impl Subscription {
     pub(super) fn go_to(&mut self, position: Position) {
@@ -57,9 +57,9 @@ impl Subscription {
 
     fn is_plausible(&self, position: &Position) -> bool {
         let Timestamp { time: ahead, .. } = position.time();
-        self.feed
-            .now()
-            .is_none_or(|(head, _)| ahead <= head.time().time.saturating_add(FUTURE_SLACK_SECONDS))
+        self.feed.now().is_none_or(|(head, _)| {
+            ahead <= head.time().time.saturating_add(MAX_AHEAD_OF_JOURNAL_SECONDS)
+        })
     }
 
     pub(super) fn replay(&mut self, position: Position) {

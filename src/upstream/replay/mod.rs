@@ -19,7 +19,6 @@ mod admission;
 mod member;
 mod opening;
 mod pass;
-mod patience;
 mod vouch;
 
 use std::collections::{HashMap, VecDeque};

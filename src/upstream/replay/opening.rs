@@ -7,7 +7,6 @@ use mongodb::error::Error;
 use tracing::debug;
 
 use super::pass::Pass;
-use super::patience::Patience;
 use super::{RETRY, ReplayState, Reply, Request};
 use crate::event::Position;
 use crate::feed::Feed;
@@ -15,6 +14,7 @@ use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
 use crate::upstream::cursor::{self, Events, ReadMode, Start};
 use crate::upstream::failure::Failure;
+use crate::upstream::patience::Patience;
 
 /// Why there is no cursor.
 pub(super) enum NotOpened {

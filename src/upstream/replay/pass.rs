@@ -16,7 +16,6 @@ use tracing::{debug, warn};
 
 use super::admission::Admission;
 use super::opening::{self, NotOpened};
-use super::patience::Patience;
 use super::{RETRY, ReplayState, Reply, Request};
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Feed;
@@ -25,7 +24,8 @@ use crate::feed::routes::ResetReason;
 use crate::trace::SpanSide;
 use crate::upstream::cursor::{Events, ReadMode};
 use crate::upstream::failure::Failure;
-use crate::upstream::large;
+use crate::upstream::large::{self, Detour};
+use crate::upstream::patience::Patience;
 
 /// Of what the journal may hold, a pass's ring may hold so much.
 const SHARE: usize = 4;
@@ -125,7 +125,7 @@ impl Pass {
                 Stop::Unwanted => break,
                 Stop::Again => tokio::time::sleep(RETRY).await,
                 Stop::TooLarge => {
-                    if let Some(ended) = self.judge_size(shared, &mut progress).await {
+                    if let Some(ended) = self.go_past_large(shared, &mut progress).await {
                         self.finish(ended);
                         break;
                     }
@@ -144,27 +144,29 @@ impl Pass {
         }
     }
 
-    /// The events before a large one come one by one, and then the next is the large one. Says how
-    /// the pass ends where that cannot be read in any way.
-    async fn judge_size(&self, shared: &ReplayState, progress: &mut Progress) -> Option<PassEnd> {
-        if progress.pace == ReadMode::Batches {
-            progress.pace = ReadMode::OneByOne;
-            return None;
-        }
+    /// Goes past an event that is too large to be sent. Says how the pass ends where that cannot be
+    /// read in any way.
+    async fn go_past_large(
+        &self,
+        shared: &ReplayState,
+        progress: &mut Progress,
+    ) -> Option<PassEnd> {
+        let Progress { position, pace, patience } = progress;
         let (_, collections) = self.live.collections();
         let key = self.live.key();
-        let skimming = large::skim(&shared.server, key, &collections, &progress.position);
-        match progress.patience.open(skimming).await {
-            Ok(Some(event)) => {
-                progress.position = event.token().clone();
-                self.take(event).await;
-                progress.pace = ReadMode::Batches;
+        let detour =
+            async { Ok(large::detour(&shared.server, key, &collections, position, *pace).await) };
+        match patience.open(detour).await.unwrap_or_else(Detour::Failed) {
+            Detour::OneByOne => *pace = ReadMode::OneByOne,
+            Detour::Skimmed(event) => {
+                *pace = ReadMode::Batches;
+                if let Some(event) = event {
+                    *position = event.token().clone();
+                    self.take(event).await;
+                }
             }
-            Ok(None) => progress.pace = ReadMode::Batches,
-            Err(error) if Failure::of(&error) == Failure::TooLarge => {
-                return Some(PassEnd::Lost(ResetReason::HistoryLost));
-            }
-            Err(error) => {
+            Detour::Unreadable(_) => return Some(PassEnd::Lost(ResetReason::HistoryLost)),
+            Detour::Failed(error) => {
                 debug!(upstream = %key, %error, "replay interrupted");
                 tokio::time::sleep(RETRY).await;
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mongodb::error::Error;
 
 /// For an answer of a cursor that is open.
-const STALL: Duration = Duration::from_secs(15);
+pub(super) const STALL: Duration = Duration::from_secs(15);
 const MAX_DOUBLINGS: u32 = 6;
 
 /// Counts the silences since something was gained.
@@ -28,6 +28,11 @@ impl Patience {
     /// Something was gained, so that a new attempt would begin further on.
     pub fn gained(&mut self) {
         self.stalls = 0;
+    }
+
+    /// No answer came within the limit.
+    pub fn stalled(&mut self) {
+        self.stalls += 1;
     }
 
     /// The next answer of an open cursor; `None` when it takes too long.
@@ -49,7 +54,9 @@ impl Patience {
 
     async fn within<T>(&mut self, limit: Duration, what: impl Future<Output = T>) -> Option<T> {
         let done = tokio::time::timeout(limit, what).await.ok();
-        self.stalls += u32::from(done.is_none());
+        if done.is_none() {
+            self.stalled();
+        }
         done
     }
 }
