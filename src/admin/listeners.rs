@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::filters::pairs;
 use super::{Admin, refuse};
+use crate::api::negotiation::Transport;
 use crate::config::Subjects;
 use crate::session::listeners::ListenerReport;
 
@@ -55,7 +56,7 @@ impl Admin {
             "id": one.id,
             "subject": subject,
             "age_seconds": one.age_seconds,
-            "transport": one.transport,
+            "transport": Transport::numbered(one.transport),
             "lag_seconds": one.lag_seconds,
             "source": one.source,
             "has_other_streams": one.is_one_of_several,

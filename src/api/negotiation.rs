@@ -12,6 +12,10 @@ pub enum Transport {
     WebSocket,
 }
 
+/// Those that metrics and reports tell apart.
+pub const COUNTED: [Transport; 4] =
+    [Transport::Sse, Transport::Ndjson, Transport::Poll, Transport::WebSocket];
+
 /// How well a request's `Accept` speaks of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 struct Fit {
@@ -31,6 +35,8 @@ const BY_ACCEPT: [(Transport, &str); 3] = [
 /// The error for a client that accepts no supported type.
 pub const OFFERED: &str =
     "streams are sent as text/event-stream, application/x-ndjson or application/json";
+/// The error for a `transport` in the query that is none of these.
+pub const NAMES: &str = "`transport` is one of sse, ndjson, poll";
 
 impl Transport {
     /// By the query's `transport`.
@@ -46,6 +52,17 @@ impl Transport {
             Transport::Poll => "poll",
             Transport::WebSocket => "websocket",
         }
+    }
+
+    /// Stands for the name where there is no room for it.
+    pub fn number(self) -> u8 {
+        let place = COUNTED.iter().position(|it| it.name() == self.name());
+        place.map_or(u8::MAX, |place| place as u8)
+    }
+
+    /// The name that [`Transport::number`] stands for.
+    pub fn numbered(number: u8) -> Option<&'static str> {
+        COUNTED.get(usize::from(number)).map(|it| it.name())
     }
 }
 
@@ -111,6 +128,17 @@ impl Range {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_agree() {
+        for transport in COUNTED.into_iter().chain([Transport::SseWithPositionEvents]) {
+            assert_eq!(Transport::numbered(transport.number()), Some(transport.name()));
+        }
+        for (transport, media_type) in BY_ACCEPT {
+            assert_eq!(Transport::parse(transport.name()), Some(transport));
+            assert!(NAMES.contains(transport.name()) && OFFERED.contains(media_type));
+        }
+    }
 
     #[test]
     fn negotiation_reads_media_ranges() {

@@ -6,16 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::capacity::{ConnectionSlot, Full};
 use super::compression;
-use super::ndjson::NDJSON;
 use super::negotiation::{Chosen, Transport};
-use super::poll::{self, POLL, Polling};
+use super::poll::{self, Polling};
 use super::problem::Problem;
 use super::refusal::Refusal;
 use super::reserved::{Answer, Ask, Handler, Open, Opened, Plain};
-use super::sse::{SSE, SSE_WITH_POSITION_EVENTS};
-use super::transport::Encoder;
 use super::wanted::{self, Wanted, WantedStream};
-use super::websocket::WEBSOCKET;
 use crate::access::credentials::Credentials;
 use crate::access::{self, Caller, Right};
 use crate::config::Compression;
@@ -266,7 +262,7 @@ impl Handler {
     ) -> Result<Open, Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&[transport.name()]).inc();
-        let listener = self.catalog.shared.listeners.add(transport.name());
+        let listener = self.catalog.shared.listeners.add(transport.number());
         let _held = self.drain.hold();
         let handler = self.clone();
         Ok(Open { handler, place, transport, listener, compression: None, _held })
@@ -310,18 +306,5 @@ fn style_of(transport: Transport, query: &[(String, String)]) -> Result<Transpor
         Some("event") if transport == Transport::Sse => Ok(Transport::SseWithPositionEvents),
         Some("event") => Ok(transport),
         Some(_) => Err(Problem::new(400, "`heartbeat` can only be `event`")),
-    }
-}
-
-impl Transport {
-    /// What makes its bytes.
-    pub(super) fn encoder(self) -> &'static dyn Encoder {
-        match self {
-            Transport::Sse => SSE,
-            Transport::SseWithPositionEvents => SSE_WITH_POSITION_EVENTS,
-            Transport::Ndjson => NDJSON,
-            Transport::Poll => POLL,
-            Transport::WebSocket => WEBSOCKET,
-        }
     }
 }

@@ -154,6 +154,11 @@ impl Handler {
         config: &crate::config::Config,
     ) -> Handler {
         let clients = &config.clients;
+        for transport in negotiation::COUNTED {
+            // There from the start: an alert on a rate needs a first value.
+            metrics.connections.with_label_values(&[transport.name()]);
+            metrics.connections_total.with_label_values(&[transport.name(), "accepted"]);
+        }
         let pace = Pace {
             metrics: metrics.clone(),
             ids: catalog.shared.ids.clone(),
@@ -212,9 +217,7 @@ impl Handler {
         }
         let span = ask.span.clone();
         let decided = match by_query {
-            Some(None) if !ask.is_websocket => {
-                Err(Problem::new(400, "`transport` is one of sse, ndjson, poll").into())
-            }
+            Some(None) if !ask.is_websocket => Err(Problem::new(400, negotiation::NAMES).into()),
             _ => self.decide(ask, &page, chosen).await,
         };
         let status = match &decided {

@@ -345,7 +345,7 @@ mod tests {
 
     async fn sent(pause: Duration, event: &Bytes, drain: &Drain) -> (Result<(), Ending>, Slow) {
         let mut sink = Slow { pause, taken: Vec::new(), sizes: Vec::new() };
-        let listener = Arc::new(Listeners::default()).add("sse");
+        let listener = Arc::new(Listeners::default()).add(0);
         let mut control = Control::new(drain, Duration::ZERO, None, listener);
         let pace =
             Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };

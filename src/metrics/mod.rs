@@ -77,14 +77,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything at zero, and there from the start: an alert on a rate needs a first value.
+    /// Everything at zero, and there from the start: an alert on a rate needs a first value. What is
+    /// counted by transport is begun by `api`.
     pub fn with(tracer: Tracer, request_log: RequestLog) -> Metrics {
         let metrics = Metrics { tracer, request_log, ..Metrics::new() };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        for transport in ["sse", "ndjson", "poll", "websocket"] {
-            metrics.connections.with_label_values(&[transport]);
-            metrics.connections_total.with_label_values(&[transport, "accepted"]);
-        }
         for source in ["memory", "oplog"] {
             metrics.replays_total.with_label_values(&[source]);
         }

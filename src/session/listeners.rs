@@ -27,9 +27,6 @@ use crate::access::Caller;
 use crate::feed::Feed;
 use crate::feed::routes::Route;
 
-/// Names of transports, as metrics have them. By number, since a listener is small.
-const TRANSPORTS: [&str; 4] = ["sse", "ndjson", "poll", "websocket"];
-
 /// The list.
 #[derive(Debug)]
 pub struct Listeners {
@@ -62,6 +59,7 @@ pub struct Listener {
     /// In seconds after the list's beginning.
     opened_at: u32,
     phase: AtomicU8,
+    /// By the number that `api` gives it: a listener is small.
     transport: u8,
     is_ended: AtomicBool,
 }
@@ -100,7 +98,8 @@ pub struct ListenerReport {
     /// To end it by; of this process.
     pub id: String,
     pub age_seconds: u64,
-    pub transport: &'static str,
+    /// As it was given to [`Listeners::add`].
+    pub transport: u8,
     /// Whether its connection has other streams.
     pub is_one_of_several: bool,
     /// How old the oldest event is that it should have and has not, in seconds; `None`: unknown,
@@ -119,10 +118,9 @@ impl Default for Listeners {
 }
 
 impl Listeners {
-    /// Adds a connection; `transport` as metrics name it.
-    pub fn add(self: &Arc<Listeners>, transport: &str) -> Arc<Listener> {
-        let transport = TRANSPORTS.iter().position(|name| *name == transport).unwrap_or_default();
-        self.insert(transport as u8, Owner::Nobody)
+    /// Adds a connection; `transport` is what its reports say again.
+    pub fn add(self: &Arc<Listeners>, transport: u8) -> Arc<Listener> {
+        self.insert(transport, Owner::Nobody)
     }
 
     fn insert(self: &Arc<Listeners>, transport: u8, owner: Owner) -> Arc<Listener> {
@@ -274,7 +272,7 @@ impl Listener {
         Some(ListenerReport {
             id: self.id(),
             age_seconds: age.saturating_sub(u64::from(self.opened_at)),
-            transport: TRANSPORTS[usize::from(self.transport)],
+            transport: self.transport,
             is_one_of_several,
             lag_seconds,
             source,
@@ -336,13 +334,13 @@ mod tests {
     #[test]
     fn slots_are_used_again_and_their_ids_are_not() {
         let list = Arc::new(Listeners::default());
-        let first = list.add("sse");
+        let first = list.add(0);
         let id = first.id();
         drop(first);
-        let second = list.add("websocket");
+        let second = list.add(1);
         assert_eq!((second.index, list.slots.lock().listeners.len()), (0, 1));
         assert!(second.id() != id && !list.end(&id) && !second.is_ended());
-        let others: Vec<_> = (0..10).map(|_| list.add("sse")).collect();
+        let others: Vec<_> = (0..10).map(|_| list.add(0)).collect();
         drop(others);
         assert_eq!(list.all().len(), 1);
         drop(second);
@@ -352,7 +350,7 @@ mod tests {
     #[test]
     fn who_ends_a_stream_ends_its_connection_and_wakes_it() {
         let list = Arc::new(Listeners::default());
-        let connection = list.add("websocket");
+        let connection = list.add(1);
         let count = Arc::new(Count::default());
         connection.register(&Waker::from(count.clone()));
         let (stream, other) = (connection.stream(), connection.stream());
