@@ -58,12 +58,7 @@ fn bind_test(test: &Test<Operand, OpenSet>, lookup: Lookup<'_>) -> Option<BoundT
             }
         },
         Test::In(set) => Test::In(set.bind(lookup)?),
-        Test::Regex(pattern) => Test::Regex(Arc::clone(pattern)),
-        Test::Exists => Test::Exists,
-        Test::Type(types) => Test::Type(*types),
-        Test::Mod { divisor, remainder } => Test::Mod { divisor: *divisor, remainder: *remainder },
-        Test::Size(size) => Test::Size(*size),
-        Test::Bits(bits) => Test::Bits(Arc::clone(bits)),
+        Test::Operator(operator) => Test::Operator(operator.clone()),
         Test::ElementDocument(node) => Test::ElementDocument(Box::new(bind(node, lookup)?)),
         Test::ElementValue(node) => Test::ElementValue(Box::new(bind(node, lookup)?)),
     })

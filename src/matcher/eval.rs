@@ -4,12 +4,11 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::expr;
-use super::node::{BitTest, Bits, Node, Set, Test};
+use super::node::{Node, Set, Test};
 use super::path::{Leaf, Path};
 use super::pattern::Pattern;
 use super::value::compare;
-use super::value::number::Number;
-use crate::event::raw::{Elements, Owned, Value, tag};
+use crate::event::raw::{Elements, Owned, Value};
 
 pub(crate) type BoundNode = Node<Owned, Set>;
 pub(crate) type BoundTest = Test<Owned, Set>;
@@ -125,16 +124,7 @@ pub(crate) fn passes(test: &BoundTest, value: Option<Value<'_>>) -> bool {
     let Some(value) = value else { return false };
     match test {
         Test::Compare(..) | Test::In(_) => false,
-        Test::Regex(pattern) => pattern.matches(value),
-        Test::Exists => true,
-        Test::Type(types) => types.contains(value.tag),
-        Test::Mod { divisor, remainder } => Number::read(value)
-            .and_then(Number::truncated)
-            .is_some_and(|dividend| dividend.wrapping_rem(*divisor) == *remainder),
-        Test::Size(size) => {
-            value.is_array() && i64::try_from(value.elements().count()).is_ok_and(|n| n == *size)
-        }
-        Test::Bits(bits) => bits_match(bits, value),
+        Test::Operator(operator) => operator.passes(value),
         Test::ElementDocument(node) => {
             value.is_array()
                 && value.elements().any(|(_, element)| {
@@ -145,27 +135,5 @@ pub(crate) fn passes(test: &BoundTest, value: Option<Value<'_>>) -> bool {
             value.is_array()
                 && value.elements().any(|(_, element)| holds(node, Subject::Element(element)))
         }
-    }
-}
-
-fn bits_match(bits: &Bits, value: Value<'_>) -> bool {
-    if value.tag == tag::BINARY {
-        let (_, content) = value.binary();
-        return bits_pass(bits, |position| {
-            content.get(position as usize / 8).is_some_and(|byte| byte >> (position % 8) & 1 == 1)
-        });
-    }
-    let Some(number) = Number::read(value).and_then(Number::bits) else { return false };
-    // A negative number has its sign in every position from the 63rd on.
-    bits_pass(bits, |position| number >> position.min(63) & 1 == 1)
-}
-
-fn bits_pass(bits: &Bits, is_set: impl Fn(u32) -> bool) -> bool {
-    let mut positions = bits.positions.iter();
-    match bits.test {
-        BitTest::AllSet => positions.all(|position| is_set(*position)),
-        BitTest::AllClear => !positions.any(|position| is_set(*position)),
-        BitTest::AnySet => positions.any(|position| is_set(*position)),
-        BitTest::AnyClear => !positions.all(|position| is_set(*position)),
     }
 }

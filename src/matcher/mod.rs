@@ -17,6 +17,7 @@ mod key;
 mod meaning;
 pub(crate) mod node;
 mod operand;
+pub(crate) mod operator;
 mod parse;
 pub(crate) mod path;
 pub(crate) mod pattern;

@@ -7,11 +7,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::expr::Expression;
+use super::operator::Operator;
 use super::path::Path;
 use super::pattern::Pattern;
 use super::schema::Schema;
 use super::value::compare::{self, Comparison};
-use super::value::types::TypeSet;
 use crate::event::raw::{Owned, Value, tag};
 
 /// One condition, or several under a logical operator.
@@ -40,15 +40,7 @@ pub(crate) enum Node<V, L> {
 pub(crate) enum Test<V, L> {
     Compare(Comparison, V),
     In(L),
-    Regex(Arc<Pattern>),
-    Exists,
-    Type(TypeSet),
-    Mod {
-        divisor: i64,
-        remainder: i64,
-    },
-    Size(i64),
-    Bits(Arc<Bits>),
+    Operator(Operator),
     /// Some element, a document, matches as a document.
     ElementDocument(Box<Node<V, L>>),
     /// Some element passes tests of its own; the paths of these are empty.
@@ -58,28 +50,17 @@ pub(crate) enum Test<V, L> {
 impl<V, L> Test<V, L> {
     /// Whether the test is about an array as such, so that its elements are not asked.
     pub fn asks_for_array(&self) -> bool {
-        matches!(self, Test::Size(_) | Test::ElementDocument(_) | Test::ElementValue(_))
+        match self {
+            Test::Operator(operator) => operator.asks_for_array(),
+            Test::ElementDocument(_) | Test::ElementValue(_) => true,
+            Test::Compare(..) | Test::In(_) => false,
+        }
     }
 
     /// Whether null and a missing field are distinguished.
     pub fn sees_null(&self) -> bool {
-        matches!(self, Test::Exists | Test::Type(_))
+        matches!(self, Test::Operator(operator) if operator.sees_null())
     }
-}
-
-/// Bit positions for the `$bits` operators.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Bits {
-    pub positions: Box<[u32]>,
-    pub test: BitTest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum BitTest {
-    AllSet,
-    AllClear,
-    AnySet,
-    AnyClear,
 }
 
 /// A closed list: sorted, so that asking it costs a binary search.

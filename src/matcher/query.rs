@@ -60,8 +60,8 @@ fn field(path: &Path, test: &BoundTest) -> Option<Document> {
             doc! { operator: plain(value)? }
         }
         Test::In(set) => doc! { "$in": listed(set)? },
-        Test::Exists => doc! { "$exists": true },
-        _ => return None,
+        Test::Operator(operator) => operator.query()?,
+        Test::ElementDocument(_) | Test::ElementValue(_) => return None,
     };
     on(path, condition)
 }

@@ -8,6 +8,7 @@ use bson::RawDocument;
 use super::Predicate;
 use super::eval::{self, BoundNode, BoundTest, Subject};
 use super::node::{Node, Set, Test};
+use super::operator::Operator;
 use super::path::{Leaf, Path};
 use super::value::compare::Comparison;
 use super::value::write::Writer;
@@ -94,7 +95,9 @@ fn condition(node: &BoundNode) -> String {
             Node::Field { path, test: Test::In(members) } => {
                 of_field(path, &format!("{{\"$nin\":{}}}", set(members)))
             }
-            Node::Field { path, test: Test::Exists } => of_field(path, "{\"$exists\":false}"),
+            Node::Field { path, test: Test::Operator(Operator::Exists) } => {
+                of_field(path, "{\"$exists\":false}")
+            }
             Node::Field { path, test } => {
                 of_field(path, &format!("{{\"$not\":{}}}", operator(test)))
             }
@@ -129,14 +132,7 @@ fn operator(test: &BoundTest) -> String {
         Test::Compare(Comparison::Greater, value) => compared("$gt", value.get()),
         Test::Compare(Comparison::GreaterOrEqual, value) => compared("$gte", value.get()),
         Test::In(members) => format!("{{\"$in\":{}}}", set(members)),
-        Test::Regex(pattern) => {
-            format!("{{\"$regex\":{}}}", serde_json::Value::String(pattern.source().to_owned()))
-        }
-        Test::Exists => "{\"$exists\":true}".to_owned(),
-        Test::Type(_) => "{\"$type\":…}".to_owned(),
-        Test::Mod { divisor, remainder } => format!("{{\"$mod\":[{divisor},{remainder}]}}"),
-        Test::Size(size) => format!("{{\"$size\":{size}}}"),
-        Test::Bits(_) => "{\"$bits…\":…}".to_owned(),
+        Test::Operator(operator) => operator.text(),
         Test::ElementDocument(node) | Test::ElementValue(node) => {
             format!("{{\"$elemMatch\":{}}}", condition(node))
         }

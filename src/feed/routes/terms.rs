@@ -119,12 +119,7 @@ fn collect_test(path: &Arc<Path>, test: &BoundTest, ways: &mut Vec<Terms>) {
             }
             ways.push(vec![Term::Exists(Arc::clone(path))]);
         }
-        Test::Regex(_)
-        | Test::Exists
-        | Test::Type(_)
-        | Test::Mod { .. }
-        | Test::Size(_)
-        | Test::Bits(_) => ways.push(vec![Term::Exists(Arc::clone(path))]),
+        Test::Operator(_) => ways.push(vec![Term::Exists(Arc::clone(path))]),
     }
 }
 

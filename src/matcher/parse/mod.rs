@@ -7,6 +7,7 @@ use bson::{Bson, Document};
 use crate::matcher::bind::OpenNode;
 use crate::matcher::node::{Node, Test};
 use crate::matcher::operand::{self, OpenSet, Operand};
+use crate::matcher::operator::Operator;
 use crate::matcher::path::Path;
 use crate::matcher::pattern::{Pattern, RegexBudget};
 use crate::matcher::{ParseError, Placeholder, PlaceholderUse, Role, Step};
@@ -222,7 +223,10 @@ impl Parser {
         self.count_condition();
         if let Bson::RegularExpression(regex) = value {
             let pattern = self.pattern(regex.pattern.as_str(), regex.options.as_str());
-            nodes.extend(pattern.map(|pattern| Node::Field { path, test: Test::Regex(pattern) }));
+            nodes.extend(pattern.map(|pattern| Node::Field {
+                path,
+                test: Test::Operator(Operator::Regex(pattern)),
+            }));
             return;
         }
         self.refuse_operators_inside(value);

@@ -8,8 +8,9 @@ use super::names;
 use super::{Context, Parser, single_or};
 use crate::event::raw::Owned;
 use crate::matcher::bind::OpenNode;
-use crate::matcher::node::{BitTest, Bits, Node, Test};
+use crate::matcher::node::{Node, Test};
 use crate::matcher::operand::{OpenSet, Operand};
+use crate::matcher::operator::{BitTest, Bits, Operator};
 use crate::matcher::path::Path;
 use crate::matcher::value::compare::Comparison;
 use crate::matcher::value::number::{Number, is_truthy};
@@ -67,15 +68,16 @@ impl Parser {
             "$not" => self.not(path, value, place).map(not),
             "$exists" => {
                 self.refuse_placeholder(operator, value)?;
-                let exists = field(Test::Exists);
+                let exists = field(Test::Operator(Operator::Exists));
                 Some(if is_truthy(Owned::from_bson(value).get()) { exists } else { not(exists) })
             }
-            "$type" => self.types(value).map(|types| field(Test::Type(types))),
+            "$type" => self.types(value).map(|types| field(Test::Operator(Operator::Type(types)))),
             "$mod" => self.modulo(value).map(field),
-            "$size" => self.size(value).map(|size| field(Test::Size(size))),
+            "$size" => self.size(value).map(|size| field(Test::Operator(Operator::Size(size)))),
             "$regex" => {
                 let options = siblings.get("$options");
-                self.regex(value, options).map(|pattern| field(Test::Regex(pattern)))
+                self.regex(value, options)
+                    .map(|pattern| field(Test::Operator(Operator::Regex(pattern))))
             }
             "$options" => {
                 if !siblings.contains_key("$regex") {
@@ -149,7 +151,10 @@ impl Parser {
     fn not(&mut self, path: &Arc<Path>, value: &Bson, place: Context) -> Option<OpenNode> {
         if let Bson::RegularExpression(regex) = value {
             let pattern = self.pattern(regex.pattern.as_str(), regex.options.as_str())?;
-            return Some(Node::Field { path: Arc::clone(path), test: Test::Regex(pattern) });
+            return Some(Node::Field {
+                path: Arc::clone(path),
+                test: Test::Operator(Operator::Regex(pattern)),
+            });
         }
         if operand::as_placeholder(value).is_some() {
             self.error_with("`$not` takes a condition", "to exclude a value, use `$ne`");
@@ -240,7 +245,9 @@ impl Parser {
                 self.error("`$mod` divides by 0", None);
                 None
             }
-            (Some(Some(divisor)), Some(Some(remainder))) => Some(Test::Mod { divisor, remainder }),
+            (Some(Some(divisor)), Some(Some(remainder))) => {
+                Some(Test::Operator(Operator::Mod { divisor, remainder }))
+            }
             (Some(_), Some(_)) => {
                 self.error("the numbers of `$mod` must fit 64 bits", None);
                 None
@@ -330,9 +337,10 @@ impl Parser {
             }
         };
         match positions {
-            Some(positions) => {
-                Some(Test::Bits(Arc::new(Bits { positions: positions.into(), test })))
-            }
+            Some(positions) => Some(Test::Operator(Operator::Bits(Arc::new(Bits {
+                positions: positions.into(),
+                test,
+            })))),
             None => {
                 self.error_with(
                     format!("`{operator}` takes bits"),
