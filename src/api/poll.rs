@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::capacity::{Budget, Lease};
+use super::capacity::{ByteBudget, Lease};
 use super::envelope;
 use super::problem::Problem;
 use super::reserved::{Open, Opened, Plain};
@@ -25,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const MAX_BYTES: usize = 1024 * 1024;
 /// What answers may hold beyond their first bytes while their clients do not take them: for the
 /// process. Without more of it, an answer ends sooner, and the next poll goes on from there.
-static ANSWERS: Budget = Budget::new(32 * 1024 * 1024);
+static ANSWERS: ByteBudget = ByteBudget::new(32 * 1024 * 1024);
 /// What an answer has without asking, and how much it asks for at a time.
 const OWN: usize = 8 * 1024;
 const STEP: usize = 64 * 1024;

@@ -194,6 +194,62 @@ fn the_map_names_every_room() {
     assert_eq!(listed, modules);
 }
 
+/// Whether a path such as `feed::routes::table` or `api::reserved::Handler` leads somewhere: through
+/// modules to one, or to a name in one.
+fn leads_somewhere(path: &str) -> bool {
+    let (mut dir, mut file) = (source(), None);
+    for part in path.split("::") {
+        let next = [dir.join(part).join("mod.rs"), dir.join(format!("{part}.rs"))];
+        match next.into_iter().find(|next| next.is_file()) {
+            Some(next) => file = Some(next),
+            None => {
+                let Some(file) = &file else { return false };
+                let text = fs::read_to_string(file).unwrap();
+                return tokens(&text).iter().any(|(_, word)| word == part);
+            }
+        }
+        dir.push(part);
+    }
+    true
+}
+
+#[test]
+fn the_architecture_page_agrees_with_the_rooms() {
+    let lib = fs::read_to_string(source().join("lib.rs")).unwrap();
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (begin, end) = (page.find("| room |").unwrap(), page.find("| `lib` |").unwrap());
+    let table = page[begin..end].lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: Vec<&str> = table
+        .flat_map(|row| row.split(" |").next().unwrap_or_default().split(", "))
+        .map(|name| name.trim_matches('`'))
+        .collect();
+    let rooms = rooms(&lib);
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(listed.iter().map(|&name| name.to_owned()).collect()), sorted(rooms.clone()));
+    // From here on, the order is that of the flow.
+    let first = listed.iter().position(|room| *room == "yaml").unwrap();
+    assert_eq!(listed[first..], rooms[first..]);
+    let paths: Vec<&str> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|path| path.split_once("::").is_some_and(|(room, _)| rooms.contains(&room.into())))
+        .collect();
+    assert!(paths.len() > 40, "{paths:?}");
+    for path in paths {
+        assert!(leads_somewhere(path), "ARCHITECTURE.md names {path}");
+    }
+    for file in page.split('`').skip(1).step_by(2).filter(|file| file.ends_with(".rs")) {
+        let is_example = file.contains("NAME");
+        let found = [root().join(file), source().join(file)].iter().any(|file| file.exists());
+        assert!(is_example || found || !file.contains('/'), "ARCHITECTURE.md names {file}");
+    }
+    assert!(!leads_somewhere("feed::shelf") && !leads_somewhere("proxy::budget::UPLOADS"));
+}
+
 #[test]
 fn a_room_uses_those_above_it_and_none_below() {
     let lib = fs::read_to_string(source().join("lib.rs")).unwrap();
