@@ -1,7 +1,7 @@
 //! What one exchange with the app costs over our pool, beside pingora's `TransportConnector`.
 //!
-//!     cargo bench --bench pool                100,000 exchanges at 1 and at 32 connections, five rounds
-//!     cargo bench --bench pool -- --smoke     500, to see that it runs
+//!     scripts/cargo bench --bench pool                100,000 exchanges at 1 and at 32 connections, five rounds
+//!     scripts/cargo bench --bench pool -- --smoke     500, to see that it runs
 //!
 //! The same request and the same response, from the same server, by the same code that reads heads; the
 //! two take turns. The difference is what taking a connection and giving it back costs: pingora's pool

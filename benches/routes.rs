@@ -1,8 +1,8 @@
 //! What one event costs, by the number of routes: the index beside asking every route.
 //!
-//!     cargo bench --bench routes              up to a million routes
-//!     cargo bench --bench routes -- --smoke   a hundred times fewer, to see that it runs
-//!     cargo bench --bench routes -- large     only what a large event costs others
+//!     scripts/cargo bench --bench routes              up to a million routes
+//!     scripts/cargo bench --bench routes -- --smoke   a hundred times fewer, to see that it runs
+//!     scripts/cargo bench --bench routes -- large     only what a large event costs others
 //!
 //! Every row is measured in the same run as the linear evaluation beside it. These are times of
 //! one machine on one day: compare the columns, not runs.

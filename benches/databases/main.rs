@@ -1,12 +1,13 @@
 //! A database for each tenant: how long an event takes with 4 of them, and with 40.
 //!
-//!     cargo bench --bench databases
-//!     cargo bench --bench databases -- --events 50 --rounds 1    to see that it runs
+//!     scripts/cargo bench --bench databases
+//!     scripts/cargo bench --bench databases -- --events 50 --rounds 1    to see that it runs
 //!
 //! Each database has a filter, a change stream and a client. Events are written one at a time, with
 //! a pause, into one database after the other; the time is from the acknowledgement of a majority to
-//! the client. Rounds alternate, so that both numbers see the same machine. Needs `mongod` on the
-//! PATH or in MONGOD. Prints, and never fails because of a time.
+//! the client. Rounds alternate, so that both numbers see the same machine. Prints, and never
+//! fails because of a time. The `mongod` is the one in MONGOD, else what `scripts/fetch-mongod` finds or
+//! fetches.
 
 #[allow(dead_code)]
 #[path = "../../tests/suite/support/mod.rs"]

@@ -1,9 +1,9 @@
 //! Fast and small, beside the rivals: the product under load, with what it is compared to measured
 //! in the same run on the same machine.
 //!
-//!     make bench                               everything, and writes benches/results
-//!     make bench-smoke                         a hundredth of it: judges counts, not times
-//!     cargo bench --bench load -- fanout idle  only these groups
+//!     make bench                                       everything, and writes benches/results
+//!     make bench-smoke                                 a hundredth of it: judges counts, not times
+//!     scripts/cargo bench --bench load -- fanout idle  only these groups
 //!
 //! Options: `--smoke`; `--sidestream PATH`, the product's binary (by default the one that cargo
 //! built beside this); `--out DIR`, where the results are written; `--scale N`, so many times fewer

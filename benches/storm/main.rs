@@ -1,8 +1,8 @@
 //! A storm: clients whose connections broke at different moments of the last minutes all come back
 //! at once, each with an id of its own, and each is owed every event since.
 //!
-//!     cargo bench --bench storm                                  10,000 clients, five minutes
-//!     cargo bench --bench storm -- --clients 500 --seconds 10    to see that it runs
+//!     scripts/cargo bench --bench storm                                  10,000 clients, five minutes
+//!     scripts/cargo bench --bench storm -- --clients 500 --seconds 10    to see that it runs
 //!
 //! Three storms on the same history: 1,000 filter values, ten clients each; ten values, a thousand
 //! clients each; and a value for every client. The journal holds two fifths of the history, as it

@@ -1,7 +1,10 @@
-//! What the documentation says of the settings.
+//! What the documentation says of the settings, the metrics and the commands of this repository.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
+use regex::Regex;
 use sidestream::config::{Config, Flags, Sources};
 
 /// The settings that docs/operations.md shows are said to be the defaults.
@@ -66,4 +69,59 @@ fn each_quick_start_is_short() {
         let all = lines(app) + lines("index.html") + lines("filters/notes.yaml");
         assert!(all < 60, "{language}: {all} lines");
     }
+}
+
+/// The texts of documents, programs and tests, with their paths.
+fn texts(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && !matches!(name, "node_modules" | "results" | "__pycache__") {
+            texts(&path, found);
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            found.push((path, text));
+        }
+    }
+}
+
+/// Commands in documents and heads of files name what is there, and run where only this repository's
+/// own cargo finds what the build needs.
+#[test]
+fn commands_name_what_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all =
+        vec![(root.join("README.md"), fs::read_to_string(root.join("README.md")).unwrap())];
+    for dir in ["benches", "docs", "examples", "fuzz/fuzz_targets", "scripts", "src", "tests"] {
+        texts(&root.join(dir), &mut all);
+    }
+    let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let target = Regex::new("(?m)(?:`|^(?://!|#)? {4,})make ([a-z-]+)").unwrap();
+    let script = Regex::new(r"(?:^|[^\w/.-])scripts/([A-Za-z0-9._-]*[A-Za-z0-9_-])").unwrap();
+    let bench = Regex::new(r"(\S*)cargo bench(?: --bench ([a-z]+))?").unwrap();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    // But this one, which looks for them.
+    for (path, text) in all.iter().filter(|(path, _)| !path.ends_with("suite/docs.rs")) {
+        let mut check = |is_right: bool, what: &str| {
+            seen += 1;
+            if !is_right {
+                wrong.push(format!("{}: {what}", path.display()));
+            }
+        };
+        for found in target.captures_iter(text) {
+            check(makefile.contains(&format!("\n{}: ", &found[1])), &found[0]);
+        }
+        for found in script.captures_iter(text) {
+            check(root.join("scripts").join(&found[1]).is_file(), &found[0]);
+        }
+        for found in bench.captures_iter(text) {
+            let is_ours = found[1].ends_with("scripts/");
+            let is_known = found.get(2).is_none_or(|name| {
+                manifest.contains(&format!("[[bench]]\nname = \"{}\"\n", name.as_str()))
+            });
+            check(is_ours && is_known, &found[0]);
+        }
+    }
+    assert!(seen > 100, "only {seen} commands were seen");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
