@@ -38,6 +38,7 @@ pub struct DrainHold {
 }
 
 impl Drain {
+    /// Streams are closed at random moments within `over`, once it has begun.
     pub fn new(over: Duration) -> Drain {
         let shared = DrainState {
             announced: AtomicBool::new(false),
@@ -61,6 +62,7 @@ impl Drain {
         self.shared.announced.load(Ordering::Acquire) || self.has_begun()
     }
 
+    /// Begins it; the first call counts.
     pub fn begin(&self) {
         if self.shared.began.set(Instant::now()).is_ok() {
             self.shared.beginning.notify_waiters();

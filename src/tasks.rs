@@ -52,6 +52,7 @@ struct Set {
 }
 
 impl Tasks {
+    /// An empty set, whose panics are counted there.
     pub fn new(metrics: &Metrics) -> Tasks {
         Tasks::counting(metrics.task_panics_total.clone())
     }

@@ -76,6 +76,7 @@ impl Claims {
         Claims(RawDocumentBuf::try_from(&document).unwrap_or_default())
     }
 
+    /// As BSON, by their JSON types.
     pub fn document(&self) -> &bson::RawDocument {
         &self.0
     }

@@ -80,6 +80,7 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// Nothing is asked before the first caller.
     pub fn new(settings: ForwardAuth, http: Http, tasks: Tasks) -> Forward {
         Forward {
             settings,

@@ -43,6 +43,7 @@ pub enum KeySource {
 }
 
 impl KeySource {
+    /// A key set is read when it is first needed, or by [`super::Guard::warm_up`].
     pub fn new(key: JwtKey, http: Http, tasks: Tasks) -> KeySource {
         match key {
             JwtKey::Fixed(key) => KeySource::Fixed(Arc::new(Keys::Fixed(key))),

@@ -54,6 +54,7 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// `address` stands for who has no subject; see [`Caller::subject`].
     pub(crate) fn new(claims: Claims, address: Option<IpAddr>) -> Caller {
         let mut hash = Sha256::new();
         match claims.subject() {
@@ -154,6 +155,7 @@ enum Until {
 }
 
 impl Right {
+    /// As of the last answer: a recheck may have brought other claims.
     pub fn caller(&self) -> Arc<Caller> {
         self.caller.lock().clone()
     }
@@ -223,6 +225,7 @@ impl Guard {
         }
     }
 
+    /// `auth.allowed_origins`.
     pub fn allowed_origins(&self) -> &[String] {
         &self.allowed_origins
     }

@@ -30,6 +30,7 @@ impl Admin {
         text(200, "draining: /readyz answers 503, streams stay open until SIGTERM\n")
     }
 
+    /// `/metrics`, in the text format of Prometheus.
     pub(super) fn metrics(&self) -> Response<Vec<u8>> {
         let _alone = self.telling.lock();
         self.metrics.upstream_lag_seconds.reset();

@@ -7,6 +7,7 @@ use crate::session::control::Ended;
 
 /// The name under the reserved path.
 pub const NAME: &str = "asyncapi.json";
+/// Of [AsyncAPI](https://www.asyncapi.com/docs/reference/specification/v3.0.0), as JSON.
 pub const CONTENT_TYPE: &str = "application/vnd.aai.asyncapi+json;version=3.0.0";
 
 /// The document. Addresses begin with `prefix`, the reserved path.

@@ -134,6 +134,7 @@ pub struct ConnectionSlot {
 }
 
 impl StreamLimits {
+    /// By the settings, and by the descriptors that this process may have.
     pub fn new(clients: &Clients) -> StreamLimits {
         StreamLimits {
             open: AtomicUsize::new(0),

@@ -70,6 +70,10 @@ impl Identity {
 }
 
 impl Handler {
+    /// Opens what a request asks for, by the transport that was chosen.
+    ///
+    /// # Errors
+    /// Why not; nothing is held any more then.
     pub(super) async fn open(
         self: &Arc<Handler>,
         mut ask: Ask<'_>,
@@ -216,11 +220,16 @@ impl Handler {
         Ok(Member { subscription, query })
     }
 
+    /// What may end the connection, from here on.
     pub(super) fn control(&self, identity: &mut Identity, listener: Arc<Listener>) -> Control {
         let right = identity.right.take().map(|right| *right);
         Control::new(&self.drain, self.max_duration, right, listener)
     }
 
+    /// Finds out who brings these credentials; what comes of it is counted.
+    ///
+    /// # Errors
+    /// 401, 403, or 503 while the authentication service is away.
     pub(super) async fn identify(&self, credentials: Credentials) -> Result<Right, Refusal> {
         self.guard.identify(credentials).await.map_err(|refusal| {
             self.count_auth(refusal.result());
@@ -250,11 +259,16 @@ impl Handler {
         })
     }
 
+    /// Counts a refusal by a limit.
     pub(super) fn full(&self, full: Full) -> Refusal {
         self.metrics.refused_total.with_label_values(&[full.name()]).inc();
         Refusal::full(full.status(), full.to_string())
     }
 
+    /// Takes a place among the connections, and puts it on the list of listeners.
+    ///
+    /// # Errors
+    /// 429 or 503: a limit is reached.
     pub(super) fn take_place(
         self: &Arc<Handler>,
         address: Option<IpAddr>,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::json;
 
+/// Of the body.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// One refusal.
@@ -25,6 +26,7 @@ impl Problem {
         self
     }
 
+    /// The phrase of the status.
     pub fn title(&self) -> &'static str {
         http::StatusCode::from_u16(self.status)
             .ok()
@@ -41,6 +43,7 @@ impl Problem {
         })
     }
 
+    /// The JSON, as it is sent.
     pub fn body(&self) -> Bytes {
         Bytes::from(self.to_json().to_string())
     }

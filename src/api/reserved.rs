@@ -302,6 +302,7 @@ impl Handler {
         self.open(ask, chosen).await
     }
 
+    /// `outcome` is `accepted`, or the status of the refusal.
     pub(super) fn count_outcome(&self, transport: Transport, outcome: &str) {
         self.metrics.connections_total.with_label_values(&[transport.name(), outcome]).inc();
     }
@@ -313,6 +314,8 @@ impl Handler {
         self.metrics.streams_ended_total.with_label_values(&[ended.reason()]).inc();
     }
 
+    /// `result` as in [`access::AuthRefusal::result`](crate::access::AuthRefusal::result), or
+    /// `allowed`, or `ended`.
     pub(super) fn count_auth(&self, result: &str) {
         self.metrics.auth_total.with_label_values(&[result]).inc();
     }

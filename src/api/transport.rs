@@ -120,10 +120,12 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Between two frames.
     pub(super) fn clean(ended: Ended) -> Ending {
         Ending { ended, is_cut: false }
     }
 
+    /// Perhaps within one.
     pub(super) fn cut(ended: Ended) -> Ending {
         Ending { ended, is_cut: true }
     }
@@ -177,6 +179,10 @@ pub async fn serve<S: Sink>(
     }
 }
 
+/// Sends a frame, and those that are ready behind it.
+///
+/// # Errors
+/// How the stream ended meanwhile.
 pub(super) async fn deliver<S: Sink>(
     sink: &mut S,
     connection: &mut Connection,
@@ -228,6 +234,10 @@ fn take_piece(rest: &mut VecDeque<Bytes>) -> Vec<Bytes> {
     taken
 }
 
+/// Sends these pieces, within `clients.send_timeout`.
+///
+/// # Errors
+/// How the stream ended meanwhile: the client has gone or takes nothing, or the connection is over.
 pub(super) async fn send<S: Sink>(
     sink: &mut S,
     control: &mut Control,
@@ -300,6 +310,7 @@ fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: 
     gathered
 }
 
+/// Counts what was written, by stream number, and how long it took since the server wrote it.
 pub(super) fn count(metrics: &Metrics, connection: &mut Connection, sent: &[(u16, Arc<Delivery>)]) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     for (stream, delivery) in sent {

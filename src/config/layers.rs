@@ -63,6 +63,7 @@ pub struct Written {
     pub rank: usize,
 }
 
+/// As text: what type a setting has is known later.
 pub enum Raw {
     Text(String),
     List(Vec<String>),

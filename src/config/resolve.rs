@@ -14,6 +14,10 @@ use crate::diagnostic::{Diagnostic, Source};
 /// A secret in a file is one line; this is far more than any needs.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
+/// Makes the settings of what the layers say. `problems` are those found so far.
+///
+/// # Errors
+/// Every mistake, with its place.
 pub(super) fn resolve(
     declared: &Declared,
     sources: &Sources,
@@ -32,6 +36,7 @@ pub(super) fn resolve(
     }
 }
 
+/// Reads the values of the settings one by one, and collects what is wrong.
 pub(super) struct Resolver<'a> {
     pub(super) declared: &'a Declared,
     pub(super) working_dir: &'a Path,
@@ -80,6 +85,7 @@ impl Resolver<'_> {
         self.problems.push(mistake(key, origin, message, hint));
     }
 
+    /// At the place of the setting's value, whichever layer that is in.
     pub(super) fn problem_at(&mut self, key: &str, message: &str, hint: &str) {
         let origin = self.declared.get(key).map_or(Source::Default, |w| w.origin.clone());
         self.problem(key, origin, invalid(message, hint));

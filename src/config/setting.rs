@@ -88,6 +88,7 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// A setting with a default, written as in a file.
 pub(super) const fn declared(kind: SettingKind, default: &'static str) -> Declaration {
     Declaration { kind, default: Some(default), flag: None }
 }
@@ -97,6 +98,7 @@ pub(super) const fn unset(kind: SettingKind) -> Declaration {
     Declaration { kind, default: None, flag: None }
 }
 
+/// A duration within this range, both ends included.
 pub(super) const fn duration(
     default: &'static str,
     least: Duration,
@@ -110,11 +112,13 @@ pub(super) const fn limit(default: &'static str, least: Duration, most: Duration
     declared(SettingKind::Duration { least, most, zero_means_none: true }, default)
 }
 
+/// A whole number within this range, both ends included.
 pub(super) const fn count(default: &'static str, least: u64, most: u64) -> Declaration {
     declared(SettingKind::Count { least, most }, default)
 }
 
 impl Declaration {
+    /// It has a flag of `sidestream run`, too.
     pub(super) const fn flag(self, flag: &'static str) -> Declaration {
         Declaration { flag: Some(flag), ..self }
     }
@@ -189,6 +193,7 @@ pub(super) fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
+/// What names of environment variables begin with.
 pub(super) const ENV_PREFIX: &str = "SIDESTREAM_";
 
 /// Every setting, in the order of the documentation.

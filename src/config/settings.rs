@@ -218,6 +218,7 @@ impl Compression {
     }
 }
 
+/// How the console shows callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subjects {
     Hashed,
@@ -229,6 +230,7 @@ impl Words for Subjects {
     const VALUES: &[Subjects] = &[Subjects::Hashed, Subjects::Shown];
 }
 
+/// How lines of the log are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -240,6 +242,7 @@ impl Words for LogFormat {
     const VALUES: &[LogFormat] = &[LogFormat::Text, LogFormat::Json];
 }
 
+/// What is logged: the level, and those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     Error,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::yaml::Place;
 
+/// How bad it is: only errors keep something from working.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The file is not used, or the program does not start.
@@ -124,6 +125,7 @@ impl Diagnostic {
         self
     }
 
+    /// The setting that it is about.
     pub(crate) fn key(mut self, key: impl Into<String>) -> Diagnostic {
         self.key = key.into();
         self
@@ -189,6 +191,7 @@ impl<'a> Reporter<'a> {
         self.add(Severity::Warning, place, message.into(), Some(hint.into()));
     }
 
+    /// Beyond a hundred of one severity, they are only counted.
     pub fn add(&mut self, severity: Severity, place: Place, message: String, hint: Option<String>) {
         let count = match severity {
             Severity::Error => &mut self.errors,
@@ -215,6 +218,7 @@ impl<'a> Reporter<'a> {
         found.with_source(&self.lines)
     }
 
+    /// Also counts those that are not kept.
     pub fn has_errors(&self) -> bool {
         self.errors > 0
     }

@@ -144,6 +144,7 @@ impl ChangeEvent {
         self.operation
     }
 
+    /// When this process read it.
     pub fn read_at(&self) -> Instant {
         self.read_at
     }
@@ -186,6 +187,7 @@ impl ChangeEvent {
         self.document("documentKey")
     }
 
+    /// What an update changed, by paths; only on updates.
     pub fn update_description(&self) -> Option<&RawDocument> {
         self.document("updateDescription")
     }
@@ -204,6 +206,7 @@ impl ChangeEvent {
         }
     }
 
+    /// Its time in the oplog: seconds since 1970, and a counter within the second.
     pub fn cluster_time(&self) -> Option<Timestamp> {
         match self.field("clusterTime") {
             Some(RawBsonRef::Timestamp(at)) => Some(at),

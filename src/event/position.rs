@@ -87,6 +87,7 @@ impl Position {
         Position(format!("{TIMESTAMP_TYPE}{:08X}{:08X}", time.time, time.increment).into())
     }
 
+    /// In hexadecimal digits. The order of positions is that of their texts.
     pub fn as_str(&self) -> &str {
         &self.0
     }

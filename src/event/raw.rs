@@ -111,10 +111,12 @@ impl<'a> Value<'a> {
         (name.get(4..name.len().saturating_sub(1)).unwrap_or_default(), id)
     }
 
+    /// False for what is no boolean.
     pub fn boolean(self) -> bool {
         self.tag == tag::BOOLEAN && self.data.first().is_some_and(|byte| *byte != 0)
     }
 
+    /// The first bytes; zeros where there are fewer.
     pub fn bytes<const N: usize>(self) -> [u8; N] {
         self.data.first_chunk().copied().unwrap_or([0; N])
     }
@@ -238,6 +240,7 @@ fn end_of_key(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == 0)
 }
 
+/// The length, in bytes, that begins a document or a text.
 #[inline]
 pub(crate) fn length_at(bytes: &[u8]) -> Option<usize> {
     let prefix: [u8; 4] = *bytes.first_chunk()?;

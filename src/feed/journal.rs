@@ -126,6 +126,7 @@ impl Journal {
         self.first + self.events.len() as u64
     }
 
+    /// What the events take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -92,6 +92,7 @@ pub struct Joined {
 }
 
 impl Feed {
+    /// `keep` is how many deliveries a route keeps.
     pub fn new(key: FeedKey, limits: JournalLimits, keep: usize) -> Feed {
         Feed {
             key,
@@ -134,6 +135,7 @@ impl Feed {
         &self.key
     }
 
+    /// Counts how often the numbers began anew: a cursor of an earlier epoch is of no use.
     pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -142,6 +144,7 @@ impl Feed {
         self.status.borrow().clone()
     }
 
+    /// Tells those who wait for it, if it is another one.
     pub fn set_status(&self, status: Status) {
         if status == Status::Live {
             self.was_live.send_if_modified(|was| !std::mem::replace(was, true));
@@ -178,6 +181,7 @@ impl Feed {
         inner.routes.join_as(other, complete_from, self.keep)
     }
 
+    /// One subscription less; the last one takes the route along.
     pub fn leave(&self, route: &Arc<Route>) {
         self.inner.lock().routes.leave(route);
     }

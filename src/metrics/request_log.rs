@@ -27,6 +27,7 @@ pub struct LoggedRequest<'a> {
 }
 
 impl RequestLog {
+    /// One in `every` requests is logged; 0: none.
     pub fn new(every: u64) -> RequestLog {
         RequestLog { every, seen: AtomicU64::new(0) }
     }
@@ -42,6 +43,7 @@ impl RequestLog {
                 || self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.every))
     }
 
+    /// Writes the line, if it is this one's turn or the status is a 5xx.
     pub fn tell(&self, request: &LoggedRequest<'_>) {
         if !self.takes(request.status) {
             return;

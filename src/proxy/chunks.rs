@@ -226,6 +226,7 @@ impl Chunks {
     }
 }
 
+/// Whether a trailer of this name passes.
 pub fn is_kept(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     !NOT_IN_TRAILERS.contains(&name.as_str()) && !forwarded::is_claim(name.as_bytes())

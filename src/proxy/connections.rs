@@ -344,6 +344,7 @@ impl Drop for Registration {
 pub struct Handle(Arc<Entry>);
 
 impl Handle {
+    /// Closes it at once if that was decided before.
     pub fn is_for(self, task: AbortHandle) {
         // It is set once.
         let _ = self.0.task.set(task);

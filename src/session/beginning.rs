@@ -21,6 +21,7 @@ const BATCH: usize = 64;
 const ASK: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A snapshot for one client: from asking for it until its last document is given.
 #[derive(Debug)]
 pub(super) struct Beginning {
     /// What the client is told; `None`: it is new.
@@ -65,6 +66,7 @@ pub(super) enum SnapshotStep {
 }
 
 impl Beginning {
+    /// Nothing is asked before `at`.
     pub fn new(reason: Option<ResetReason>, beyond: Option<Position>, at: Instant) -> Beginning {
         Beginning { reason, beyond, asked: 0, state: State::Pausing(at) }
     }

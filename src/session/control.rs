@@ -139,6 +139,7 @@ impl Control {
         self.over.get_or_insert(why);
     }
 
+    /// Ready when the connection is over, and from then on.
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.over.is_none()
             && let Poll::Ready(why) = self.poll_over(cx)
@@ -197,6 +198,7 @@ impl Control {
         self.right.as_ref().map(|watched| watched.right.caller())
     }
 
+    /// Whether a recheck has brought other claims that were not looked at.
     pub(super) fn has_caller_changed(&self) -> bool {
         let has_changed =
             |watched: &Watched| !Arc::ptr_eq(&watched.caller, &watched.right.caller());

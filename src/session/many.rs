@@ -95,6 +95,7 @@ pub struct Many {
 }
 
 impl Many {
+    /// `has_one_id`: each frame's id says how far all streams are.
     pub fn new(has_one_id: bool, stays_open: bool, heartbeat: Duration) -> Many {
         let beat = Instant::now() + heartbeat;
         let timer = Box::pin(sleep_until(beat));
@@ -176,6 +177,7 @@ impl Many {
         self.is_empty() && !self.stays_open
     }
 
+    /// Ends a stream; its number is free for another.
     pub(super) fn end(&mut self, stream: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(stream))
             && slot.member.take().is_some()
@@ -201,6 +203,7 @@ impl Many {
         true
     }
 
+    /// One of those that were ended for want of a right, which its client is still to be told.
     pub(super) fn pop_unauthorized(&mut self) -> Option<u16> {
         let stream = self.unauthorized.pop_front()?;
         self.free.push_back(stream);

@@ -30,6 +30,7 @@ const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORT
 const PATH: &str = "/v1/traces";
 /// How long the last spans may take on their way out.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// The header field of [W3C Trace Context](https://www.w3.org/TR/trace-context/).
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Makes spans. Cheap to clone.

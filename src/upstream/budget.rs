@@ -40,6 +40,7 @@ pub struct CursorSlot {
 pub(super) struct Counted(IntGauge);
 
 impl Counted {
+    /// One more in `gauge`, until it is dropped.
     pub fn new(gauge: &IntGauge) -> Counted {
         gauge.inc();
         Counted(gauge.clone())

@@ -59,6 +59,7 @@ pub enum DeploymentError {
 }
 
 impl DeploymentError {
+    /// What it means for the streams.
     pub fn trouble(&self) -> Failure {
         match self {
             DeploymentError::Standalone => Failure::Standalone,

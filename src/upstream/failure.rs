@@ -50,6 +50,7 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// By the server's code, or by the kind of error.
     pub fn of(error: &Error) -> Failure {
         match error.kind.as_ref() {
             ErrorKind::Authentication { .. } => Failure::Authentication,

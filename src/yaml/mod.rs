@@ -47,6 +47,7 @@ pub struct Node {
     pub kind: NodeKind,
 }
 
+/// What it is, and what is in it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NodeKind {
     Scalar(Scalar),

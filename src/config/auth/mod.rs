@@ -49,6 +49,7 @@ pub struct Jwt {
     pub from: Vec<TokenSource>,
 }
 
+/// What signatures of tokens are checked with.
 #[derive(Debug, Clone)]
 pub enum JwtKey {
     /// A secret or a public key; its `Debug` shows neither.
@@ -75,6 +76,7 @@ pub struct ForwardAuth {
     pub max_outage: Duration,
 }
 
+/// Where in the app's answer the claims are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimsFrom {
     /// A JSON object in the body.

@@ -28,6 +28,7 @@ const NO_CREDENTIALS: &[&str] = &[
     "x-real-ip",
 ];
 
+/// `http://` or `https://`, with a host and without credentials.
 pub(in crate::config) fn parse_url(text: &str) -> Result<Uri, Invalid> {
     const EXAMPLE: &str = "write http://host:port/path or https://host/path";
     let uri: Uri = match text.parse() {
@@ -47,6 +48,7 @@ pub(in crate::config) fn parse_url(text: &str) -> Result<Uri, Invalid> {
     }
 }
 
+/// `authorization`, `cookie:NAME` or `query:NAME`; not the reserved path's own names.
 pub(super) fn parse_source(text: &str) -> Result<TokenSource, Invalid> {
     const EXAMPLE: &str = "write authorization, cookie:NAME or query:NAME";
     let is_name = |name: &str| {
@@ -64,6 +66,7 @@ pub(super) fn parse_source(text: &str) -> Result<TokenSource, Invalid> {
     }
 }
 
+/// The name of a header field that may say who asks, in small letters.
 pub(super) fn parse_header(text: &str) -> Result<HeaderName, Invalid> {
     const EXAMPLE: &str = "write names of header fields, as in [cookie, authorization]";
     let name: HeaderName = text.to_ascii_lowercase().parse().map_err(|_| {
@@ -75,6 +78,7 @@ pub(super) fn parse_header(text: &str) -> Result<HeaderName, Invalid> {
     Ok(name)
 }
 
+/// `body`, `header:NAME` or `header-json:NAME`.
 pub(super) fn parse_claims(text: &str) -> Result<ClaimsFrom, Invalid> {
     const EXAMPLE: &str =
         "write body, header:NAME (text, which becomes `sub`) or header-json:NAME (a JSON object)";

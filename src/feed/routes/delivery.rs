@@ -83,6 +83,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// An event as clients of the filter see it; a reset where its place cannot be said.
     pub fn event(
         number: u64,
         event: &ChangeEvent,
@@ -104,6 +105,7 @@ impl Delivery {
         }
     }
 
+    /// A reset in the place of an event.
     pub fn reset(number: u64, event: &ChangeEvent, reason: ResetReason) -> Delivery {
         let id = match reason {
             // It could not be judged, and may be of somebody else's document.

@@ -56,6 +56,7 @@ impl Postings {
     }
 }
 
+/// What became of a list that lost an entry.
 pub(super) enum Removed {
     /// Nothing is left under the key.
     Empty,

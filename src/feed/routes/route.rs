@@ -154,6 +154,7 @@ impl Route {
         self.is_retired.load(Ordering::Acquire)
     }
 
+    /// Tells its subscriptions that the filter is no longer the one in force.
     pub fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
         self.wake.notify_waiters();

@@ -271,6 +271,7 @@ impl RouteTable {
         self.holding.retain(|id| finder.get(*id).is_some_and(|route| route.trim(first, oldest)));
     }
 
+    /// Forgets everything after a break in the history.
     pub fn restart_at(&mut self, number: u64) {
         self.held.clear();
         self.held_bytes = 0;

@@ -18,6 +18,8 @@ pub struct Tally {
 pub(super) struct Tallies(HashMap<String, Tally>);
 
 impl Tallies {
+    /// Counts a delivery: bytes of its JSON, and when the server wrote it, in milliseconds since
+    /// 1970.
     pub fn add(&mut self, stream: &str, bytes: usize, wall_millis: Option<i64>) {
         let tally = match self.0.get_mut(stream) {
             Some(tally) => tally,

@@ -130,6 +130,7 @@ pub(in crate::filter) fn list(fields: &BTreeSet<String>) -> String {
     shown.join(", ")
 }
 
+/// Of the key; the beginning of the file where there is none.
 pub(in crate::filter) fn place_of(entry: Option<&Entry>) -> Place {
     entry.map_or(Place::START, |entry| entry.key_place)
 }

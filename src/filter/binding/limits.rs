@@ -118,6 +118,7 @@ impl Limit {
         Limit { written, value }
     }
 
+    /// As MongoDB compares: values of other types are not admitted.
     pub fn admits(&self, comparison: Comparison, value: &Owned) -> bool {
         compare::passes(comparison, Some(value.get()), self.value.get())
     }

@@ -17,6 +17,7 @@ pub struct Step {
     pub value: Value,
 }
 
+/// The operations of [RFC 6902](https://www.rfc-editor.org/rfc/rfc6902) that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepKind {
     Add,

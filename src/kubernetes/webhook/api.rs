@@ -76,6 +76,7 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the object does not exist (404).
     pub fn is_missing(&self) -> bool {
         matches!(self, ApiError::Refused { status: 404, .. })
     }

@@ -43,6 +43,7 @@ impl ResolvesServerCert for Certificate {
 }
 
 impl Certificate {
+    /// Whether there is one yet.
     pub fn is_there(&self) -> bool {
         self.current.read().is_some()
     }

@@ -27,6 +27,8 @@ const VERSION_EVERY: Duration = Duration::from_secs(600);
 /// The key of the Secret that says when the next certificate is due, in seconds since 1970.
 const RENEW_AT: &str = "renew-at";
 
+/// Keeps certificate and version current: reads them, and as the leader makes and renews the
+/// certificate and has it trusted.
 pub struct CertificateManager {
     shared: Arc<WebhookState>,
     source: CertificateSource,

@@ -26,6 +26,7 @@ pub enum Body {
 }
 
 impl Body {
+    /// In bytes.
     pub fn length(length: u64) -> Body {
         if length == 0 { Body::Done } else { Body::Length(length) }
     }

@@ -139,6 +139,7 @@ impl App {
         &self.shared.address
     }
 
+    /// Nothing is connected before the first request.
     pub fn new(address: AppAddress, connections: Arc<Connections>) -> App {
         let secure = match &address {
             AppAddress::Tcp { host, tls: true, .. } => Some(Secure::new(host)),

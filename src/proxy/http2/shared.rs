@@ -86,6 +86,7 @@ impl ConnectionState {
         Some(Working(self.clone()))
     }
 
+    /// Has the connection's task reset a stream.
     pub fn put_broken(&self, broken: Broken) {
         let mut to = self.to_connection.lock();
         to.broken.push(broken);
@@ -107,10 +108,12 @@ impl ConnectionState {
         self.to_connection.lock().wake();
     }
 
+    /// How many requests were given up before they had an answer: floods of resets count here.
     pub fn given_up(&self) -> usize {
         self.given_up.load(Ordering::Acquire)
     }
 
+    /// How many uploads wait for the app in places of their own.
     pub fn stuck(&self) -> u32 {
         self.stuck.load(Ordering::Acquire)
     }

@@ -80,6 +80,7 @@ impl Upload {
         self.head = Bytes::new();
     }
 
+    /// Whether it can be sent again, on another connection to the app.
     pub fn may_begin_again(&self) -> bool {
         !self.head.is_empty()
     }
@@ -89,6 +90,7 @@ impl Upload {
         (self.is_deaf, self.is_flushed) = (false, false);
     }
 
+    /// Whether the app has all of it.
     pub fn is_whole(&self) -> bool {
         self.is_ended && self.out.is_empty() && self.is_flushed && !self.is_deaf
     }

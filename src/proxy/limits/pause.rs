@@ -23,6 +23,7 @@ pub struct Pause {
 }
 
 impl Pause {
+    /// `most` is how long nothing may move.
     pub fn new(most: Duration) -> Pause {
         Pause { most, since: None, timer: None }
     }

@@ -12,6 +12,7 @@ use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Filter, Namespace};
 use crate::upstream::inspection::{Finding, Weight};
 
+/// The streams, under the catalog's lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// What the files say, as far as they can be read.
@@ -122,6 +123,7 @@ impl State {
         }
     }
 
+    /// How the stream is doing; if not well, why.
     pub fn report(&self, name: &str) -> (StreamState, Option<String>) {
         let filter = self.filters.get(name);
         if let Some(trouble) = self.troubles.get(name) {

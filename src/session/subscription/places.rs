@@ -15,6 +15,7 @@ use crate::session::beginning::Beginning;
 const MAX_AHEAD_OF_JOURNAL_SECONDS: u32 = 300;
 
 impl Subscription {
+    /// Goes on after a position: from the journal, or by a replay.
     pub(super) fn go_to(&mut self, position: Position) {
         self.position = Some(position.clone());
         match self.feed.locate_for(self.route.filter(), &position) {
@@ -45,6 +46,7 @@ impl Subscription {
         }
     }
 
+    /// Goes on from so many seconds before the newest cluster time that was read.
     pub(super) fn go_back(&mut self, seconds: u32) {
         match self.feed.now() {
             Some((head, _)) if self.feed.was_live() => {
@@ -67,6 +69,7 @@ impl Subscription {
         self.phase = Phase::Replaying(Box::new(replay));
     }
 
+    /// Goes on after the newest event.
     pub(super) fn go_to_now(&mut self) {
         match self.find_now() {
             Some(_) if self.has_snapshot() => self.begin_again(None, None, false),
@@ -75,6 +78,8 @@ impl Subscription {
         }
     }
 
+    /// Tells the client what was lost, and goes on from now; a stream with a snapshot sends that
+    /// instead.
     pub(super) fn reset(&mut self, reason: ResetReason) {
         let Some(first) = self.find_now() else { return self.wait_to(Begin::Reset(reason)) };
         if self.has_snapshot() {

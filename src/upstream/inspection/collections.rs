@@ -15,6 +15,7 @@ pub(super) struct Listing {
     pub collections: BTreeMap<String, Collection>,
 }
 
+/// A collection, or what goes by the name of one.
 #[derive(Debug)]
 pub(super) struct Collection {
     pub name: String,

@@ -14,6 +14,7 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
+/// What it is about; its name is a label of the metric `filter_findings`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FindingKind {
     /// No replica set, or nothing that answers.

@@ -13,6 +13,7 @@ use crate::upstream::failure::Failure;
 /// A shorter oplog that has begun to forget is told of.
 const SHORT: Duration = Duration::from_secs(3600);
 
+/// How far back the oplog reaches, where this user may see it, and whether that is too little.
 pub(super) struct Oplog {
     pub reach: Option<Duration>,
     pub finding: Option<Finding>,

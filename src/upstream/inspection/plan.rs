@@ -19,6 +19,7 @@ pub struct Plan {
     pub run: Option<Run>,
 }
 
+/// What running the query took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Found.

@@ -34,6 +34,10 @@ enum Resource {
     Other,
 }
 
+/// The rights of the user of this connection; none where MongoDB knows no users.
+///
+/// # Errors
+/// Those of the driver.
 pub(super) async fn ask(client: &Client) -> Result<Rights, Error> {
     let asked = doc! { "connectionStatus": 1, "showPrivileges": true };
     let answer = command(client, "admin", asked).await?;

@@ -123,6 +123,7 @@ impl Admission {
         inner.members.iter().any(|member| member.has_to_take(first, until))
     }
 
+    /// Whether nobody reads or waits for the pass.
     pub fn is_unwanted(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.forget_those_who_left();

@@ -60,6 +60,7 @@ pub enum ReplayStep {
 }
 
 impl Replay {
+    /// For a position ahead of what was read: this replica may be behind the one that gave it.
     pub(super) fn ahead(
         replayer: Replayer,
         feed: Arc<Feed>,
@@ -70,6 +71,7 @@ impl Replay {
         Replay(Stage::Ahead(Box::new(Ahead { replayer, feed, route, after, since, is_foreign })))
     }
 
+    /// For one that a pass will answer.
     pub(super) fn queued(reply: oneshot::Receiver<Reply>) -> Replay {
         Replay(Stage::Queued(reply))
     }
@@ -158,6 +160,7 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Waits until a look may find something. May be dropped and called again.
     pub(super) async fn changed(&self) {
         let woken = self.route.wake.notified();
         tokio::pin!(woken);

@@ -43,6 +43,7 @@ const BURST: u32 = 64;
 /// How a pass ended, once it has; said before its routes are retired.
 pub(super) type End = OnceLock<PassEnd>;
 
+/// How a pass ended.
 #[derive(Debug, Clone)]
 pub(super) enum PassEnd {
     /// The journal has everything after this.
@@ -52,6 +53,7 @@ pub(super) enum PassEnd {
     Stopped,
 }
 
+/// One reading of the oplog, for all clients whose positions it passes.
 #[derive(Debug)]
 pub(super) struct Pass {
     live: Arc<Feed>,

@@ -12,6 +12,7 @@ const SAME: Duration = Duration::from_millis(500);
 /// After so long, it is as if nothing had been.
 const CALM: Duration = Duration::from_secs(120);
 
+/// The growing pause between restarts of the snapshots of one route.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
     pause: Duration,

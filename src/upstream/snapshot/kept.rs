@@ -14,6 +14,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How often it is looked whether clients have finished.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The documents of all snapshots that are being sent, within a limit.
 #[derive(Debug)]
 pub(super) struct Kept {
     max_bytes: usize,

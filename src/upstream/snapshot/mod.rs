@@ -86,6 +86,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// By the server's code.
     pub(super) fn of(error: Error) -> SnapshotError {
         let ErrorKind::Command(command) = error.kind.as_ref() else {
             return SnapshotError::Driver(error);
