@@ -123,7 +123,7 @@ fn report(bench: &mut Bench, attack: Attack, mine: &Measured, theirs: Option<&Me
         note = format!("{note}; {}", told("nginx", theirs));
     }
     bench.report.add(row.note(note));
-    let what = format!("resident memory meanwhile, {id}");
+    let what = format!("resident memory under this attack, {id}");
     let row = Row::new(&format!("hostile-{id}-rss"), &what, "MiB", mine.rss / 1048576.0);
     bench.report.add(row.goal(Goal::AtMost(MEMORY / 1048576.0)));
 }

@@ -73,7 +73,7 @@ pub fn run(bench: &mut Bench) {
             }
             _ => {
                 let id = format!("idle-few-{}", holder.slug());
-                let what = format!("memory of an idle stream that is told everything, {clients}");
+                let what = format!("memory of an idle stream that receives every event, {clients}");
                 Row::new(&id, &what, "bytes", few.clone())
             }
         };
@@ -130,7 +130,7 @@ fn returned(bench: &mut Bench) {
     }
     let what = format!("memory 10 s after {clients} clients left");
     let row = Row::new("returned", &what, "MiB", Figure::median(after));
-    let row = row.beside("before they came", Figure::median(before));
+    let row = row.beside("before they connected", Figure::median(before));
     let full = Figure::median(full).value;
     let row = row.note(format!("{full:.1} MiB with all of them"));
     bench.report.add(row.goal(Goal::RatioAtMost(1.2)));

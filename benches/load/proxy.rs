@@ -118,7 +118,7 @@ fn compare(
     for (contender, theirs) in contenders.iter().zip(&passed).skip(1) {
         let (who, Some(theirs)) = (contender.name, theirs) else { continue };
         let is_nginx = who == "nginx";
-        let what = format!("requests passed on, {size}, {on}");
+        let what = format!("requests forwarded, {size}, {on}");
         let id = format!("proxy-{name}-{connections}-{}", contender.slug());
         let row = Row::new(&id, &what, "requests/s", ours.per_second.clone());
         let row = row.beside(who, theirs.per_second.clone());
