@@ -154,11 +154,11 @@ function streams(now, { streams }, { filters, diagnostics }) {
     el("h2", {}, "Streams"),
     troubles(now),
     table("Streams and their files",
-      ["stream", "state", "listeners#", "events out#", "so far#", "last event", "values#", "encoded#", "to know"],
+      ["stream", "state", "listeners#", "events out#", "so far#", "last event", "values#", "encoded#", "notes"],
       streams.map((it) => [streamLink(it.name), badge(it.state), number(it.subscriptions),
         perSecond(streamRate(it.name)), number(it.events_sent), when(it.last_event), number(it.cost.values),
         bytes(it.cost.delivery_bytes), it.reason ?? ""])),
-    troubled.length + diagnostics.length > 0 ? el("h3", {}, "What the files get wrong") : null,
+    troubled.length + diagnostics.length > 0 ? el("h3", {}, "Mistakes in filter files") : null,
     troubled.map((it) => [el("p", {}, streamLink(it.stream)), ...findings(it.diagnostics)]),
     findings(diagnostics),
   ];
@@ -176,7 +176,7 @@ function listeners(listening) {
       end.addEventListener("click", async () => {
         end.disabled = true;
         const answer = await tell(`/listeners/end?${new URLSearchParams({ id: it.id })}`).catch((error) => error);
-        note(answer.ok ? "Ended: its client comes back by itself." : "Not ended: it may have gone already.");
+        note(answer.ok ? "Ended. The client reconnects by itself." : "Not ended: the client may have left already.");
         look();
       });
       return [subject, it.has_other_streams ? `${it.transport}, with other streams` : it.transport,
@@ -236,8 +236,8 @@ function stream(name, { streams }, { filters }, listening) {
   };
   form.addEventListener("submit", (event) => { event.preventDefault(); explain(); });
   explain();
-  return [el("h2", {}, name), facts, el("h3", {}, "What it becomes"),
-    el("p", { class: "dim" }, "As `sidestream explain` says it. Values as NAME=VALUE, blanks between them."), form, result,
+  return [el("h2", {}, name), facts, el("h3", {}, "What the filter becomes"),
+    el("p", { class: "dim" }, "As `sidestream explain` shows it. Write values as NAME=VALUE, separated by spaces."), form, result,
     ...trial(asked), ...tap(name)];
 }
 
@@ -247,7 +247,7 @@ function trial(asked) {
     placeholder: '{ "_id": 1, "status": "paid" }' });
   const verdict = el("div", { role: "status" });
   const form = el("form", {}, el("div", { class: "whole" }, el("label", { for: "event" },
-    "A document, or a change event as MongoDB or `sidestream tail` has it"), event), el("button", {}, "Try it"));
+    "A document, or a change event as MongoDB or `sidestream tail` shows it"), event), el("button", {}, "Try it"));
   const judge = async () => {
     try {
       const answer = await tell(`/try?${asked()}`, event.value);
@@ -368,7 +368,7 @@ async function look() {
     document.getElementById("version").textContent = now.version;
     const broken = open.streams.filter((it) => it.state === "broken").length;
     if (!now.ready) say("away", now.leaving ? "leaving" : "not ready");
-    else if (now.troubles.length > 0) say("waiting", "ready, MongoDB is away");
+    else if (now.troubles.length > 0) say("waiting", "ready, MongoDB is unavailable");
     else if (broken > 0) say("waiting", `ready, ${broken} broken ${broken === 1 ? "file" : "files"}`);
     else say("ready", "ready");
     if (page !== (location.hash || "#/")) return look();
