@@ -1,11 +1,11 @@
 //! What the feed promises to those who read while it is written.
 
-use std::path::Path;
 use std::time::Duration;
 
 use bson::{Timestamp, rawdoc};
 
 use super::*;
+use crate::filter::tests::good;
 
 /// The operation of this index within one transaction.
 fn operation(index: u8) -> ChangeEvent {
@@ -23,10 +23,7 @@ fn operation(index: u8) -> ChangeEvent {
 // A file that is changed, and changed back while somebody has not taken notice yet.
 #[test]
 fn nobody_joins_a_route_that_was_retired() {
-    let text = "collection: shop.orders\naccess: public\n";
-    let read =
-        || Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
-    let (old, new) = (read(), read());
+    let (old, new) = (Arc::new(good("")), Arc::new(good("")));
     let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Feed::new(FeedKey::of(&old), limits, 16);
     let join = |filter: &Arc<Filter>| feed.join(filter, filter.bind(&[], None).unwrap()).route;
@@ -41,9 +38,7 @@ fn nobody_joins_a_route_that_was_retired() {
 
 #[test]
 fn nobody_is_told_a_position_behind_what_is_not_handed_out() {
-    let text = "collection: shop.orders\naccess: public\n";
-    let filter =
-        Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
+    let filter = Arc::new(good(""));
     let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Feed::new(FeedKey::of(&filter), limits, 16);
     feed.read_also(std::slice::from_ref(&filter));
@@ -81,9 +76,7 @@ fn nobody_is_told_a_position_behind_what_is_not_handed_out() {
 // at first and says only that it is still there.
 #[test]
 fn a_position_within_a_transaction_skips_nothing_of_the_rest() {
-    let text = "collection: shop.orders\naccess: public\n";
-    let filter =
-        Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
+    let filter = Arc::new(good(""));
     let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Feed::new(FeedKey::of(&filter), limits, 16);
     feed.read_also(std::slice::from_ref(&filter));

@@ -73,8 +73,6 @@ fn take_length(bytes: &mut &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -83,10 +81,11 @@ mod tests {
 
     #[test]
     fn what_the_values_say_is_not_kept_beside_them() {
-        let text = "collection: shop.orders\naccess: public\nmatch: { a: { $in: { $param: list } }, \
-                    b: { $param: n }, c: { $param: d } }\nparams: { list: { type: [string], required: \
-                    false }, n: { type: int, required: false }, d: { type: int, default: 7 } }\n";
-        let filter = crate::filter::parse_filter("a", Path::new("a.yaml"), text).unwrap();
+        let filter = crate::filter::tests::good(
+            "match: { a: { $in: { $param: list } }, b: { $param: n }, c: { $param: d } }\n\
+             params: { list: { type: [string], required: false }, n: { type: int, required: false }, \
+             d: { type: int, default: 7 } }\n",
+        );
         for (asked, is_kept) in [
             (&[("list", "x"), ("list", "y"), ("n", "5"), ("d", "7")][..], false),
             // A set has no order.

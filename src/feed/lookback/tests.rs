@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use bson::{Timestamp, rawdoc};
 
 use super::*;
@@ -8,6 +6,7 @@ use crate::feed::FeedKey;
 use crate::feed::journal::JournalLimits;
 use crate::feed::routes::Read;
 use crate::filter::Filter;
+use crate::filter::tests::good;
 
 const KEEP: usize = 4;
 
@@ -20,10 +19,8 @@ struct Stage {
 
 impl Stage {
     fn new(max_bytes: usize) -> Stage {
-        let text = "collection: shop.orders\naccess: public\nmatch: { room: { $param: room } }\n\
-                    params: { room: { type: int } }\n";
-        let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text);
-        let filter = Arc::new(filter.unwrap());
+        let rest = "match: { room: { $param: room } }\nparams: { room: { type: int } }\n";
+        let filter = Arc::new(good(rest));
         let limits = JournalLimits { window: Duration::from_secs(60), max_bytes };
         let feed = Arc::new(Feed::new(FeedKey::of(&filter), limits, KEEP));
         feed.read_also(std::slice::from_ref(&filter));
@@ -157,13 +154,10 @@ async fn memory_is_bounded_however_much_is_asked_for() {
     let (first, end) = stage.feed.numbers();
     let entries = (end - first) as usize;
     let routes = 3 * budget / size_of::<Entry>() / entries;
-    let filter = Path::new("all.yaml");
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..routes {
         // All of them match everything, and none means the same as another.
-        let text =
-            format!("collection: shop.orders\naccess: public\nmatch: {{ absent{number}: null }}\n");
-        let filter = Arc::new(crate::filter::parse_filter("all", filter, &text).unwrap());
+        let filter = Arc::new(good(&format!("match: {{ absent{number}: null }}\n")));
         let (feed, bound) = (stage.feed.clone(), filter.bind(&[], None).unwrap());
         let route = feed.join(&filter, bound).route;
         clients.spawn(async move { read(&feed, &route, first).await });

@@ -293,6 +293,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
+    use crate::filter::tests::good;
 
     const TOKEN: &str = "8266F3AAAA000000012B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004";
 
@@ -303,11 +304,6 @@ mod tests {
             "documentKey": { "_id": { "a": 1, "b": 2 } },
         };
         ChangeEvent::parse(raw).unwrap()
-    }
-
-    fn filter(rest: &str) -> Filter {
-        let text = format!("collection: shop.orders\naccess: public\n{rest}");
-        crate::filter::parse_filter("a", std::path::Path::new("a.yaml"), &text).unwrap()
     }
 
     #[test]
@@ -324,7 +320,7 @@ mod tests {
     fn an_id_tells_no_hidden_key_and_is_never_long() {
         let event = update(TOKEN);
         let id = |event: &ChangeEvent, rest: &str| {
-            Delivery::event(1, event, &filter(rest), None).id().unwrap()
+            Delivery::event(1, event, &good(rest), None).id().unwrap()
         };
         let place = event.place().unwrap();
         assert!(!place.names_document());
@@ -341,7 +337,7 @@ mod tests {
         // Another shard may have an event of the same time, which that place would pass over.
         let mut event = update(&long);
         event.note_shards();
-        let reset = Delivery::event(1, &event, &filter(""), None);
+        let reset = Delivery::event(1, &event, &good(""), None);
         assert_eq!((reset.kind, reset.id()), (DeliveryKind::Reset(ResetReason::HistoryLost), None));
     }
 }

@@ -1,7 +1,6 @@
 //! How a change is sent, depending on the images that came with it. No case may be silent if a
 //! client could have the document.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bson::rawdoc;
@@ -9,13 +8,11 @@ use bson::rawdoc;
 use super::route::Read;
 use super::{DeliveryKind, RouteTable};
 use crate::event::ChangeEvent;
-use crate::filter::Filter;
+use crate::filter::tests::good;
 
 /// What a client of this filter is told of a change of document 1, through the index.
 fn told(filter: &str, operation: &str, before: Option<&str>, after: Option<&str>) -> String {
-    let text = format!("collection: shop.orders\naccess: public\n{filter}");
-    let filter: Arc<Filter> =
-        Arc::new(crate::filter::parse_filter("a", Path::new("a.yaml"), &text).unwrap());
+    let filter = Arc::new(good(filter));
     let mut table = RouteTable::new(1 << 20);
     let route = table.join(&filter, filter.bind(&[], None).unwrap(), 0, 16);
     let mut raw = rawdoc! {

@@ -56,12 +56,11 @@ impl LargeDeliveries {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use bson::rawdoc;
 
     use super::super::table::RouteTable;
     use super::*;
+    use crate::filter::tests::good;
 
     fn event(pad: usize) -> ChangeEvent {
         let raw = rawdoc! {
@@ -76,12 +75,8 @@ mod tests {
 
     #[test]
     fn large_events_are_shared_as_long_as_somebody_sends_them() {
-        let text = "collection: shop.orders\naccess: public\n\
-                    match: { size: { $gte: { $param: size } } }\nparams: { size: { type: int } }\n";
-        let filter = |rest: &str| {
-            let text = format!("{text}{rest}");
-            Arc::new(crate::filter::parse_filter("a", Path::new("a.yaml"), &text).unwrap())
-        };
+        let text = "match: { size: { $gte: { $param: size } } }\nparams: { size: { type: int } }\n";
+        let filter = |rest: &str| Arc::new(good(&format!("{text}{rest}")));
         let (whole, part) = (filter(""), filter("project: { size: 1 }\n"));
         let mut table = RouteTable::new(0);
         let mut join = |filter: &Arc<Filter>, size: i32| {

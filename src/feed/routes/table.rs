@@ -331,21 +331,17 @@ impl std::fmt::Debug for RouteTable {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use bson::rawdoc;
 
     use super::super::route::Read;
     use super::*;
+    use crate::filter::tests::good;
 
     const KEEP: usize = 100;
 
     fn filter(rest: &str) -> Arc<Filter> {
-        let text = format!(
-            "collection: shop.orders\naccess: public\nmatch: {{ size: {{ $gte: {{ $param: size }} }} }}\n\
-             params: {{ size: {{ type: int }} }}\n{rest}"
-        );
-        Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), &text).unwrap())
+        let text = "match: { size: { $gte: { $param: size } } }\nparams: { size: { type: int } }\n";
+        Arc::new(good(&format!("{text}{rest}")))
     }
 
     fn join(table: &mut RouteTable, filter: &Arc<Filter>, size: i32) -> Arc<Route> {

@@ -1,7 +1,5 @@
 //! What only the inside of a subscription shows.
 
-use std::path::Path;
-
 use bson::{Timestamp, rawdoc};
 
 use super::*;
@@ -18,9 +16,7 @@ fn before(time: u32) -> Position {
 // A client that is cut off between such an id and the reset would have lost what lies between.
 #[tokio::test]
 async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
-    let text = "collection: shop.orders\naccess: public\n";
-    let filter =
-        Arc::new(crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap());
+    let filter = Arc::new(crate::filter::tests::good(""));
     let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
     let feed = Arc::new(Feed::new(FeedKey::of(&filter), limits, 16));
     feed.read_also(std::slice::from_ref(&filter));

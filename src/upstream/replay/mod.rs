@@ -311,15 +311,11 @@ impl Drop for PassGuard {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
     fn those_who_left_do_not_pile_up() {
-        let text = "collection: shop.orders\naccess: public\n";
-        let filter = crate::filter::parse_filter("orders", Path::new("orders.yaml"), text).unwrap();
-        let filter = Arc::new(filter);
+        let filter = Arc::new(crate::filter::tests::good(""));
         let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 1 << 20 };
         let feed = Feed::new(FeedKey::of(&filter), limits, 16);
         let route = feed.join(&filter, filter.bind(&[], None).unwrap()).route;
