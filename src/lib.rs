@@ -121,23 +121,10 @@ impl Sidecar {
     pub async fn start(config: Config) -> Result<Sidecar, StartError> {
         let tls = config.tls.as_ref().map(proxy::tls::Certificates::read).transpose()?;
         let ids = ids(&config.ids)?;
-        let public_listener = listen("listen", config.listen)?;
-        let admin_listener = listen("admin", config.admin)?;
-        let bound = |key, listener: &TcpListener| {
-            listener.local_addr().map_err(|source| StartError::Listen {
-                key,
-                address: config.listen,
-                source,
-            })
-        };
-        let (listen, admin) =
-            (bound("listen", &public_listener)?, bound("admin", &admin_listener)?);
-        let probes_listener =
-            config.probes.map(|address| self::listen("probes", address)).transpose()?;
-        let probes = match &probes_listener {
-            Some(listener) => Some(bound("probes", listener)?),
-            None => None,
-        };
+        let (public_listener, listen) = bind("listen", config.listen)?;
+        let (admin_listener, admin) = bind("admin", config.admin)?;
+        let (probes_listener, probes) =
+            config.probes.map(|address| bind("probes", address)).transpose()?.unzip();
 
         let tracer = Tracer::start(config.trace.otlp.as_deref()).map_err(StartError::Trace)?;
         let every = if config.log.requests { config.log.requests_every } else { 0 };
@@ -335,7 +322,8 @@ fn ids(config: &config::Ids) -> Result<Ids, StartError> {
     Keys::parse(&text).map(Ids::Sealed).map_err(|wrong| error(wrong.to_string()))
 }
 
-fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+/// Listens on the address of a setting; gives the address that it became.
+fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let bind = || {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -343,7 +331,9 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartEr
         };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        let listener = socket.listen(BACKLOG)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
     };
     bind().map_err(|source| StartError::Listen { key, address, source })
 }
