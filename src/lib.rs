@@ -324,7 +324,7 @@ fn ids(config: &config::Ids) -> Result<Ids, StartError> {
 
 /// Listens on the address of a setting; gives the address that it became.
 fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bind = || {
+    let listen = || -> io::Result<_> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -335,5 +335,5 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAd
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };
-    bind().map_err(|source| StartError::Listen { key, address, source })
+    listen().map_err(|source| StartError::Listen { key, address, source })
 }
