@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pingora::connectors::TransportConnector;
 use pingora::upstreams::peer::{BasicPeer, Peer};
 use sidestream::config::AppAddress;
-use sidestream::proxy::app::answer::{self, Asked, HeadState};
+use sidestream::proxy::app::answer::{self, HeadState, RequestKind};
 use sidestream::proxy::app::body::Body;
 use sidestream::proxy::app::{App, AppConnection};
 use sidestream::proxy::connections::Connections;
@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 const REQUEST: &[u8] =
     b"GET /page HTTP/1.1\r\nHost: app\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
 const BODY: u64 = 130;
-const ASKED: Asked = Asked { is_head: false, is_upgrade: false };
+const ASKED: RequestKind = RequestKind { is_head: false, is_upgrade: false };
 /// Each way is measured so often, by turns.
 const ROUNDS: usize = 5;
 

@@ -64,7 +64,7 @@ use feed::journal::JournalLimits;
 use metrics::{Metrics, RequestLog};
 use proxy::PublicPort;
 use session::catalog::{Catalog, FeedSettings};
-use session::reload::{LastRead, Reload, Told};
+use session::reload::{LastRead, LatestFindings, Reload};
 use session::subscription::Shared;
 use session::survey::Survey;
 use tasks::Tasks;
@@ -180,7 +180,7 @@ impl Sidecar {
             has_source: config.auth.has_source(),
             catalog: catalog.clone(),
             metrics: metrics.clone(),
-            told: Told::default(),
+            findings: LatestFindings::default(),
         };
         let (seen, broken_filters) = reload.load();
 
@@ -192,7 +192,7 @@ impl Sidecar {
             catalog: catalog.clone(),
             metrics: metrics.clone(),
             drain: drain.clone(),
-            told: reload.told.clone(),
+            findings: reload.findings.clone(),
             journal_limit: config.replay.max_bytes,
             console: config.console,
         }));

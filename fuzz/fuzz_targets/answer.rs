@@ -8,7 +8,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use sidestream_fuzz::proxy::app::answer::{Asked, Body, HeadState, inspect, lines};
+use sidestream_fuzz::proxy::app::answer::{Body, HeadState, RequestKind, inspect, lines};
 use sidestream_fuzz::proxy::app::body::Body as Passing;
 use sidestream_fuzz::proxy::http1::answer::{To, write};
 
@@ -34,7 +34,7 @@ fn pass(mut body: Passing, pieces: &[&[u8]]) -> Option<(Vec<u8>, Vec<u8>)> {
 
 fuzz_target!(|input: &[u8]| {
     let Some((first, bytes)) = input.split_first() else { return };
-    let asked = Asked { is_head: first & 1 != 0, is_upgrade: first & 2 != 0 };
+    let asked = RequestKind { is_head: first & 1 != 0, is_upgrade: first & 2 != 0 };
     let to = To { minor: u8::from(first & 4 != 0), is_last: first & 8 != 0 };
     let cut = usize::from(*first) * bytes.len() / 255;
     let whole = inspect(bytes, &mut 0, asked);

@@ -17,7 +17,7 @@ use crate::session::trial::{self, Trial};
 impl Admin {
     /// Each stream with its file, its state and its diagnostics; then what is wrong beside.
     pub(super) fn filters(&self) -> Response<Vec<u8>> {
-        let told = self.told.look();
+        let told = self.findings.look();
         let declared = self.catalog.declared();
         let streams = self.catalog.streams();
         let is_of = |diagnostic: &Diagnostic, name: &str| {

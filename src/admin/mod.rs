@@ -35,7 +35,7 @@ use crate::config::{Console, Subjects};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::session::catalog::Catalog;
-use crate::session::reload::Told;
+use crate::session::reload::LatestFindings;
 use crate::tasks::PanicCount;
 
 /// The list of pages, for requests for anything else.
@@ -73,7 +73,7 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     drain: Drain,
     /// What the filter files were found to say.
-    told: Told,
+    findings: LatestFindings,
     /// `replay.max_bytes`: of each upstream.
     journal_limit: usize,
     /// Names under which it may be asked for, beside addresses and `localhost`.
@@ -97,7 +97,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub drain: Drain,
     /// Of the [`Reload`](crate::session::reload::Reload) that reads the files.
-    pub told: Told,
+    pub findings: LatestFindings,
     /// `replay.max_bytes`
     pub journal_limit: usize,
     pub console: Console,
@@ -105,12 +105,12 @@ pub struct Parts {
 
 impl Admin {
     pub fn new(parts: Parts) -> Admin {
-        let Parts { catalog, metrics, drain, told, journal_limit, console } = parts;
+        let Parts { catalog, metrics, drain, findings, journal_limit, console } = parts;
         Admin {
             catalog,
             metrics,
             drain,
-            told,
+            findings,
             journal_limit,
             hosts: console.hosts,
             subjects: console.subjects,

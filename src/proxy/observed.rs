@@ -33,7 +33,7 @@ struct Facts {
 }
 
 /// A head, as far as it is told of.
-pub struct Asked<'a> {
+pub struct ObservedRequest<'a> {
     pub method: &'a str,
     pub target: &'a [u8],
     pub host: Option<&'a [u8]>,
@@ -53,7 +53,7 @@ impl Observed {
     pub fn begin<'a>(
         metrics: &Metrics,
         app: &AppAddress,
-        asked: impl FnOnce() -> Asked<'a>,
+        asked: impl FnOnce() -> ObservedRequest<'a>,
     ) -> Observed {
         let facts = (metrics.tracer.is_on() || metrics.request_log.is_on())
             .then(|| Box::new(Facts::of(&metrics.tracer, app, &asked())));
@@ -125,7 +125,7 @@ impl Observed {
 }
 
 impl Facts {
-    fn of(tracer: &Tracer, app: &AppAddress, asked: &Asked<'_>) -> Facts {
+    fn of(tracer: &Tracer, app: &AppAddress, asked: &ObservedRequest<'_>) -> Facts {
         let end = asked.target.iter().position(|byte| *byte == b'?');
         let path = String::from_utf8_lossy(&asked.target[..end.unwrap_or(asked.target.len())]);
         let known = METHODS.iter().find(|known| **known == asked.method);

@@ -13,7 +13,7 @@ use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{READ_BYTES, ResetReason, Route};
-use crate::upstream::snapshot::{Asked, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
+use crate::upstream::snapshot::{PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
 /// How many documents one look gives.
 const BATCH: usize = 64;
@@ -37,7 +37,7 @@ pub(super) struct Beginning {
 enum State {
     /// So that no loop arises.
     Pausing(Instant),
-    Asked(Asked),
+    Asked(PendingQuery),
     Giving {
         reading: Reading,
         position: Position,

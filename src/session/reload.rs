@@ -36,14 +36,14 @@ pub struct Reload {
     pub has_source: bool,
     pub catalog: Arc<Catalog>,
     pub metrics: Arc<Metrics>,
-    pub told: Told,
+    pub findings: LatestFindings,
 }
 
 /// The result of the last reading of the files.
 #[derive(Clone, Default)]
-pub struct Told(Arc<Mutex<Arc<Findings>>>);
+pub struct LatestFindings(Arc<Mutex<Arc<Findings>>>);
 
-/// See [`Told`].
+/// What is wrong with the filter files.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// What the files' paths begin with.
@@ -51,7 +51,7 @@ pub struct Findings {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-impl Told {
+impl LatestFindings {
     pub fn look(&self) -> Arc<Findings> {
         self.0.lock().clone()
     }
@@ -103,7 +103,7 @@ impl Reload {
         let (trouble_count, result) =
             (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
         let reloaded = self.catalog.put(filters, troubles);
-        *self.told.0.lock() = Arc::new(Findings { dir: self.dir.clone(), diagnostics });
+        *self.findings.0.lock() = Arc::new(Findings { dir: self.dir.clone(), diagnostics });
         self.metrics.filter_reloads_total.with_label_values(&[result]).inc();
         for (what, names) in [
             ("added", reloaded.added),

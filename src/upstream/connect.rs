@@ -187,11 +187,11 @@ impl Server {
         let Connected { client, options, .. } = *tokio::select! {
             connected = self.connected() => connected,
             () = tokio::time::sleep(SERVER_SELECTION_TIMEOUT) => {
-                let (trouble, reason) = (Failure::Unreachable, UNRESOLVED.to_string());
-                return Err(DeploymentError::InVain { trouble, reason });
+                let (failure, reason) = (Failure::Unreachable, UNRESOLVED.to_string());
+                return Err(DeploymentError::InVain { failure, reason });
             }
             reason = self.refused() => {
-                return Err(DeploymentError::InVain { trouble: Failure::ConnectionString, reason });
+                return Err(DeploymentError::InVain { failure: Failure::ConnectionString, reason });
             }
         };
         tokio::select! {
@@ -219,8 +219,8 @@ impl Server {
             Ok(deployment) => return Ok(deployment),
             Err(error) => error,
         };
-        if error.trouble() != Failure::Unreachable {
-            let advice = error.trouble().advice("admin");
+        if error.failure() != Failure::Unreachable {
+            let advice = error.failure().advice("admin");
             return Err(ProbeError::Unusable(error.explain(None, &advice)));
         }
         match deployment::look(&options).await {
@@ -271,15 +271,15 @@ async fn look_until_in_vain(options: &ClientOptions) -> DeploymentError {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         refusals = match deployment::look(options).await {
-            HostReport::InVain(trouble, reason) => {
-                return DeploymentError::InVain { trouble, reason };
+            HostReport::InVain(failure, reason) => {
+                return DeploymentError::InVain { failure, reason };
             }
             HostReport::Refused => refusals + 1,
             HostReport::Member(_) | HostReport::Silent => 0,
         };
         if refusals == REFUSALS {
             let reason = format!("nothing listens at {}", deployment::hosts(options));
-            return DeploymentError::InVain { trouble: Failure::Unreachable, reason };
+            return DeploymentError::InVain { failure: Failure::Unreachable, reason };
         }
     }
 }

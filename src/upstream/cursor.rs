@@ -68,7 +68,7 @@ impl Events {
     /// The next event, or `None` when the server's wait went by without one.
     ///
     /// # Errors
-    /// Those of the driver; [`super::trouble`] knows what they mean.
+    /// Those of the driver; [`Failure::of`] says what they mean.
     pub async fn next_if_any(&mut self) -> Result<Option<RawDocumentBuf>, Error> {
         while let Some(raw) = self.stream.next_if_any().await? {
             if let Some(whole) = self.fragments.join(raw)? {
@@ -190,7 +190,7 @@ pub fn pipeline(collections: &Collections) -> Vec<Document> {
 /// not found, the server is asked all the same, and says what it makes of the token.
 ///
 /// # Errors
-/// Those of the driver; [`super::trouble`] knows what they mean.
+/// Those of the driver; [`Failure::of`] says what they mean.
 pub async fn open(
     server: &Server,
     key: &FeedKey,

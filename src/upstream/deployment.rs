@@ -48,7 +48,7 @@ pub enum DeploymentError {
     OtherDeployment,
     /// The driver would wait for a server that it cannot have.
     #[error("{reason}")]
-    InVain { trouble: Failure, reason: String },
+    InVain { failure: Failure, reason: String },
     /// The next event can be read in no way, or has no place: what lies up to now is lost.
     #[error("the next event cannot be read: {0}")]
     Unreadable(String),
@@ -60,13 +60,13 @@ pub enum DeploymentError {
 
 impl DeploymentError {
     /// What it means for the streams.
-    pub fn trouble(&self) -> Failure {
+    pub fn failure(&self) -> Failure {
         match self {
             DeploymentError::Standalone => Failure::Standalone,
             DeploymentError::NotInitiated => Failure::NotInitiated,
             DeploymentError::Unsupported => Failure::Unsupported,
             DeploymentError::OtherDeployment => Failure::Fatal,
-            DeploymentError::InVain { trouble, .. } => *trouble,
+            DeploymentError::InVain { failure, .. } => *failure,
             DeploymentError::Unreadable(_) => Failure::Unreadable,
             DeploymentError::Stalled(_) => Failure::Passing,
             DeploymentError::Driver(error) => Failure::of(error),
@@ -181,11 +181,11 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> HostReport
     let hello = match hello.await {
         Ok(hello) => hello,
         Err(error) => {
-            let trouble = Failure::of(&error);
+            let failure = Failure::of(&error);
             let message = failure::message(&error);
             let reason = format!("{address} accepts connections, but: {message}");
-            return match trouble {
-                Failure::Authentication => HostReport::InVain(trouble, reason),
+            return match failure {
+                Failure::Authentication => HostReport::InVain(failure, reason),
                 _ => HostReport::Member(reason),
             };
         }

@@ -162,12 +162,12 @@ impl Upstream {
                         // Whether the place is lost for good shows when it is opened again: what the
                         // server said of a cursor may have been about its own trouble.
                         CursorEnd::Failed(error)
-                            if error.trouble().is_loss()
+                            if error.failure().is_loss()
                                 && !matches!(error, DeploymentError::Unreadable(_))
                                 && !is_doubted =>
                         {
                             is_doubted = true;
-                            self.count_restart(error.trouble().reason());
+                            self.count_restart(error.failure().reason());
                             continue;
                         }
                         CursorEnd::Failed(error) => error,
@@ -185,11 +185,11 @@ impl Upstream {
             if matches!(error, DeploymentError::Stalled(_)) {
                 patience.stalled();
             }
-            let (trouble, pause) = self.report(&error, failures).await;
-            resume = match (trouble, resume) {
+            let (failure, pause) = self.report(&error, failures).await;
+            resume = match (failure, resume) {
                 // The window may reach back further than the oplog; see `warm_start`.
                 (_, Resume::First) if self.feed.now().is_none() => Resume::First,
-                (trouble, _) if trouble.is_loss() => Resume::FromNow,
+                (failure, _) if failure.is_loss() => Resume::FromNow,
                 (Failure::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
                 (_, Resume::FromNow) => Resume::FromNow,
                 (_, _) => Resume::FromHead,
@@ -206,7 +206,7 @@ impl Upstream {
         generation: u64,
         collections: &Collections,
     ) -> (ReadMode, Option<DeploymentError>) {
-        let (true, Some((head, _))) = (error.trouble() == Failure::TooLarge, self.feed.now())
+        let (true, Some((head, _))) = (error.failure() == Failure::TooLarge, self.feed.now())
         else {
             return (ReadMode::Batches, Some(error));
         };
@@ -323,32 +323,32 @@ impl Upstream {
     }
 
     async fn report(&self, error: &DeploymentError, failures: u32) -> (Failure, Duration) {
-        let trouble = error.trouble();
-        let (first, longest) = if trouble.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
+        let failure = error.failure();
+        let (first, longest) = if failure.needs_a_person() { SLOW_BACKOFF } else { BACKOFF };
         let doubled = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
         let pause = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.count_restart(trouble.reason());
+        self.count_restart(failure.reason());
         let seen = match error {
             // The driver's own message lists what it knows of every host; a look says more.
-            DeploymentError::Driver(_) if trouble == Failure::Unreachable => {
+            DeploymentError::Driver(_) if failure == Failure::Unreachable => {
                 Some(self.server.diagnose().await)
             }
             _ => None,
         };
-        let message = error.explain(seen, &trouble.advice(&self.feed.key().database));
+        let message = error.explain(seen, &failure.advice(&self.feed.key().database));
         warn!(
             upstream = %self.feed.key(),
-            reason = trouble.reason(),
+            reason = failure.reason(),
             attempt = failures,
             retry_in = ?pause,
             "change stream is unavailable: {message}"
         );
-        let needs_a_person = trouble.needs_a_person();
+        let needs_a_person = failure.needs_a_person();
         self.feed.set_status(Status::Away(Absence { reason: message, needs_a_person }));
-        if matches!(error, DeploymentError::InVain { .. }) && trouble.needs_a_person() {
+        if matches!(error, DeploymentError::InVain { .. }) && failure.needs_a_person() {
             self.server.renew();
         }
-        (trouble, pause)
+        (failure, pause)
     }
 
     fn count_restart(&self, reason: &str) {

@@ -56,7 +56,7 @@ impl Head {
 
 /// What was asked, as far as it says how the answer is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestKind {
     pub is_head: bool,
     /// The app may switch to WebSocket.
     pub is_upgrade: bool,
@@ -64,7 +64,7 @@ pub struct Asked {
 
 /// Looks at the beginning of an answer. `seen` is how far it was looked at before, so that a head
 /// which comes byte by byte costs no more than another: 0 at first, and again for the next head.
-pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> HeadState {
+pub fn inspect(bytes: &[u8], seen: &mut usize, asked: RequestKind) -> HeadState {
     // Here, since httparse passes over empty lines before a head; and at once, since what speaks
     // another protocol may never end a line.
     let common = bytes.len().min(HTTP1.len());
@@ -92,7 +92,7 @@ pub fn inspect(bytes: &[u8], seen: &mut usize, asked: Asked) -> HeadState {
     HeadState::Partial
 }
 
-fn parse(bytes: &[u8], asked: Asked) -> Result<Head, &'static str> {
+fn parse(bytes: &[u8], asked: RequestKind) -> Result<Head, &'static str> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -274,8 +274,8 @@ mod tests {
 
     use super::*;
 
-    const GET: Asked = Asked { is_head: false, is_upgrade: false };
-    const HEAD: Asked = Asked { is_head: true, is_upgrade: false };
+    const GET: RequestKind = RequestKind { is_head: false, is_upgrade: false };
+    const HEAD: RequestKind = RequestKind { is_head: true, is_upgrade: false };
     #[test]
     fn only_web_sockets_are_switched_to() {
         for fields in ["", "Upgrade: h2c\r\n", "Upgrade: websocket\r\nUpgrade: h2c\r\n"] {
@@ -284,9 +284,9 @@ mod tests {
         }
     }
 
-    const UPGRADE: Asked = Asked { is_head: false, is_upgrade: true };
+    const UPGRADE: RequestKind = RequestKind { is_head: false, is_upgrade: true };
 
-    fn whole(text: &str, asked: Asked) -> HeadState {
+    fn whole(text: &str, asked: RequestKind) -> HeadState {
         inspect(text.as_bytes(), &mut 0, asked)
     }
 

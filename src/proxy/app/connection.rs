@@ -22,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::answer::{self, Asked, Head, HeadState};
+use super::answer::{self, Head, HeadState, RequestKind};
 use super::body::Body;
 use super::socket::Socket;
 use crate::proxy::chunks::Malformed;
@@ -74,7 +74,7 @@ pub struct AppConnection {
     /// Read and not used yet.
     pub(super) unread: BytesMut,
     is_reused: bool,
-    asked: Asked,
+    asked: RequestKind,
     /// How far the next head was looked at.
     seen: usize,
     /// Something of an answer came.
@@ -94,7 +94,7 @@ impl AppConnection {
             socket,
             unread: BytesMut::new(),
             is_reused,
-            asked: Asked { is_head: false, is_upgrade: false },
+            asked: RequestKind { is_head: false, is_upgrade: false },
             seen: 0,
             is_answering: false,
             is_asked: false,
@@ -111,7 +111,7 @@ impl AppConnection {
     }
 
     /// Begins an exchange; what is asked says how the answer is to be read.
-    pub fn begin(&mut self, asked: Asked) {
+    pub fn begin(&mut self, asked: RequestKind) {
         self.asked = asked;
     }
 

@@ -95,11 +95,11 @@ fn is_framing(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::app::answer::{Asked, HeadState, inspect};
+    use crate::proxy::app::answer::{HeadState, RequestKind, inspect};
 
     fn written(said: &str, to: To) -> (String, String, bool) {
         let said = said.replace('\n', "\r\n");
-        let asked = Asked { is_head: false, is_upgrade: true };
+        let asked = RequestKind { is_head: false, is_upgrade: true };
         let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else {
             panic!("{said}")
         };

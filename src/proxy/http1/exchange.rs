@@ -22,7 +22,7 @@ use super::ahead::Ahead;
 use super::answer::{self, To};
 use super::client::{Client, Watch};
 use crate::drain::Drain;
-use crate::proxy::app::answer::Asked;
+use crate::proxy::app::answer::RequestKind;
 use crate::proxy::app::body::Body;
 use crate::proxy::app::connection::Room;
 use crate::proxy::app::{AppConnection, Broken};
@@ -48,7 +48,7 @@ pub enum Stop {
 /// What is known of a request from its head.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    pub asked: Asked,
+    pub asked: RequestKind,
     pub minor: u8,
     pub is_keep_alive: bool,
     pub is_idempotent: bool,

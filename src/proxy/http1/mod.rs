@@ -19,7 +19,7 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::app::answer::Asked as AskedOfApp;
+use super::app::answer::RequestKind;
 use super::app::body::Body;
 use super::app::{self, App, AppConnection, Broken};
 use super::chunks::Malformed;
@@ -27,7 +27,7 @@ use super::connections::Registration;
 use super::gate::{self, Head};
 use super::limits::pause::TOO_LATE;
 use super::limits::requests::{self, RequestSlot};
-use super::observed::{Asked, Observed};
+use super::observed::{Observed, ObservedRequest};
 use super::plain;
 use super::side::Side;
 use crate::api::capacity::Full;
@@ -93,7 +93,7 @@ impl Forwarder {
     fn observe(&self, bytes: &[u8], head: &Head, peer: Option<IpAddr>) -> Observed {
         Observed::begin(&self.metrics, self.app.address(), || {
             let first = |name: &str| gate::header_values(bytes, name).into_iter().next();
-            Asked {
+            ObservedRequest {
                 method: head.method(bytes),
                 target: head.target(bytes),
                 host: first("host"),
@@ -137,7 +137,7 @@ impl Forwarder {
         };
         observed.put_traceparent(&mut first);
         let request = Request {
-            asked: AskedOfApp { is_head: head.is_head, is_upgrade: sent.is_upgrade },
+            asked: RequestKind { is_head: head.is_head, is_upgrade: sent.is_upgrade },
             minor: head.minor,
             is_keep_alive: head.is_keep_alive,
             is_idempotent: head.is_idempotent,

@@ -25,12 +25,12 @@ use super::sink::Gone;
 use super::upload::Upload;
 use crate::api::capacity::Full;
 use crate::api::problem::Problem;
-use crate::proxy::app::answer::{Asked as AskedOfApp, Body as Framed, Head};
+use crate::proxy::app::answer::{Body as Framed, Head, RequestKind};
 use crate::proxy::app::body::Body;
 use crate::proxy::app::{self, AppConnection, Broken, Unreachable};
 use crate::proxy::limits::pause::{Pause, TOO_LATE};
 use crate::proxy::limits::requests::{self, RequestSlot};
-use crate::proxy::observed::{Asked, Observed};
+use crate::proxy::observed::{Observed, ObservedRequest};
 
 /// The message for gRPC clients, since the app is reached over HTTP/1.1.
 const NO_GRPC: &str = "gRPC is not supported here: requests reach the app as HTTP/1.1, and gRPC needs \
@@ -74,7 +74,7 @@ pub async fn forward(
     let mut observed = observe(shared, &parts);
     let site = &shared.site;
     let ending = Ending {
-        asked: AskedOfApp { is_head: parts.method == http::Method::HEAD, is_upgrade: false },
+        asked: RequestKind { is_head: parts.method == http::Method::HEAD, is_upgrade: false },
         is_idempotent: parts.method.is_idempotent(),
         is_grpc: is_grpc(&parts),
     };
@@ -104,7 +104,7 @@ fn observe(shared: &ConnectionState, parts: &Parts) -> Observed {
         let first = |name: &str| parts.headers.get(name).map(|value| value.as_bytes());
         let chain: Vec<&[u8]> =
             parts.headers.get_all("x-forwarded-for").iter().map(|value| value.as_bytes()).collect();
-        Asked {
+        ObservedRequest {
             method: parts.method.as_str(),
             target: parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes(),
             host: Some(gate::host_of(parts)),
@@ -158,7 +158,7 @@ fn is_grpc(parts: &Parts) -> bool {
 
 /// What is known of a request once its head is gone.
 struct Ending {
-    asked: AskedOfApp,
+    asked: RequestKind,
     is_idempotent: bool,
     is_grpc: bool,
 }

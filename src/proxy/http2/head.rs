@@ -174,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proxy::app::answer::{Asked, HeadState, inspect};
+    use crate::proxy::app::answer::{HeadState, RequestKind, inspect};
     use crate::proxy::gate::{Body as GatedBody, Gate, Verdict};
 
     fn written(uri: &str, fields: &[(&str, &str)], has_body: bool) -> (String, Framing) {
@@ -241,7 +241,7 @@ mod tests {
 
     fn told(said: &str) -> (u16, Vec<(String, String)>) {
         let said = said.replace('\n', "\r\n");
-        let asked = Asked { is_head: false, is_upgrade: false };
+        let asked = RequestKind { is_head: false, is_upgrade: false };
         let HeadState::Head(head) = inspect(said.as_bytes(), &mut 0, asked) else {
             panic!("{said}")
         };

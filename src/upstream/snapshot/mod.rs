@@ -28,7 +28,7 @@ use crate::matcher::projection::{Projection, Shown};
 use crate::upstream::deployment::{self, DeploymentError};
 use crate::upstream::failure::{self, UNAUTHORIZED};
 
-pub use shared::{Asked, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
+pub use shared::{PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
 const MAX_TIME_EXPIRED: i32 = 50;
 /// "Read concern snapshot is not supported" of servers before 5.0.

@@ -82,14 +82,14 @@ pub enum SnapshotAnswer {
     Taken(Arc<Taken>),
     Refused(Refused),
     /// It is being read.
-    Asked(Asked),
+    Asked(PendingQuery),
 }
 
 /// Waits for a query. When it has ended, ask once more.
 #[derive(Debug)]
-pub struct Asked(watch::Receiver<()>);
+pub struct PendingQuery(watch::Receiver<()>);
 
-impl Asked {
+impl PendingQuery {
     /// Resolves when the query has ended. May be dropped and called again.
     pub async fn ended(&mut self) {
         // Nothing is ever sent: the sender goes with the query.
@@ -200,7 +200,7 @@ impl Snapshots {
             return SnapshotAnswer::Refused(refused);
         }
         if let Some(query) = slot.query.upgrade() {
-            return SnapshotAnswer::Asked(Asked(query.subscribe()));
+            return SnapshotAnswer::Asked(PendingQuery(query.subscribe()));
         }
         if state.waiting.load(Ordering::Relaxed) >= state.max_waiting {
             state.count(route, "busy");
@@ -211,7 +211,7 @@ impl Snapshots {
         slot.query = Arc::downgrade(&query);
         let task = state.clone().run(feed.clone(), route.clone(), query);
         state.tasks.spawn("snapshot", task);
-        SnapshotAnswer::Asked(Asked(asked))
+        SnapshotAnswer::Asked(PendingQuery(asked))
     }
 
     /// How far the positions are that clients of a stream have from its snapshots; its feed may not
