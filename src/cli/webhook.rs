@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use tracing::{error, info};
 
 use super::inject::{PlatformArgs, duration};
 use super::{BAD_INPUT, StopSignals, UNAVAILABLE, log, serving_runtime};
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{Log, LogFormat, LogLevel, Words};
 use crate::kubernetes::Version;
 use crate::kubernetes::webhook::{
     ApiServer, CertificateSource, Options, Own, Webhook, WebhookError,
@@ -39,9 +40,9 @@ pub struct WebhookArgs {
     #[command(flatten)]
     api: ApiArgs,
     #[arg(long, value_enum, default_value = "text")]
-    log_format: Format,
+    log_format: LogFormat,
     #[arg(long, value_enum, default_value = "info")]
-    log_level: Level,
+    log_level: LogLevel,
 }
 
 /// A certificate from files, read again when they change.
@@ -95,19 +96,24 @@ struct ApiArgs {
     api_token: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
+impl ValueEnum for LogFormat {
+    fn value_variants<'a>() -> &'a [LogFormat] {
+        LogFormat::VALUES
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(LogFormat::NAMES[*self as usize]))
+    }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
+impl ValueEnum for LogLevel {
+    fn value_variants<'a>() -> &'a [LogLevel] {
+        LogLevel::VALUES
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
+    }
 }
 
 impl WebhookArgs {
@@ -153,19 +159,13 @@ impl WebhookArgs {
 }
 
 pub fn webhook(args: WebhookArgs) -> ExitCode {
-    let format = match args.log_format {
-        Format::Text => LogFormat::Text,
-        Format::Json => LogFormat::Json,
-    };
-    let level = match args.log_level {
-        Level::Error => LogLevel::Error,
-        Level::Warn => LogLevel::Warn,
-        Level::Info => LogLevel::Info,
-        Level::Debug => LogLevel::Debug,
-        Level::Trace => LogLevel::Trace,
-    };
     // Writes out what is left when it is dropped.
-    let _log = log::start(Log { format, level, requests: false, requests_every: 1 });
+    let _log = log::start(Log {
+        format: args.log_format,
+        level: args.log_level,
+        requests: false,
+        requests_every: 1,
+    });
     let Some(options) = args.options() else {
         error!("an argument is missing; see sidestream webhook --help");
         return ExitCode::from(super::BAD_USAGE);

@@ -46,6 +46,7 @@ pub use tls::Tls;
 pub use token_source::{RESERVED_QUERY, TokenSource};
 pub(crate) use units::show_duration;
 pub use units::{Invalid, parse_duration, parse_size};
+pub(crate) use value::Words;
 
 /// Every mistake in the settings; never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

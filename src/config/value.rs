@@ -31,7 +31,7 @@ pub(super) trait Value: Sized {
 }
 
 /// A choice, whose words are those of its declaration.
-pub(super) trait Words: Copy + 'static {
+pub(crate) trait Words: Copy + 'static {
     const NAMES: &[&str];
     /// One for each name.
     const VALUES: &[Self];
