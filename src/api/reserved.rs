@@ -23,7 +23,7 @@ use crate::api::wanted;
 use crate::api::websocket::Upgraded;
 use crate::config::Compression;
 use crate::drain::{Drain, DrainHold};
-use crate::metrics::{Metrics, Request};
+use crate::metrics::{LoggedRequest, Metrics};
 use crate::session::catalog::Catalog;
 use crate::session::connection::Connection;
 use crate::session::control::Ended;
@@ -235,7 +235,7 @@ impl Handler {
             let seconds = began.elapsed().as_secs_f64();
             let (method, path) = (method.as_str(), path.as_str());
             let client = address;
-            metrics.request_log.tell(&Request { method, path, status, seconds, client });
+            metrics.request_log.tell(&LoggedRequest { method, path, status, seconds, client });
         }
         let mut answer = match decided {
             Ok(answer) => answer,

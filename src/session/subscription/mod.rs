@@ -33,7 +33,7 @@ use crate::feed::routes::{Delivery, DeliveryKind, Read, ResetReason, Route};
 use crate::feed::{Back, Feed};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
-use crate::session::beginning::{self, Beginning};
+use crate::session::beginning::{Beginning, SnapshotStep};
 use crate::session::listeners::{Listener, Listeners, Progress};
 use crate::upstream::replay::{Replay, ReplayStep, Replayer};
 use crate::upstream::snapshot::Snapshots;
