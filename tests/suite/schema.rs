@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value};
 use sidestream::filter;
-use sidestream::yaml::{self, Kind, Node, Typed};
+use sidestream::yaml::{self, Node, NodeKind, Typed};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -25,12 +25,12 @@ fn the_file_is_what_the_command_prints() {
 /// As an editor would read it.
 fn json(node: &Node) -> Value {
     match &node.kind {
-        Kind::Mapping(entries) => {
+        NodeKind::Mapping(entries) => {
             let entries = entries.iter().map(|entry| (entry.key.clone(), json(&entry.value)));
             Value::Object(entries.collect::<Map<_, _>>())
         }
-        Kind::Sequence(items) => items.iter().map(json).collect(),
-        Kind::Scalar(scalar) => match scalar.typed() {
+        NodeKind::Sequence(items) => items.iter().map(json).collect(),
+        NodeKind::Scalar(scalar) => match scalar.typed() {
             Ok(Typed::Null) => Value::Null,
             Ok(Typed::Bool(value)) => value.into(),
             Ok(Typed::Int(value)) => value.into(),

@@ -19,7 +19,7 @@ use sidestream::metrics::Metrics;
 use sidestream::tasks::Tasks;
 use sidestream::upstream::connect::Server;
 use sidestream::upstream::snapshot::{
-    self, Answer, Bounds, Refused, SnapshotError, Snapshots, Taken, Wanted,
+    self, Bounds, Refused, SnapshotAnswer, SnapshotError, SnapshotQuery, Snapshots, Taken,
 };
 
 use super::{client, collection, filter};
@@ -149,8 +149,8 @@ async fn a_stream_behind_a_snapshot_misses_nothing_and_repeats_nothing() {
     sidecar.finish().await;
 }
 
-fn wanted<'a>(database: &'a str, predicate: &'a Predicate) -> Wanted<'a> {
-    Wanted { database, collection: "orders", predicate, projection: None }
+fn wanted<'a>(database: &'a str, predicate: &'a Predicate) -> SnapshotQuery<'a> {
+    SnapshotQuery { database, collection: "orders", predicate, projection: None }
 }
 
 // The same as its clients have it: what was there, and every change behind it.
@@ -225,7 +225,7 @@ async fn a_snapshot_has_bounds() {
         }
     }
     // A collection that is not there has no documents, and a moment all the same.
-    let missing = Wanted { collection: "missing", ..all };
+    let missing = SnapshotQuery { collection: "missing", ..all };
     let taken = snapshot::read(&client, missing, BOUNDS).await.unwrap();
     assert!(taken.documents.is_empty() && taken.position >= first, "{:?}", taken.position);
 }
@@ -351,9 +351,9 @@ async fn get(
     let mut has_waited = false;
     loop {
         match snapshots.ask(feed, route, None, has_waited) {
-            Answer::Taken(taken) => return Ok(taken),
-            Answer::Refused(refused) => return Err(refused),
-            Answer::Asked(mut asked) => asked.ended().await,
+            SnapshotAnswer::Taken(taken) => return Ok(taken),
+            SnapshotAnswer::Refused(refused) => return Err(refused),
+            SnapshotAnswer::Asked(mut asked) => asked.ended().await,
         }
         has_waited = true;
     }

@@ -10,7 +10,7 @@ mod profile;
 mod webhook;
 
 use serde_json::Value;
-use sidestream::yaml::{self, Kind, Node, Typed};
+use sidestream::yaml::{self, Node, NodeKind, Typed};
 
 /// The documents of a YAML text, as a Kubernetes client reads them. Text that YAML's versions read
 /// differently stays text.
@@ -31,11 +31,11 @@ fn documents(text: &str) -> Vec<Value> {
 
 fn value(node: &Node) -> Value {
     match &node.kind {
-        Kind::Mapping(entries) => {
+        NodeKind::Mapping(entries) => {
             entries.iter().map(|entry| (entry.key.clone(), value(&entry.value))).collect()
         }
-        Kind::Sequence(items) => items.iter().map(value).collect(),
-        Kind::Scalar(scalar) => match scalar.typed() {
+        NodeKind::Sequence(items) => items.iter().map(value).collect(),
+        NodeKind::Scalar(scalar) => match scalar.typed() {
             Ok(Typed::Null) => Value::Null,
             Ok(Typed::Bool(value)) => value.into(),
             Ok(Typed::Int(value)) => value.into(),
