@@ -96,7 +96,7 @@ fn commands_name_what_is_there() {
     }
     let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
-    let target = Regex::new("(?m)(?:`|^(?://!|#)? {4,})make ([a-z-]+)").unwrap();
+    let target = Regex::new("(?m)(?:`|^(?://!|#)? {4,})make ([a-z][a-z-]*)").unwrap();
     let script = Regex::new(r"(?:^|[^\w/.-])scripts/([A-Za-z0-9._-]*[A-Za-z0-9_-])").unwrap();
     let bench = Regex::new(r"(\S*)cargo bench(?: --bench ([a-z]+))?").unwrap();
     let (mut seen, mut wrong) = (0, Vec::new());
