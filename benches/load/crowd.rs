@@ -1,8 +1,9 @@
 //! Many clients of event streams in one thread: counts what comes, and checks that each client
 //! gets every event that is its own once and in order.
 //!
-//! They speak SSE, plain or compressed, NDJSON, long poll, or what is spoken over WebSocket. Plain sockets and epoll, one buffer for all: the
-//! crowd shares the machine with what it measures, so it has to be cheap, in time and in memory.
+//! They speak SSE, plain or compressed, NDJSON, long poll, or what is spoken over WebSocket. Plain
+//! sockets and epoll, one buffer for all: the crowd shares the machine with what it measures, so it has
+//! to be cheap, in time and in memory.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
@@ -87,7 +88,9 @@ pub struct Seen {
     pub resets: u64,
     /// Connections that ended.
     pub closed: u64,
-    /// When the last event came.
+    /// `event: ready`, and whole answers to those who fetch.
+    pub ready: u64,
+    /// When the last event came, or the last `ready`.
     pub last: Option<Instant>,
     /// Microseconds from the stamp in an event to its arrival, where they are kept.
     pub latencies: Option<Vec<(u64, u32)>>,
@@ -180,6 +183,18 @@ impl Crowd {
     pub fn read_until(&mut self, events: u64, patience: Duration) -> Result<bool, String> {
         let began = Instant::now();
         while self.seen.events < events {
+            if began.elapsed() > patience {
+                return Ok(false);
+            }
+            self.turn(Duration::from_millis(50))?;
+        }
+        Ok(true)
+    }
+
+    /// Reads until so many clients are ready; says whether they are.
+    pub fn read_until_ready(&mut self, clients: u64, patience: Duration) -> Result<bool, String> {
+        let began = Instant::now();
+        while self.seen.ready < clients {
             if began.elapsed() > patience {
                 return Ok(false);
             }
@@ -291,7 +306,7 @@ impl Client {
                     }
                     self.framing = match head.contains("transfer-encoding: chunked") {
                         _ if self.speaks.is_websocket() => Framing::Greeting,
-                        _ if self.speaks == Speaks::Poll => {
+                        _ if matches!(self.speaks, Speaks::Poll | Speaks::Fetch) => {
                             let length = number_after(head.as_bytes(), b"content-length:");
                             Framing::Answer(length.unwrap_or(0) as usize)
                         }
@@ -381,13 +396,18 @@ impl Client {
         Ok(())
     }
 
-    /// A poll is answered: counts its events, and polls again from where it says.
+    /// A poll or a fetch is answered: counts its events. Who polls goes on from where the answer says.
     fn polled(&mut self, seen: &mut Seen, answer: &mut Vec<u8>) {
         let whole = std::mem::take(&mut self.partial);
         let mut rest = &whole[..];
         while let Some(at) = memmem::find(rest, b"\"seq\":") {
             self.event(&rest[at..], seen);
             rest = &rest[at + 1..];
+        }
+        if self.speaks == Speaks::Fetch {
+            (seen.ready, seen.last) = (seen.ready + 1, Some(Instant::now()));
+            self.framing = Framing::Over;
+            return;
         }
         if memmem::find(&whole, b"\"event\":\"reset\"").is_some() {
             seen.resets += 1;
@@ -420,6 +440,9 @@ impl Client {
             line.starts_with(b"{") && memmem::find(line, b"\"event\":\"reset\"").is_some();
         if is_reset || line.starts_with(b"event: reset") || line.starts_with(b"event: end") {
             seen.resets += 1;
+        }
+        if line.starts_with(b"event: ready") {
+            (seen.ready, seen.last) = (seen.ready + 1, Some(Instant::now()));
         }
         if line.starts_with(b"data:") || line.starts_with(b"{") {
             self.event(line, seen);

@@ -83,8 +83,7 @@ pub fn to_all(bench: &mut Bench, clients: usize, name: &str, ours: Holder, rival
         };
         let what = format!("fan-out to {clients} clients, {when}{by}");
         for rival in rivals.iter().filter(|rival| !rival.sent[kind].is_empty()) {
-            let goal = goal_of(ours.holder, rival.holder);
-            add(bench, (name, kind, &what), &ours.sent[kind], rival, goal);
+            add(bench, (name, kind, &what), &ours, rival);
         }
     }
 }
@@ -99,14 +98,10 @@ fn goal_of(ours: Holder, rival: Holder) -> Option<Goal> {
     }
 }
 
-fn add(
-    bench: &mut Bench,
-    (name, kind, what): (&str, usize, &str),
-    ours: &[Sent],
-    rival: &Shown,
-    goal: Option<Goal>,
-) {
-    let theirs = &rival.sent[kind];
+fn add(bench: &mut Bench, (name, kind, what): (&str, usize, &str), ours: &Shown, rival: &Shown) {
+    let is_compressed = ours.holder == Holder::Gzip;
+    let goal = goal_of(ours.holder, rival.holder);
+    let (ours, theirs) = (&ours.sent[kind], &rival.sent[kind]);
     let per_second = |sent: &[Sent]| {
         Figure::chosen(best(sent).per_second, sent.iter().map(|sent| sent.per_second))
     };
@@ -130,9 +125,15 @@ fn add(
         note.push_str(&format!(", which lost {gone} streams at the start"));
     }
     bench.report.add(row.note(note));
-    let what = format!("processor time for each, {what}");
-    let row = Row::new(&format!("{name}-cpu-{kind}-{slug}"), &what, "µs", cpu(ours));
+    let each = format!("processor time for each, {what}");
+    let row = Row::new(&format!("{name}-cpu-{kind}-{slug}"), &each, "µs", cpu(ours));
     bench.report.add(row.beside(who, cpu(theirs)));
+    if is_compressed {
+        let bytes = |sent: &[Sent]| Figure::median(sent.iter().map(|sent| sent.bytes));
+        let each = format!("bytes on the wire for each, {what}");
+        let row = Row::new(&format!("{name}-bytes-{kind}-{slug}"), &each, "bytes", bytes(ours));
+        bench.report.add(row.beside(who, bytes(theirs)));
+    }
 }
 
 /// The quickest: what disturbs only ever slows down.

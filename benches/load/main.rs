@@ -34,6 +34,7 @@ mod rollout;
 mod secure;
 mod servers;
 mod sidecar;
+mod snapshots;
 mod transports;
 mod webhook;
 mod websocket;
@@ -49,13 +50,14 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 10] = [
+const GROUPS: [&str; 11] = [
     "idle",
     "fanout",
     "transports",
     "latency",
     "proxy",
     "mongodb",
+    "snapshots",
     "secure",
     "hostile",
     "rollout",
@@ -190,6 +192,7 @@ fn run(group: &str, bench: &mut Bench) {
         "latency" => latency::run(bench),
         "proxy" => proxy::run(bench),
         "mongodb" => cursors::run(bench),
+        "snapshots" => snapshots::run(bench),
         "secure" => secure::run(bench),
         "hostile" => hostile::run(bench),
         "webhook" => webhook::run(bench),

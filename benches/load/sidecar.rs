@@ -21,6 +21,8 @@ pub struct How<'a> {
     pub descriptors: Option<u32>,
     /// Whether it compresses by gzip.
     pub is_compressing: bool,
+    /// Its filter files; those of [`filters`] where there are none.
+    pub filters: Option<&'a Path>,
 }
 
 pub struct Sidecar {
@@ -33,7 +35,7 @@ pub struct Sidecar {
 
 impl Sidecar {
     pub fn start(program: &Path, dir: &Path, uri: &str, how: &How<'_>) -> Sidecar {
-        let filters = filters(dir);
+        let filters = how.filters.map_or_else(|| filters(dir), Path::to_path_buf);
         let (address, admin) = (loopback(free_port()), loopback(free_port()));
         let app = how.app.unwrap_or(loopback(9));
         let mut arguments = vec![

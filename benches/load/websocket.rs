@@ -15,6 +15,8 @@ pub enum Speaks {
     Ndjson,
     /// One poll after the other.
     Poll,
+    /// One request for a list, and no more.
+    Fetch,
     /// Sidestream's envelopes; also what `ws.mjs` says.
     WebSocket,
     /// Socket.IO's protocol 5 over Engine.IO's protocol 4.
@@ -51,7 +53,7 @@ impl Speaks {
             Speaks::Sse => "Accept: text/event-stream",
             Speaks::Gzip => "Accept: text/event-stream\r\nAccept-Encoding: gzip",
             Speaks::Ndjson => "Accept: application/x-ndjson",
-            Speaks::Poll => "Accept: application/json",
+            Speaks::Poll | Speaks::Fetch => "Accept: application/json",
             // The key is any 16 bytes; who measures does not check the answer to it.
             _ => {
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -98,24 +98,26 @@ impl Handler {
         identity.span = ask.span;
         // Who takes a refusal for final waits on an open stream.
         let waits = transport == Transport::Sse && is_named;
-        let (connection, resume) = match wanted {
+        let (connection, resume, has_id) = match wanted {
             Wanted::One(stream) => {
+                let has_id = has_id(&stream);
                 let show = |position| self.pace.ids.show(position).into_owned();
                 let resume = position_in(&stream.from).map(show);
                 let listener = open.listener.clone();
                 let place = (&mut open.place, listener.clone());
                 let member = self.join(stream, &mut identity, place, waits).await?;
                 let control = self.control(&mut identity, listener);
-                (Connection::new(self.catalog.clone(), control, member), resume)
+                (Connection::new(self.catalog.clone(), control, member), resume, has_id)
             }
             Wanted::Many(streams) => {
+                let has_id = streams.iter().any(has_id);
                 let heartbeat = self.catalog.shared.heartbeat;
                 let mut many = Many::new(true, false, heartbeat);
                 self.join_all(&mut many, streams, &mut identity, &mut open, waits).await?;
                 let resume = many.bookmark();
                 let resume = (!resume.is_empty()).then(|| resume.to_text(&self.pace.ids)).flatten();
                 let control = self.control(&mut identity, open.listener.clone());
-                (Connection::with_many(self.catalog.clone(), control, many), resume)
+                (Connection::with_many(self.catalog.clone(), control, many), resume, has_id)
             }
         };
         self.count_outcome(transport, "accepted");
@@ -132,7 +134,7 @@ impl Handler {
                 Ok(Answer::Plain(Plain { status: 200, headers: fields, body: Vec::new() }))
             }
             Transport::Poll => {
-                let answers_at_once = resume.is_none();
+                let answers_at_once = !has_id;
                 let polling = Polling { opened, wait, answers_at_once, resume, fields };
                 Ok(Answer::Poll(Box::new(polling)))
             }
@@ -311,6 +313,11 @@ fn position_in(from: &From) -> Option<&crate::event::Position> {
         From::Position(position) => Some(position),
         _ => None,
     }
+}
+
+/// Whether the client goes on where it was; a time that it has chosen is where it begins.
+fn has_id(stream: &WantedStream) -> bool {
+    !stream.is_since && position_in(&stream.from).is_some()
 }
 
 /// How the client wants its frames.

@@ -54,7 +54,7 @@ impl Encoder for Poll {
 pub struct Polling {
     pub opened: Opened,
     pub wait: Duration,
-    /// It came without a position: it is answered as soon as there is one.
+    /// It came without an id: it is answered as soon as there is one.
     pub answers_at_once: bool,
     /// Where to go on, when nothing has come.
     pub resume: Option<String>,
@@ -120,8 +120,9 @@ pub fn wait_of(text: Option<&str>) -> Result<Duration, Problem> {
 }
 
 impl Polling {
-    /// Waits for the first event, and answers with what has come by then.
-    pub async fn answer(mut self) -> Plain {
+    /// Waits for the first event, and answers with what has come by then. It stays where it is: a future
+    /// that owned it would have room for it twice.
+    pub async fn answer(mut self: Box<Self>) -> Plain {
         let mut found = Found::default();
         {
             let mut over = pin!(sleep(self.wait));

@@ -353,13 +353,14 @@ impl Session<'_> {
             Ok(message) => message,
             Err(problem) => return Some(error_of(None, &problem)),
         };
-        let name = message.alias.clone();
+        let alias = message.alias.clone().map(|alias| ("as", alias));
+        let name = alias.or_else(|| Some(("stream", message.subscribe.clone()?)));
         let result = match (message.subscribe.is_some(), message.unsubscribe.as_deref()) {
             (true, None) => self.subscribe(message).await,
             (false, Some(label)) => self.unsubscribe(label),
             _ => Err(Problem::new(400, "either `subscribe` or `unsubscribe` is expected").into()),
         };
-        result.err().map(|refusal| error_of(name.as_deref(), refusal.problem()))
+        result.err().map(|refusal| error_of(name, refusal.problem()))
     }
 
     async fn subscribe(&mut self, message: Message) -> Result<(), Refusal> {
@@ -403,10 +404,11 @@ impl Session<'_> {
     }
 }
 
-fn error_of(name: Option<&str>, problem: &Problem) -> Value {
+/// `name` is the member that says which stream is meant, as in what would come of it.
+fn error_of(name: Option<(&str, String)>, problem: &Problem) -> Value {
     let mut message = Map::new();
-    if let Some(name) = name {
-        message.insert("as".to_string(), json!(name));
+    if let Some((member, name)) = name {
+        message.insert(member.to_string(), json!(name));
     }
     message.insert("error".to_string(), problem.to_json());
     Value::Object(message)

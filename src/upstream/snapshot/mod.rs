@@ -21,6 +21,7 @@ use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp};
 use mongodb::Client;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::Collation;
+use tokio::sync::mpsc;
 
 use crate::event::Position;
 use crate::matcher::Predicate;
@@ -39,8 +40,11 @@ const SNAPSHOT_UNAVAILABLE: i32 = 246;
 
 /// Documents that the server sends together, at most.
 const BATCH: u32 = 1_000;
-/// So many are looked at before others have their turn.
+/// So many, or so many bytes, are looked at before others have their turn.
 const TURN: usize = 256;
+const TURN_BYTES: usize = 256 * 1024;
+/// How many turns are read before they are looked at.
+const AHEAD: usize = 8;
 
 /// What a snapshot may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,28 +206,43 @@ async fn read_all(
     }
     let mut found = finding.session(&mut session).await.map_err(SnapshotError::of)?;
     has_begun.store(true, Ordering::Relaxed);
-    let (mut seen, mut documents, mut bytes) = (0_usize, 0, 0);
-    while found.advance(&mut session).await.map_err(SnapshotError::of)? {
-        seen += 1;
-        if seen.is_multiple_of(TURN) {
-            // A batch is in memory, and nothing of it waits by itself.
+    // While the server makes the next batch, the documents of the last one are looked at.
+    let (ahead, mut read) = mpsc::channel::<Vec<RawDocumentBuf>>(AHEAD);
+    let reading = async move {
+        let (mut turn, mut bytes) = (Vec::new(), 0);
+        while found.advance(&mut session).await.map_err(SnapshotError::of)? {
+            let document = found.current();
+            bytes += document.as_bytes().len();
+            turn.push(document.to_owned());
+            if turn.len() == TURN || bytes >= TURN_BYTES {
+                // Nobody takes it when they have turned out to be too many.
+                let _ = ahead.send(std::mem::take(&mut turn)).await;
+                bytes = 0;
+            }
+        }
+        let _ = ahead.send(turn).await;
+        Ok::<_, SnapshotError>(session.snapshot_time())
+    };
+    let judging = async {
+        let (mut documents, mut bytes) = (0, 0);
+        while let Some(turn) = read.recv().await {
+            for document in turn.iter().filter(|document| predicate.matches(document)) {
+                bytes += document.as_bytes().len();
+                if bytes > bounds.bytes {
+                    return Err(SnapshotError::TooLarge("snapshot.max_bytes"));
+                }
+                if documents == bounds.documents {
+                    return Err(SnapshotError::TooLarge("snapshot.max_documents"));
+                }
+                documents += 1;
+                take(document);
+            }
             tokio::task::yield_now().await;
         }
-        let document = found.current();
-        if !predicate.matches(document) {
-            continue;
-        }
-        bytes += document.as_bytes().len();
-        if bytes > bounds.bytes {
-            return Err(SnapshotError::TooLarge("snapshot.max_bytes"));
-        }
-        if documents == bounds.documents {
-            return Err(SnapshotError::TooLarge("snapshot.max_documents"));
-        }
-        documents += 1;
-        take(document);
-    }
-    match session.snapshot_time() {
+        Ok(documents)
+    };
+    let (time, documents) = tokio::try_join!(reading, judging)?;
+    match time {
         Some(time) => Ok(Some(behind(time))),
         None if documents == 0 => Ok(None),
         None => {

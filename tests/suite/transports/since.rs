@@ -1,12 +1,14 @@
+use futures_util::StreamExt;
+use mongodb::bson::{Document, doc};
 use serde_json::Value;
+use tokio_tungstenite::connect_async;
 
 use super::ndjson::Lines;
 use super::{filter, key};
 use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
-use crate::support::{http, until};
-use mongodb::bson::{Document, doc};
+use crate::support::{PATIENCE, http, until};
 
 fn seconds(event: &Value) -> i64 {
     event["data"]["clusterTime"]["$timestamp"]["t"].as_i64().expect("a time")
@@ -49,6 +51,37 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
     let target = format!("/_events/a?since=1h&lastEventId={id}");
     let mut stream = Lines::open(sidecar.listen, &target, "").await;
     assert_eq!(key(&stream.event().await), 2);
+
+    // So it is over every transport, and for each of several streams.
+    let (mut socket, _) =
+        connect_async(format!("ws://{}/_events/a?since={all}", sidecar.listen)).await.unwrap();
+    let message = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a message in time");
+    let message = message.expect("a message").expect("a message");
+    let first = serde_json::from_str::<Value>(message.to_text().expect("text")).expect("JSON");
+    assert_eq!(key(&first), 0);
+    let mut stream = Stream::open(sidecar.listen, &format!("/_events/a?since={all}")).await;
+    assert_eq!(stream.event().await.json()["documentKey"]["_id"], 0);
+    let several = format!("/_events?stream=a&stream=b:a&since={all}");
+    let mut stream = Lines::open(sidecar.listen, &several, "").await;
+    let mut begun = [stream.event().await, stream.event().await];
+    begun.sort_by_key(|event| event["as"].is_string());
+    assert!(begun.iter().all(|event| key(event) <= 1), "{begun:?}");
+    // A poll without an id does not wait, whether anything has happened since or not.
+    for (since, count) in [(&all, number), (&time(later.1 + 1), 0)] {
+        for target in ["/_events/a?", "/_events?stream=a&"] {
+            let mut target = format!("{target}transport=poll&wait=60s&since={since}");
+            let mut seen = 0;
+            loop {
+                let answer = http::get(sidecar.listen, &target).await.json();
+                seen += answer["events"].as_array().expect("events").len() as i64;
+                if seen >= count {
+                    break;
+                }
+                target += &format!("&lastEventId={}", answer["resume"].as_str().expect("an id"));
+            }
+            assert_eq!(seen, count, "{target}");
+        }
+    }
 
     for (since, status) in [("2100-01-01T00:00:00Z", 400), ("yesterday", 400), ("5", 400)] {
         let answer = http::get(sidecar.listen, &format!("/_events/a?since={since}")).await;

@@ -186,6 +186,10 @@ async fn streams_come_and_go_by_the_clients_word() {
         assert_eq!(error["error"]["status"], status, "{message}");
         assert_eq!(error.get("as").and_then(Value::as_str), name, "{message}");
     }
+    // Without an alias, it is the stream that is named.
+    socket.say(json!({ "subscribe": "nothing" })).await;
+    let error = socket.event().await;
+    assert_eq!((&error["stream"], &error["error"]["status"]), (&json!("nothing"), &json!(404)));
     // None of that has closed anything.
     socket.say(json!({ "subscribe": "mine", "as": "again", "resume": resume })).await;
     let event = socket.event().await;
@@ -236,5 +240,22 @@ async fn refusals_are_close_codes_and_foreign_pages_a_403() {
     sidecar.drain();
     assert_eq!(only.closed().await.0, 1001);
     assert_eq!(Socket::open(listen, "/_events/orders").await.closed().await.0, 1001);
+    sidecar.finish().await;
+}
+
+// If it were offered, browsers would send the app's own WebSockets over HTTP/2 as well (RFC 8441).
+#[tokio::test]
+async fn http2_does_not_offer_websockets() {
+    let filters = files(&unique("websocket"));
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &AUTH).await;
+    let socket = TcpStream::connect(sidecar.listen).await.expect("a connection");
+    let (client, connection) = h2::client::handshake(socket).await.expect("a handshake");
+    tokio::spawn(connection);
+    let mut client = client.ready().await.expect("a client");
+    let request = hyper::Request::get(format!("http://{}/_events", sidecar.listen));
+    let (answer, _) = client.send_request(request.body(()).unwrap(), true).expect("a request");
+    // The server's settings come before any answer.
+    assert_eq!(answer.await.expect("an answer").status(), 200);
+    assert!(!client.is_extended_connect_protocol_enabled());
     sidecar.finish().await;
 }
