@@ -3,9 +3,10 @@
 //! Editors write in several steps, and a ConfigMap changes by a symlink swap. The watcher therefore
 //! waits for a moment without changes, then reads everything, and applies only what differs. The
 //! files are read if their names, sizes and times suggest a change. Each reading remembers the
-//! stamp that was taken before it, so that no edit between two readings is missed.
+//! stamp that was taken before it, so that no edit between two readings is missed. A file that is
+//! gone ends its streams only if it is still gone a moment later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::diagnostic::Diagnostic;
@@ -24,6 +26,12 @@ use crate::trace::SpanSide;
 
 /// Changes that follow each other faster than this are one.
 const QUIET: Duration = Duration::from_millis(100);
+/// But nobody who writes without a pause, such as a log in the same directory, holds up the edits of
+/// others for longer than this.
+const BUSY: Duration = Duration::from_secs(1);
+/// A file has to be missing for so long to be taken for removed: editors rename the old file away
+/// before they write the new one.
+const GONE_FOR: Duration = Duration::from_millis(250);
 /// Where nothing tells of changes (a directory that is not there yet, some network file systems),
 /// the files are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -64,15 +72,19 @@ pub struct LastRead {
     content: u64,
 }
 
+/// Streams in force whose files are missing, and since when. Until it is sure that they were removed,
+/// they stay.
+type Gone = BTreeMap<String, Instant>;
+
 impl Reload {
     /// Reads the directory and puts its filters in force. Says how many files were broken.
     pub fn load(&self) -> (LastRead, usize) {
         let (loaded, seen) = read(&self.dir, self.has_source);
-        (seen, self.put(loaded))
+        (seen, self.put(loaded, &Gone::new()))
     }
 
-    /// Puts filters in force; a broken file changes nothing.
-    fn put(&self, loaded: Loaded) -> usize {
+    /// Puts filters in force; a broken file changes nothing, and neither does one that may come back.
+    fn put(&self, loaded: Loaded, gone: &Gone) -> usize {
         let Loaded { mut filters, diagnostics, broken, refused, mut reasons, is_complete } = loaded;
         let span = self.metrics.tracer.root(SpanSide::Internal, "load filter files");
         for diagnostic in &diagnostics {
@@ -85,8 +97,9 @@ impl Reload {
         }
         for old in self.catalog.declared() {
             let name = &old.name;
-            let is_unread =
-                !is_complete && !filters.0.contains_key(name) && !refused.contains(name);
+            let is_unread = (!is_complete || gone.contains_key(name))
+                && !filters.0.contains_key(name)
+                && !refused.contains(name);
             if broken.contains(name) || is_unread {
                 filters.0.insert(name.clone(), old);
             }
@@ -122,30 +135,36 @@ impl Reload {
         // One waiting notice is enough: what it announces is a look at everything.
         let (changed, mut changes) = mpsc::channel(1);
         let mut watcher = None;
+        let mut gone = Gone::new();
         loop {
             // Before the look: what changes after it is announced.
             if watcher.is_none() {
                 watcher = start(&self.dir, changed.clone());
             }
-            if self.look(&mut seen).await {
+            if self.look(&mut seen, &mut gone).await {
                 // What was watched may be another directory by now.
                 watcher = None;
                 continue;
             }
             self.catalog.close_unused().await;
             // The slow look runs also beside a watcher: a directory can be replaced under it.
-            let _ = tokio::time::timeout(LOOK_EVERY, changes.recv()).await;
-            while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
+            let wait = if gone.is_empty() { LOOK_EVERY } else { GONE_FOR };
+            let _ = tokio::time::timeout(wait, changes.recv()).await;
+            let burst = async {
+                while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
+            };
+            let _ = tokio::time::timeout(BUSY, burst).await;
         }
     }
 
     /// Reads the files if they may have changed. Says whether they had.
-    async fn look(&self, seen: &mut Option<LastRead>) -> bool {
+    async fn look(&self, seen: &mut Option<LastRead>, gone: &mut Gone) -> bool {
+        let had_gone = !gone.is_empty();
         let (dir, has_source, before) = (self.dir.clone(), self.has_source, *seen);
         let looking = tokio::task::spawn_blocking(move || {
             let is_unchanged =
                 |before: LastRead| filter::stamp(&dir).is_unchanged_since(&before.stamp);
-            match before.is_some_and(is_unchanged) {
+            match !had_gone && before.is_some_and(is_unchanged) {
                 true => None,
                 false => Some(read(&dir, has_source)),
             }
@@ -160,11 +179,37 @@ impl Reload {
         let Some((loaded, now)) = read else { return false };
         let is_new = before.is_none_or(|before| before.content != now.content);
         *seen = Some(now);
-        if is_new {
-            self.put(loaded);
+        let some_are_removed = note_gone(gone, self.missing(&loaded), Instant::now());
+        if is_new || some_are_removed {
+            self.put(loaded, gone);
         }
         is_new
     }
+
+    /// The streams in force that have no file.
+    fn missing(&self, loaded: &Loaded) -> BTreeSet<String> {
+        let has_file = |name: &String| {
+            loaded.filters.0.contains_key(name)
+                || loaded.broken.contains(name)
+                || loaded.refused.contains(name)
+        };
+        let declared = self.catalog.declared();
+        let names = declared.iter().map(|old| old.name.clone());
+        // Of a directory that cannot be read nothing is known.
+        names.filter(|name| loaded.is_complete && !has_file(name)).collect()
+    }
+}
+
+/// Notes which streams have no file now, and since when. Those that have been missing for long enough
+/// are forgotten: they were removed. Says whether there are such.
+fn note_gone(gone: &mut Gone, missing: BTreeSet<String>, now: Instant) -> bool {
+    gone.retain(|name, _| missing.contains(name));
+    for name in missing {
+        gone.entry(name).or_insert(now);
+    }
+    let before = gone.len();
+    gone.retain(|_, since| now - *since < GONE_FOR);
+    gone.len() < before
 }
 
 fn start(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
@@ -192,4 +237,29 @@ fn read(dir: &Path, has_source: bool) -> (Loaded, LastRead) {
         diagnostic.to_string().hash(&mut hasher);
     }
     (loaded, LastRead { stamp, content: hasher.finish() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_gone_when_it_stays_away() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let start = Instant::now();
+        let mut gone = Gone::new();
+        let mut look = |missing: &[&str], at: Duration| {
+            let is_decided = note_gone(&mut gone, names(missing), start + at);
+            (is_decided, gone.keys().cloned().collect::<Vec<_>>().join(" "))
+        };
+        let early = GONE_FOR - Duration::from_millis(1);
+        assert_eq!(look(&["a", "b"], Duration::ZERO), (false, "a b".to_owned()));
+        // One is back, as after an editor has saved it; the other one is not yet given up.
+        assert_eq!(look(&["b"], early), (false, "b".to_owned()));
+        // The other one is, though the first is away again: for that, time begins anew.
+        assert_eq!(look(&["a", "b"], GONE_FOR), (true, "a".to_owned()));
+        assert_eq!(look(&["a"], GONE_FOR + early), (false, "a".to_owned()));
+        assert_eq!(look(&["a"], 2 * GONE_FOR), (true, String::new()));
+        assert_eq!(look(&[], 3 * GONE_FOR), (false, String::new()));
+    }
 }

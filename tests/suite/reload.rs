@@ -219,3 +219,173 @@ async fn an_edit_that_changes_no_meaning_resets_nobody() {
     }
     sidecar.finish().await;
 }
+
+/// The ways in which editors save: with what they leave beside the file meanwhile, and in which order
+/// the old text goes and the new one comes.
+#[tokio::test]
+async fn what_editors_do_when_they_save_is_one_change() {
+    type Save = fn(&dyn Fn(&str) -> std::path::PathBuf, &str);
+    fn write(path: std::path::PathBuf, text: &str) {
+        std::fs::write(path, text).expect("a file");
+    }
+    fn rename(from: std::path::PathBuf, to: std::path::PathBuf) {
+        std::fs::rename(from, to).expect("another name");
+    }
+    fn remove(path: std::path::PathBuf) {
+        std::fs::remove_file(path).expect("no file");
+    }
+    let editors: [(&str, Save); 5] = [
+        ("vim", |at, text| {
+            // A file of this name shows whether the directory can be written.
+            write(at("4913"), "");
+            remove(at("4913"));
+            rename(at("a.yaml"), at("a.yaml~"));
+            write(at("a.yaml"), text);
+            remove(at("a.yaml~"));
+        }),
+        ("Emacs", |at, text| {
+            std::os::unix::fs::symlink("me@host.1:2", at(".#a.yaml")).expect("a lock");
+            write(at("#a.yaml#"), "half a te");
+            rename(at("a.yaml"), at("a.yaml~"));
+            write(at("a.yaml"), text);
+            remove(at("#a.yaml#"));
+            remove(at(".#a.yaml"));
+        }),
+        ("JetBrains", |at, text| {
+            write(at("a.yaml___jb_tmp___"), text);
+            rename(at("a.yaml"), at("a.yaml___jb_old___"));
+            rename(at("a.yaml___jb_tmp___"), at("a.yaml"));
+            remove(at("a.yaml___jb_old___"));
+        }),
+        ("VS Code", |at, text| {
+            use std::io::Write;
+            let mut file = std::fs::File::create(at("a.yaml")).expect("an empty file");
+            let (first, rest) = text.as_bytes().split_at(text.len() / 2);
+            file.write_all(first).expect("half of it");
+            file.write_all(rest).expect("all of it");
+        }),
+        ("sed -i", |at, text| {
+            write(at("sedAbCdEf"), text);
+            rename(at("sedAbCdEf"), at("a.yaml"));
+        }),
+    ];
+    let database = unique("reload");
+    let version = |n: usize| filter(&database, "a", &format!("match: {{ n: {n} }}\n"));
+    let filters = Filters::new(&[("a", &version(0)), ("b", &filter(&database, "b", ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut a = Stream::open(sidecar.listen, "/_events/a").await;
+    let mut b = Stream::open(sidecar.listen, "/_events/b").await;
+    a.settled().await;
+    b.settled().await;
+    for (index, (editor, save)) in editors.iter().enumerate() {
+        let n = index + 1;
+        save(&|name| filters.path().join(name), &version(n));
+        let reset = a.event().await;
+        assert_eq!(reset.json(), json!({ "reason": "filter-changed" }), "{editor}: {reset:?}");
+        insert(&database, "a", doc! { "_id": format!("old {n}"), "n": n as i64 - 1 }).await;
+        insert(&database, "a", doc! { "_id": editor, "n": n as i64 }).await;
+        let event = a.event().await;
+        assert_eq!(event.json()["documentKey"]["_id"], **editor, "{editor}: {event:?}");
+    }
+    insert(&database, "b", doc! { "_id": 1 }).await;
+    assert_eq!(b.event().await.name(), "insert");
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn of_a_burst_of_edits_the_last_one_counts() {
+    let database = unique("reload");
+    let version = |n: i64| {
+        format!(
+            "description: version {n}\n{}",
+            filter(&database, "a", &format!("match: {{ n: {n} }}\n"))
+        )
+    };
+    let filters = Filters::new(&[("a", &version(0)), ("b", &filter(&database, "b", ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut a = Stream::open(sidecar.listen, "/_events/a").await;
+    let mut b = Stream::open(sidecar.listen, "/_events/b").await;
+    a.settled().await;
+    b.settled().await;
+    for n in 1..=60 {
+        filters.write("a", &version(n));
+        // Others run meanwhile.
+        tokio::task::yield_now().await;
+    }
+    until("the last version is in force", || async {
+        http::get(sidecar.listen, "/_events").await.text().contains("version 60")
+    })
+    .await;
+    insert(&database, "a", doc! { "_id": 1, "n": 60 }).await;
+    insert(&database, "b", doc! { "_id": 1 }).await;
+    let mut resets = 0;
+    loop {
+        let event = a.event().await;
+        if event.name() == "insert" {
+            break;
+        }
+        assert_eq!(event.json(), json!({ "reason": "filter-changed" }));
+        resets += 1;
+    }
+    assert!(resets >= 1);
+    assert_eq!(b.event().await.name(), "insert");
+    sidecar.finish().await;
+}
+
+/// A log in the same directory, say.
+#[tokio::test]
+async fn a_file_that_is_written_all_the_time_holds_up_no_edit() {
+    let database = unique("reload");
+    let filters = Filters::new(&[("a", &filter(&database, "a", "match: { n: 1 }\n"))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+    stream.settled().await;
+    let log = filters.path().join("log.txt");
+    let logging = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(10));
+        for line in 0.. {
+            pace.tick().await;
+            std::fs::write(&log, format!("{line}\n")).expect("a file");
+        }
+    });
+    filters.write("a", &filter(&database, "a", "match: { n: 2 }\n"));
+    assert_eq!(stream.event().await.json(), json!({ "reason": "filter-changed" }));
+    logging.abort();
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_disappears_for_a_moment_takes_no_stream_along() {
+    let database = unique("reload");
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, away) = (parent.path().join("filters"), parent.path().join("away"));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("a.yaml"), filter(&database, "a", "match: { n: 1 }\n")).unwrap();
+    let config = sidecar::settings(&mongo::uri(), &dir, sidecar::nowhere(), &[]);
+    let sidecar = sidestream::Sidecar::start(config).await.unwrap();
+    until("it is ready", || async { sidecar.is_ready() }).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+    stream.settled().await;
+    let told = || async { http::get(sidecar.admin, "/filters").await.text() };
+    let cannot_read = "cannot read the directory";
+    std::fs::rename(&dir, &away).unwrap();
+    until("that is noticed", || async { told().await.contains(cannot_read) }).await;
+    insert(&database, "a", doc! { "_id": 1, "n": 1 }).await;
+    assert_eq!(stream.event().await.json()["documentKey"]["_id"], 1);
+    let mut newcomer = Stream::open(sidecar.listen, "/_events/a").await;
+    newcomer.settled().await;
+
+    // Back, and as it was: nothing to tell.
+    std::fs::rename(&away, &dir).unwrap();
+    until("that is noticed too", || async { !told().await.contains(cannot_read) }).await;
+    for (id, n) in [(2, 1), (3, 2)] {
+        insert(&database, "a", doc! { "_id": id, "n": n }).await;
+    }
+    for stream in [&mut stream, &mut newcomer] {
+        assert_eq!(stream.event().await.json()["documentKey"]["_id"], 2);
+    }
+    // And what is edited in it counts again.
+    std::fs::write(dir.join("a.yaml"), filter(&database, "a", "match: { n: 2 }\n")).unwrap();
+    assert_eq!(stream.event().await.json(), json!({ "reason": "filter-changed" }));
+    sidecar.finish().await;
+}

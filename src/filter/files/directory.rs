@@ -126,8 +126,8 @@ const OTHER_FORMATS: [&str; 2] = ["xml", "toml"];
 /// A file whose name is nearly that of a filter file: its writer surely thinks that it is one.
 fn near_miss(path: &Path, file_name: &str) -> Option<Diagnostic> {
     let (stem, extension) = file_name.rsplit_once('.')?;
-    // Editors keep a copy beside.
-    if extension.ends_with('~') {
+    // What editors keep beside a file for a while: `a.yaml~`, `#a.yaml#`, `a.yaml___jb_tmp___`.
+    if !extension.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return None;
     }
     // `a.yaml.txt`, as editors on Windows save it.
