@@ -42,8 +42,8 @@ pub struct CheckArgs {
     pub dir: Option<PathBuf>,
     #[command(flatten)]
     pub file: SettingsFile,
-    /// Also check the files against this deployment
-    #[arg(long, value_name = "URI")]
+    /// Also check the files against this deployment [without URI: that of the settings]
+    #[arg(long, value_name = "URI", num_args = 0..=1, default_missing_value = "")]
     pub mongodb: Option<String>,
     /// Count warnings as errors
     #[arg(long)]
@@ -75,13 +75,15 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     // As short as it was written.
     let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
     let mut report = filter::check(args.dir.as_deref().unwrap_or(&dir), has_source);
+    // Then it is not known which deployment is meant.
+    let has_deployment = mistakes.is_empty() || args.mongodb.as_deref() != Some("");
     report.diagnostics.splice(0..0, mistakes);
     let (examples, failed) = examples::run(&report.filters);
     report.example_count = examples;
     report.diagnostics.extend(failed);
     let mut unavailable = None;
-    if let Some(uri) = &args.mongodb {
-        match look(uri, &report, needs) {
+    if let Some(given) = args.mongodb.as_ref().filter(|_| has_deployment) {
+        match look(args.file.deployment(given), &report, needs) {
             Ok(found) => report.diagnostics.extend(found),
             Err(Failure::Unavailable(reason)) => unavailable = Some(reason),
             Err(Failure::Mistake(mistake)) => report.diagnostics.push(*mistake),
@@ -112,11 +114,14 @@ fn in_flag(severity: Severity, message: String, hint: Option<String>) -> Diagnos
 }
 
 /// What a deployment cannot do of what the files ask.
-fn look(uri: &str, report: &CheckReport, needs: Needs) -> Result<Vec<Diagnostic>, Failure> {
+fn look(
+    uri: Result<MongodbUri, (String, Option<String>)>,
+    report: &CheckReport,
+    needs: Needs,
+) -> Result<Vec<Diagnostic>, Failure> {
     let mistake =
         |message, hint| Failure::Mistake(Box::new(in_flag(Severity::Error, message, hint)));
-    let uri = MongodbUri::parse(uri)
-        .map_err(|invalid| mistake(invalid.message.to_string(), Some(invalid.hint.to_string())))?;
+    let uri = uri.map_err(|(message, hint)| mistake(message, hint))?;
     let filters: Vec<Arc<Filter>> = report.filters.0.values().cloned().collect();
     let runtime = runtime().map_err(|error| Failure::Unavailable(error.to_string()))?;
     let looked =

@@ -13,10 +13,10 @@ use super::print::{complain, print};
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, Output, UNAVAILABLE, bounds, runtime};
 use crate::access::claims::Claims;
-use crate::config::{Config, MongodbUri};
+use crate::config::Config;
 use crate::filter::{self, BindError, Filter, FilterSet};
 use crate::session::explain::{Explanation, Find};
-use crate::session::trial::{self, Trial};
+use crate::session::trial::{self, Reason, Trial};
 use crate::upstream::connect::ProbeError;
 use crate::upstream::inspection::{self, Plan};
 
@@ -41,8 +41,9 @@ pub struct ExplainArgs {
     /// document, treated as inserted.
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
-    /// Ask this deployment how it carries out the query of a snapshot
-    #[arg(long, value_name = "URI")]
+    /// Ask this deployment how it carries out the query of a snapshot [without URI: that of the
+    /// settings]
+    #[arg(long, value_name = "URI", num_args = 0..=1, default_missing_value = "")]
     mongodb: Option<String>,
     /// The directory of filter files [default: `filters` of the settings]
     #[arg(long, value_name = "DIR")]
@@ -121,8 +122,10 @@ fn explain_filter(
 
 fn plan(args: &ExplainArgs, uri: &str, find: &Find) -> Result<Plan, Failed> {
     let config = Config::load(args.file.to_look_at()?).map_err(|errors| errors.to_string())?;
-    let uri = MongodbUri::parse(uri)
-        .map_err(|invalid| format!("error: --mongodb: {}; {}", invalid.message, invalid.hint))?;
+    let uri = args.file.deployment(uri).map_err(|(message, hint)| {
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        format!("error: --mongodb: {message}{hint}")
+    })?;
     let runtime =
         runtime().map_err(|error| format!("error: no runtime could be started: {error}"))?;
     let namespace = (find.database.as_str(), find.collection.as_str());
@@ -149,19 +152,42 @@ fn explain_event(
         filter.bind_unasked(&args.params, Some(claims.document())).map_err(|e| refused(&e))?;
     let event =
         trial::event_from(filter, written).map_err(|message| format!("error: {message}"))?;
-    let outcome = trial::try_event(filter, bound, &event);
+    // Without claims, the question is about the filter alone.
+    let caller = (!args.claims.is_empty()).then(|| claims.document());
+    let is_refused = caller.is_some_and(|caller| {
+        matches!(filter.bind(&args.params, Some(caller)), Err(BindError::NotAdmitted))
+    });
+    let outcome = match is_refused {
+        true => Trial::NotSent(Reason::NotAdmitted),
+        false => trial::try_event(filter, bound, &event),
+    };
+    let is_of_tail = written.contains_key("event") && filter.projection.is_some();
+    let note = (is_of_tail && is_missing_a_field(&outcome)).then_some(
+        "`tail` prints what `project` shows, and a condition may need more: give the whole document",
+    );
     if args.output == Output::Json {
         let mut told = outcome.to_json();
         told["stream"] = json!(filter.name);
+        if let Some(note) = note {
+            told["note"] = json!(note);
+        }
         return Ok(format!("{told:#}\n"));
     }
     Ok(match &outcome {
-        Trial::NotSent(reason) => format!("not sent: {reason}\n"),
+        Trial::NotSent(reason) => {
+            let note = note.map(|note| format!("note: {note}\n")).unwrap_or_default();
+            format!("not sent: {reason}\n{note}")
+        }
         Trial::Sent { event, data } => {
             let view = outcome.view().map(|view| format!(", view {view}")).unwrap_or_default();
             format!("sent: {event}{view}\n{data:#}\n")
         }
     })
+}
+
+/// Whether a condition on a field decided that the document lacks.
+fn is_missing_a_field(outcome: &Trial) -> bool {
+    matches!(outcome, Trial::NotSent(Reason::Condition { objection, .. }) if objection.saw.is_empty())
 }
 
 fn refused(error: &BindError) -> String {

@@ -11,7 +11,6 @@ use clap::Args;
 use super::print::{complain, print};
 use super::settings::SettingsFile;
 use super::{BAD_INPUT, UNAVAILABLE, runtime};
-use crate::config::MongodbUri;
 use crate::filter::{self, Namespace};
 use crate::upstream::connect::ProbeError;
 use crate::upstream::sample::{self, Sample};
@@ -24,7 +23,8 @@ pub struct NewArgs {
     #[arg(long, value_name = "DB.COLL")]
     collection: String,
     /// Examine the collection in this deployment: fields and types of a sample, indexes, pre-images
-    #[arg(long, value_name = "URI")]
+    /// [without URI: that of the settings]
+    #[arg(long, value_name = "URI", num_args = 0..=1, default_missing_value = "")]
     mongodb: Option<String>,
     /// The directory of filter files [default: `filters` of the settings]
     #[arg(long, value_name = "DIR")]
@@ -71,7 +71,7 @@ fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
         )));
     }
     let sample = match &args.mongodb {
-        Some(uri) => Some(look(uri, &namespace)?),
+        Some(given) => Some(look(args, given, &namespace)?),
         None => None,
     };
     let text = filter::scaffold(&namespace, sample.as_ref().map(|sample| &sample.seen));
@@ -102,9 +102,10 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     }
 }
 
-fn look(uri: &str, namespace: &Namespace) -> Result<Sample, (u8, String)> {
-    let uri = MongodbUri::parse(uri).map_err(|invalid| {
-        (BAD_INPUT, format!("--mongodb: {}; {}", invalid.message, invalid.hint))
+fn look(args: &NewArgs, given: &str, namespace: &Namespace) -> Result<Sample, (u8, String)> {
+    let uri = args.file.deployment(given).map_err(|(message, hint)| {
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        (BAD_INPUT, format!("--mongodb: {message}{hint}"))
     })?;
     let runtime = runtime()
         .map_err(|error| (UNAVAILABLE, format!("no runtime could be started: {error}")))?;

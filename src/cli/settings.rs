@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Config, Flags, SETTINGS, Setting, SettingKind, Sources};
+use crate::config::{Config, Flags, MongodbUri, SETTINGS, Setting, SettingKind, Sources};
 
 /// The settings as `sidestream run` reads them, from the file and the environment.
 #[derive(Args)]
@@ -45,6 +45,26 @@ impl SettingsFile {
         let file = SettingsFile { config: self.config.clone() };
         let sources = file.sources(SettingFlags(Flags::default()))?;
         Ok(Sources { leaves_secrets: true, ..sources })
+    }
+
+    /// The deployment of `--mongodb`: the one that was given, or that of the settings if it stands
+    /// alone.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub fn deployment(&self, given: &str) -> Result<MongodbUri, (String, Option<String>)> {
+        if !given.is_empty() {
+            return MongodbUri::parse(given)
+                .map_err(|invalid| (invalid.message.to_string(), Some(invalid.hint.to_string())));
+        }
+        let sources = self.to_look_at().map_err(|error| (error, None))?;
+        let config = Config::load(sources).map_err(|errors| (errors.to_string(), None))?;
+        if config.mongodb.uri.is_unread() {
+            let message =
+                "the settings name a file, `mongodb.uri_file`, and secrets are not opened";
+            return Err((message.to_owned(), Some("write --mongodb URI".to_owned())));
+        }
+        Ok(config.mongodb.uri)
     }
 
     /// The directory of filter files: the one that was given, or that of the settings.

@@ -58,6 +58,9 @@ const SHOWN_OPTIONS: &[&str] = &[
     "w",
 ];
 
+/// Stands for a connection string in a file that was left alone.
+const UNREAD: &str = "mongodb://unread.invalid";
+
 impl MongodbUri {
     /// Checks the shape: scheme, hosts, and credentials that are percent-encoded where they must
     /// be. What the options mean is for the driver to judge.
@@ -92,7 +95,12 @@ impl MongodbUri {
 
     /// Stands for a connection string in a file that was left alone; it leads nowhere.
     pub(super) fn unread() -> MongodbUri {
-        MongodbUri(Secret::new("mongodb://unread.invalid"))
+        MongodbUri(Secret::new(UNREAD))
+    }
+
+    /// Whether it only stands for a file that was left alone.
+    pub fn is_unread(&self) -> bool {
+        self.expose() == UNREAD
     }
 
     /// The connection string with its secrets, for the driver alone.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::{Diagnostic, Source};
+use super::{Diagnostic, Severity, Source};
 use crate::yaml::Place;
 
 /// How findings are written.
@@ -43,11 +43,12 @@ pub fn render(diagnostics: &[Diagnostic], format: Format) -> String {
             }
         }
         Format::Json => {
-            let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+            let count =
+                |severity| diagnostics.iter().filter(|one| one.severity == severity).count();
             let all = json!({
                 "diagnostics": diagnostics.iter().map(Diagnostic::to_json).collect::<Vec<_>>(),
-                "errors": errors,
-                "warnings": diagnostics.len() - errors,
+                "errors": count(Severity::Error),
+                "warnings": count(Severity::Warning),
             });
             let _ = writeln!(out, "{all:#}");
         }
@@ -114,7 +115,7 @@ impl Diagnostic {
             text.push_str(hint);
         }
         let command = match self.severity {
-            super::Severity::Note => "notice",
+            Severity::Note => "notice",
             severity => severity.as_str(),
         };
         format!("::{command}{place}::{}", data(&text))
@@ -136,7 +137,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::diagnostic::{Lines, Severity};
+    use crate::diagnostic::Lines;
 
     fn rows() -> Vec<Diagnostic> {
         let place = Place { line: 1, column: 8, width: 2 };
@@ -147,6 +148,7 @@ mod tests {
                 .hint("write\n10s")
                 .with_source(&Lines::new("drain: 10")),
             Diagnostic::new(Severity::Warning, Source::Environment("X".into()), "odd"),
+            Diagnostic::new(Severity::Note, Source::Flag("--mongodb".into()), "all right"),
         ]
     }
 
@@ -155,7 +157,7 @@ mod tests {
         assert_eq!(
             render(&rows(), Format::Human),
             "a,b.yaml:1:8: error: drain: no unit: 100%\n    drain: 10\n           ^^\n  \
-             hint: write\n10s\n\nenvironment variable X: warning: odd\n\n"
+             hint: write\n10s\n\nenvironment variable X: warning: odd\n\n--mongodb: note: all right\n\n"
         );
     }
 
@@ -170,6 +172,7 @@ mod tests {
                     "source": "drain: 10",
                 },
                 { "severity": "warning", "environment": "X", "message": "odd" },
+                { "severity": "note", "flag": "--mongodb", "message": "all right" },
             ],
             "errors": 1,
             "warnings": 1,
@@ -182,7 +185,8 @@ mod tests {
         assert_eq!(
             render(&rows(), Format::Github),
             "::error file=a%2Cb.yaml,line=1,col=8,endColumn=10::drain: no unit: 100%25%0A\
-             hint: write%0A10s\n::warning::environment variable X: odd\n"
+             hint: write%0A10s\n::warning::environment variable X: odd\n\
+             ::notice::--mongodb: all right\n"
         );
     }
 }

@@ -71,7 +71,7 @@ impl<'t> Declaration<'t> {
         let Some(entries) = root.entries() else {
             reporter.error(
                 root.place,
-                format!("a filter file is a mapping, not {}", root.noun()),
+                format!("a filter file must be a mapping, not {}", root.noun()),
                 "start with `collection: database.collection`",
             );
             return None;

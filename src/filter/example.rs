@@ -86,7 +86,7 @@ pub(super) fn read(
     let Some(items) = entry.value.items() else {
         reporter.error(
             entry.value.place,
-            format!("`examples` is a list, not {}", entry.value.noun()),
+            format!("`examples` must be a list, not {}", entry.value.noun()),
             "write `examples: [{ after: { _id: 1, status: paid }, expect: sent }]`",
         );
         return Vec::new();
@@ -106,7 +106,7 @@ fn example(
     reporter: &mut Reporter<'_>,
 ) -> Option<Example> {
     let Some(entries) = node.entries() else {
-        let message = format!("an example is a mapping, not {}", node.noun());
+        let message = format!("an example must be a mapping, not {}", node.noun());
         reporter.error(node.place, message, "write `{ after: { _id: 1 }, expect: sent }`");
         return None;
     };
@@ -150,7 +150,7 @@ fn document(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Document> {
 /// Claims are JSON: a token holds no ObjectId.
 fn claims(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<RawDocumentBuf> {
     let Bson::Document(claims) = literal::json(&entry.value, reporter)? else {
-        let message = format!("`claims` is a mapping, not {}", entry.value.noun());
+        let message = format!("`claims` must be a mapping, not {}", entry.value.noun());
         reporter.error(entry.value.place, message, "write `claims: { sub: ada }`");
         return None;
     };
@@ -182,7 +182,7 @@ fn is_json(value: &Bson) -> bool {
 /// As a query would have them: a list is given value by value.
 fn params(entry: &Entry, reporter: &mut Reporter<'_>) -> Vec<(String, String)> {
     let Some(entries) = entry.value.entries() else {
-        let message = format!("`params` is a mapping, not {}", entry.value.noun());
+        let message = format!("`params` must be a mapping, not {}", entry.value.noun());
         reporter.error(entry.value.place, message, "write `params: { status: paid }`");
         return Vec::new();
     };

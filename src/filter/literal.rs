@@ -29,7 +29,7 @@ pub(super) fn document(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Rea
     let Some(entries) = entry.value.entries() else {
         reporter.error(
             entry.value.place,
-            format!("`{}` is a mapping, not {}", entry.key, entry.value.noun()),
+            format!("`{}` must be a mapping, not {}", entry.key, entry.value.noun()),
             match entry.key.as_str() {
                 "project" => "write `project: { status: 1, total: 1 }`".to_owned(),
                 key => format!("write `{key}: {{ field: value }}`"),
@@ -110,6 +110,15 @@ impl Reader<'_, '_> {
                 document.insert(entry.key.clone(), Bson::Null);
                 continue;
             }
+            if self.is_wary
+                && entry.key == "$regex"
+                && let Some(scalar) = entry.value.scalar()
+                && let Some(found) = suspect::look_at_pattern(scalar)
+            {
+                self.reporter.warning(entry.value.place, found.message, found.hint);
+                document.insert(entry.key.clone(), Bson::String(scalar.text.clone()));
+                continue;
+            }
             let is_expression = usize::from(entry.key == "$expr");
             self.expressions += is_expression;
             document.insert(entry.key.clone(), self.any(&entry.value));
@@ -171,7 +180,11 @@ fn extended_entry(entry: &Entry, siblings: usize, reporter: &mut Reporter<'_>) -
 
 fn scalar_value(node: &Node, scalar: &Scalar, reporter: &mut Reporter<'_>) -> Option<Bson> {
     if scalar.is_plain && scalar.text.is_empty() {
-        reporter.error(node.place, "a value is missing", "write null if that is meant");
+        reporter.error(
+            node.place,
+            "a value is missing",
+            "write null if that is meant; text that starts with # needs quotes",
+        );
         return None;
     }
     // An id with one `e` among digits would be a number, and not even nearly the right one.

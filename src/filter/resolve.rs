@@ -42,7 +42,7 @@ pub fn parse_filter(name: &str, path: &Path, text: &str) -> Result<Filter, Vec<D
     }
 }
 
-/// `None` only with an error reported.
+/// What is returned is of use only if no error was reported; `None` only with one.
 fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter> {
     let root = match yaml::parse(text) {
         Ok(Some(root)) if !root.is_null() => root,
@@ -74,7 +74,11 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         declaration.operations.map_or(Operations::ALL, |entry| operations(entry, reporter));
     let matching = match declaration.matching {
         Some(entry) => compile(entry, Template::parse, reporter),
-        None => parse_empty().map(|template| (Document::new(), template)),
+        None => Some(Compiled {
+            document: Document::new(),
+            parsed: parse_empty(),
+            has_all_values: true,
+        }),
     };
     let params = declaration.params.map(|entry| params::read(entry, reporter)).unwrap_or_default();
     let projection = declaration.project.and_then(|entry| projection(entry, reporter));
@@ -89,11 +93,11 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
     let examples = declaration.examples;
     let examples = examples.map(|entry| example::read(entry, before_image, reporter));
     let access = match declaration.access {
-        Some(entry) => access::read(entry, &params, reporter).inspect(|access| {
+        Some(entry) => {
             let declared = (&params, declaration.params);
-            access::check_placeholders(access, entry, declared, reporter);
-            access::advise(access, entry, &params, reporter);
-        }),
+            access::read(entry, declared, reporter)
+                .inspect(|access| access::advise(access, entry, &params, reporter))
+        }
         None if declaration.is_misspelt("access") => None,
         None => {
             reporter.error(
@@ -105,21 +109,34 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         }
     };
 
-    let (document, template) = matching?;
+    let Compiled { document, parsed, has_all_values } = matching?;
+    // Conditions with a mistake are looked through as well: everything is told at once.
     if let Some(entry) = declaration.matching {
-        let uses = template.placeholders();
+        let uses = match &parsed {
+            Some(template) => template.placeholders(),
+            None => Template::placeholders_in(&document),
+        };
         let declared = (&params, declaration.params);
         check_placeholders(&uses, entry, declared, access.as_ref(), reporter);
-        check_claims_stay(&template, entry, &params, reporter);
         mistakes::look_for(&document, entry, reporter);
-        contradiction::look_for(&document, entry, &params, reporter);
+        if has_all_values {
+            contradiction::look_for(&document, entry, &params, reporter);
+        }
     }
+    if let Some(template) = &parsed {
+        if let Some(entry) = declaration.matching {
+            check_claims_stay(template, entry, &params, reporter);
+        }
+        // Of conditions that could not be read it is not known what they use.
+        advice::unused_params(template, access.as_ref(), declaration.params, reporter);
+    }
+    // Where there was an error, the filter is thrown away in the end: what stands in is never used.
+    let template = parsed.or_else(parse_empty)?;
     check_regexes(&[Some(&template), access_template(access.as_ref())], &params, reporter);
     let needs_source = access
         .as_ref()
         .zip(declaration.access)
         .and_then(|(access, entry)| access::without_source(access, entry, reporter));
-    advice::unused_params(&template, access.as_ref(), declaration.params, reporter);
     let namespace = namespace?;
     let understood = Understood {
         namespace: &namespace,
@@ -142,7 +159,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         projection,
         full_document,
         before_image,
-        access: access?,
+        access: access.unwrap_or(Access::Authenticated),
         has_snapshot,
         examples: examples.unwrap_or_default(),
         at_collection: reporter.make(
@@ -190,7 +207,7 @@ fn parse_empty() -> Option<Template> {
 fn description(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<String> {
     let hint = format!("write text of up to {MAX_DESCRIPTION_CHARS} characters");
     let Some(scalar) = entry.value.scalar() else {
-        let message = format!("`description` is text, not {}", entry.value.noun());
+        let message = format!("`description` must be text, not {}", entry.value.noun());
         reporter.error(entry.value.place, message, hint);
         return None;
     };
@@ -202,7 +219,7 @@ fn description(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<String> {
 
 fn collection(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Namespace> {
     let Some(scalar) = entry.value.scalar() else {
-        let message = format!("`collection` is text, not {}", entry.value.noun());
+        let message = format!("`collection` must be text, not {}", entry.value.noun());
         reporter.error(entry.value.place, message, "write database.collection");
         return None;
     };
@@ -221,8 +238,8 @@ fn operations(entry: &Entry, reporter: &mut Reporter<'_>) -> Operations {
         _ => {
             reporter.error(
                 entry.value.place,
-                "`operations` is a list with at least one operation",
-                "write some of [insert, update, replace, delete]",
+                "`operations` must be a list with at least one operation",
+                "write some of [insert, update, replace, delete], or remove the key for all of them",
             );
             return Operations::ALL;
         }
@@ -263,7 +280,7 @@ fn operations(entry: &Entry, reporter: &mut Reporter<'_>) -> Operations {
 fn word<T: Copy>(entry: &Entry, known: &[(T, &str)], reporter: &mut Reporter<'_>) -> Option<T> {
     let names = || known.iter().map(|(_, name)| *name);
     let Some(scalar) = entry.value.scalar() else {
-        let message = format!("`{}` is a word, not {}", entry.key, entry.value.noun());
+        let message = format!("`{}` must be a word, not {}", entry.key, entry.value.noun());
         let hint = format!("write one of {}", names().collect::<Vec<_>>().join(", "));
         reporter.error(entry.value.place, message, hint);
         return None;
@@ -271,9 +288,17 @@ fn word<T: Copy>(entry: &Entry, known: &[(T, &str)], reporter: &mut Reporter<'_>
     let text = scalar.text.as_str();
     let found = known.iter().find(|(_, name)| *name == text).map(|(value, _)| *value);
     if found.is_none() {
-        let hint = match nearest(text, names()) {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => format!("write one of {}", names().collect::<Vec<_>>().join(", ")),
+        let switch = match (entry.key.as_str(), text) {
+            ("fullDocument", "true" | "yes" | "on") => Some("updateLookup"),
+            ("fullDocument", "false" | "no" | "off" | "none") => Some("default"),
+            ("fullDocumentBeforeChange", "true" | "yes" | "on") => Some("whenAvailable"),
+            ("fullDocumentBeforeChange", "false" | "no" | "none") => Some("off"),
+            _ => None,
+        };
+        let hint = match (switch, nearest(text, names())) {
+            (Some(meant), _) => format!("write `{meant}`"),
+            (None, Some(name)) => format!("did you mean `{name}`?"),
+            (None, None) => format!("write one of {}", names().collect::<Vec<_>>().join(", ")),
         };
         let message = format!("`{text}` is not a value of `{}`", entry.key);
         reporter.error(entry.value.place, message, hint);
@@ -286,19 +311,30 @@ fn projection(entry: &Entry, reporter: &mut Reporter<'_>) -> Option<Projection> 
     if entry.value.entries().is_some_and(|entries| entries.is_empty()) {
         return None;
     }
-    compile(entry, Projection::parse, reporter).map(|(_, projection)| projection)
+    compile(entry, Projection::parse, reporter)?.parsed
+}
+
+/// The mapping of an entry, and what a parser of the matcher made of it.
+pub(super) struct Compiled<T> {
+    pub document: Document,
+    /// `None`: there are mistakes, which have been reported.
+    pub parsed: Option<T>,
+    /// Whether every value could be read. What could not is null in the document.
+    pub has_all_values: bool,
 }
 
 /// Reads the mapping of an entry and hands it to one of the matcher's parsers. Mistakes in values
-/// and in what they stand for are reported together.
+/// and in what they stand for are reported together. `None` where it is no mapping, which is
+/// reported too.
 pub(super) fn compile<T>(
     entry: &Entry,
     parse: fn(&Document) -> Result<T, Vec<ParseError>>,
     reporter: &mut Reporter<'_>,
-) -> Option<(Document, T)> {
+) -> Option<Compiled<T>> {
     let literal::Read { document, broken } = literal::document(entry, reporter)?;
-    match parse(&document) {
-        Ok(parsed) => broken.is_empty().then_some((document, parsed)),
+    let has_all_values = broken.is_empty();
+    let parsed = match parse(&document) {
+        Ok(parsed) => has_all_values.then_some(parsed),
         Err(errors) => {
             let mut tree = Tree::new(entry);
             for error in errors {
@@ -311,7 +347,8 @@ pub(super) fn compile<T>(
             }
             None
         }
-    }
+    };
+    Some(Compiled { document, parsed, has_all_values })
 }
 
 /// Every placeholder stands for something, and for something that fits where it stands.
@@ -347,7 +384,11 @@ fn check_claim_type(claim: &Claim, node: &Node, reporter: &mut Reporter<'_>) {
     let place = node.get("type").map_or(node.place, |entry| entry.value.place);
     match ParamType::named(name) {
         None => {
-            reporter.error(place, format!("`{name}` is not a type"), params::type_hint(name));
+            let hint = match params::item_type(name) {
+                Some(item) => format!("write `type: {item}`: a list in the claim is a set of it"),
+                None => params::type_hint(name),
+            };
+            reporter.error(place, format!("`{name}` is not a type"), hint);
         }
         Some(ParamType::Date) if TIME_CLAIMS.contains(&claim.path.as_str()) => reporter.warning(
             place,
@@ -409,7 +450,8 @@ pub(super) fn check_params(
         let node = tree.node_at(&placeholder_use.path);
         let Some(param) = params.get(name) else {
             // Declared, but wrongly: that has been said.
-            if written.is_some_and(|entry| entry.value.get(name).is_some()) {
+            let is_list = |entry: &Entry| entry.value.entries().is_none();
+            if written.is_some_and(|entry| is_list(entry) || entry.value.get(name).is_some()) {
                 continue;
             }
             let place = node.get("$param").map_or(node.place, |entry| entry.value.place);

@@ -18,7 +18,7 @@ pub(super) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> bool {
     }
     let message = match scalar {
         Some(scalar) => format!("`{}` is not a value of `snapshot`", scalar.text),
-        None => format!("`snapshot` is true or false, not {}", entry.value.noun()),
+        None => format!("`snapshot` must be true or false, not {}", entry.value.noun()),
     };
     reporter.error(entry.value.place, message, "write `snapshot: true`, or remove it");
     false
@@ -39,7 +39,7 @@ pub(super) fn check(
     if filter.namespace.collection.is_none() {
         error(
             declaration.collection,
-            "a snapshot is of one collection".to_owned(),
+            "a snapshot covers one collection, not a whole database".to_owned(),
             "write `collection: database.collection`, or remove `snapshot`",
         );
     }
@@ -49,7 +49,7 @@ pub(super) fn check(
     if filter.operations != Operations::ALL {
         error(
             declaration.operations,
-            "with a snapshot, `operations` are all four, or `insert` alone".to_owned(),
+            "with a snapshot, `operations` must be all four, or `insert` alone".to_owned(),
             "remove `operations`, or write `operations: [insert]`; otherwise clients would keep \
              what has changed or gone",
         );

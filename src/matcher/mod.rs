@@ -118,6 +118,14 @@ impl Template {
         })
     }
 
+    /// The placeholders of a `match` with mistakes, as far as they can be told, so that theirs are
+    /// reported with the others.
+    pub fn placeholders_in(document: &Document) -> Vec<PlaceholderUse> {
+        let mut parser = parse::Parser::default();
+        parser.document(document);
+        parser.uses
+    }
+
     /// As it was written, for people.
     pub fn declared(&self) -> &Document {
         &self.declared

@@ -32,6 +32,8 @@ pub enum Trial {
 /// Why an event is not sent.
 #[derive(Debug)]
 pub enum Reason {
+    /// The caller may not open the stream.
+    NotAdmitted,
     OtherCollection(String),
     Operation(&'static str),
     /// The first condition that said no, and to which image.
@@ -119,6 +121,9 @@ fn reason(filter: &Filter, predicate: &Predicate, event: &ChangeEvent) -> Reason
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Reason::NotAdmitted => {
+                f.write_str("the caller may not open the stream: `access` does not hold")
+            }
             Reason::OtherCollection(collection) => {
                 write!(f, "the event is about the collection `{collection}`")
             }

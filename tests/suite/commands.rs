@@ -162,6 +162,19 @@ async fn files_are_checked_against_the_deployment() {
     assert_eq!(told["errors"], 0);
     assert!(told["warnings"].as_u64().unwrap() >= 2, "{told:#}");
 
+    // Without a URI, the deployment is that of the settings.
+    let settings = tempfile::tempdir().unwrap();
+    let with = |text: String| {
+        std::fs::write(settings.path().join("sidestream.yaml"), text).unwrap();
+        let (beside, dir) = (settings.path().to_owned(), filters.path().display().to_string());
+        async move { run_beside(&beside, &["check", &dir, "--mongodb"]).await }
+    };
+    let said = out(&with(format!("mongodb: {{ uri: '{uri}' }}\n")).await);
+    assert!(said.contains("images.yaml:1:13: warning: "), "{said}");
+    let output = with("mongodb: { uri_file: uri }\n".to_owned()).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out(&output).contains("secrets are not opened"), "{}", out(&output));
+
     let nowhere = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300&replicaSet=rs0";
     let output = run_beside(filters.path(), &["check", ".", "--mongodb", nowhere]).await;
     assert_eq!(output.status.code(), Some(3), "{}", err(&output));
@@ -178,22 +191,34 @@ struct Tail {
 
 impl Tail {
     fn start(arguments: &[&str]) -> Tail {
+        Tail::run(Command::new(PROGRAM).arg("tail").args(arguments))
+    }
+
+    /// On a terminal, which `script` of util-linux makes.
+    fn on_a_terminal(url: &str, no_color: &str) -> Tail {
+        let command = format!("'{PROGRAM}' tail --count 2 '{url}'");
+        Tail::run(
+            Command::new("script")
+                .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+                .env("NO_COLOR", no_color),
+        )
+    }
+
+    fn run(command: &mut Command) -> Tail {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
-        let child = Command::new(PROGRAM)
-            .arg("tail")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(file("out"))
-            .stderr(file("err"))
-            .spawn()
-            .unwrap();
+        let child =
+            command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).spawn().unwrap();
         Tail { child, dir }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("out")).unwrap()
     }
 
     /// The lines that are complete.
     fn lines(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.dir.path().join("out")).unwrap();
+        let text = self.text();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
@@ -285,6 +310,33 @@ async fn tail_follows_and_comes_back_like_a_browser() {
     assert_eq!(lost.code().await, Some(0));
     let reset = lost.lines().into_iter().find(|line| line["event"] == "reset").unwrap();
     assert_eq!(reset["data"], json!({ "reason": "invalid-token" }));
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn tail_writes_for_people_on_a_terminal() {
+    let name = unique("tail");
+    let file = format!("collection: {name}.orders\naccess: public\n");
+    let filters = Filters::new(&[("orders", &file)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let url = format!("http://{}/_events/orders", sidecar.listen);
+    let mut tails = [Tail::on_a_terminal(&url, ""), Tail::on_a_terminal(&url, "1")];
+    for tail in &tails {
+        until("it is ready", || async { tail.text().contains("ready") }).await;
+    }
+    let orders = database(&name).await.collection::<Document>("orders");
+    orders.insert_one(doc! { "_id": 1 }).await.unwrap();
+    orders.delete_one(doc! { "_id": 1 }).await.unwrap();
+    for tail in &mut tails {
+        assert_eq!(tail.code().await, Some(0), "{}", tail.text());
+    }
+    let [colours, plain] = tails.map(|tail| tail.text());
+    for (kind, colour) in [("ready   ", "2"), ("insert  ", "32"), ("delete  ", "31")] {
+        let coloured = format!("\u{1b}[{colour}m{kind}\u{1b}[0m {{");
+        assert!(colours.contains(&coloured), "{kind}: {colours:?}");
+        assert!(plain.contains(&format!("{kind} {{")), "{kind}: {plain:?}");
+    }
+    assert!(!plain.contains('\u{1b}'), "{plain:?}");
     sidecar.finish().await;
 }
 

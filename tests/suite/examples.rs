@@ -153,7 +153,10 @@ fn a_failing_example_shows_what_decided_and_a_difference() {
             "error: a delete needs `before`\n",
         ),
         ("  - { aftr: { _id: 1 }, expect: none }\n".to_owned(), "hint: did you mean `after`?\n"),
-        ("  { after: { _id: 1 } }\n".to_owned(), "error: `examples` is a list, not a mapping\n"),
+        (
+            "  { after: { _id: 1 } }\n".to_owned(),
+            "error: `examples` must be a list, not a mapping\n",
+        ),
     ];
     for (examples, expected) in rows {
         let (is_good, said) = checked(examples);
@@ -208,6 +211,13 @@ fn one_event_is_explained() {
         r#"{{"id":"8266","event":"update","data":{{"operationType":"update","ns":{{"db":"shop","coll":"orders"}},"documentKey":{{"_id":1}},"fullDocument":{{"_id":1,"customer":{{"$oid":"{ADA}"}},"status":"new","total":1}},"updateDescription":{{"updatedFields":{{"status":"new"}},"removedFields":[]}},"clusterTime":{{"$timestamp":{{"t":1,"i":1}}}},"wallTime":{{"$date":"2026-01-31T00:00:00Z"}}}}}}"#
     );
     assert!(explain(&event, &[]).starts_with("sent: update\n"));
+    // Of which `project` has hidden what the conditions need.
+    let owner = format!(r#""customer":{{"$oid":"{ADA}"}},"#);
+    let said = explain(&event.replace(&owner, ""), &[]);
+    assert!(
+        said.contains("the field is missing\nnote: `tail` prints what `project` shows"),
+        "{said}"
+    );
     let other = event.replace("\"coll\":\"orders\"", "\"coll\":\"bills\"");
     assert_eq!(explain(&other, &[]), "not sent: the event is about the collection `bills`\n");
     let delete = r#"{"operationType":"delete","documentKey":{"_id":1}}"#;
@@ -227,6 +237,20 @@ fn one_event_is_explained() {
         (&told["sent"], &told["view"]),
         (&serde_json::json!(true), &serde_json::json!("enter"))
     );
+
+    // Nothing is sent to a caller who may not open the stream.
+    let staff = "collection: shop.orders\naccess: { match: { role: admin } }\n";
+    filters.write("staff", staff);
+    let of = |claims: &[&str]| {
+        std::fs::write(filters.path().join("order.txt"), &order).unwrap();
+        let fixed = ["explain", "staff", "--filters", ".", "--event", "order.txt"];
+        let output = run(filters.path(), &[&fixed[..], claims].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let refused = "not sent: the caller may not open the stream: `access` does not hold\n";
+    assert_eq!(of(&["--claim", "role=user"]), refused);
+    assert!(of(&["--claim", "role=admin"]).starts_with("sent: insert\n"));
+    assert!(of(&[]).starts_with("sent: insert\n"));
 
     for (event, said) in [
         ("", "the file is empty"),

@@ -37,11 +37,19 @@ fn run_with(more: &[&str]) -> Output {
 
 #[test]
 fn every_command_explains_itself_with_an_example() {
-    for command in [&["--help"][..], &["run", "--help"], &["check", "--help"]] {
-        let output = run(command);
+    let help = text(&run(&["--help"]).stdout);
+    let (_, listed) = help.split_once("Commands:\n").expect("the commands");
+    let commands = listed.lines().take_while(|line| line.starts_with("  "));
+    let names = commands.filter_map(|line| line.split_whitespace().next());
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    assert!(names.len() >= 10 && names.contains(&"explain"), "{names:?}");
+    assert!(help.contains("Example:\n  sidestream "), "{help}");
+    for name in names {
+        let output = run(&[name, "--help"]);
         assert!(output.status.success());
         let help = text(&output.stdout);
-        assert!(help.contains("Example") && help.contains("sidestream "), "{help}");
+        let (_, example) = help.split_once("\nExample").unwrap_or_else(|| panic!("{help}"));
+        assert!(example.contains(&format!("sidestream {name}")), "{help}");
     }
     assert!(text(&run(&["run", "--help"]).stdout).contains("exits with code 3"));
 }

@@ -129,6 +129,27 @@ fn good_files_are_taken_and_bad_ones_refused() {
     }
 }
 
+/// What the program takes, with warnings at most, an editor must not underline.
+#[test]
+fn whatever_is_taken_is_valid() {
+    let validator = jsonschema::draft202012::new(&filter::schema()).expect("a schema");
+    let cases = include_str!("../../src/filter/tests/diagnostics.txt");
+    let mut count = 0;
+    for case in cases.trim_start_matches("=== ").split("\n=== ") {
+        let (title, rest) = case.split_once('\n').expect("a title");
+        let (text, _) = rest.split_once("---\n").expect("a file");
+        let parsed = filter::parse_filter("case", Path::new("case.yaml"), text);
+        if title.ends_with("(json)") || parsed.is_err() {
+            continue;
+        }
+        let errors: Vec<String> =
+            validator.iter_errors(&read(text)).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{title}\n{text}\n{errors:#?}");
+        count += 1;
+    }
+    assert!(count > 40, "{count} files");
+}
+
 /// Shipped files say where their schema is.
 #[test]
 fn shipped_filters_open_with_their_schema() {

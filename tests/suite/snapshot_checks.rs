@@ -142,6 +142,7 @@ async fn check_says_what_a_snapshot_needs_and_what_it_costs() {
     let arguments = [&["check", dir.as_str(), "--output", "json"], &strict[..]].concat();
     let (code, text) = run_with(&mongo.uri(), filters.path(), &arguments).await;
     assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("\"warnings\": 0"), "a note is no warning: {text}");
     let found = diagnostics(&text);
     let notes = told(&found, "open.yaml", "note");
     assert!(notes[0].0.contains("by the index status_1"), "{notes:?}");

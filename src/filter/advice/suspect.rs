@@ -240,22 +240,43 @@ fn word(text: &str) -> Option<Suspicion> {
             format!("write {write} if that is meant, or \"{text}\" for text"),
         );
     }
-    let (pattern, options) = text.strip_prefix('/')?.rsplit_once('/')?;
-    let is_regex = !pattern.is_empty()
-        && options.bytes().all(|byte| b"imsxgu".contains(&byte))
-        && (!options.is_empty() || pattern.contains(['^', '$', '*', '+', '\\', '[', '(', '|']));
-    if !is_regex {
+    let (pattern, options) = in_slashes(text)?;
+    if options.is_empty() && !pattern.contains(['^', '$', '*', '+', '\\', '[', '(', '|']) {
         return None;
     }
-    let known: String = options.chars().filter(|option| "imsx".contains(*option)).collect();
-    let options = if known.is_empty() { String::new() } else { format!(", $options: {known}") };
     suspicion(
         format!("`{}` is compared as text, not as a regular expression", short(text)),
-        format!(
-            "write {{ $regex: '{}'{options} }}, or \"{}\" for text",
-            short(pattern),
-            short(text)
-        ),
+        format!("write {{ {} }}, or \"{}\" for text", regex(pattern, options), short(text)),
+    )
+}
+
+/// Pattern and options of `/^AB-/i`, as JavaScript and the shell write a regular expression.
+fn in_slashes(text: &str) -> Option<(&str, &str)> {
+    let (pattern, options) = text.strip_prefix('/')?.rsplit_once('/')?;
+    let is_regex = !pattern.is_empty() && options.bytes().all(|byte| b"imsxgu".contains(&byte));
+    is_regex.then_some((pattern, options))
+}
+
+/// The same as MongoDB's operators.
+fn regex(pattern: &str, options: &str) -> String {
+    let known: String = options.chars().filter(|option| "imsx".contains(*option)).collect();
+    let options = if known.is_empty() { String::new() } else { format!(", $options: {known}") };
+    format!("$regex: '{}'{options}", short(pattern))
+}
+
+/// Looks at the pattern of a `$regex`: slashes around it would be a part of it. In quotes they may be
+/// meant, as in a path.
+pub(in crate::filter) fn look_at_pattern(scalar: &Scalar) -> Option<Suspicion> {
+    let text = scalar.text.trim();
+    let (pattern, options) = in_slashes(text)?;
+    let is_sure = !options.is_empty() || pattern.starts_with('^') || pattern.ends_with('$');
+    if scalar.is_tagged || !(scalar.is_plain || is_sure) {
+        return None;
+    }
+    let keep = if scalar.is_plain { "quotes around it" } else { "!!str before it" };
+    suspicion(
+        format!("the slashes of `{}` are part of the pattern here", short(text)),
+        format!("write {}, or {keep} if they are meant", regex(pattern, options)),
     )
 }
 

@@ -7,8 +7,8 @@ use crate::diagnostic::{Diagnostic, Reporter, Severity, nearest};
 use crate::filter::params::Param;
 use crate::filter::tree::Tree;
 use crate::filter::value::ParamType;
-use crate::filter::{Params, claims, contradiction, mistakes};
-use crate::matcher::{Placeholder, Step, Template};
+use crate::filter::{Params, claims, contradiction, elements, mistakes, resolve};
+use crate::matcher::{Placeholder, PlaceholderUse, Step, Template};
 use crate::yaml::Entry;
 
 /// Who may open a stream. There is no default: a file says it.
@@ -121,7 +121,7 @@ fn collect_value(value: &Bson, path: &str, params: &Params, typed: &mut Vec<(Str
 /// Reads `access`. `None` after an error, which is reported.
 pub(in crate::filter) fn read(
     entry: &Entry,
-    params: &Params,
+    declared: (&Params, Option<&Entry>),
     reporter: &mut Reporter<'_>,
 ) -> Option<Access> {
     const FORMS: &str = "write `public`, `authenticated`, or `{ match: { role: admin } }`";
@@ -163,8 +163,13 @@ pub(in crate::filter) fn read(
             return None;
         }
     };
-    crate::filter::resolve::compile(inner, Template::parse, reporter)
-        .map(|(_, template)| Access::Match(AccessRule::new(template, params)))
+    let compiled = resolve::compile(inner, Template::parse, reporter)?;
+    let uses = match &compiled.parsed {
+        Some(template) => template.placeholders(),
+        None => Template::placeholders_in(&compiled.document),
+    };
+    check_placeholders(&uses, inner, declared, reporter);
+    compiled.parsed.map(|template| Access::Match(AccessRule::new(template, declared.0)))
 }
 
 /// What is said of a protected stream where the settings name nobody who could vouch for a caller:
@@ -252,16 +257,14 @@ fn not_in_claims(document: &Document, path: &mut Vec<Step>) -> Option<(&'static 
 }
 
 /// The claims' conditions are on claims; parameters may stand in them, if they are always there.
-pub(in crate::filter) fn check_placeholders(
-    access: &Access,
-    entry: &Entry,
+fn check_placeholders(
+    uses: &[PlaceholderUse],
+    conditions: &Entry,
     (params, written): (&Params, Option<&Entry>),
     reporter: &mut Reporter<'_>,
 ) {
-    let Access::Match(AccessRule { template, .. }) = access else { return };
-    let Some(inner) = entry.value.get("match") else { return };
-    let mut tree = Tree::new(inner);
-    for placeholder_use in template.placeholders() {
+    let mut tree = Tree::new(conditions);
+    for placeholder_use in uses {
         let node = tree.node_at(&placeholder_use.path);
         match &placeholder_use.placeholder {
             Placeholder::Claim(claim) => reporter.error(
@@ -281,11 +284,6 @@ pub(in crate::filter) fn check_placeholders(
             }
         }
     }
-    crate::filter::elements::advise(&inner.value, reporter);
-    crate::filter::resolve::check_params(
-        &template.placeholders(),
-        inner,
-        (params, written),
-        reporter,
-    );
+    elements::advise(&conditions.value, reporter);
+    resolve::check_params(uses, conditions, (params, written), reporter);
 }

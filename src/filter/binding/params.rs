@@ -128,7 +128,7 @@ pub(in crate::filter) fn read(entry: &Entry, reporter: &mut Reporter<'_>) -> Par
     let Some(entries) = entry.value.entries() else {
         reporter.error(
             entry.value.place,
-            format!("`params` is a mapping, not {}", entry.value.noun()),
+            format!("`params` must be a mapping, not {}", entry.value.noun()),
             "write `params: { status: { type: string } }`",
         );
         return Params::default();
@@ -149,7 +149,7 @@ fn param(entry: &Entry, regexes: &mut RegexBudget, reporter: &mut Reporter<'_>) 
     let Some(entries) = entry.value.entries() else {
         reporter.error(
             entry.value.place,
-            format!("a parameter is a mapping, not {}", entry.value.noun()),
+            format!("a parameter must be a mapping, not {}", entry.value.noun()),
             format!("write `{name}: {{ type: string }}`"),
         );
         return None;
@@ -217,8 +217,8 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
     let (inner, is_array) = match node.items() {
         Some([inner]) => (inner, true),
         Some(_) => {
-            let hint = "write one type in brackets, as in [string]";
-            reporter.error(node.place, "a list of types", hint);
+            let hint = "for an array, write the type of its items in brackets, as in [string]";
+            reporter.error(node.place, "a parameter has one type", hint);
             return None;
         }
         None => (node, false),
@@ -226,7 +226,7 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
     let names = ParamType::KNOWN.map(|(_, name)| name);
     let Some(scalar) = inner.scalar() else {
         let hint = format!("the types are {}", names.join(", "));
-        reporter.error(inner.place, format!("a type is a word, not {}", inner.noun()), hint);
+        reporter.error(inner.place, format!("a type must be a word, not {}", inner.noun()), hint);
         return None;
     };
     let written = scalar.text.as_str();
@@ -238,15 +238,31 @@ fn kind_of(node: &Node, reporter: &mut Reporter<'_>) -> Option<(ParamType, bool)
     None
 }
 
+/// The type of the items in `string[]` and `array<string>`, as other languages write them.
+pub(in crate::filter) fn item_type(written: &str) -> Option<&'static str> {
+    let item = written.strip_suffix("[]").or_else(|| {
+        let (outer, item) = written.strip_suffix('>')?.split_once('<')?;
+        matches!(outer.to_lowercase().as_str(), "array" | "list" | "set").then_some(item)
+    });
+    nearest(item?, ParamType::KNOWN.map(|(_, name)| name))
+}
+
 /// What to write instead of a word that is no type.
 pub(in crate::filter) fn type_hint(written: &str) -> String {
     let names = ParamType::KNOWN.map(|(_, name)| name);
+    if let Some(item) = item_type(written) {
+        return format!("write the type of the items in brackets: [{item}]");
+    }
     match written {
         "number" | "float" => "write int, long, double or decimal".to_owned(),
         "integer" => "did you mean `int` or `long`?".to_owned(),
         "boolean" => "did you mean `bool`?".to_owned(),
-        "array" => "write the type of the items in brackets, as in [string]".to_owned(),
+        "array" | "list" | "set" => {
+            "write the type of the items in brackets, as in [string]".to_owned()
+        }
         "oid" | "id" => "did you mean `objectId`?".to_owned(),
+        "text" | "str" | "varchar" => "did you mean `string`?".to_owned(),
+        "timestamp" | "datetime" | "time" => "did you mean `date`?".to_owned(),
         _ => match nearest(written, names) {
             Some(name) => format!("did you mean `{name}`?"),
             None => format!("the types are {}", names.join(", ")),
@@ -279,7 +295,7 @@ fn limits(
             Some(length @ 1..=MAX_LENGTH) => limits.max_length = Some(length),
             _ => reporter.error(
                 entry.value.place,
-                "not a length",
+                "not a length for `maxLength`",
                 format!("write a whole number of characters from 1 to {MAX_LENGTH}"),
             ),
         }
@@ -310,7 +326,7 @@ fn limits(
 
 fn pattern(node: &Node, regexes: &mut RegexBudget, reporter: &mut Reporter<'_>) -> Option<Pattern> {
     let Some(scalar) = node.scalar() else {
-        let message = format!("`pattern` is text, not {}", node.noun());
+        let message = format!("`pattern` must be text, not {}", node.noun());
         reporter.error(node.place, message, "write a regular expression for the whole value");
         return None;
     };
@@ -339,7 +355,7 @@ fn allowed(
         Some(items) if !items.is_empty() => items,
         _ => {
             let hint = "write the values that are allowed, as in [new, paid]";
-            reporter.error(node.place, "`enum` is a list with at least one value", hint);
+            reporter.error(node.place, "`enum` must be a list with at least one value", hint);
             return None;
         }
     };
@@ -391,7 +407,7 @@ fn default(
         _ => {
             reporter.error(
                 node.place,
-                "the default of an array is a list with at least one value",
+                "the default of an array must be a list with at least one value",
                 "without a default, leaving the parameter out removes its condition",
             );
             None

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::filter::Namespace;
+use crate::filter::{Namespace, ParamType};
 
 /// What a look at a collection has shown. No values: the file may go into a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +27,6 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&CollectionShape>) -> String
     let what = collection.unwrap_or("Everything in the database");
     let nothing = CollectionShape::default();
     let fields = seen.unwrap_or(&nothing);
-    let first = fields.fields.first().map(|(name, _)| name.as_str()).filter(|name| is_plain(name));
     // Writing to a text does not fail.
     let _ = write!(
         out,
@@ -43,17 +42,19 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&CollectionShape>) -> String
     if let Some(seen) = seen {
         list_fields(seen, &mut out);
     }
-    let example = first.unwrap_or("status");
+    let owner = owner(fields).unwrap_or("customer");
+    let (example, kind) = condition(fields, owner).unwrap_or(("status", ParamType::String));
+    let kind = kind.name();
     let _ = write!(
         out,
         "\n# Which documents: MongoDB's query language, on the document after the change.\n\
          # {{ $param: name }} is a value from the client, {{ $claim: name }} a claim about the \
          caller.\n\
          # match:\n\
-         #   customer: {{ $claim: sub, type: objectId }}\n\
+         #   {owner}: {{ $claim: sub, type: objectId }}\n\
          #   {example}: {{ $param: {example} }}\n\
          # params:\n\
-         #   {example}: {{ type: string, required: false }}\n\n\
+         #   {example}: {{ type: {kind}, required: false }}\n\n\
          # Which fields leave the server, as in find(). Without it, all of them do.\n"
     );
     let shown: Vec<&str> =
@@ -89,12 +90,37 @@ pub fn scaffold(namespace: &Namespace, seen: Option<&CollectionShape>) -> String
     out
 }
 
+/// A field that may name the user to whom a document belongs: of ObjectIds, and of such a name where
+/// there is one.
+fn owner(seen: &CollectionShape) -> Option<&str> {
+    const WORDS: [&str; 8] =
+        ["user", "owner", "customer", "author", "account", "member", "creat", "student"];
+    let is_owner = |name: &str| {
+        let lower = name.to_ascii_lowercase();
+        WORDS.iter().any(|word| lower.contains(word))
+    };
+    let ids = seen.fields.iter().filter(|(_, types)| types.as_slice() == ["objectId"]);
+    let names: Vec<&str> = ids.map(|(name, _)| name.as_str()).filter(|it| is_plain(it)).collect();
+    names.iter().find(|name| is_owner(name)).or(names.first()).copied()
+}
+
+/// A field to show a parameter with, and the parameter's type: one that its values have.
+fn condition<'s>(seen: &'s CollectionShape, owner: &str) -> Option<(&'s str, ParamType)> {
+    seen.fields.iter().filter(|(name, _)| is_plain(name) && name != owner).find_map(
+        |(name, types)| {
+            let [kind] = types.as_slice() else { return None };
+            Some((name.as_str(), ParamType::named(kind)?))
+        },
+    )
+}
+
 fn list_fields(seen: &CollectionShape, out: &mut String) {
     if seen.documents == 0 {
         out.push_str("# There are no documents in it yet.\n");
         return;
     }
-    let _ = writeln!(out, "#\n# Seen in {} documents:", seen.documents);
+    let noun = if seen.documents == 1 { "document" } else { "documents" };
+    let _ = writeln!(out, "#\n# Seen in {} {noun}:", seen.documents);
     let widest =
         seen.fields.iter().take(MAX_FIELDS).map(|(name, _)| escaped(name).chars().count()).max();
     let width = widest.unwrap_or_default().min(30);
@@ -208,33 +234,55 @@ mod tests {
     /// What is commented out is right, too.
     #[test]
     fn the_comments_are_good_as_well() {
-        let text = scaffold(&Namespace::read("shop.orders").unwrap(), None);
-        let uncommented: String = text
-            .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(rest) if rest.starts_with(' ') && !rest.contains("db.runCommand") => {
-                    format!("{rest}\n")
-                }
-                Some(rest)
-                    if [
-                        "match:",
-                        "params:",
-                        "project:",
-                        "fullDocument",
-                        "snapshot:",
-                        "examples:",
-                    ]
-                    .iter()
-                    .any(|key| rest.starts_with(key)) =>
-                {
-                    format!("{rest}\n")
-                }
-                _ => format!("{line}\n"),
-            })
-            .collect();
-        assert!(uncommented.contains("\nmatch:\n  customer:"), "{uncommented}");
-        let uncommented = uncommented.replace("    expect: sent", "    expect: none");
-        assert!(uncommented.contains("\nsnapshot: true\n"), "{uncommented}");
-        check(&uncommented);
+        let namespace = Namespace::read("shop.orders").unwrap();
+        let seen = |fields: &[(&str, &'static str)]| {
+            let fields = fields.iter().map(|(name, kind)| (name.to_string(), vec![*kind]));
+            CollectionShape { documents: 3, fields: fields.collect(), ..CollectionShape::default() }
+        };
+        // What is seen, and the conditions that are shown of it.
+        let rows = [
+            (None, "customer", "status", "string"),
+            (Some(seen(&[])), "customer", "status", "string"),
+            (Some(seen(&[("total", "int"), ("userId", "objectId")])), "userId", "total", "int"),
+            (Some(seen(&[("ownerId", "objectId"), ("due", "date")])), "ownerId", "due", "date"),
+            // Of these types no parameter can be.
+            (Some(seen(&[("items", "array"), ("open", "bool")])), "customer", "open", "bool"),
+            (Some(seen(&[("room", "objectId")])), "room", "status", "string"),
+            (
+                Some(seen(&[("room", "objectId"), ("authorId", "objectId")])),
+                "authorId",
+                "room",
+                "objectId",
+            ),
+        ];
+        for (seen, owner, field, kind) in rows {
+            let text = uncommented(&scaffold(&namespace, seen.as_ref()));
+            for part in [
+                format!("\nmatch:\n  {owner}: {{ $claim: sub, type: objectId }}\n"),
+                format!("\n  {field}: {{ $param: {field} }}\n"),
+                format!("\nparams:\n  {field}: {{ type: {kind}, required: false }}\n"),
+                "\nsnapshot: true\n".to_owned(),
+            ] {
+                assert!(text.contains(&part), "{part}\n{text}");
+            }
+            check(&text);
+        }
+    }
+
+    fn uncommented(text: &str) -> String {
+        const KEYS: [&str; 6] =
+            ["match:", "params:", "project:", "fullDocument", "snapshot:", "examples:"];
+        let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with(' ') && is_yaml(rest) => format!("{rest}\n"),
+            Some(rest) if KEYS.iter().any(|key| rest.starts_with(key)) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        });
+        // Nobody is signed in as somebody with an ObjectId in the example.
+        lines.collect::<String>().replace("    expect: sent", "    expect: none")
+    }
+
+    /// Neither a command nor the list of fields.
+    fn is_yaml(line: &str) -> bool {
+        !line.contains("db.runCommand") && (line.contains(':') || line.contains("- "))
     }
 }

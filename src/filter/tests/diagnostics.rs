@@ -15,16 +15,21 @@ fn exact_texts() {
         let (title, case) = case.split_once('\n').unwrap();
         let (text, _) = case.split_once("---\n").unwrap();
         let file = if title.ends_with("(json)") { "orders.json" } else { "orders.yaml" };
-        let found = match parse_filter("orders", Path::new(file), text) {
-            Ok(filter) => shown(&filter.warnings),
-            Err(diagnostics) => shown(&diagnostics),
+        let told = match parse_filter("orders", Path::new(file), text) {
+            Ok(filter) => filter.warnings,
+            Err(diagnostics) => diagnostics,
         };
+        // Each says what to do, not only what is wrong.
+        for one in &told {
+            assert!(one.hint.is_some(), "{title}: {one}");
+        }
+        let found = shown(&told);
         let gap = if count == 0 { "" } else { "\n" };
         let end = if found.is_empty() { "" } else { "\n" };
         now.push_str(&format!("{gap}=== {title}\n{text}---\n{found}{end}"));
         count += 1;
     }
-    assert!(count > 30, "only {count} cases were found");
+    assert!(count > 150, "only {count} cases were found");
     if std::env::var_os("BLESS").is_some() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/filter/tests/diagnostics.txt");
         std::fs::write(file, &now).unwrap();

@@ -387,7 +387,9 @@ impl Parser {
         match Pattern::new(source, options, &mut self.regexes) {
             Ok(pattern) => Some(Arc::new(pattern)),
             Err((message, hint)) => {
-                self.error(message, hint);
+                let literal = "to match a special character itself, write `\\` before it, and single \
+                               quotes around the pattern: '\\('";
+                self.error(message, hint.or_else(|| Some(literal.to_owned())));
                 None
             }
         }

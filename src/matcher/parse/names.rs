@@ -116,7 +116,14 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
         _ => {}
     }
     if REFUSED.iter().any(|(refused, _)| *refused == name) {
-        return None;
+        let instead = match name {
+            "$sampleRate" => "remove it",
+            "$collation" | "collation" => {
+                "use `$regex` with `$options: i`, or keep the text in lower case in another field"
+            }
+            _ => "have the app keep the area in a field of its own, and match on that",
+        };
+        return Some(instead.to_owned());
     }
     let lower = name.to_ascii_lowercase();
     if let Some((_, hint)) = ELSEWHERE.iter().find(|(words, _)| words.contains(&lower.as_str())) {
@@ -138,5 +145,8 @@ pub(crate) fn hint(name: &str, place: Where) -> Option<String> {
         _ => {}
     }
     let known: &[&str] = if place == Where::TopLevel { &TOP_LEVEL } else { &FIELD };
-    nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`?"))
+    Some(match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("the operators here are {}", known.join(", ")),
+    })
 }

@@ -21,6 +21,8 @@ type OpenTest = Test<Operand, OpenSet>;
 
 /// The highest bit that may be asked for: `mongod` takes any, no value is that long.
 const MAX_BIT: i64 = i32::MAX as i64;
+/// The hint where no type is near.
+const TYPES: &str = "for example string, int, double, bool, date, objectId, array, object or null";
 
 impl Parser {
     /// All operators of one field; each is a condition of its own.
@@ -81,7 +83,10 @@ impl Parser {
             }
             "$options" => {
                 if !siblings.contains_key("$regex") {
-                    self.error("`$options` needs a `$regex` beside it", None);
+                    self.error_with(
+                        "`$options` needs a `$regex` beside it",
+                        "for example `{ $regex: '^a', $options: i }`",
+                    );
                 }
                 None
             }
@@ -108,7 +113,7 @@ impl Parser {
 
     fn range(&mut self, comparison: Comparison, value: &Bson) -> Option<OpenTest> {
         if matches!(value, Bson::RegularExpression(_)) {
-            self.error("regular expressions cannot be compared by order", None);
+            self.error_with("regular expressions cannot be compared by order", "use `$regex`");
             return None;
         }
         self.comparison(comparison, value, Role::Value)
@@ -137,7 +142,10 @@ impl Parser {
                     .filter(|document| document.len() == 1)
                     .and_then(|document| document.get("$elemMatch"));
                 let Some(inner) = inner else {
-                    parser.error("`$all` takes a list of values, or of `$elemMatch` only", None);
+                    parser.error_with(
+                        "`$all` takes a list of values, or of `$elemMatch` only",
+                        "write other conditions beside it, or under `$and`",
+                    );
                     return;
                 };
                 parser.count_condition();
@@ -167,7 +175,7 @@ impl Parser {
                 Some(single_or(nodes, Node::And))
             }
             Bson::Document(_) => {
-                self.error("`$not` has no condition", None);
+                self.error_with("`$not` has no condition", "for example `$not: { $gt: 100 }`");
                 None
             }
             _ => {
@@ -197,7 +205,7 @@ impl Parser {
         let before = self.errors.len();
         match value {
             Bson::Array(members) if members.is_empty() => {
-                self.error("`$type` takes at least one type", None);
+                self.error_with("`$type` takes at least one type", TYPES);
             }
             Bson::Array(members) => {
                 for (index, member) in members.iter().enumerate() {
@@ -212,8 +220,9 @@ impl Parser {
     fn add_type(&mut self, types: &mut TypeSet, value: &Bson) {
         if let Bson::String(name) = value {
             if let Err(nearest) = types.add_name(name) {
-                let hint = nearest.map(|name| format!("did you mean `{name}`?"));
-                self.error(format!("`{name}` is not a type"), hint);
+                let hint = nearest
+                    .map_or_else(|| TYPES.to_owned(), |near| format!("did you mean `{near}`?"));
+                self.error(format!("`{name}` is not a type"), Some(hint));
             }
             return;
         }
@@ -221,8 +230,8 @@ impl Parser {
         match Number::read(owned.get()).and_then(Number::exact_i64) {
             Some(0) => self.error_with("no type has the number 0", "use `$exists: false`"),
             Some(number) if types.add_number(number) => {}
-            Some(number) => self.error(format!("no type has the number {number}"), None),
-            None => self.error("a type is a name, such as `string`, or a number", None),
+            Some(number) => self.error_with(format!("no type has the number {number}"), TYPES),
+            None => self.error_with("a type is a name, such as `string`, or a number", TYPES),
         }
     }
 
@@ -242,14 +251,14 @@ impl Parser {
         };
         match (number(divisor), number(remainder)) {
             (Some(Some(0)), _) => {
-                self.error("`$mod` divides by 0", None);
+                self.error_with("`$mod` divides by 0", HINT);
                 None
             }
             (Some(Some(divisor)), Some(Some(remainder))) => {
                 Some(Test::Operator(Operator::Mod { divisor, remainder }))
             }
             (Some(_), Some(_)) => {
-                self.error("the numbers of `$mod` must fit 64 bits", None);
+                self.error_with("the numbers of `$mod` must fit 64 bits", HINT);
                 None
             }
             _ => {
@@ -265,7 +274,10 @@ impl Parser {
         match Number::read(owned.get()).and_then(Number::exact_i64) {
             Some(size) if size >= 0 => Some(size),
             _ => {
-                self.error("`$size` takes a whole number, 0 or greater", None);
+                self.error_with(
+                    "`$size` takes a whole number, 0 or greater",
+                    "for a range, ask whether an element is there: `items.2: { $exists: true }`",
+                );
                 None
             }
         }
@@ -287,14 +299,14 @@ impl Parser {
             None => None,
             Some(Bson::String(options)) => Some(options.as_str()),
             Some(_) => {
-                self.error("`$options` takes a text", None);
+                self.error_with("`$options` takes a text", "for example `$options: i`");
                 return None;
             }
         };
         match (value, options) {
             (Bson::String(source), options) => self.pattern(source, options.unwrap_or("")),
             (Bson::RegularExpression(regex), Some(_)) if !regex.options.is_empty() => {
-                self.error("options both in `$regex` and in `$options`", None);
+                self.error_with("options both in `$regex` and in `$options`", "remove one of them");
                 None
             }
             (Bson::RegularExpression(regex), options) => {
@@ -302,7 +314,10 @@ impl Parser {
                 self.pattern(regex.pattern.as_str(), options)
             }
             _ => {
-                self.error("`$regex` takes a text or a regular expression", None);
+                self.error_with(
+                    "`$regex` takes a text or a regular expression",
+                    "for example `$regex: '^AB-'`",
+                );
                 None
             }
         }

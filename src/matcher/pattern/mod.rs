@@ -74,7 +74,8 @@ impl RegexBudget {
         if source.len() <= MAX_SOURCE_BYTES {
             return Ok(());
         }
-        Err((format!("a regular expression of more than {MAX_SOURCE_BYTES} bytes"), None))
+        let message = format!("a regular expression of more than {MAX_SOURCE_BYTES} bytes");
+        Err((message, Some("split it into several conditions".to_owned())))
     }
 }
 

@@ -71,10 +71,11 @@ pub(super) enum Escape {
 
 pub(super) fn refuse<T>(message: &str, hint: &str) -> Result<T, PatternError> {
     let hint = (!hint.is_empty()).then(|| hint.to_owned());
-    Err((format!("{message} in a regular expression"), hint))
+    Err((format!("the regular expression has {message}"), hint))
 }
 
-const LINEAR: &str = "regular expressions run in linear time here, and this construct cannot";
+const LINEAR: &str = "regular expressions run in linear time here, which rules this out: write it as several \
+                      conditions, for example with `$not`";
 
 impl Translator {
     fn run(&mut self) -> Result<(), PatternError> {
@@ -198,8 +199,8 @@ impl Translator {
                 return Ok(());
             }
             Some('E') => {}
-            Some('g' | 'k') => return refuse("a reference back", LINEAR),
-            Some('1'..='9') if self.refers_back() => return refuse("a reference back", LINEAR),
+            Some('g' | 'k') => return refuse("a back-reference", LINEAR),
+            Some('1'..='9') if self.refers_back() => return refuse("a back-reference", LINEAR),
             Some('G' | 'K' | 'R' | 'X' | 'C') => {
                 return refuse(r"`\G`, `\K`, `\R`, `\X` or `\C`", "write it in another way");
             }
@@ -343,10 +344,10 @@ impl Translator {
         match self.rest.next() {
             Some(':' | '|') => self.open(),
             Some('#') => while self.rest.next().is_some_and(|char| char != ')') {},
-            Some('=' | '!') => return refuse("looking ahead", LINEAR),
+            Some('=' | '!') => return refuse("a look-ahead", LINEAR),
             Some('>') => return refuse("an atomic group", LINEAR),
             Some('<') if matches!(self.rest.peek(), Some('=' | '!')) => {
-                return refuse("looking behind", LINEAR);
+                return refuse("a look-behind", LINEAR);
             }
             Some(open @ ('<' | '\'')) => self.named(if open == '<' { '>' } else { '\'' }),
             Some('P') if self.rest.peek() == Some(&'<') => self.named('>'),

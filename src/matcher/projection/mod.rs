@@ -214,7 +214,10 @@ impl Parser {
         if let Some(part) = key.split('.').find(|part| part.starts_with('$')) {
             match part {
                 "$" => self.error("the positional `$` is not supported", Some(NO_POSITION)),
-                _ => self.error(format!("`{part}` is not a field name"), None),
+                _ => self.error(
+                    format!("`{part}` is not a field name"),
+                    Some("name fields only; operators have no place in a projection"),
+                ),
             }
             return;
         }
@@ -251,7 +254,8 @@ impl Parser {
 
     fn inner(&mut self, document: &Document, path: &[&str]) {
         match document.keys().next() {
-            None => self.error("an empty document in a projection", None),
+            None => self
+                .error("an empty document in a projection", Some("write 1 to include the field")),
             Some(first) if first.starts_with('$') => self.operator(first),
             Some(_) => self.fields(document, path),
         }
@@ -261,9 +265,9 @@ impl Parser {
         let (reason, hint) = match operator {
             "$slice" | "$elemMatch" => (
                 "it selects elements of an array, and an update does not carry the whole array",
-                None,
+                Some("include the whole field"),
             ),
-            "$meta" => ("an event is not the result of a search or a sort", None),
+            "$meta" => ("an event is not the result of a search or a sort", Some("remove it")),
             "$claim" | "$param" => {
                 ("a projection is the same for all clients", Some("use two filter files"))
             }
@@ -275,13 +279,16 @@ impl Parser {
     fn name(&mut self, path: &[&str], is_shown: bool) {
         if path == ["_id"] {
             if self.id.is_some() || self.root.child(b"_id").is_some() {
-                self.error("`_id` is named twice", None);
+                self.error("`_id` is named twice", Some("remove one of them"));
             }
             self.id = Some(is_shown);
             return;
         }
         if path.first() == Some(&"_id") && self.id.is_some() {
-            self.error("`_id` is also named as a whole", None);
+            self.error(
+                "`_id` is also named as a whole",
+                Some("a path and a part of it cannot both be named"),
+            );
             return;
         }
         let mode = if is_shown { Mode::Include } else { Mode::Exclude };

@@ -208,9 +208,9 @@ impl FilterContext<'_> {
                 FindingKind::MissingDatabase,
                 format!(
                     "there is no database `{database}`: the stream is silent until it is \
-                         created"
+                     created, with its first collection"
                 ),
-                None,
+                format!("db.getSiblingDB({database:?}).createCollection(\"NAME\")"),
             ),
         })
     }
@@ -364,7 +364,7 @@ async fn image_expiry(
         Ok(answer) => answer,
         Err(error) if Failure::of(&error) == Failure::Privileges => {
             let message = "this user may not see how long images of documents are kept";
-            let fix = rights.grant_role("clusterMonitor", "admin");
+            let fix = rights.grant_cluster_action("getClusterParameter");
             return Ok(Some(Finding::general(FindingKind::Unknown, message.to_owned(), fix)));
         }
         // Older, or not the server's to tell.

@@ -91,6 +91,17 @@ impl Rights {
         )
     }
 
+    /// The commands that let this user do one thing of the whole cluster. No built-in role that only
+    /// reads may ask for cluster parameters.
+    pub fn grant_cluster_action(&self, action: &str) -> String {
+        let (user, of) = self.names();
+        format!(
+            "db.getSiblingDB(\"admin\").createRole({{ role: {action:?}, privileges: [{{ resource: {{ \
+             cluster: true }}, actions: [{action:?}] }}], roles: [] }}); \
+             db.getSiblingDB({of:?}).grantRolesToUser({user:?}, [{{ role: {action:?}, db: \"admin\" }}])"
+        )
+    }
+
     fn names(&self) -> (&str, &str) {
         self.user.as_ref().map_or(("USER", "admin"), |(user, of)| (user, of))
     }

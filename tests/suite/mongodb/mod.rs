@@ -2,6 +2,7 @@
 //! failing over, with a short history, and with collections that come and go.
 
 mod budget;
+mod checks;
 mod feeds;
 mod history;
 mod impossible;
