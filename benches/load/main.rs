@@ -15,6 +15,7 @@
 
 mod app;
 mod bulk;
+mod console;
 mod crowd;
 mod cursors;
 mod fanout;
@@ -52,6 +53,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// The groups, in the order in which they are run.
 const GROUPS: [&str; 11] = [
     "idle",
+    "console",
     "fanout",
     "transports",
     "latency",
@@ -187,6 +189,7 @@ fn main() {
 fn run(group: &str, bench: &mut Bench) {
     match group {
         "idle" => idle::run(bench),
+        "console" => console::run(bench),
         "fanout" => fanout::run(bench),
         "transports" => transports::run(bench),
         "latency" => latency::run(bench),

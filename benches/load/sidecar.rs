@@ -23,6 +23,8 @@ pub struct How<'a> {
     pub is_compressing: bool,
     /// Its filter files; those of [`filters`] where there are none.
     pub filters: Option<&'a Path>,
+    /// `clients.heartbeat`; the default where there is none.
+    pub heartbeat: Option<&'a str>,
 }
 
 pub struct Sidecar {
@@ -54,6 +56,9 @@ impl Sidecar {
         if how.is_compressing {
             env.push(("SIDESTREAM_CLIENTS__COMPRESSION", "gzip".to_owned()));
         }
+        if let Some(heartbeat) = how.heartbeat {
+            env.push(("SIDESTREAM_CLIENTS__HEARTBEAT", heartbeat.to_owned()));
+        }
         if let Some(threads) = how.threads {
             env.push(("TOKIO_WORKER_THREADS", threads.to_string()));
         }
@@ -74,6 +79,11 @@ impl Sidecar {
             std::thread::sleep(Duration::from_millis(1));
         }
         Sidecar { process, address, admin, ready_after: began.elapsed() }
+    }
+
+    /// Status and body of a page of the admin port.
+    pub fn ask_admin(&self, path: &str) -> Option<(u16, String)> {
+        get(self.admin, path)
     }
 
     /// The sum of a metric over its labels.

@@ -1,5 +1,7 @@
 //! What is open, and how the sidecar as a whole is doing: names, counts and positions.
 
+use std::collections::HashSet;
+
 use http::Response;
 use prometheus::core::Collector;
 use serde_json::{Map, Value, json};
@@ -11,9 +13,11 @@ impl Admin {
     /// Names, counts and positions; no parameter values, no claims, no addresses.
     pub(super) fn streams(&self) -> Response<Vec<u8>> {
         let declared = self.catalog.declared();
-        let has_snapshot = |name: &str| {
-            declared.iter().any(|filter| filter.name == name && filter.snapshot().is_some())
-        };
+        let with_snapshot: HashSet<&str> = declared
+            .iter()
+            .filter(|filter| filter.snapshot().is_some())
+            .map(|filter| filter.name.as_str())
+            .collect();
         let streams: Vec<Value> = self
             .catalog
             .streams()
@@ -36,7 +40,7 @@ impl Admin {
                     "name": name,
                     "state": stream.state.name(),
                     "reason": stream.reason,
-                    "snapshot": has_snapshot(name),
+                    "snapshot": with_snapshot.contains(name.as_str()),
                     "connections": open,
                     "subscriptions": open,
                     "events_sent": sent,

@@ -111,6 +111,20 @@ pub struct ListenerReport {
     pub caller: Option<Arc<Caller>>,
 }
 
+/// How a listener is doing.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    lag_seconds: Option<f64>,
+    source: &'static str,
+}
+
+impl Standing {
+    /// What nobody knows comes first: it waits.
+    fn weight(self) -> f64 {
+        self.lag_seconds.unwrap_or(f64::INFINITY)
+    }
+}
+
 impl Default for Listeners {
     fn default() -> Listeners {
         Listeners { slots: Mutex::default(), began: Instant::now(), hasher: RandomState::new() }
@@ -155,31 +169,45 @@ impl Listeners {
     /// Those of a stream, with the one that lags most first: at most `most`, and how many there are.
     /// `feed` is what the stream reads now.
     pub fn of(&self, stream: &str, feed: &Feed, most: usize) -> (Vec<ListenerReport>, usize) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let age = self.began.elapsed().as_secs();
-        let mut reports: Vec<ListenerReport> = self
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let mut found: Vec<(Standing, Arc<Listener>)> = self
             .all()
-            .iter()
-            .filter_map(|listener| listener.report(stream, feed, now.as_secs_f64(), age))
+            .into_iter()
+            .filter_map(|listener| Some((listener.standing(stream, feed, now)?, listener)))
             .collect();
-        let total = reports.len();
-        // What nobody knows comes first: it waits.
-        let lag = |one: &ListenerReport| one.lag_seconds.unwrap_or(f64::INFINITY);
-        reports.sort_by(|a, b| lag(b).total_cmp(&lag(a)).then(b.age_seconds.cmp(&a.age_seconds)));
-        reports.truncate(most);
-        (reports, total)
+        let total = found.len();
+        let order = |(a, one): &(Standing, Arc<Listener>),
+                     (b, other): &(Standing, Arc<Listener>)| {
+            b.weight().total_cmp(&a.weight()).then(one.opened_at.cmp(&other.opened_at))
+        };
+        // A console asks every two seconds, and there may be ten thousands: most of them are only
+        // looked at.
+        if total > most {
+            found.select_nth_unstable_by(most, order);
+            found.truncate(most);
+        }
+        found.sort_by(order);
+        let age = self.began.elapsed().as_secs();
+        let reports = found.iter().map(|(standing, listener)| listener.report(*standing, age));
+        (reports.collect(), total)
     }
 
     /// Ends the connection of a listener; says whether there was one of this id.
     pub fn end(&self, id: &str) -> bool {
-        let found = self.all().into_iter().find(|listener| listener.id() == id);
-        let Some(listener) = found else { return false };
+        let Some(listener) = self.find(id) else { return false };
         let connection = match &listener.known.lock().owner {
             Owner::Connection(connection) => Some(connection.clone()),
             Owner::Nobody | Owner::Caller(_) => None,
         };
         connection.unwrap_or(listener).end();
         true
+    }
+
+    fn find(&self, id: &str) -> Option<Arc<Listener>> {
+        let (index, _) = id.split_once('-')?;
+        let index: usize = index.parse().ok()?;
+        let listener = self.slots.lock().listeners.get(index)?.upgrade()?;
+        (listener.id() == id).then_some(listener)
     }
 
     /// Wakes every connection, for what concerns all of them.
@@ -239,45 +267,48 @@ impl Listener {
         format!("{}-{}", self.index, self.serial)
     }
 
-    fn report(&self, stream: &str, feed: &Feed, now: f64, age: u64) -> Option<ListenerReport> {
-        let (route, caller, is_one_of_several) = {
-            let known = self.known.lock();
-            let route = known.route.clone().filter(|route| route.filter().name == stream)?;
-            match &known.owner {
-                Owner::Nobody => (route, None, false),
-                Owner::Caller(caller) => (route, Some(caller.clone()), false),
-                Owner::Connection(connection) => (route, connection.caller(), true),
-            }
-        };
+    /// How it is doing, if it listens to this stream.
+    fn standing(&self, stream: &str, feed: &Feed, now: f64) -> Option<Standing> {
+        let known = self.known.lock();
+        let route = known.route.as_ref().filter(|route| route.filter().name == stream)?;
         let seconds_since = |time: u32| (now - f64::from(time)).max(0.0);
         let place = self.place.load(Ordering::Relaxed);
         let (source, lag_seconds) = match self.phase.load(Ordering::Relaxed) {
-            Progress::FOLLOWING => {
-                let lag = match route.unread_from(place) {
+            Progress::FOLLOWING => match route.unread_from(place) {
+                Some(number) => {
+                    let is_behind = route.is_behind(place);
+                    // The feed has a lock of its own.
+                    drop(known);
                     // Trimmed between two looks: it has just gone by.
-                    Some(number) => feed.time_at(number).map_or(0.0, seconds_since),
-                    None => 0.0,
-                };
-                (
-                    if route.is_behind(place) && lag > 0.0 { "look-back" } else { "memory" },
-                    Some(lag),
-                )
-            }
+                    let lag = feed.time_at(number).map_or(0.0, seconds_since);
+                    (if is_behind && lag > 0.0 { "look-back" } else { "memory" }, Some(lag))
+                }
+                None => ("memory", Some(0.0)),
+            },
             Progress::REPLAYING => {
                 // The cluster time of what it has: there are 32 bits of it.
                 ("replay", Some(seconds_since(u32::try_from(place).unwrap_or(u32::MAX))))
             }
             _ => ("waiting", None),
         };
-        Some(ListenerReport {
+        Some(Standing { lag_seconds, source })
+    }
+
+    fn report(&self, standing: Standing, age: u64) -> ListenerReport {
+        let (caller, is_one_of_several) = match &self.known.lock().owner {
+            Owner::Nobody => (None, false),
+            Owner::Caller(caller) => (Some(caller.clone()), false),
+            Owner::Connection(connection) => (connection.caller(), true),
+        };
+        ListenerReport {
             id: self.id(),
             age_seconds: age.saturating_sub(u64::from(self.opened_at)),
             transport: self.transport,
             is_one_of_several,
-            lag_seconds,
-            source,
+            lag_seconds: standing.lag_seconds,
+            source: standing.source,
             caller,
-        })
+        }
     }
 
     fn caller(&self) -> Option<Arc<Caller>> {

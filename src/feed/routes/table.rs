@@ -194,6 +194,7 @@ impl RouteTable {
         let route = Arc::new(route);
         route.subscribers.fetch_add(1, Ordering::Relaxed);
         self.finder.add(route.clone());
+        self.tallies.add_route(&filter.name);
         route
     }
 
@@ -205,6 +206,7 @@ impl RouteTable {
         if !self.finder.remove(route) {
             return;
         }
+        self.tallies.remove_route(&route.filter().name);
         if self.by_key.get(&route.key) == Some(&route.id()) {
             self.by_key.remove(&route.key);
         }
@@ -303,8 +305,7 @@ impl RouteTable {
 
     /// What a stream has cost so far, and how many routes it has: so many different values.
     pub fn tally(&self, stream: &str) -> (Tally, usize) {
-        let routes = self.finder.routes().filter(|route| route.filter().name == stream);
-        (self.tallies.of(stream), routes.count())
+        self.tallies.of(stream)
     }
 
     /// The newest events of a stream from a number on, as its clients see them, the oldest first: at most
