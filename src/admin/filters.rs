@@ -1,5 +1,6 @@
 //! The filter files: what is in force, what is wrong with them, and what one of them becomes.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::{Admin, refuse};
 use crate::access::claims::Claims;
 use crate::diagnostic::{Diagnostic, Source};
 use crate::filter::{self, Access, Filter, FilterSet};
+use crate::matcher::Placeholder;
 use crate::session::explain::Explanation;
 use crate::session::trial::{self, Trial};
 
@@ -20,26 +22,32 @@ impl Admin {
         let told = self.findings.look();
         let declared = self.catalog.declared();
         let streams = self.catalog.streams();
-        let is_of = |diagnostic: &Diagnostic, name: &str| {
-            stream_of(&told.dir, diagnostic).as_deref() == Some(name)
-        };
+        let by_name: HashMap<&str, &Arc<Filter>> =
+            declared.iter().map(|filter| (filter.name.as_str(), filter)).collect();
+        let mut by_stream: HashMap<&str, Vec<Value>> =
+            streams.iter().map(|stream| (stream.name.as_str(), Vec::new())).collect();
+        let mut beside = Vec::new();
+        for diagnostic in &told.diagnostics {
+            let of_it = match stream_of(&told.dir, diagnostic) {
+                Some(stream) => by_stream.get_mut(stream.as_str()),
+                None => None,
+            };
+            of_it.unwrap_or(&mut beside).push(shown(diagnostic));
+        }
         let filters: Vec<Value> = streams
             .iter()
             .map(|stream| {
-                let filter = declared.iter().find(|filter| filter.name == stream.name);
-                let of_it = told.diagnostics.iter().filter(|one| is_of(one, &stream.name));
+                let name = stream.name.as_str();
                 json!({
                     "stream": stream.name,
                     "state": stream.state.name(),
                     "in_force": stream.is_in_force,
                     "reason": stream.reason,
-                    "declared": filter.map(|filter| declaration(filter)),
-                    "diagnostics": of_it.map(shown).collect::<Vec<_>>(),
+                    "declared": by_name.get(name).map(|filter| declaration(filter)),
+                    "diagnostics": by_stream.get(name),
                 })
             })
             .collect();
-        let is_beside = |one: &&Diagnostic| !streams.iter().any(|it| is_of(one, &it.name));
-        let beside: Vec<Value> = told.diagnostics.iter().filter(is_beside).map(shown).collect();
         super::json(200, &json!({ "filters": filters, "diagnostics": beside }))
     }
 
@@ -136,7 +144,18 @@ fn declaration(filter: &Filter) -> Value {
         "operations": filter.operations.names().collect::<Vec<_>>(),
         "snapshot": filter.snapshot().is_some(),
         "params": filter.params.to_json(),
+        "claims": claims(filter),
     })
+}
+
+/// The claims of a caller that `match` names, each once, in alphabetical order.
+fn claims(filter: &Filter) -> BTreeSet<&str> {
+    let uses = filter.template.uses().iter();
+    uses.filter_map(|it| match &it.placeholder {
+        Placeholder::Claim(claim) => Some(claim.path.as_str()),
+        Placeholder::Param(_) => None,
+    })
+    .collect()
 }
 
 /// A diagnostic as `check --output json` has it, and as `check` prints it: `text`.
@@ -150,7 +169,8 @@ fn shown(diagnostic: &Diagnostic) -> Value {
 fn stream_of(dir: &Path, diagnostic: &Diagnostic) -> Option<String> {
     let Source::File { path, .. } = &diagnostic.origin else { return None };
     let below = path.strip_prefix(dir).ok()?.with_extension("");
-    below.to_str().map(str::to_owned)
+    // As files are named in a ConfigMap, whose keys have no `/`.
+    below.to_str().map(|name| name.replace("__", "/"))
 }
 
 /// A query, decoded as forms are.
@@ -168,6 +188,18 @@ pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_diagnostic_is_of_the_stream_of_its_file() {
+        let dir = Path::new("/filters");
+        let of = |file: &str| {
+            let found = filter::parse_document(&dir.join(file), "{ nothing");
+            stream_of(dir, &found.unwrap_err()[0])
+        };
+        assert_eq!(of("orders.yaml").as_deref(), Some("orders"));
+        assert_eq!(of("shop/orders.json").as_deref(), Some("shop/orders"));
+        assert_eq!(of("shop__orders.yml").as_deref(), Some("shop/orders"));
+    }
 
     #[test]
     fn a_query_is_a_form() {

@@ -9,6 +9,7 @@ mod filters;
 mod health;
 mod host;
 mod listeners;
+mod origin;
 mod page_token;
 mod streams;
 mod tap;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use http::Response;
+use http::{HeaderValue, Response, header};
 use parking_lot::Mutex;
 use pingora::apps::ServerApp;
 use pingora::apps::http_app::ServeHttp;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::access::Limited;
+use crate::api::problem::{self, Problem};
 use crate::config::{Console, Subjects};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -177,6 +179,9 @@ impl ServeHttp for Port {
                  use the IP address\n",
             );
         }
+        if has_all && origin::is_foreign(&request.headers) {
+            return text(403, "not for pages of other origins\n");
+        }
         if has_all && request.method == http::Method::POST && request.uri.path() == "/drain" {
             return admin.leave(&request.headers);
         }
@@ -197,8 +202,11 @@ impl ServeHttp for Port {
                 None => refuse(413, "more than 1 MiB, or it did not come"),
             };
         }
+        if has_all && (BY_PAGE.contains(&request.uri.path()) || request.uri.path() == "/drain") {
+            return only("POST");
+        }
         if !matches!(request.method, http::Method::GET | http::Method::HEAD) {
-            return text(405, "only GET\n");
+            return only("GET, HEAD");
         }
         match request.uri.path() {
             "/healthz" => text(200, "alive\n"),
@@ -237,7 +245,15 @@ fn json(status: u16, body: &Value) -> Response<Vec<u8>> {
 }
 
 fn refuse(status: u16, why: &str) -> Response<Vec<u8>> {
-    json(status, &serde_json::json!({ "error": why }))
+    let problem = Problem::new(status, why);
+    answer(status, problem::CONTENT_TYPE, problem.to_json().to_string().into_bytes())
+}
+
+/// Refuses other methods than these.
+fn only(methods: &'static str) -> Response<Vec<u8>> {
+    let mut response = text(405, &format!("only {methods}\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
 }
 
 fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
@@ -247,16 +263,16 @@ fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
     *response.status_mut() =
         http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    if let Ok(value) = http::HeaderValue::from_str(content_type) {
-        headers.insert(http::header::CONTENT_TYPE, value);
+    if let Ok(value) = HeaderValue::from_str(content_type) {
+        headers.insert(header::CONTENT_TYPE, value);
     }
-    headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
-    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // No page of another origin reads it, nor shows it as something else than it is.
     for (name, value) in
         [("cross-origin-resource-policy", "same-origin"), ("x-content-type-options", "nosniff")]
     {
-        headers.insert(name, http::HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
     response
 }

@@ -4,8 +4,10 @@
 //! here, but cannot read the token, which is in the page's text. A page whose name resolves to this
 //! port (DNS rebinding) has already been refused because of its `Host`.
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use tokio_rustls::rustls::crypto::ring;
+
+use super::origin;
 
 /// The field that brings it: one that no form sends.
 pub(super) const FIELD: &str = "sidestream-token";
@@ -20,22 +22,13 @@ pub(super) fn make() -> Option<String> {
 
 /// Whether a request comes from the page: by its token, and by what the browser says of its origin.
 pub(super) fn is_from_own_page(headers: &HeaderMap, token: &Option<String>) -> bool {
-    let one = |name| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none()).and_then(|it| it.to_str().ok())
-    };
-    let has = |name| headers.contains_key(name);
-    let has_token = match (one(FIELD), token) {
+    let has_token = match (origin::value(headers, FIELD), token) {
         (Some(given), Some(token)) => is_same(given.as_bytes(), token.as_bytes()),
         _ => false,
     };
-    let host = one(header::HOST.as_str());
-    let is_own_origin = !has("origin")
-        || one("origin")
-            .and_then(|origin| origin.split_once("://"))
-            .is_some_and(|(_, from)| host.is_some_and(|host| host.eq_ignore_ascii_case(from)));
-    let is_own_site = !has("sec-fetch-site") || one("sec-fetch-site") == Some("same-origin");
-    has_token && is_own_origin && is_own_site
+    let has_own_site = !headers.contains_key("sec-fetch-site")
+        || origin::value(headers, "sec-fetch-site") == Some("same-origin");
+    has_token && origin::has_own_origin(headers) && has_own_site
 }
 
 /// In the same time wherever they differ.

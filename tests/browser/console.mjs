@@ -26,6 +26,9 @@ const FILTERS = {
 match: { answer: { $ne: { $param: other } } }\nparams: { other: { type: string, required: false } }\n`,
   "mine.yaml": `description: The answers of the signed-in student\ncollection: classroom.answers
 match: { student: { $claim: sub } }\naccess: authenticated\n`,
+  "shown.yaml": `description: What students answer, not who\ncollection: classroom.answers\naccess: public
+project: { answer: 1 }\nmatch: { answer: { $in: { $param: choices } }, question: { $ne: { $param: not } } }
+params: { choices: { type: [string], required: false }, not: { type: string, enum: [a, b], required: false } }\n`,
   "broken.yaml": "collection: classroom.answers\nacess: public\n",
 };
 
@@ -35,10 +38,11 @@ function token() {
   return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
 }
 
-async function start(demo) {
+async function start(demo, env = {}) {
   const sidecar = await startSidecar(demo, FILTERS, {
     SIDESTREAM_AUTH__JWT__SECRET: SECRET,
     SIDESTREAM_AUTH__JWT__ALGORITHMS: "HS256",
+    ...env,
   });
   const open = async (count, target, headers) => (await startClients(sidecar.url, target, count, headers)).ended;
   const bearer = token();
@@ -169,7 +173,7 @@ test("a listener is ended by a button, and its client comes back", async ({ brow
 test("an event is tried, and the condition that decided is named", async ({ browser, demo }) => {
   const { admin } = await start(demo);
   const page = await look(browser, admin, "#/stream/mine");
-  await page.fill("#claims", "sub=ada");
+  await page.getByLabel("sub claim, text or JSON").fill("ada");
   const own = await tried(page, '{ "_id": 1, "student": "ada", "answer": "B" }');
   assert.match(own, /^sent\s+as insert/);
   const other = await tried(page, '{ "_id": 1, "student": "bob", "answer": "B" }');
@@ -177,4 +181,94 @@ test("an event is tried, and the condition that decided is named", async ({ brow
   assert.match(other, /student/);
   assert.match(await tried(page, "{ nothing"), /error/);
   assert.deepEqual(await violations(page), []);
+
+  // What is typed is judged by itself.
+  await page.fill("#event", '{ "_id": 1, "student": "ada" }');
+  const verdict = page.locator('form + [role="status"] .badge');
+  await until("it is sent", async () => (await verdict.textContent()) === "sent");
+  await page.getByLabel("sub claim, text or JSON").fill("bob builder");
+  await until("it is not sent to another", async () => (await verdict.textContent()) === "not sent");
+  await until("the explanation follows", async () =>
+    (await page.locator("#explanation").textContent()).includes("bob builder"));
+});
+
+test("the form has a field for each parameter, and explains as one types", async ({ browser, demo }) => {
+  const { admin } = await start(demo);
+  const page = await look(browser, admin, "#/stream/shown");
+  const explanation = page.locator("#explanation");
+  await until("an explanation", async () => (await explanation.textContent()).includes('"choices": null'));
+  await page.getByLabel("choices").fill("A, B");
+  await page.locator("#param-not").selectOption("b");
+  await until("both values are in it", async () => {
+    const { values } = JSON.parse(await explanation.textContent()).sidecar;
+    return JSON.stringify(values) === '{"choices":["A","B"],"not":"b"}';
+  });
+  assert.deepEqual(await violations(page), []);
+});
+
+test("events are shown where the settings say so, as clients see them, and the log says who looked", async ({ browser, demo, app }) => {
+  const { admin, log, open } = await start(demo, { SIDESTREAM_CONSOLE__TAP: "true" });
+  await open(1, "/_events/shown", {});
+  const page = await look(browser, admin, "#/stream/shown");
+  const button = page.getByRole("button", { name: "Show events" });
+  await button.focus();
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("text=the log says who looked");
+  const question = await app.ask("What does a tap show?");
+  await app.answer(question, SUBJECT, "shown to all");
+  const events = page.getByRole("log");
+  await until("the event", async () => (await events.textContent()).includes("shown to all"));
+  assert.equal(await button.getAttribute("aria-pressed"), "true");
+  assert.ok(!(await page.content()).includes(SUBJECT), "project hides who answered");
+  assert.deepEqual(await violations(page), []);
+  await until("the log", () => log().includes("the events of a stream are shown in the console"));
+  assert.ok(!log().includes("shown to all") && !log().includes(SUBJECT));
+  await button.click();
+  assert.equal(await button.getAttribute("aria-pressed"), "false");
+
+  // Elsewhere there is no such button.
+  const other = await start(demo);
+  const without = await look(browser, other.admin, "#/stream/shown");
+  await without.waitForSelector("text=What the filter becomes");
+  assert.equal(await without.getByRole("button", { name: "Show events" }).count(), 0);
+});
+
+test("everything is reached and read with the keyboard alone", async ({ browser, demo }) => {
+  const { admin, bearer, open } = await start(demo);
+  await open(1, "/_events/mine", { authorization: `Bearer ${bearer}` });
+  const page = await look(browser, admin, "#/");
+  await page.waitForSelector("text=Lag behind MongoDB");
+  const focused = () => page.evaluate(() => {
+    const { tagName, textContent, id, ariaLabel } = document.activeElement;
+    return `${tagName} ${id || ariaLabel || textContent.trim()}`;
+  });
+  // Tabs until something has the focus; what comes first is the way past the navigation.
+  const tab = async (wanted) => {
+    for (let i = 0; i < 60; i++) {
+      await page.keyboard.press("Tab");
+      if ((await focused()) === wanted) return;
+    }
+    throw new Error(`${wanted} is not reached`);
+  };
+  await page.keyboard.press("Tab");
+  assert.equal(await focused(), "A Skip to content");
+  await page.keyboard.press("Enter");
+  assert.equal(await focused(), "MAIN main");
+  await page.goto(`${admin}/#/`);
+  await tab("A Streams");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("text=Streams and their files");
+  await until("the page has the focus", async () => (await focused()) === "MAIN main");
+  await tab("A mine");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("text=What the filter becomes");
+  await tab("INPUT claim-sub");
+  await page.keyboard.type("ada");
+  await tab("TEXTAREA event");
+  await page.keyboard.type('{ "_id": 1, "student": "ada" }');
+  await page.waitForSelector('form + [role="status"] .badge:text-is("sent")');
+  // The page draws itself again all the while, and the focus stays.
+  await page.waitForResponse((answer) => answer.url().includes("/listeners?"));
+  await page.waitForResponse((answer) => answer.url().includes("/listeners?"));
+  assert.equal(await focused(), "TEXTAREA event");
 });

@@ -120,7 +120,7 @@ export async function startSidecar(demo, files, env) {
   });
   const admin = `http://${fields.admin}`;
   await until("the sidecar being ready", async () => (await fetch(`${admin}/readyz`)).status === 200);
-  return { url: `http://${fields.listen}`, admin };
+  return { url: `http://${fields.listen}`, admin, log: () => log };
 }
 
 // A TCP relay to `target`. cut() drops every connection and refuses new ones; answer(text) takes

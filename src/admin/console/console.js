@@ -206,39 +206,77 @@ function stream(name, { streams }, { filters }, listening) {
     findings(found.diagnostics),
     listeners(listening));
   const old = document.getElementById("facts");
-  if (old && drawn === location.hash) {
+  const shape = JSON.stringify([said?.params, said?.claims]);
+  if (old && drawn === location.hash && old.dataset.shape === shape) {
     const at = focusPath(old);
+    facts.dataset.shape = shape;
     old.replaceWith(facts);
     at(facts);
     return null;
   }
+  facts.dataset.shape = shape;
   const result = el("pre", { id: "explanation", role: "region", tabindex: "0", "aria-label": "Explanation" });
-  const field = (id, label, hint) =>
-    el("div", {}, el("label", { for: id }, label), el("input", { id, placeholder: hint, autocomplete: "off", spellcheck: "false" }));
-  const form = el("form", {}, field("params", "Parameters", "status=paid region=eu"),
-    field("claims", "Claims", "sub=ada"), el("button", {}, "Explain"));
+  const fields = [
+    ...Object.entries(said?.params ?? {}).map(([param, it]) => paramField(param, it)),
+    ...(said?.claims ?? []).map((claim) => claimField(claim)),
+  ];
   const asked = () => {
     const query = new URLSearchParams({ stream: name });
-    for (const [key, id] of [["param", "params"], ["claim", "claims"]]) {
-      const text = form.querySelector(`#${id}`).value.trim();
-      for (const pair of text ? text.split(/\s+/) : []) query.append(key, pair);
-    }
+    for (const { key, named, values } of fields) for (const value of values()) query.append(key, `${named}=${value}`);
     return query;
   };
-  const explain = async () => {
-    const query = asked();
-    try {
-      const { ok, body } = await ask(`/explain?${query}`);
-      result.textContent = ok ? JSON.stringify(body, null, 2) : body.error;
-    } catch (error) {
-      result.textContent = `The sidecar does not answer: ${error.message}`;
-    }
-  };
-  form.addEventListener("submit", (event) => { event.preventDefault(); explain(); });
+  const explain = latest(() => ask(`/explain?${asked()}`), (answer, error) => {
+    if (error) result.textContent = `The sidecar does not answer: ${error.message}`;
+    else result.textContent = answer.ok ? JSON.stringify(answer.body, null, 2) : answer.body.detail;
+  });
+  const { elements, judge } = trial(asked);
+  const form = el("form", { "aria-label": "Values" }, fields.map(({ element }) => element));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => { explain(); judge(); });
   explain();
-  return [el("h2", {}, name), facts, el("h3", {}, "What the filter becomes"),
-    el("p", { class: "dim" }, "As `sidestream explain` shows it. Write values as NAME=VALUE, separated by spaces."), form, result,
-    ...trial(asked), ...tap(name)];
+  const hint = fields.length > 0
+    ? "As `sidestream explain` shows it, for a client with these parameters and claims:"
+    : "As `sidestream explain` shows it. Its clients have no parameters, and no claim of theirs is compared.";
+  return [el("h2", {}, name), facts, el("h3", {}, "What the filter becomes"), el("p", { class: "dim" }, hint),
+    fields.length > 0 ? form : null, result, ...elements, ...tap(name)];
+}
+
+// As one would write it in a query; numbers that a browser would round come as text.
+const valueText = (value) => (typeof value === "object" ? value.$numberLong ?? value.join(",") : String(value));
+
+// A field of the form: `values` are those that a client would give, none where it is left empty.
+function paramField(name, param) {
+  const isArray = Array.isArray(param.type);
+  const kind = isArray ? `${param.type[0]}, commas between several` : param.type;
+  const rest = param.required ? "required" : param.default === undefined ? "optional" : `default ${valueText(param.default)}`;
+  const bounds = ["min", "max", "maxLength", "pattern"].filter((key) => key in param).map((key) => `${key} ${valueText(param[key])}`);
+  const choices = isArray ? null : param.enum ?? (param.type === "bool" ? [true, false] : null);
+  const id = `param-${name}`;
+  const input = choices
+    ? el("select", { id }, el("option", { value: "" }, "–"), choices.map(valueText).map((it) => el("option", { value: it }, it)))
+    : el("input", { id, autocomplete: "off", spellcheck: "false" });
+  const values = () => (isArray ? input.value.split(",").map((it) => it.trim()) : [input.value]).filter((it) => it !== "");
+  const label = el("label", { for: id }, name, el("small", {}, ` ${[kind, rest, ...bounds].join(", ")}`));
+  return { key: "param", named: name, values, element: el("div", {}, label, input) };
+}
+
+function claimField(path) {
+  const id = `claim-${path}`;
+  const input = el("input", { id, autocomplete: "off", spellcheck: "false" });
+  const label = el("label", { for: id }, path, el("small", {}, " claim, text or JSON"));
+  return { key: "claim", named: path, values: () => [input.value].filter((it) => it !== ""), element: el("div", {}, label, input) };
+}
+
+// Asks a moment after the last call, and shows the answer unless it was asked again meanwhile.
+function latest(asks, shows) {
+  let last = 0;
+  return async () => {
+    const mine = ++last;
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    if (mine !== last) return;
+    const [answer, error] = await asks().then((answer) => [answer, null], (error) => [null, error]);
+    if (mine === last) shows(answer, error);
+  };
 }
 
 // One event or document: sent or not, and which condition decided, with the values of the form above.
@@ -248,22 +286,21 @@ function trial(asked) {
   const verdict = el("div", { role: "status" });
   const form = el("form", {}, el("div", { class: "whole" }, el("label", { for: "event" },
     "A document, or a change event as MongoDB or `sidestream tail` shows it"), event), el("button", {}, "Try it"));
-  const judge = async () => {
-    try {
-      const answer = await tell(`/try?${asked()}`, event.value);
-      const said = await answer.json();
-      const data = said.sent ? JSON.stringify(said.data, null, 2) : said.condition;
-      verdict.replaceChildren(
-        el("p", {}, badge(said.sent ? "sent" : said.error ? "error" : "not sent"),
-          said.sent ? ` as ${said.event}${said.view ? `, view ${said.view}` : ""}` : ` ${said.reason ?? said.error}`),
-        ...(data ? [el("pre", { role: "region", tabindex: "0", "aria-label": "What decided" },
-          typeof data === "string" ? data : JSON.stringify(data, null, 2))] : []));
-    } catch (error) {
-      verdict.textContent = `The sidecar does not answer: ${error.message}`;
-    }
-  };
-  form.addEventListener("submit", (submitted) => { submitted.preventDefault(); judge(); });
-  return [el("h3", {}, "Try it"), form, verdict];
+  const tries = async () => (await tell(`/try?${asked()}`, event.value)).json();
+  const judged = latest(tries, (said, error) => {
+    if (error) return verdict.replaceChildren(`The sidecar does not answer: ${error.message}`);
+    const data = said.sent ? JSON.stringify(said.data, null, 2) : said.condition;
+    verdict.replaceChildren(
+      el("p", {}, badge(said.sent ? "sent" : said.detail ? "error" : "not sent"),
+        said.sent ? ` as ${said.event}${said.view ? `, view ${said.view}` : ""}` : ` ${said.reason ?? said.detail}`),
+      ...(data ? [el("pre", { role: "region", tabindex: "0", "aria-label": "What decided" },
+        typeof data === "string" ? data : JSON.stringify(data, null, 2))] : []));
+  });
+  // Nothing is judged before there is something.
+  const judge = () => { if (event.value.trim()) judged(); };
+  form.addEventListener("submit", (submitted) => { submitted.preventDefault(); judged(); });
+  event.addEventListener("input", judge);
+  return { elements: [el("h3", {}, "Try it"), form, verdict], judge };
 }
 
 // What the stream sends now, as long as somebody looks.
@@ -287,7 +324,7 @@ function tap(name) {
       const answer = await tell(`/tap?${query}`);
       const body = await answer.json();
       if (answer.status === 429) return; // another page asks too
-      if (!answer.ok) throw new Error(body.error);
+      if (!answer.ok) throw new Error(body.detail);
       next = body.next;
       for (const { event, bytes: size, data } of body.events) {
         list.append(`${event} ${data === null ? `(${bytes(size)})` : JSON.stringify(data)}\n`);
@@ -352,7 +389,9 @@ async function look() {
   try {
     const page = location.hash || "#/";
     const name = page.startsWith("#/stream/") ? decodeURIComponent(page.slice("#/stream/".length)) : null;
-    const asked = [ask("/overview"), ask("/streams"), ask("/filters")];
+    // The files are on the other pages.
+    const isOverview = !page.startsWith("#/stream");
+    const asked = [ask("/overview"), ask("/streams"), isOverview ? { body: null } : ask("/filters")];
     if (name !== null) asked.push(ask(`/listeners?${new URLSearchParams({ stream: name })}`));
     const answers = await Promise.all(asked);
     const [now, open, files] = answers.map((answer) => answer.body);
