@@ -121,8 +121,9 @@ enum Command {
     /// Show a sidecar's change streams and streams, with their rates, as a live table.
     #[command(after_help = "Example:\n  sidestream top\n  \
         sidestream top --once --output json http://127.0.0.1:9180 | jq '.streams[].state'\n\n\
-        Ends with Ctrl-C. Exit code 0: printed. 2: the command line is wrong. 3: the admin port does\n\
-        not answer.")]
+        In a terminal: up and down choose a stream, Enter opens it with its listeners, Esc goes back;\n\
+        s, or n, t, l, r, e, c, sorts by name, state, listeners, rate, events, cost; q quits.\n\n\
+        Exit code 0: printed. 2: the command line is wrong. 3: the admin port does not answer.")]
     Top(top::TopArgs),
 }
 

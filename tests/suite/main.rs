@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod commands;
+mod console;
 mod docs;
 mod events;
 mod examples;
@@ -30,6 +31,7 @@ mod snapshot_checks;
 mod snapshots;
 mod streams;
 mod support;
+mod top;
 mod traces;
 mod transports;
 mod troubles;
