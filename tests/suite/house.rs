@@ -10,7 +10,7 @@ const MAX_LINES: usize = 500;
 const MAX_FILES: usize = 15;
 
 /// Every Rust file below `dir`.
-fn rust_files(dir: &Path) -> Vec<PathBuf> {
+pub fn rust_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

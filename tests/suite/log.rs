@@ -122,3 +122,37 @@ async fn dropped_lines_are_counted_and_told() {
     until("the log tells", || async { program.log().contains("lines of this log were dropped") })
         .await;
 }
+
+/// Also of lines that no test causes: what the code writes is what the table of docs/operations.md lists.
+#[test]
+fn every_field_has_its_row() {
+    let documented = documented();
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = std::collections::BTreeSet::new();
+    for path in crate::house::rust_files(&source) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for level in ["error", "warn", "info", "debug", "trace"] {
+            for rest in text.split(&format!("{level}!(")).skip(1) {
+                // Fields come before the message, which is the first text.
+                let fields = rest.split(['"', ';']).next().unwrap_or_default();
+                found.extend(fields.split(',').filter_map(field_name));
+            }
+        }
+    }
+    assert!(found.len() > 15, "{found:?}");
+    let missing: Vec<_> = found.iter().filter(|name| !documented.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are in no table");
+}
+
+/// The name in `name`, `%name`, `?name` or `name = value`.
+fn field_name(text: &str) -> Option<String> {
+    let text = text.trim();
+    let name = text.split('=').next()?.trim().trim_start_matches(['%', '?']);
+    let name = match text.contains('=') {
+        true => name,
+        // The name of a part is that of the part.
+        false => name.rsplit('.').next()?,
+    };
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    is_name.then(|| name.to_owned())
+}

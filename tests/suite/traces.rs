@@ -231,6 +231,59 @@ async fn requests_and_streams_are_traced() {
     }
 }
 
+/// A client whose position is no longer in memory: one span for the reading, however much is read.
+#[tokio::test]
+async fn replays_are_traced() {
+    let (app, collector) = (App::start().await, Collector::start().await);
+    let database = unique("traces");
+    let endpoint = format!("http://{}", collector.address);
+    let on = [("SIDESTREAM_TRACE__OTLP", &*endpoint), ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB")];
+    let (program, _filters) = start(&app, &database, &on).await;
+    let authorization = format!("Authorization: Bearer {}\r\n", bearer());
+    let mut stream = Stream::open_with(program.listen, "/_events/a", &authorization).await;
+    stream.until_ready().await;
+    let mongodb = Client::with_uri_str(mongo::uri()).await.unwrap();
+    let collection = mongodb.database(&database).collection("a");
+    let write = async |count: usize| {
+        let documents = (0..count).map(|_| doc! { "text": "x".repeat(20_000) });
+        collection.insert_many(documents.collect::<Vec<_>>()).await.unwrap();
+    };
+    write(1).await;
+    let old = stream.event().await.id.unwrap();
+    write(20).await;
+    stream.events(20).await;
+    let again = format!("{authorization}Last-Event-ID: {old}\r\n");
+    let mut again = Stream::open_with(program.listen, "/_events/a", &again).await;
+    again.events(20).await;
+    let passes = collector.wait_for("replay pass").await;
+    assert!(passes.len() < 20, "{passes:?}");
+    assert_eq!(passes[0].kind, SpanKind::Internal as i32);
+}
+
+/// None of its own, those of clients that are traced, by the standard variables.
+#[tokio::test]
+async fn what_is_sampled_is_as_the_variables_say() {
+    let (app, collector) = (App::start().await, Collector::start().await);
+    let endpoint = format!("http://{}", collector.address);
+    let on = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+    ];
+    let (program, _filters) = start(&app, &unique("traces"), &on).await;
+    http::request(program.listen, "GET", "/page", "").await;
+    let seen = app.take_seen();
+    // The app is told that this trace is not kept.
+    let told = seen[0].fields_named("traceparent");
+    assert!(told.len() == 1 && told[0].ends_with("-00"), "{told:?}");
+    ask(&program, &app).await;
+    let spans = async || collector.named("GET");
+    until("the client's trace", || async { spans().await.len() >= 2 }).await;
+    for span in spans().await {
+        assert_eq!(hex(&span.trace_id), TRACE);
+    }
+}
+
 /// A WebSocket of the app's counts up to its switch.
 #[tokio::test]
 async fn a_switched_connection_is_no_long_request() {

@@ -1,7 +1,14 @@
 //! The troubles of docs/operations/: each is caused, and the operator's view says the right thing.
 //!
-//! Each prints what there was to be seen, which is where those pages have it from:
-//! `scripts/cargo test --test suite -- troubles:: --nocapture --test-threads 1`.
+//! Each prints what there was to be seen, which is where those pages have it from, and holds the page
+//! against it: `scripts/cargo test --test suite -- troubles:: --nocapture --test-threads 1`.
+
+mod memory;
+mod resets;
+mod slow;
+mod start;
+
+use std::path::Path;
 
 use std::time::Duration;
 
@@ -23,6 +30,60 @@ struct View {
     log: String,
 }
 
+/// The lines of the blocks of output on a page of docs/operations, below this heading and above the next one.
+fn shown_in(page: &str, heading: &str) -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations");
+    let page = std::fs::read_to_string(docs.join(page)).expect(page);
+    let (_, section) = page.split_once(&format!("{heading}\n")).expect(heading);
+    let section = section.split("\n#").next().unwrap();
+    let mut lines = Vec::new();
+    for block in section.split("```text\n").skip(1) {
+        let block = block.split("```").next().unwrap().lines();
+        // Those in a list are indented, and so is the end of a block.
+        lines.extend(block.map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    lines
+}
+
+/// What may differ from run to run left out: numbers, and how far lines are indented.
+fn without_numbers(text: &str) -> String {
+    let mut kept = String::new();
+    for word in text.split_whitespace() {
+        for c in word.chars() {
+            match c {
+                '0'..='9' | '.' if kept.ends_with('#') => {}
+                '0'..='9' => kept.push('#'),
+                c => kept.push(c),
+            }
+        }
+        kept.push(' ');
+    }
+    kept
+}
+
+/// Holds the output on a page against what was seen. An ellipsis stands for anything.
+fn hold(page: &str, heading: &str, seen: &str) {
+    hold_lines(&shown_in(page, heading), heading, seen);
+}
+
+/// The same of the metrics alone: what an error of MongoDB says depends on the moment.
+fn hold_metrics(page: &str, heading: &str, seen: &str) {
+    let mut lines = shown_in(page, heading);
+    lines.retain(|line| line.starts_with("sidestream_"));
+    hold_lines(&lines, heading, seen);
+}
+
+fn hold_lines(lines: &[String], heading: &str, seen: &str) {
+    let seen = without_numbers(seen);
+    assert!(!lines.is_empty(), "{heading} shows nothing");
+    for line in lines {
+        for part in line.split('…') {
+            let part = without_numbers(part);
+            assert!(seen.contains(part.trim()), "{heading}: `{line}` is not in\n{seen}");
+        }
+    }
+}
+
 impl View {
     async fn of(program: &Program) -> View {
         let ready = http::get(program.admin, "/readyz").await;
@@ -33,6 +94,30 @@ impl View {
             metrics: http::get(program.admin, "/metrics").await.text(),
             log: program.log(),
         }
+    }
+
+    /// All of it; the log as text.
+    fn text(&self) -> String {
+        let lines = self.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let log: Vec<String> = lines
+            .map(|line| {
+                let fields = line["fields"].as_object().unwrap();
+                let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+                let rest = fields.iter().filter(|(name, _)| *name != "message");
+                let rest: String =
+                    rest.map(|(name, value)| format!(" {name}={}", text(value))).collect();
+                let (level, target) = (text(&line["level"]), text(&line["target"]));
+                format!("{level} {target}: {}{rest}\n", text(&fields["message"]))
+            })
+            .collect();
+        format!(
+            "{}\n{}\n{}\n{}\n{}",
+            self.ready.1,
+            self.overview,
+            self.streams,
+            self.metrics,
+            log.concat()
+        )
     }
 
     fn stream(&self, name: &str) -> &Value {
@@ -55,7 +140,8 @@ impl View {
                 println!("{line}");
             }
         }
-        let tail: Vec<&str> = self.log.lines().rev().take(4).collect();
+        let text = self.text();
+        let tail: Vec<&str> = text.lines().rev().take(4).collect();
         tail.iter().rev().for_each(|line| println!("{line}"));
     }
 }
@@ -112,12 +198,21 @@ async fn mongodb_is_frozen() {
     assert_eq!(view.metric("sidestream_filter_state{state=\"waiting\",stream=\"orders\"}"), 1.0);
     assert!(view.log.contains("\"upstream\":\"shop/updateLookup\""), "{}", view.log);
     stream.block().await.expect("a sign of life");
+    // The log has a line for each attempt.
+    until("an attempt is in the log", || async {
+        program.log().contains("change stream is unavailable")
+    })
+    .await;
     own.thaw(0);
     write(&own.uri(), "shop", 1, 1).await;
     stream.event().await;
     let state = async || View::of(&program).await.stream("orders")["state"].clone();
     until("it is read again", || async { state().await == "ready" }).await;
-    assert!(View::of(&program).await.log.contains("change stream is open again"));
+    until("the log says so", || async { program.log().contains("change stream is open again") })
+        .await;
+    let seen = view.text() + &View::of(&program).await.text();
+    let page = "late.md";
+    hold_metrics(page, "## The lag grows: MongoDB is not read", &seen);
 }
 
 /// A client that was away for longer than the oplog reaches.
@@ -151,6 +246,7 @@ async fn the_oplog_is_too_short() {
     assert_eq!(view.overview["resets"]["history-lost"], 1);
     let window = view.metric("sidestream_oplog_window_seconds");
     assert!(window < 120.0, "{window}");
+    hold("resets.md", "## The oplog is too short", &view.text());
 }
 
 #[tokio::test]
@@ -175,7 +271,9 @@ async fn a_file_is_broken() {
     let text = files["filters"][0]["diagnostics"][0]["text"].as_str().unwrap().to_owned();
     println!("/filters {text}");
     assert!(text.contains("orders.yaml:2:1: error: ") && text.contains("^"), "{text}");
-    assert!(view.log.contains("orders.yaml:2:1"), "{}", view.log);
+    until("the log says so", || async { program.log().contains("orders.yaml:2:1") }).await;
+    let seen = (view.text() + &text).replace(&filters.path().display().to_string(), "filters");
+    hold("silent.md", "## A broken file", &seen);
     // The version before is in force.
     write(&mongo::uri(), &database, 1, 1).await;
     stream.event().await;
@@ -250,6 +348,8 @@ async fn rights_are_removed() {
     let reason = view.stream("orders")["reason"].as_str().unwrap();
     assert!(reason.contains("changeStream"), "{reason}");
     assert_eq!(view.ready.0, 200);
+    let page = "silent.md";
+    hold_metrics(page, "## Privileges were revoked", &view.text());
     for secret in [ROOT.1, "the-sidecars-password"] {
         assert!(!view.log.contains(secret) && !view.metrics.contains(secret));
         assert!(!view.streams.to_string().contains(secret) && !view.ready.1.contains(secret));
