@@ -47,7 +47,7 @@ enum Message {
     Input(Event),
     /// Nobody is at the keyboard any more.
     NoInput,
-    Look(Look),
+    Look(Box<Look>),
 }
 
 /// One look at the admin port.
@@ -81,7 +81,7 @@ pub(super) fn run(address: &str, interval: Duration, sort: Sort) -> Result<(), S
             // Another size, say.
             Ok(Message::Input(_)) => Effect::Draw,
             Ok(Message::Look(look)) => {
-                state.take(look);
+                state.take(*look);
                 Effect::Draw
             }
             Ok(Message::NoInput) | Err(_) => Effect::Quit,
@@ -132,7 +132,7 @@ fn look(
             (stream, found)
         });
         let look = Look { sample, listeners: listening, is_regular };
-        if tell.send(Message::Look(look)).is_err() {
+        if tell.send(Message::Look(Box::new(look))).is_err() {
             return;
         }
     }
