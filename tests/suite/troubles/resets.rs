@@ -37,6 +37,7 @@ async fn clients_are_reset() {
     client.database("shop").collection::<Document>("orders").drop().await.unwrap();
     assert_eq!(reason(&mut stream).await, "invalidated");
 
+    until("the log says so", || async { program.log().contains("filters changed") }).await;
     let view = View::of(&program).await;
     view.show("clients are reset", &["resets_total"]);
     for reason in ["started", "invalid-token", "filter-changed", "invalidated"] {
