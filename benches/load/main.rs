@@ -51,7 +51,7 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 11] = [
+const GROUPS: [&str; 12] = [
     "idle",
     "console",
     "fanout",
