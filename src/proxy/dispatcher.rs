@@ -104,7 +104,8 @@ impl Dispatcher {
                 }
                 Read::Over => return,
                 Read::Refused(problem) => {
-                    return self.refuse(&mut client.socket, problem, &registration).await;
+                    let refused = self.refuse(&mut client.socket, problem, &registration);
+                    return Box::pin(refused).await;
                 }
             };
             match path::classify(head.target(&bytes), &self.prefix) {
@@ -128,7 +129,8 @@ impl Dispatcher {
                         "this path is ambiguous: send it without dot segments and without \
                          unnecessary percent-encoding",
                     );
-                    return self.refuse(&mut client.socket, problem, &registration).await;
+                    let refused = self.refuse(&mut client.socket, problem, &registration);
+                    return Box::pin(refused).await;
                 }
                 Target::Reserved { rest } => {
                     // Boxed: finding out who asks may take a moment, and idle connections wait here.
@@ -155,19 +157,23 @@ impl Dispatcher {
                             return Box::pin(socket).await;
                         }
                         Answer::Poll(polling) => {
+                            // Copied, so that the memory of the head is given back meanwhile.
+                            let mut held = BytesMut::from(&bytes[head.length..]);
+                            drop(bytes);
                             let answer = polling.answer();
                             let answer =
-                                Box::pin(answer_in_time(&mut client.socket, &mut bytes, answer));
+                                Box::pin(answer_in_time(&mut client.socket, &mut held, answer));
                             let Some(plain) = answer.await else { return };
                             let answered =
-                                self.answer(&mut client, &head, &mut bytes, plain, &registration);
+                                self.answer(&mut client, &head, held, plain, &registration);
                             if !Box::pin(answered).await {
                                 return;
                             }
                         }
                         Answer::Plain(plain) => {
+                            let held = bytes.split_off(head.length);
                             let answered =
-                                self.answer(&mut client, &head, &mut bytes, plain, &registration);
+                                self.answer(&mut client, &head, held, plain, &registration);
                             if !Box::pin(answered).await {
                                 return;
                             }
@@ -185,7 +191,7 @@ impl Dispatcher {
         &self,
         client: &mut Client,
         head: &Head,
-        bytes: &mut BytesMut,
+        held: BytesMut,
         plain: Plain,
         registration: &Registration,
     ) -> bool {
@@ -200,7 +206,7 @@ impl Dispatcher {
             close(&mut client.socket).await;
             return false;
         }
-        client.hold(bytes.split_off(head.length));
+        client.hold(held);
         true
     }
 
