@@ -31,6 +31,7 @@ mod snapshot_checks;
 mod snapshots;
 mod streams;
 mod support;
+mod tail;
 mod top;
 mod traces;
 mod transports;
