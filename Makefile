@@ -9,7 +9,7 @@
 CARGO := scripts/cargo
 
 # What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check image-test deny
 
 .PHONY: help
 help: ## Show this
@@ -113,6 +113,15 @@ deny: ## Licences and sources of the dependencies
 .PHONY: helm-check
 helm-check: build ## The chart and injected manifests, by the schemas of nine versions of Kubernetes
 	scripts/check-helm
+
+.PHONY: image-test
+image-test: ## The container image's root, from a debug build, started as a container would be
+	scripts/image-test
+
+.PHONY: image
+image: ## The same from a release build, in $SIDESTREAM_CACHE/image: what the Dockerfile puts into the image
+	root=$${SIDESTREAM_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/sidestream}/image && \
+		scripts/image-root "$$root" && scripts/image-test "$$root"
 
 .PHONY: screenshot
 screenshot: build ## Make docs/images/demo.png
