@@ -52,6 +52,26 @@ pub enum Malformed {
     NotReview,
     #[error("the review has no request with a uid")]
     NoRequest,
+    #[error("the body has more than {MAX_VALUES} values")]
+    TooManyValues,
+}
+
+/// No pod has nearly that many. Two characters of text can be a value, which is 72 bytes in memory.
+const MAX_VALUES: usize = 100_000;
+
+/// Counts the values of a JSON text, without reading it: never too few.
+fn values(body: &[u8]) -> usize {
+    let (mut found, mut is_text, mut is_escaped) = (1, false, false);
+    for &byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b',' | b'[' | b'{' if !is_text => found += 1,
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Answers one review.
@@ -59,6 +79,9 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed`]: an answer with status 400.
 pub fn answer(body: &[u8], platform: &Platform, version: Version) -> Result<Answered, Malformed> {
+    if values(body) > MAX_VALUES {
+        return Err(Malformed::TooManyValues);
+    }
     let review: Value =
         serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
     let is = |key: &str, expected: &str| review.get(key).is_some_and(|found| found == expected);
@@ -187,7 +210,15 @@ mod tests {
         let ask = |body: &[u8]| answer(body, &Platform::default(), Version::CURRENT).unwrap_err();
         assert!(matches!(ask(b""), Malformed::NotJson(_)));
         assert!(matches!(ask(b"{\"a\":"), Malformed::NotJson(_)));
-        assert!(matches!(ask("[".repeat(100_000).as_bytes()), Malformed::NotJson(_)));
+        assert!(matches!(ask("[".repeat(90_000).as_bytes()), Malformed::NotJson(_)));
+        assert_eq!(ask("[".repeat(100_000).as_bytes()), Malformed::TooManyValues);
+        assert_eq!(
+            ask(format!("[{}1]", "1,".repeat(100_000)).as_bytes()),
+            Malformed::TooManyValues
+        );
+        // Commas in text are no values.
+        let text = format!("[\"{}\\\"{}\"]", ",".repeat(90_000), "[".repeat(90_000));
+        assert_eq!(ask(text.as_bytes()), Malformed::NotReview);
         assert_eq!(ask(b"[]"), Malformed::NotReview);
         assert_eq!(ask(b"null"), Malformed::NotReview);
         let mut old = review(json!({}));

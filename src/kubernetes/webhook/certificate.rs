@@ -19,9 +19,9 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 /// How long a certificate of ours is good.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// When the next one is made.
-const RENEW_AFTER: Duration = Duration::from_secs(60 * 24 * 3600);
+pub const RENEW_AFTER: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Clocks of other nodes may be behind by this much.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+pub const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// What connections are answered with: replaced while they run. Cheap to clone.
 #[derive(Clone, Default)]
@@ -76,6 +76,11 @@ impl Certificate {
             .with_cert_resolver(Arc::new(self.clone()));
         Arc::new(config)
     }
+}
+
+/// Whether a certificate and a key can be served.
+pub fn is_usable(certificates: &[u8], key: &[u8]) -> bool {
+    Certificate::default().replace(certificates, key).is_ok()
 }
 
 /// A certificate of our own, with the authority that vouches for it and for nothing else: its key
@@ -149,6 +154,7 @@ mod tests {
             let error = replace(chain, key).unwrap_err();
             assert!(!error.contains("PRIVATE"), "{error}");
             assert!(!certificate.is_there());
+            assert!(!is_usable(chain.as_bytes(), key.as_bytes()));
         }
         replace(&made.certificate_pem, &made.key_pem).unwrap();
         assert!(certificate.is_there());

@@ -303,13 +303,17 @@ fn data(secret: &Value, key: &str) -> Option<Vec<u8>> {
     STANDARD.decode(secret.get("data")?.get(key)?.as_str()?).ok()
 }
 
-/// Whether a Secret holds no certificate, or one that is to be replaced.
+/// Whether a Secret holds no certificate that can be served, or one that is to be replaced.
 fn is_due(secret: &Value, now: SystemTime) -> bool {
-    let has_all = ["ca.crt", "tls.crt", "tls.key"].iter().all(|key| data(secret, key).is_some());
+    let of = |key: &str| data(secret, key).unwrap_or_default();
+    let is_usable = first_certificate(&of("ca.crt")).is_some()
+        && certificate::is_usable(&of("tls.crt"), &of("tls.key"));
+    // One that was made by a clock far ahead of this one is not valid yet.
+    let latest = now + certificate::RENEW_AFTER + certificate::CLOCK_SKEW;
     let renew_at = data(secret, RENEW_AT)
         .and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok())
         .map(|seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds.min(u64::from(u32::MAX))));
-    !has_all || renew_at.is_none_or(|at| at <= now)
+    !is_usable || renew_at.is_none_or(|at| at <= now || at > latest)
 }
 
 /// The first certificate of a PEM text.

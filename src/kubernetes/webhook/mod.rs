@@ -5,6 +5,7 @@
 //! and nothing here sends a request to the API server while a request waits.
 //!
 //! - [`server`]: TLS, HTTP, limits
+//! - [`body`]: reading a review without filling the memory
 //! - [`certificate`]: the certificate in use, and creating one
 //! - [`manager`]: keeps it valid: read from files, or created by one leader among the replicas
 //! - [`lease`]: the leader election
@@ -12,6 +13,7 @@
 //! - [`metrics`]: metrics, and the pages for kubelet and Prometheus
 
 mod api;
+mod body;
 mod certificate;
 mod lease;
 mod manager;

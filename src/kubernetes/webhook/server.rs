@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::WebhookState;
+use super::body::{self, BodyError, LARGE_AT_A_TIME};
 use super::metrics::text;
 use super::open::{Open, Stage};
 use crate::kubernetes::review::{self, Answered, Decision};
@@ -26,10 +27,7 @@ use crate::tasks::PanicCount;
 
 /// The path that the webhook configuration names.
 const PATH: &str = "/inject";
-/// The API server takes no larger object.
-const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
-/// Reviews that are read and answered at a time; the others wait. Bounds the memory that hostile
-/// bodies can take: JSON in memory is some ten times its text.
+/// Reviews that are answered at a time; the others wait. More would not be quicker.
 const MAX_AT_A_TIME: usize = 4;
 const MAX_CONNECTIONS: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +43,10 @@ pub async fn serve(
 ) {
     let acceptor = TlsAcceptor::from(shared.certificate.server_config());
     let mut open = Open::new(MAX_CONNECTIONS);
-    let at_a_time = Arc::new(Semaphore::new(MAX_AT_A_TIME));
+    let turns = Arc::new(Turns {
+        answering: Semaphore::new(MAX_AT_A_TIME),
+        large: Semaphore::new(LARGE_AT_A_TIME),
+    });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -60,7 +61,7 @@ pub async fn serve(
                 let connection = Connection {
                     acceptor: acceptor.clone(),
                     shared: shared.clone(),
-                    at_a_time: at_a_time.clone(),
+                    turns: turns.clone(),
                     closing: closing.clone(),
                     stage: stage.clone(),
                     _count: PanicCount::new(&shared.metrics.task_panics_total, "connection"),
@@ -77,10 +78,17 @@ pub async fn serve(
     open.finish(BODY_TIMEOUT).await;
 }
 
+/// What connections wait for. Neither is ever closed.
+struct Turns {
+    answering: Semaphore,
+    /// For bodies that are larger than usual.
+    large: Semaphore,
+}
+
 struct Connection {
     acceptor: TlsAcceptor,
     shared: Arc<WebhookState>,
-    at_a_time: Arc<Semaphore>,
+    turns: Arc<Turns>,
     closing: watch::Receiver<bool>,
     stage: Stage,
     _count: PanicCount,
@@ -93,13 +101,13 @@ impl Connection {
             Ok(Err(error)) => return debug!(%error, "no TLS"),
             Err(_) => return debug!("TLS handshake took too long"),
         };
-        let (shared, at_a_time) = (self.shared.clone(), self.at_a_time.clone());
+        let (shared, turns) = (self.shared.clone(), self.turns.clone());
         let stage = self.stage.clone();
         let service = service_fn(move |request| {
-            let (shared, at_a_time, stage) = (shared.clone(), at_a_time.clone(), stage.clone());
+            let (shared, turns, stage) = (shared.clone(), turns.clone(), stage.clone());
             async move {
                 stage.begin();
-                let mut answer = respond(request, &shared, &at_a_time).await;
+                let mut answer = respond(request, &shared, &turns).await;
                 stage.end();
                 // So that the API server asks another replica next, and no connection is closed while
                 // a request is on its way to us.
@@ -140,7 +148,7 @@ async fn until_true(watched: &mut watch::Receiver<bool>) {
 async fn respond(
     request: Request<Incoming>,
     shared: &WebhookState,
-    at_a_time: &Semaphore,
+    turns: &Turns,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return text(StatusCode::NOT_FOUND, format!("not found; there is POST {PATH}\n"));
@@ -163,16 +171,16 @@ async fn respond(
         let why = "send application/json\n".to_owned();
         return malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
     }
-    let body =
-        match timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY_BYTES).collect())
-            .await
-        {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                let why = format!("the body is larger than {MAX_BODY_BYTES} bytes\n");
-                return malformed(StatusCode::PAYLOAD_TOO_LARGE, why);
+    let (body, _large) =
+        match timeout(BODY_TIMEOUT, body::read(request.into_body(), &turns.large)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => {
+                let status = match error {
+                    BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                    BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+                };
+                return malformed(status, format!("{error}\n"));
             }
-            Ok(Err(error)) => return malformed(StatusCode::BAD_REQUEST, format!("{error}\n")),
             Err(_) => {
                 let why = "the body did not arrive in time\n".to_owned();
                 return malformed(StatusCode::REQUEST_TIMEOUT, why);
@@ -186,8 +194,7 @@ async fn respond(
             "the version of Kubernetes is not known yet\n".to_owned(),
         );
     };
-    // It is never closed.
-    let _turn = at_a_time.acquire().await;
+    let _turn = turns.answering.acquire().await;
     let started = Instant::now();
     match review::answer(&body, &shared.platform, version) {
         Ok(answered) => {

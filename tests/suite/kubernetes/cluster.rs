@@ -30,6 +30,8 @@ struct State {
     version: u64,
     /// Requests, as `PATCH /path`.
     log: Vec<String>,
+    /// What another client writes just before the next write to that path.
+    rivals: BTreeMap<String, Value>,
 }
 
 /// A running one.
@@ -73,6 +75,11 @@ impl Cluster {
         put(&mut self.state.lock().unwrap(), path, object);
     }
 
+    /// Another client writes this object just before the next write to it, which then conflicts.
+    pub fn overtake(&self, path: &str, object: Value) {
+        self.state.lock().unwrap().rivals.insert(path.to_owned(), object);
+    }
+
     pub fn log(&self) -> Vec<String> {
         self.state.lock().unwrap().log.clone()
     }
@@ -83,6 +90,12 @@ fn put(state: &mut State, path: &str, mut object: Value) -> Value {
     object["metadata"]["resourceVersion"] = state.version.to_string().into();
     state.objects.insert(path.to_owned(), object.clone());
     object
+}
+
+fn overtaken(state: &mut State, path: &str) {
+    if let Some(object) = state.rivals.remove(path) {
+        put(state, path, object);
+    }
 }
 
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) {
@@ -120,19 +133,23 @@ async fn answer(
 
 fn respond(state: &mut State, method: &Method, path: &str, body: &[u8]) -> (StatusCode, Value) {
     let conflict = (StatusCode::CONFLICT, json!({ "message": "the object has been modified" }));
-    if path == "/version" {
+    if path == "/version" && !state.objects.contains_key(path) {
         return (StatusCode::OK, json!({ "major": "1", "minor": "33+" }));
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     match *method {
         Method::POST => {
             let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
+            overtaken(state, &path);
             if state.objects.contains_key(&path) {
                 return conflict;
             }
             (StatusCode::CREATED, put(state, &path, body))
         }
         _ => {
+            if *method != Method::GET {
+                overtaken(state, path);
+            }
             let Some(current) = state.objects.get(path).cloned() else {
                 return (StatusCode::NOT_FOUND, json!({ "message": "not found" }));
             };

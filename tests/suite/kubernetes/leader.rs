@@ -77,6 +77,16 @@ async fn one_of_two_leads_and_both_serve_what_is_trusted() {
         assert_eq!((&owner["kind"], &owner["uid"]), (&json!("Deployment"), &json!("u-1")));
     }
 
+    let mut before = lease["spec"].clone();
+    until("the leader renews its lease", || {
+        let now = cluster.object(LEASE).unwrap()["spec"].clone();
+        let is_same_leader = now["holderIdentity"] == before["holderIdentity"];
+        let is_renewed = is_same_leader && now["renewTime"] != before["renewTime"];
+        before = now;
+        async move { is_renewed }
+    })
+    .await;
+
     // An upgrade that resets the field is mended.
     let mut reset = cluster.object(CONFIGURATION).unwrap();
     reset["webhooks"][1]["clientConfig"].as_object_mut().unwrap().remove("caBundle");
@@ -109,6 +119,13 @@ async fn one_of_two_leads_and_both_serve_what_is_trusted() {
     })
     .await;
 
+    // Trusted before it was stored, and so before any replica could serve it.
+    let log = cluster.log();
+    let at = log.iter().position(|line| *line == format!("PUT {SECRET}"));
+    let at = at.expect("the Secret was replaced");
+    let is_trust = |line: &String| *line == format!("PATCH {CONFIGURATION}");
+    assert!(log[..at].iter().any(is_trust) && !log[at..].iter().any(is_trust), "{log:?}");
+
     // The leader leaves and says so; the other one need not wait for the lease to lapse.
     let leader = holder(&cluster);
     let (leaving, staying) = if leader == "pod-1" { (first, second) } else { (second, first) };
@@ -116,6 +133,7 @@ async fn one_of_two_leads_and_both_serve_what_is_trusted() {
     until("the other one leads", || async { leads(&staying).await }).await;
     assert_ne!(holder(&cluster), leader);
     staying.finish().await;
+    assert_eq!(holder(&cluster), "", "the last one gives it up, too");
 }
 
 #[tokio::test]
@@ -143,5 +161,86 @@ async fn a_leader_that_vanished_is_followed_when_its_lease_has_lapsed() {
     let transitions = cluster.object(LEASE).unwrap()["spec"]["leaseTransitions"].clone();
     assert_eq!(transitions, Value::from(1));
     until("it is ready", || async { webhook.is_ready() }).await;
+    webhook.finish().await;
+}
+
+fn asked_for_lease(cluster: &Cluster) -> usize {
+    cluster.log().iter().filter(|line| **line == format!("GET {LEASE}")).count()
+}
+
+/// A lease of another replica's.
+fn lease_of(holder: &str, seconds: u64, renewed: usize) -> Value {
+    json!({
+        "metadata": { "name": "injector" },
+        "spec": {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": seconds,
+            "renewTime": format!("2026-01-01T00:00:00.{renewed:06}Z"),
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_is_never_taken() {
+    let cluster = cluster().await;
+    cluster.set(LEASE, lease_of("other", 12, 0));
+    let webhook = replica(&cluster, "pod-1").await;
+    // It looks every five seconds. After each look, the holder renews; five looks take longer than the
+    // lease lasts.
+    for looks in 1..=5 {
+        until("it looks again", || async { asked_for_lease(&cluster) >= looks }).await;
+        assert_eq!(holder(&cluster), "other", "after {looks} looks");
+        cluster.set(LEASE, lease_of("other", 12, looks));
+    }
+    assert!(!leads(&webhook).await && cluster.object(SECRET).is_none());
+    webhook.finish().await;
+    assert_eq!(holder(&cluster), "other", "only the holder gives it up");
+}
+
+#[tokio::test]
+async fn a_replica_that_was_overtaken_does_not_lead() {
+    for is_released in [false, true] {
+        let cluster = cluster().await;
+        if is_released {
+            cluster.set(LEASE, lease_of("", 15, 0));
+        }
+        cluster.overtake(LEASE, lease_of("other", 3600, 1));
+        let webhook = replica(&cluster, "pod-1").await;
+        until("it has looked again", || async { asked_for_lease(&cluster) >= 2 }).await;
+        assert_eq!(holder(&cluster), "other");
+        assert!(!leads(&webhook).await);
+        assert!(
+            !cluster.log().iter().any(|line| line.starts_with("POST") && line.contains("secrets"))
+        );
+        webhook.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_replaced() {
+    let cluster = cluster().await;
+    let webhook = replica(&cluster, "pod-1").await;
+    until("it is ready", || async { webhook.is_ready() }).await;
+    let in_a_year = std::time::SystemTime::now() + std::time::Duration::from_secs(365 * 24 * 3600);
+    let in_a_year = in_a_year.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();
+    // The last one was made by a clock that was far ahead: it is not valid for long.
+    for (key, value) in
+        [("tls.crt", "no certificate"), ("tls.key", ""), ("ca.crt", "x"), ("renew-at", &in_a_year)]
+    {
+        let old = authority(&cluster);
+        let mut secret = cluster.object(SECRET).unwrap();
+        secret["data"][key] = STANDARD.encode(value).into();
+        cluster.set(SECRET, secret);
+        until(&format!("another certificate is trusted after {key}"), || async {
+            !authority(&cluster).starts_with(old.split("-----END").next().unwrap())
+        })
+        .await;
+        until("and served", || async {
+            let newest = authority(&cluster);
+            let newest = newest.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+            connect(webhook.listen, NAME, newest).await.is_some()
+        })
+        .await;
+    }
     webhook.finish().await;
 }

@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::cluster::Cluster;
 use super::golden::{patched, platform, review_of};
 use crate::support::{http, until};
 
@@ -210,6 +211,36 @@ async fn it_answers_reviews_and_tells_what_it_did() {
     webhook.finish().await;
 }
 
+#[tokio::test]
+async fn without_the_clusters_version_the_failure_policy_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(&[NAME]);
+    pair.write(dir.path());
+    let cluster = Cluster::start(&[("/version", json!({ "major": "one" }))]).await;
+    let webhook = start(files(dir.path()), Some(cluster.access())).await;
+    until("it has a certificate", || async {
+        metric(&webhook, "sidestream_webhook_certificate_loads_total{result=\"success\"}").await
+            == 1.0
+    })
+    .await;
+    let ready = http::get(webhook.probes, "/readyz").await;
+    assert_eq!(ready.head.status, 503);
+    assert!(ready.text().contains("the version of Kubernetes is not known yet"));
+    let request = post(&review_of(&pod()).to_string());
+    assert_eq!(ask(webhook.listen, &pair.authority, &request).await.0, 503);
+    assert_eq!(
+        metric(&webhook, "sidestream_webhook_reviews_total{outcome=\"unready\"}").await,
+        1.0
+    );
+    cluster.set("/version", json!({ "major": "1", "minor": "29" }));
+    until("it is ready", || async { webhook.is_ready() }).await;
+    let (status, body) = ask(webhook.listen, &pair.authority, &request).await;
+    assert_eq!(status, 200);
+    let made = patched(&pod(), &serde_json::from_str(&body).unwrap());
+    assert_eq!(made["spec"]["containers"][1]["name"], "sidestream", "as 1.29 has it: {made}");
+    webhook.finish().await;
+}
+
 // A certificate that is not renewed is noticed when it has lapsed: pods cannot be made then.
 #[tokio::test]
 async fn a_certificate_manager_that_panics_is_counted_and_goes_on() {
@@ -273,6 +304,11 @@ async fn bad_requests_get_their_status_and_harm_nobody() {
     let good = review_of(&pod()).to_string();
     let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
     let huge = format!("{{\"x\":\"{}\"}}", "x".repeat(4 * 1024 * 1024));
+    // Just under what the API server sends at most.
+    let mut large = pod();
+    large["metadata"]["annotations"]["a/b"] = "\u{1}".repeat(480_000).into();
+    let large = review_of(&large).to_string();
+    assert!((2_800_000..3_000_000).contains(&large.len()), "{}", large.len());
     let json = "application/json";
     let rows: Vec<(Vec<u8>, u16)> = vec![
         (request("GET", "/inject", json, ""), 405),
@@ -291,6 +327,7 @@ async fn bad_requests_get_their_status_and_harm_nobody() {
         (post("\u{fffd}\u{0}"), 400),
         (post(&deep), 400),
         (post(&huge), 413),
+        (post(&large), 200),
         (b"nonsense\r\n\r\n".to_vec(), 400),
         (post(&good), 200),
     ];
@@ -399,18 +436,26 @@ async fn a_certificate_changes_while_requests_run() {
     let before = metric(&webhook, failures).await;
     until("the misfit is seen", || async { metric(&webhook, failures).await > before }).await;
     assert!(connect(webhook.listen, NAME, &old.authority).await.is_some());
-    new.write(dir.path());
-    let mut asked = 0;
-    until("the new one is served", || {
-        asked += 1;
-        let (both, body, listen, new) = (both.clone(), post(&body), webhook.listen, &new.authority);
-        async move {
-            assert_eq!(ask(listen, &both, &body).await.0, 200);
-            connect(listen, NAME, new).await.is_some()
+    assert_eq!(ask(webhook.listen, &both, &post(&body)).await.0, 200);
+    // Requests without a pause, from before the change until after it.
+    let (listen, request) = (webhook.listen, post(&body));
+    let (is_changed, changed) = tokio::sync::watch::channel(false);
+    let asking = tokio::spawn(async move {
+        loop {
+            let is_last = *changed.borrow();
+            assert_eq!(ask(listen, &both, &request).await.0, 200);
+            if is_last {
+                return;
+            }
         }
+    });
+    new.write(dir.path());
+    until("the new one is served", || async {
+        connect(webhook.listen, NAME, &new.authority).await.is_some()
     })
     .await;
-    assert!(asked > 1, "no request ran meanwhile");
+    is_changed.send_replace(true);
+    asking.await.unwrap();
     // A connection from before goes on.
     kept.write_all(&post(&body)).await.unwrap();
     let mut answer = Vec::new();
