@@ -5,13 +5,14 @@
 //! they are written: whether `off` is a word or a truth value is for the reader of that key to say.
 //! JSON is read by the same code, since JSON is YAML.
 //!
-//! Pure: text in, tree or problems out. Deliberately small: one document, no merge keys, no tags
-//! but `!!str`.
+//! Pure: text in, tree or problems out. Deliberately small: one document, no tags but `!!str`, and
+//! merge keys only in what is written for Kubernetes.
 
+mod merge;
 mod parse;
 mod scalar;
 
-pub use parse::parse;
+pub use parse::{parse, parse_merging};
 pub use scalar::{Scalar, Typed};
 
 /// The most bytes a document may have. Settings and filters are written by hand; a larger file is

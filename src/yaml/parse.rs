@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::{Entry, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, NodeKind, Place, Scalar, YamlError};
+use super::{
+    Entry, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, NodeKind, Place, Scalar, YamlError, merge,
+};
 
 /// Reads one document. A text that holds nothing is `Ok(None)`.
 ///
@@ -12,6 +14,22 @@ use super::{Entry, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, NodeKind, Place, Scala
 /// Every problem that does not keep the rest from being read; a mistake in the syntax itself ends
 /// the reading and is the last of the list.
 pub fn parse(text: &str) -> Result<Option<Node>, Vec<YamlError>> {
+    read(text, false)
+}
+
+/// The same, with the entries of mappings that `<<` names in its place.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_merging(text: &str) -> Result<Option<Node>, Vec<YamlError>> {
+    let mut root = read(text, true)?;
+    if let Some(root) = &mut root {
+        merge::expand(root).map_err(|problem| vec![problem])?;
+    }
+    Ok(root)
+}
+
+fn read(text: &str, is_merging: bool) -> Result<Option<Node>, Vec<YamlError>> {
     if text.len() > MAX_BYTES {
         return Err(vec![YamlError {
             place: Place::START,
@@ -29,6 +47,7 @@ pub fn parse(text: &str) -> Result<Option<Node>, Vec<YamlError>> {
         copied_bytes: 0,
         documents: 0,
         problems: Vec::new(),
+        is_merging,
     };
     for event in Parser::new_from_str(text) {
         let outcome = match event {
@@ -79,6 +98,8 @@ struct Builder<'a> {
     copied_bytes: usize,
     documents: usize,
     problems: Vec<YamlError>,
+    /// Whether `<<` is a key.
+    is_merging: bool,
 }
 
 impl Builder<'_> {
@@ -175,7 +196,7 @@ impl Builder<'_> {
                 Some((name, key_place)) => {
                     if let Some(earlier) = lines.get(&name) {
                         self.problems.push(
-                            problem(key_place, format!("`{name}` is written twice"))
+                            problem(key_place, format!("`{}` is written twice", shown(&name)))
                                 .hint(format!("it is also on line {earlier}")),
                         );
                     } else {
@@ -188,11 +209,13 @@ impl Builder<'_> {
                         return Err(problem(node.place, "a key must be text")
                             .hint("text that starts with `{` or `[` needs quotes around it"));
                     };
-                    if scalar.is_plain && scalar.text == "<<" {
+                    let is_merge = scalar.is_plain && scalar.text == "<<";
+                    if is_merge && !self.is_merging {
                         return Err(problem(node.place, "merge keys (`<<`) are not supported")
                             .hint("write the keys out"));
                     }
-                    *key = Some((scalar.text, node.place));
+                    let name = if is_merge { merge::KEY.to_owned() } else { scalar.text };
+                    *key = Some((name, node.place));
                 }
             },
         }
@@ -302,6 +325,11 @@ impl Size {
 fn unknown_tag(place: Place, tag: &str) -> YamlError {
     problem(place, format!("the tag `{tag}` is not supported"))
         .hint("only !!str is; for BSON types write Extended JSON, for example { $oid: … }")
+}
+
+/// A key as its author wrote it.
+fn shown(name: &str) -> &str {
+    if name == merge::KEY { "<<" } else { name }
 }
 
 fn problem(place: Place, message: impl Into<String>) -> YamlError {

@@ -136,6 +136,14 @@ pub fn parse(metadata: Option<&Value>) -> Result<Wishes, Vec<Mistake>> {
             mistakes.push(Mistake::of(key, message));
         }
     }
+    // A label would be passed over, and the pod left alone for want of the annotation.
+    let labels = metadata.and_then(|metadata| metadata.get("labels")).and_then(Value::as_object);
+    for key in labels.into_iter().flatten().map(|(key, _)| key.as_str()) {
+        if ALL.contains(&key) && !annotations.contains_key(key) {
+            let message = "this is an annotation, not a label; move it to the pod's annotations";
+            mistakes.push(Mistake::of(key, message));
+        }
+    }
     if mistakes.is_empty() { Ok(wishes) } else { Err(mistakes) }
 }
 
@@ -273,6 +281,17 @@ mod tests {
             assert!(found[0].contains(expected), "{}", found[0]);
         }
         assert_eq!(mistakes(json!({ CPU: "x", MEMORY: "x", "sidestream/x": "x" })).len(), 3);
+    }
+
+    #[test]
+    fn an_annotation_among_the_labels_is_told() {
+        let labels = json!({ FILTERS: "f", "app": "web", INJECTED_LABEL: "native" });
+        let found = parse(Some(&json!({ "labels": labels }))).unwrap_err();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].key.as_deref(), Some(FILTERS));
+        assert!(found[0].message.contains("move it to the pod's annotations"));
+        let both = json!({ "labels": labels, "annotations": { FILTERS: "f" } });
+        assert!(parse(Some(&both)).is_ok());
     }
 
     #[test]

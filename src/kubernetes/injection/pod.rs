@@ -131,6 +131,12 @@ fn change(
     if let (Some(declared), Some(name)) = (&app.declared, name) {
         let new = taken.renamed(name);
         ports::rename(&mut spec["containers"][declared.container], declared.index, name, &new);
+        if ports::is_named_anywhere(spec, name) {
+            warnings.push(format!(
+                "another container has a port named `{name}`, too, and Services find that one \
+                 before the sidecar's; give it another name"
+            ));
+        }
     } else {
         warnings.push(format!(
             "port {} has no name to take over, so Services still lead to the app; set their \
@@ -212,8 +218,9 @@ fn mode(
     situation: Situation<'_>,
 ) -> Result<(Mode, Option<String>), Stop> {
     let version = situation.version;
-    let restarts = spec.get("restartPolicy").is_none_or(|policy| policy == "Always");
-    let ends = situation.is_of_job || !restarts;
+    let policy = spec.get("restartPolicy").and_then(Value::as_str);
+    let ends =
+        situation.is_of_job || policy.is_some_and(|policy| matches!(policy, "OnFailure" | "Never"));
     match wish {
         Some(Mode::Native) if version < Version::NATIVE_SIDECARS => Err(Mistake::of(
             MODE,

@@ -55,12 +55,20 @@ pub fn find(spec: &Value, wish: Option<&AppPort>) -> Result<Found, Missing> {
             Ok(Found { number: *number, declared: declared.map(|(_, declared)| declared) })
         }
         Some(AppPort::Name(name)) => {
-            let named = |(_, port): &&(u16, Declared)| port.name.as_ref() == Some(name);
-            match ports.iter().find(named) {
-                Some((number, declared)) => {
+            let mut named = ports.iter().filter(|(_, port)| port.name.as_ref() == Some(name));
+            match (named.next(), named.next()) {
+                (Some((number, declared)), None) => {
                     Ok(Found { number: *number, declared: Some(declared.clone()) })
                 }
-                None => Err(Missing::Wrong(Mistake::of(
+                (Some(_), Some(_)) => Err(Missing::Wrong(Mistake::of(
+                    APP_PORT,
+                    format!(
+                        "more than one container has a port named {}; write the number of the \
+                         app's",
+                        shown(name)
+                    ),
+                ))),
+                (None, _) => Err(Missing::Wrong(Mistake::of(
                     APP_PORT,
                     format!(
                         "no container has a TCP port named {}; {}",
@@ -124,7 +132,7 @@ fn tcp_ports(spec: &Value) -> Vec<(u16, Declared)> {
     let mut found = Vec::new();
     for (container, body) in items(spec, "containers").enumerate() {
         for (index, port) in items(body, "ports").enumerate() {
-            if port.get("protocol").is_some_and(|protocol| protocol != "TCP") {
+            if !is_tcp(port) {
                 continue;
             }
             let Some(number) = number_of(port, "containerPort") else { continue };
@@ -138,6 +146,12 @@ fn tcp_ports(spec: &Value) -> Vec<(u16, Declared)> {
 
 fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Also one without a protocol, however that is written.
+fn is_tcp(port: &Value) -> bool {
+    let protocol = port.get("protocol").and_then(Value::as_str);
+    protocol.is_none_or(|protocol| protocol.is_empty() || protocol == "TCP")
 }
 
 fn number_of(value: &Value, key: &str) -> Option<u16> {
@@ -237,6 +251,16 @@ pub fn restore(spec: &mut Value, number: u16, name: &str) {
     }
 }
 
+/// Whether a TCP port of any container has this name. Services take the first that they find, and
+/// look at native sidecars last.
+pub fn is_named_anywhere(spec: &Value, name: &str) -> bool {
+    let has_name =
+        |port: &Value| is_tcp(port) && port.get("name").is_some_and(|found| found == name);
+    ["containers", "initContainers"]
+        .iter()
+        .any(|list| items(spec, list).any(|container| items(container, "ports").any(has_name)))
+}
+
 /// Renames a port of a container, with all that refers to it there.
 pub fn rename(container: &mut Value, index: usize, old: &str, new: &str) {
     if let Some(name) = container.pointer_mut(&format!("/ports/{index}/name")) {
@@ -275,6 +299,11 @@ mod tests {
             Ok(found) => panic!("{found:?}"),
         };
         assert!(missing(two.clone(), None).contains("there are `web` (3000), `rpc` (4000)"));
+        let same = json!({ "containers": [
+            { "ports": [port("rpc", 1)] }, { "ports": [port("rpc", 2)] },
+        ]});
+        let wrong = missing(same, Some(AppPort::Name("rpc".into())));
+        assert!(wrong.contains("more than one container has a port named `rpc`"), "{wrong}");
         let wrong = missing(two, Some(AppPort::Name("http".into())));
         assert!(wrong.contains("no container has a TCP port named `http`"), "{wrong}");
         assert!(missing(spec(json!([])), None).contains("no container declares a TCP port"));

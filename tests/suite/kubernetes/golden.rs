@@ -153,6 +153,17 @@ fn line_ends_and_a_missing_last_one_are_kept() {
     assert_eq!(cut.trim_end(), unix.trim_end());
 }
 
+#[test]
+fn a_byte_order_mark_and_a_tab_after_the_marker_are_kept() {
+    let (_, text) = inputs().into_iter().find(|(name, _)| name == "statefulset.yaml").unwrap();
+    let plain = inject("a", &text, "1.37").text;
+    for before in ["\u{feff}", "---\t\n", "# a comment\n\n---   # another\n", "---\n---\n"] {
+        let injected = inject("a", &format!("{before}{text}"), "1.37");
+        assert_eq!(injected.text, format!("{before}{plain}"));
+        assert_eq!((injected.count, injected.diagnostics.len()), (1, 0), "{before:?}");
+    }
+}
+
 /// What the API server does with an answer.
 pub fn patched(pod: &Value, answer: &Value) -> Value {
     let mut pod = pod.clone();

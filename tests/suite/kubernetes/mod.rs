@@ -6,6 +6,7 @@ mod commands;
 mod drain;
 mod golden;
 mod leader;
+mod pods;
 mod profile;
 mod webhook;
 
@@ -17,7 +18,7 @@ use sidestream::yaml::{self, Node, NodeKind, Typed};
 fn documents(text: &str) -> Vec<Value> {
     let mut parts = vec![String::new()];
     for line in text.lines() {
-        if line == "---" {
+        if line == "---" || line.starts_with("--- ") {
             parts.push(String::new());
         } else {
             let part = parts.last_mut().unwrap();
@@ -25,7 +26,7 @@ fn documents(text: &str) -> Vec<Value> {
             part.push('\n');
         }
     }
-    let trees = parts.iter().filter_map(|part| yaml::parse(part).ok().flatten());
+    let trees = parts.iter().filter_map(|part| yaml::parse_merging(part).ok().flatten());
     trees.map(|tree| value(&tree)).collect()
 }
 

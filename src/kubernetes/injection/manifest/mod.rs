@@ -12,10 +12,11 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
+use super::annotations;
 use super::json_patch;
 use super::pod::{self, Outcome, Situation, Takeover};
 use super::workload::{self, PodTemplate};
-use super::{Mistake, Platform, Version};
+use super::{INJECT_LABEL, Mistake, Platform, Version};
 use crate::diagnostic::{Diagnostic, Reporter};
 use crate::yaml::{self, Node, NodeKind, Place, Typed};
 
@@ -78,7 +79,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// One document; `before` counts the lines before it.
     fn document(&mut self, before: usize, text: &str) {
-        let root = match yaml::parse(text) {
+        let root = match yaml::parse_merging(text) {
             Ok(Some(root)) => root,
             Ok(None) => return self.out.push_str(text),
             // What has no pods need not be understood.
@@ -128,6 +129,7 @@ impl Run<'_> {
         template: &PodTemplate,
     ) {
         let Some(slot) = workload::at_mut(new, &template.path) else { return };
+        self.tell_of_misplaced(before, root, old, template);
         let situation = Situation {
             platform: self.platform,
             version: self.version,
@@ -164,6 +166,39 @@ impl Run<'_> {
                     self.reporter.error(place(Some(&mistake)), message, hint);
                 }
             }
+        }
+    }
+
+    /// What stands on a workload and not on its pod template, where alone it is read.
+    fn tell_of_misplaced(
+        &mut self,
+        before: usize,
+        root: &Node,
+        old: &Value,
+        template: &PodTemplate,
+    ) {
+        let metadata = |path: &[String]| at(old, path).and_then(|object| object.get("metadata"));
+        let (outer, inner) = (metadata(&template.workload), metadata(&template.path));
+        let has = |metadata: Option<&Value>, group: &str, key: &str| {
+            metadata.and_then(|metadata| metadata.get(group)?.get(key)).is_some()
+        };
+        let marks = annotations::ALL.iter().map(|&key| ("annotations", key));
+        for (group, key) in marks.chain([("labels", INJECT_LABEL)]) {
+            if template.path == template.workload
+                || !has(outer, group, key)
+                || has(inner, group, key)
+            {
+                continue;
+            }
+            let path = template.workload.iter().map(String::as_str).chain(["metadata", group, key]);
+            let path: Vec<String> = path.map(str::to_owned).collect();
+            let place = splice::find(root, &path).map_or(root.place, |node| node.place);
+            let (kind, name) = (&template.kind, name_of(old, template));
+            self.reporter.warning(
+                below(place, before),
+                format!("{kind} {name}: {key} has no effect on the {kind} itself"),
+                format!("move it to the pod template: its `metadata.{group}`"),
+            );
         }
     }
 
@@ -206,12 +241,11 @@ fn numbers(object: &Value, changed: &Changed) -> Vec<(Vec<String>, String)> {
             }
         }
     }
-    if kind == "NetworkPolicy" && selects(object.pointer("/spec/podSelector/matchLabels"), changed)
-    {
+    if kind == "NetworkPolicy" && matches(object.pointer("/spec/podSelector"), &changed.labels) {
         for (rule, body) in list("/spec/ingress").enumerate() {
             let ports = body.get("ports").and_then(Value::as_array).into_iter().flatten();
             for (index, port) in ports.enumerate() {
-                if port.get("port").is_some_and(|number| number == app) {
+                if opens(port, app) && !opens(port, changed.takeover.listen) {
                     let (rule, index) = (rule.to_string(), index.to_string());
                     let keys = path(&["spec", "ingress", &rule, "ports", &index, "port"]);
                     found.push((keys, "this NetworkPolicy opens the app".to_owned()));
@@ -220,6 +254,35 @@ fn numbers(object: &Value, changed: &Changed) -> Vec<(Vec<String>, String)> {
         }
     }
     found
+}
+
+/// Whether a port of a NetworkPolicy, which may be a range, is this number.
+fn opens(port: &Value, number: u16) -> bool {
+    let of = |key: &str| port.get(key).and_then(Value::as_u64);
+    let Some(first) = of("port") else { return false };
+    (first..=of("endPort").unwrap_or(first)).contains(&u64::from(number))
+}
+
+/// Whether a label selector matches. An empty one matches everything.
+fn matches(selector: Option<&Value>, labels: &Map<String, Value>) -> bool {
+    let list = |value: Option<&Value>, key: &str| -> Vec<Value> {
+        value.and_then(|value| value.get(key)?.as_array().cloned()).unwrap_or_default()
+    };
+    let wanted = selector.and_then(|selector| selector.get("matchLabels")?.as_object());
+    let has_all = wanted.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    has_all
+        && list(selector, "matchExpressions").iter().all(|expression| {
+            let text = |key: &str| expression.get(key).and_then(Value::as_str);
+            let value = text("key").and_then(|key| labels.get(key));
+            let is_listed = value.is_some_and(|v| list(Some(expression), "values").contains(v));
+            match text("operator") {
+                Some("In") => is_listed,
+                Some("NotIn") => !is_listed,
+                Some("Exists") => value.is_some(),
+                Some("DoesNotExist") => value.is_none(),
+                _ => false,
+            }
+        })
 }
 
 fn selects(selector: Option<&Value>, changed: &Changed) -> bool {
@@ -238,7 +301,7 @@ fn namespace(object: Option<&Value>) -> Option<String> {
 fn spliced(text: &str, root: &Node, old: &Value, new: &Value) -> Option<String> {
     let steps = json_patch::diff(old, new);
     let spliced = splice::splice(text, root, &steps)?;
-    let tree = yaml::parse(&spliced).ok()??;
+    let tree = yaml::parse_merging(&spliced).ok()??;
     // YAML lets keys in `{ … }` stand without quotes, and whoever gave JSON reads JSON.
     let is_json = |text| serde_json::from_str::<IgnoredAny>(text).is_ok();
     (to_value(&tree) == *new && (!is_json(text) || is_json(&spliced))).then_some(spliced)

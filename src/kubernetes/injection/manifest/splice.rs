@@ -69,7 +69,9 @@ fn edit(step: &Step, root: &Node, lines: &[String], style: Style) -> Option<Edit
                         let new = format!("{}: {}", emit::text(key), emit::flow(&step.value));
                         return into_flow(parent.place, entries.is_empty(), &new, lines);
                     }
-                    let first = entries.first()?.key_place;
+                    let own = entries.first()?.key_place;
+                    // Where all entries are merged, the first is that of an anchor further up.
+                    let first = if own.line < parent.place.line { parent.place } else { own };
                     let indent = first.column - 1;
                     let behind = block_end(lines, first.line - 1, indent, false);
                     let new = emit::entry(key, &step.value, indent, style);
