@@ -15,7 +15,7 @@
 {{- define "sidestream.injector" -}}{{ include "sidestream.fullname" . }}-injector{{- end -}}
 {{- define "sidestream.gateway" -}}{{ include "sidestream.fullname" . }}-gateway{{- end -}}
 
-{{- /* Cluster-wide names: two releases in two namespaces must not meet. */ -}}
+{{- /* Cluster-wide names: those of two releases in two namespaces must differ. */ -}}
 {{- define "sidestream.clusterName" -}}
 {{- printf "%s-%s" (include "sidestream.injector" .) .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -113,7 +113,13 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{- /* Private networks, as in src/kubernetes/platform.rs. */ -}}
+{{- /* Call with (list "::" 8080). */ -}}
+{{- define "sidestream.address" -}}
+{{- $host := index . 0 -}}
+{{ contains ":" $host | ternary (printf "[%s]" $host) $host }}:{{ index . 1 }}
+{{- end -}}
+
+{{- /* Private networks, as in src/kubernetes/injection/platform.rs. */ -}}
 {{- define "sidestream.privateNetworks" -}}
 127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,::1/128,fc00::/7
 {{- end -}}
