@@ -9,7 +9,7 @@
 CARGO := scripts/cargo
 
 # What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check image-test deny
+STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny
 
 .PHONY: help
 help: ## Show this
