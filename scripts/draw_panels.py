@@ -14,7 +14,7 @@ import time
 from devtools import Failure
 
 COLUMN, ROW, GAP = 52, 28, 10  # pixels of Grafana's grid, which has 24 columns
-LEFT, BOTTOM, TOP = 46, 18, 30
+LEFT, BOTTOM, TOP = 64, 18, 30
 COLOURS = ["#2f7ed8", "#d9822b", "#3c9a5f", "#b3261e", "#8358c9", "#0f9aa8", "#a8771b", "#c43f86", "#667085", "#5b8c00"]
 STYLE = """
 body { margin: 0; background: #f2f3f5; font: 13px system-ui, "DejaVu Sans", sans-serif; color: #1a1d23; }
