@@ -15,6 +15,7 @@
 
 mod frames;
 mod places;
+mod reading;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -29,19 +30,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::event::Position;
 use crate::event::seal::Ids;
-use crate::feed::routes::{Delivery, DeliveryKind, Read, ResetReason, Route};
-use crate::feed::{Back, Feed};
+use crate::feed::Feed;
+use crate::feed::routes::{DeliveryKind, ResetReason, Route};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
-use crate::session::beginning::{Beginning, SnapshotStep};
+use crate::session::beginning::Beginning;
 use crate::session::listeners::{Listener, Listeners, Progress};
-use crate::upstream::replay::{Replay, ReplayStep, Replayer};
+use crate::upstream::replay::{Replay, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
 pub use frames::{Documents, FrameKind};
-
-/// How many deliveries one wake-up takes.
-const BATCH: usize = 64;
 
 /// What a client came with.
 #[derive(Debug, Clone)]
@@ -381,130 +379,6 @@ impl Subscription {
                 Progress::Replaying(self.position.as_ref().map_or(0, |had| had.time().time))
             }
         });
-    }
-
-    /// Takes what is there without waiting; says whether there was anything to do.
-    fn collect(&mut self) -> bool {
-        match &mut self.phase {
-            Phase::Waiting(_) => false,
-            Phase::Following(cursor) => {
-                let read = self.route.read(cursor, BATCH);
-                if self.is_broken() {
-                    return false;
-                }
-                match read {
-                    Read::UpToDate => return self.say_ready(),
-                    Read::Deliveries(found) => self.queue(found),
-                    Read::Behind => return self.catch_up(),
-                }
-                true
-            }
-            Phase::Replaying(replay) => {
-                let look = replay.look();
-                !self.is_broken() && self.take(look)
-            }
-            Phase::Beginning(beginning) => {
-                let look = beginning.look(&self.shared.snapshots, &self.feed, &self.route);
-                !self.is_broken() && self.begin(look)
-            }
-        }
-    }
-
-    /// Does what a look at a replay calls for; says whether there was anything to do.
-    fn take(&mut self, look: ReplayStep) -> bool {
-        match look {
-            ReplayStep::Nothing => return false,
-            ReplayStep::Deliveries(found) => self.queue(found),
-            ReplayStep::Met(position) => self.meet(position),
-            ReplayStep::Again => self.go_on(),
-            ReplayStep::Lost(reason) => self.reset(reason),
-        }
-        true
-    }
-
-    /// Does what a look at a snapshot calls for; says whether there was anything to do.
-    fn begin(&mut self, look: SnapshotStep) -> bool {
-        let Phase::Beginning(beginning) = &self.phase else { return false };
-        let reason = beginning.reason;
-        match look {
-            SnapshotStep::Nothing => return false,
-            SnapshotStep::Begins => self.ready.push_back(FrameKind::Snapshot(reason)),
-            SnapshotStep::Documents(found) => {
-                self.ready.extend(found.into_iter().map(FrameKind::Document));
-            }
-            SnapshotStep::Done { position, cursor, documents } => {
-                self.was_ready = true;
-                self.position = Some(position.clone());
-                let documents = Some(u32::try_from(documents).unwrap_or(u32::MAX));
-                self.ready.push_back(FrameKind::Ready(position.clone(), documents));
-                match cursor {
-                    Some(cursor) => self.phase = Phase::Following(cursor),
-                    None => self.replay(position),
-                }
-            }
-            SnapshotStep::Gone => {
-                let beyond = beginning.beyond.clone();
-                self.begin_again(reason, beyond, true);
-            }
-            SnapshotStep::Refused(refused) => self.ready.push_back(FrameKind::End(refused.into())),
-        }
-        true
-    }
-
-    /// The route no longer has what comes next: look in the journal, else in the oplog. Says whether
-    /// there was anything to do.
-    fn catch_up(&mut self) -> bool {
-        let Phase::Following(cursor) = &mut self.phase else {
-            return false;
-        };
-        let back = self.feed.look_back(&self.route, cursor, BATCH);
-        if self.is_broken() {
-            return false;
-        }
-        match back {
-            Back::Deliveries(found) => self.queue(found),
-            Back::Asked => return false,
-            Back::Gone => {
-                self.shared.metrics.slow_clients_total.inc();
-                match self.position.clone() {
-                    Some(position) => self.replay(position),
-                    None => self.reset(ResetReason::HistoryLost),
-                }
-            }
-        }
-        true
-    }
-
-    /// Whether the history broke since the last look: the reset has to come next. Asked after every
-    /// look at the feed or the route, since what lies behind the break shows there at once; a client
-    /// that were given its id and then cut off would come back behind the break, and never know.
-    fn is_broken(&self) -> bool {
-        self.feed.epoch() != self.epoch
-    }
-
-    fn queue(&mut self, found: Vec<Arc<Delivery>>) {
-        for delivery in found {
-            let is_new = self.position.as_ref().is_none_or(|had| delivery.token > *had);
-            if is_new {
-                if let DeliveryKind::Reset(reason) = delivery.kind
-                    && self.has_snapshot()
-                {
-                    return self.begin_again(Some(reason), Some(delivery.token.clone()), true);
-                }
-                self.position = Some(delivery.token.clone());
-                self.ready.push_back(FrameKind::Delivery(delivery));
-            }
-        }
-    }
-
-    fn has_snapshot(&self) -> bool {
-        self.filter().snapshot().is_some()
-    }
-
-    fn reach(&mut self, position: Position) {
-        if self.position.as_ref().is_none_or(|had| position > *had) {
-            self.position = Some(position);
-        }
     }
 
     fn heartbeat(&mut self) {
