@@ -6,7 +6,7 @@
 #[path = "../torture/history.rs"]
 mod checker;
 
-use checker::{Change, Cursor, Event, Excuses, Expect, Key, Op, Record, Violation, check};
+use checker::{Change, Cursor, Event, Excuses, Expect, Key, Op, Record, State, Violation, check};
 
 fn token(time: u32, index: u32) -> String {
     format!("82{time:08X}000000012B022C0100{index:02X}6E")
@@ -69,7 +69,8 @@ fn found_by(
         status: &|status| status == 503,
         end: false,
     };
-    check(truth, expect, records, &mut Cursor::default(), &excuses).violations
+    let there = |place: &str| Some(State::default().at(truth, place).documents("d", "c", None));
+    check(truth, (expect, &there), records, &mut Cursor::default(), &excuses).violations
 }
 
 /// A client that came "from now" and then got these events.
@@ -303,4 +304,40 @@ fn changes_go_on_exactly_where_a_snapshot_ends() {
     let records = [opened(None), snapshot("new"), ready.clone(), told(&truth[1])];
     assert!(matches!(&found(&truth, &records)[..], [Violation::Lost { .. }]));
     assert_eq!(found(&truth, &[opened(None), ready, told(&truth[1])]), []);
+}
+
+#[test]
+fn the_documents_of_a_snapshot_are_those_of_its_moment() {
+    let mut truth = inserts(2..4);
+    let of_first = |time, op, seq| Change { key: truth[0].key.clone(), seq, ..change(time, op) };
+    let more = [of_first(5, Op::Update, Some(7)), of_first(6, Op::Delete, None)];
+    truth.extend(more);
+    let mut renamed = change(7, Op::Rename);
+    renamed.to = Some("other".to_string());
+    truth.push(renamed);
+    let document = |number: usize, seq| Record::Document(truth[number].key.clone(), seq);
+    let given = |documents: &[Record], place: String| {
+        let begin = [opened(None), snapshot("new")];
+        let records = begin.iter().chain(documents).cloned().chain([Record::Position(place)]);
+        found(&truth, &records.collect::<Vec<_>>())
+    };
+    let (first, second) = (document(0, 0), document(1, 0));
+    assert_eq!(given(&[], before(2)), []);
+    assert_eq!(given(std::slice::from_ref(&first), before(3)), []);
+    assert_eq!(given(&[second.clone(), first.clone()], before(5)), []);
+    assert_eq!(given(&[document(0, 7), second.clone()], before(6)), []);
+    assert_eq!(given(std::slice::from_ref(&second), before(7)), []);
+    assert_eq!(given(&[], before(8)), []);
+    for (documents, place) in [
+        // One too few, one too many, an older and a newer state, and one twice.
+        (vec![first.clone()], before(4)),
+        (vec![first.clone(), second.clone()], before(3)),
+        (vec![first.clone(), second.clone()], before(6)),
+        (vec![document(0, 7), second.clone()], before(5)),
+        (vec![document(0, 7), second.clone()], before(7)),
+        (vec![first.clone(), first.clone()], before(3)),
+    ] {
+        let violations = given(&documents, place.clone());
+        assert!(matches!(&violations[..], [Violation::Snapshot(_)]), "{documents:?} at {place}");
+    }
 }

@@ -11,8 +11,7 @@ use mongodb::error::Error;
 use mongodb::options::ReadConcern;
 use rustix::process::Signal;
 
-use crate::clients::kept::Documents;
-use crate::history::Key;
+use crate::history::{Documents, Key};
 use crate::memory;
 use crate::relay::{Governs, Mode, Relay};
 use crate::streams::{COLLECTIONS, DATABASE, OWNERS, STREAMS};

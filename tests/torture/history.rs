@@ -9,11 +9,16 @@
 //! - A reset makes the obligations begin anew, and needs a cause. That of a dropped or renamed
 //!   collection is no excuse: it is itself an event of the history, due in its place.
 //! - A snapshot also makes them begin anew, and needs a cause too; they begin exactly at the id of its
-//!   `ready`, before which no event may come.
+//!   `ready`, before which no event may come. Its documents are those that were there at that id.
 //! - A position that the server chose ("from now") may lie before the first event that it means,
 //!   within the same cluster time: there, and only there, events may come or not.
 
+#[path = "state.rs"]
+mod state;
+
 use std::fmt;
+
+pub use state::{Documents, State, difference};
 
 /// What happened to a document or a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,6 +130,10 @@ pub fn name_places(records: &mut Vec<Record>, truth: &[Change]) {
     let mut last = None;
     records.retain_mut(|record| {
         let found = match record {
+            Record::Snapshot(_) => {
+                last = None;
+                return true;
+            }
             Record::Event(event) => find(&event.id, &|_| true).map(|token| (&mut event.id, token)),
             Record::Reset { id: Some(id), reason } if reason == "invalidated" => {
                 find(id, &|change| change.op.ends_collection()).map(|token| (id, token))
@@ -225,8 +234,8 @@ pub struct Cursor {
     at: Option<String>,
     /// The server chose it.
     is_fuzzy: bool,
-    /// A snapshot has begun, and is not complete.
-    is_within_snapshot: bool,
+    /// A snapshot has begun, and is not complete: its documents so far.
+    snapshot: Option<Documents>,
 }
 
 /// What a phase makes excusable.
@@ -243,6 +252,8 @@ pub struct Verdict {
     pub events: usize,
     pub reconnects: usize,
     pub resets: Vec<String>,
+    /// How many snapshots were held against what was there.
+    pub snapshots: usize,
 }
 
 /// Type byte and cluster time, with which every token begins.
@@ -253,20 +264,24 @@ fn time(token: &str) -> &str {
 struct Checker<'a> {
     truth: &'a [Change],
     expect: &'a dyn Fn(&Change) -> Expect,
+    there: There<'a>,
     cursor: &'a mut Cursor,
     verdict: Verdict,
 }
+
+/// What a client's stream shows at a place; `None` if the history does not reach back to it.
+pub type There<'a> = &'a dyn Fn(&str) -> Option<Documents>;
 
 /// Checks one client's records of one phase. `truth` is sorted, and holds everything after the
 /// cursor.
 pub fn check(
     truth: &[Change],
-    expect: &dyn Fn(&Change) -> Expect,
+    (expect, there): (&dyn Fn(&Change) -> Expect, There<'_>),
     records: &[Record],
     cursor: &mut Cursor,
     excuses: &Excuses<'_>,
 ) -> Verdict {
-    let mut checker = Checker { truth, expect, cursor, verdict: Verdict::default() };
+    let mut checker = Checker { truth, expect, there, cursor, verdict: Verdict::default() };
     let mut seen = std::collections::HashSet::new();
     for record in records {
         match record {
@@ -286,9 +301,7 @@ pub fn check(
                 checker.verdict.resets.push(format!("snapshot ({reason})"));
                 checker.snapshot(reason, excuses);
             }
-            Record::Document(key, _) if !checker.cursor.is_within_snapshot => {
-                checker.fail(Violation::Snapshot(format!("{key:?} came outside of one")));
-            }
+            Record::Document(key, seq) => checker.document(key, *seq),
             Record::Event(event) => {
                 checker.verdict.events += 1;
                 let was_seen = !seen.insert(&event.id);
@@ -304,7 +317,7 @@ pub fn check(
             Record::Refused(status) if !(excuses.status)(*status) => {
                 checker.fail(Violation::Refused(format!("status {status}")));
             }
-            Record::Document(..) | Record::End(_) | Record::Refused(_) | Record::Closed(_) => {}
+            Record::End(_) | Record::Refused(_) | Record::Closed(_) => {}
         }
     }
     checker.verdict
@@ -325,9 +338,15 @@ impl Checker<'_> {
         match &self.cursor.at {
             // Exactly where a snapshot says that the changes go on.
             None => {
-                let is_fuzzy = !self.cursor.is_within_snapshot;
-                let at = Some(id.to_string());
-                *self.cursor = Cursor { at, is_fuzzy, is_within_snapshot: false };
+                let snapshot = self.cursor.snapshot.take();
+                let (at, is_fuzzy) = (Some(id.to_string()), snapshot.is_none());
+                *self.cursor = Cursor { at, is_fuzzy, snapshot: None };
+                if let (Some(shown), Some(there)) = (snapshot, (self.there)(id)) {
+                    self.verdict.snapshots += 1;
+                    if let Some(differs) = difference(&shown, &there) {
+                        self.fail(Violation::Snapshot(format!("not as it was at {id}: {differs}")));
+                    }
+                }
             }
             Some(at) if id < at.as_str() => {
                 let violation = Violation::WentBack { from: at.clone(), to: id.to_string() };
@@ -335,6 +354,16 @@ impl Checker<'_> {
             }
             Some(at) if id == at.as_str() => {}
             Some(_) => self.move_to(id, true),
+        }
+    }
+
+    fn document(&mut self, key: &Key, seq: i64) {
+        let is_new = match &mut self.cursor.snapshot {
+            Some(documents) => documents.insert(key.clone(), seq).is_none(),
+            None => return self.fail(Violation::Snapshot(format!("{key:?} came outside of one"))),
+        };
+        if !is_new {
+            self.fail(Violation::Snapshot(format!("{key:?} came twice")));
         }
     }
 
@@ -358,7 +387,7 @@ impl Checker<'_> {
     }
 
     fn event(&mut self, event: &Event, was_seen: bool) {
-        if self.cursor.is_within_snapshot {
+        if self.cursor.snapshot.is_some() {
             self.fail(Violation::Snapshot(format!("and within it: {event:?}")));
         }
         if self.cursor.at.as_ref().is_some_and(|at| event.id <= *at) {
@@ -402,15 +431,15 @@ impl Checker<'_> {
             let id = id.map(str::to_string);
             self.fail(Violation::Reset { id, reason: reason.to_string() });
         }
-        *self.cursor =
-            Cursor { at: id.map(str::to_string), is_fuzzy: true, is_within_snapshot: false };
+        *self.cursor = Cursor { at: id.map(str::to_string), is_fuzzy: true, snapshot: None };
     }
 
     fn snapshot(&mut self, reason: &str, excuses: &Excuses<'_>) {
         let is_behind =
             |change: &Change| self.cursor.at.as_ref().is_none_or(|at| change.token > *at);
         let is_due = match reason {
-            "new" => self.cursor.at.is_none(),
+            // Who has none may also come before its sidecar has read anything.
+            "new" | "started" => self.cursor.at.is_none(),
             "invalidated" => self.truth.iter().any(|change| {
                 is_behind(change)
                     && change.op.ends_collection()
@@ -422,7 +451,7 @@ impl Checker<'_> {
             let at = self.cursor.at.as_deref().unwrap_or("none");
             self.fail(Violation::Snapshot(format!("for no cause: {reason}, the last id is {at}")));
         }
-        *self.cursor = Cursor { is_within_snapshot: true, ..Cursor::default() };
+        *self.cursor = Cursor { snapshot: Some(Documents::new()), ..Cursor::default() };
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Report {
     pub events: usize,
     pub reconnects: usize,
     pub resets: BTreeMap<String, usize>,
+    /// Snapshots whose documents were held against the history.
+    pub snapshots: usize,
     pub forgotten: usize,
     pub replays: (f64, f64),
     /// Whom it concerns, and what it is.
@@ -43,8 +45,13 @@ impl Report {
         let resets = if resets.is_empty() { "none".to_string() } else { resets.join(", ") };
         println!(
             "{name:<18} {seconds:>5.1} s  {:>6} written  {:>7} delivered  {:>5} connections  \
-             replays {} memory, {} oplog  resets: {resets}  {verdict}",
-            self.written, self.events, self.reconnects, self.replays.0, self.replays.1,
+             replays {} memory, {} oplog  {} snapshots  resets: {resets}  {verdict}",
+            self.written,
+            self.events,
+            self.reconnects,
+            self.replays.0,
+            self.replays.1,
+            self.snapshots,
         );
         if self.forgotten > 0 {
             println!("{:<18} {} writes given up by their writers", "", self.forgotten);

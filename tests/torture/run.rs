@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::clients::kept::Documents;
 use crate::clients::{self, Client, Mood};
 use crate::cluster::Cluster;
-use crate::history::{self, Cursor, Excuses, Op, Record, Violation};
+use crate::history::{self, Cursor, Documents, Excuses, Op, Record, State, Violation};
 use crate::memory::Figures;
 use crate::nemesis::{Fault, World};
 use crate::report::Report;
@@ -37,6 +36,8 @@ struct Run {
     cursors: Vec<Cursor>,
     /// The token up to which everything was checked, of a phase before this one.
     done: String,
+    /// What was there before all that the witness still knows.
+    base: State,
     /// How many of each client's records are checked; more may have come since.
     checked: Vec<usize>,
     writers: Writers,
@@ -58,7 +59,7 @@ pub async fn run(arguments: &Arguments) -> bool {
         run.clients.len(),
         began.elapsed().as_secs_f64()
     );
-    let (mut kept, mut deliveries, mut writes) = (true, 0, 0);
+    let (mut kept, mut deliveries, mut writes, mut snapshots) = (true, 0, 0, 0);
     let mut memory: Vec<Figures> = Vec::new();
     for (number, phase) in arguments.plan().iter().enumerate() {
         let at = Instant::now();
@@ -79,6 +80,7 @@ pub async fn run(arguments: &Arguments) -> bool {
         shown.print(name, at.elapsed().as_secs_f64(), verdict);
         kept &= is_fine;
         (deliveries, writes) = (deliveries + shown.events, writes + shown.written);
+        snapshots += shown.snapshots;
         memory.resize(memory.len().max(shown.memory.len()), Figures::default());
         for (all, figures) in memory.iter_mut().zip(&shown.memory) {
             all.join(figures);
@@ -97,8 +99,11 @@ pub async fn run(arguments: &Arguments) -> bool {
         println!("memory of sidecar {index}, the whole run: {figures}");
     }
     let verdict = if kept { "every promise was kept" } else { "PROMISES WERE BROKEN" };
-    println!("seed {seed}: {writes} written, {deliveries} delivered, {time:.0} s: {verdict}");
-    kept
+    println!(
+        "seed {seed}: {writes} written, {deliveries} delivered, {snapshots} snapshots held against the \
+         history, {time:.0} s: {verdict}"
+    );
+    kept && snapshots > 0
 }
 
 impl Run {
@@ -148,8 +153,8 @@ impl Run {
         let cursors = vec![Cursor::default(); clients.len()];
         let checked = vec![0; clients.len()];
         let rng = fastrand::Rng::with_seed(seed);
-        let done = String::new();
-        Run { cluster, witness, clients, cursors, done, checked, writers, mood, rng, edits: 0 }
+        let (done, base, edits) = (String::new(), State::default(), 0);
+        Run { cluster, witness, clients, cursors, done, base, checked, writers, mood, rng, edits }
     }
 
     async fn phase(&mut self, number: usize, phase: &Phase) -> Report {
@@ -222,6 +227,8 @@ impl Run {
         report.written = truth.iter().filter(|change| change.token > self.done).count();
         self.check_witness(report);
         let later = Later::of(truth);
+        // Whoever was given a snapshot of before that cannot be held to it.
+        let (base, known) = (&self.base, remembered_since(&self.done));
         let states = self.cursors.iter_mut().zip(&mut self.checked);
         for (client, (cursor, checked)) in self.clients.iter().zip(states) {
             let stream = &STREAMS[client.stream];
@@ -242,8 +249,15 @@ impl Run {
                 end: phase.fault.may_end(stream.name),
             };
             let expect = |change: &history::Change| stream.expect(client.owner, change, &later);
-            let verdict = history::check(truth, &expect, &records, cursor, &excuses);
+            let there = |place: &str| {
+                let collection = stream.collection?;
+                let owner = stream.has_owner.then_some(client.owner);
+                let state = (seconds(place) >= known).then(|| base.at(truth, place))?;
+                Some(state.documents(stream.database, collection, owner))
+            };
+            let verdict = history::check(truth, (&expect, &there), &records, cursor, &excuses);
             report.events += verdict.events;
+            report.snapshots += verdict.snapshots;
             report.reconnects += verdict.reconnects;
             for reason in verdict.resets {
                 *report.resets.entry(reason).or_default() += 1;
@@ -290,7 +304,8 @@ impl Run {
                     entry.insert(read.await?)
                 }
             };
-            if let Some(differs) = client.log.lock().kept.differs(documents) {
+            let log = client.log.lock();
+            if let Some(differs) = history::difference(&log.kept.shown, documents) {
                 found.push((client.name.clone(), Violation::Collection(differs)));
             }
         }
@@ -319,12 +334,19 @@ impl Run {
     fn forget(&mut self) {
         let mark = self.witness.truth.iter().rfind(|change| change.key.writer == "last");
         self.done = mark.map(|change| change.token.clone()).unwrap_or_default();
-        let since = seconds(&self.done).saturating_sub(REMEMBERED.as_secs());
-        self.witness.truth.retain(|change| seconds(&change.token) >= since);
+        let since = remembered_since(&self.done);
+        let truth = &mut self.witness.truth;
+        let known = truth.partition_point(|change| seconds(&change.token) < since);
+        truth.drain(..known).for_each(|change| self.base.apply(&change));
         for (client, checked) in self.clients.iter().zip(&mut self.checked) {
             client.log.lock().records.drain(..std::mem::take(checked));
         }
     }
+}
+
+/// What was before this second is forgotten, when everything up to this token was checked.
+fn remembered_since(done: &str) -> u64 {
+    seconds(done).saturating_sub(REMEMBERED.as_secs())
 }
 
 /// The time that a token begins with, behind the type byte.
