@@ -198,7 +198,7 @@ mod tests {
         let mut state = state();
         let lines = drawn(&mut state, 60, 12);
         assert!(lines[0].starts_with("sidestream "), "{lines:#?}");
-        let find = |what: &str| lines.iter().find(|line| line.contains(what)).expect(what);
+        let find = |what: &str| lines.iter().find(|line| line.starts_with(what)).expect(what);
         assert!(find("STREAM").contains("LISTENERS"), "{lines:#?}");
         assert_eq!(find("orders"), "orders  ready   2          -         7       -");
         assert!(find("chat").ends_with("a reason [2J th"), "{lines:#?}");
