@@ -42,12 +42,12 @@ const SHARE: usize = 32;
 /// those, and opens them again, ends them before one that has begun. It is not ended first whatever
 /// its age, since a single byte begins one.
 const SILENCE_AGES: u64 = 4;
-/// No handshake is ended for others before it counts as so old, in milliseconds: one that has begun
-/// after a second, one that has not after a quarter of that. Where all are younger, new connections
+/// No handshake is ended for others before it counts as so old, in milliseconds: one that has not begun
+/// after a quarter of it. Where all are younger, new connections
 /// wait until they are accepted: however fast strangers come back, whoever shakes hands has this time.
 /// A connection that has just been opened, and whose request is on its way, has it too, unless the last
 /// descriptors are in use.
-const LEAST_AGE: u64 = 1_000;
+const LEAST_AGE: u64 = 600;
 /// A search costs something, and is not made again before this.
 const LEAST_WAIT: Duration = Duration::from_millis(5);
 
@@ -127,7 +127,7 @@ impl Connections {
             listed: Mutex::default(),
             next: AtomicU64::new(0),
             handshakes: AtomicUsize::new(0),
-            most_handshakes: MAX_HANDSHAKES.min(crowded / 2).max(1),
+            most_handshakes: MAX_HANDSHAKES.min(crowded / 4 * 3).max(1),
             crowded,
             full,
             requests: Requests::new(crowded, most_requests),

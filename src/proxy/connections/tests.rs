@@ -77,7 +77,7 @@ async fn a_handshake_has_its_time_however_many_others_come() {
     assert!(begun.stir());
     let mut silent: Vec<Registration> = (1..most).map(|_| enter()).collect();
     let wait = connections.wait_for_handshake().unwrap();
-    assert_eq!(wait, Duration::from_millis(250));
+    assert_eq!(wait, Duration::from_millis(LEAST_AGE / SILENCE_AGES));
     tokio::time::advance(wait - Duration::from_millis(1)).await;
     assert!(connections.wait_for_handshake().is_some());
     tokio::time::advance(Duration::from_millis(1)).await;
