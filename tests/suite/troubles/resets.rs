@@ -22,6 +22,9 @@ async fn clients_are_reset() {
     let env = [("SIDESTREAM_CLIENTS__HEARTBEAT", "200ms")];
     let program = Program::start(&arguments, &env).await;
     let mut stream = Stream::open(program.listen, "/_events/orders").await;
+    // Else it may find MongoDB at its first look.
+    until("MongoDB is missed", || async { program.log().contains("change stream is unavailable") })
+        .await;
     own.restart(0);
     assert_eq!(reason(&mut stream).await, "started");
     stream.until_ready().await;
