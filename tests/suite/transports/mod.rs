@@ -30,6 +30,10 @@ async fn insert(database: &str, name: &str, ids: std::ops::Range<i64>) {
 }
 
 /// The key of an envelope's event.
+#[track_caller]
 fn key(envelope: &Value) -> i64 {
-    envelope["data"]["documentKey"]["_id"].as_i64().unwrap_or_else(|| panic!("no key: {envelope}"))
+    match envelope["data"]["documentKey"]["_id"].as_i64() {
+        Some(key) => key,
+        None => panic!("no key: {envelope}"),
+    }
 }

@@ -25,9 +25,11 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
     let mut witness = Lines::open(sidecar.listen, "/_events/a", "").await;
     assert_eq!(witness.event().await["event"], "ready");
     a.insert_one(doc! { "_id": 0_i64 }).await.unwrap();
+    let beginning = seconds(&witness.event().await);
+    a.insert_one(doc! { "_id": 1_i64 }).await.unwrap();
     let first = seconds(&witness.event().await);
-    // The next one is of a later second.
-    let mut number = 1_i64;
+    // The first one of a later second.
+    let mut number = 2_i64;
     let later = loop {
         a.insert_one(doc! { "_id": number }).await.unwrap();
         let event = witness.event().await;
@@ -41,7 +43,7 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
     let at = time(later.1).replace('Z', ".9Z");
     let mut stream = Lines::open(sidecar.listen, &format!("/_events/a?since={at}"), "").await;
     assert_eq!(key(&stream.event().await), later.0);
-    let all = time(first);
+    let all = time(beginning);
     let mut stream = Lines::open(sidecar.listen, &format!("/_events/a?since={all}"), "").await;
     assert_eq!(key(&stream.event().await), 0);
     let mut stream = Lines::open(sidecar.listen, "/_events/a?since=1h", "").await;
