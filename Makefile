@@ -3,13 +3,17 @@
 # Nothing is written into the clone but tests/*/node_modules: what is built and fetched lies in
 # the cache, $SIDESTREAM_CACHE or ~/.cache/sidestream.
 
-# One step after the other, also under -j: they share the machine's cores and print as they go.
+# One target after the other, also under -j: `make test` says which of its steps run beside each other.
 .NOTPARALLEL:
 
 CARGO := scripts/cargo
 
-# What `make test` runs, in this order.
-STEPS := fmt-check lint cargo-test torture-short bench-smoke fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny
+# What `make test` runs: first these; then two lists beside each other, since most of both is waiting;
+# then what replaces the program that the others start.
+FIRST := fmt-check lint
+ENGINE := cargo-test torture-short bench-smoke
+AROUND := fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny
+LAST := image-test
 
 .PHONY: help
 help: ## Show this
@@ -26,7 +30,7 @@ build: ## Build the sidestream binary (debug)
 
 .PHONY: test
 test: ## Everything that must pass; says at the end what each step took
-	@scripts/steps $(STEPS)
+	@scripts/steps "$(FIRST)" -- "$(ENGINE)" "$(AROUND)" -- "$(LAST)"
 
 .PHONY: fmt-check
 fmt-check: ## Is the Rust code formatted?
