@@ -278,7 +278,7 @@ impl Handler {
     ) -> Result<Open, Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&[transport.name()]).inc();
-        let listener = self.catalog.shared.listeners.add(transport.number());
+        let listener = self.catalog.shared.listeners.add(transport.number(), address);
         let _held = self.drain.hold();
         let handler = self.clone();
         Ok(Open { handler, place, transport, listener, compression: None, _held })

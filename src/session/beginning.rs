@@ -13,6 +13,7 @@ use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{READ_BYTES, ResetReason, Route};
+use crate::session::listeners::Listener;
 use crate::upstream::snapshot::{PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
 /// How many documents one look gives.
@@ -76,16 +77,21 @@ impl Beginning {
         matches!(self.state, State::Giving { .. })
     }
 
-    /// What there is without waiting.
+    /// What there is without waiting, for this listener.
     pub fn look(
         &mut self,
         snapshots: &Snapshots,
         feed: &Arc<Feed>,
         route: &Arc<Route>,
+        listener: &Listener,
     ) -> SnapshotStep {
         match &mut self.state {
             State::Pausing(until) if Instant::now() < *until => SnapshotStep::Nothing,
             State::Asked(asked) if !asked.has_ended() => SnapshotStep::Nothing,
+            State::Asked(asked) if asked.was_put_out() => {
+                self.state = State::Refused;
+                SnapshotStep::Refused(Refused::Busy)
+            }
             // It never gives what is needed: not for ever at once.
             State::Asked(_) if self.asked >= ASK => {
                 self.asked = 0;
@@ -94,7 +100,8 @@ impl Beginning {
             }
             State::Pausing(_) | State::Asked(_) => {
                 let has_waited = matches!(self.state, State::Asked(_));
-                match snapshots.ask(feed, route, self.beyond.as_ref(), has_waited) {
+                let asker = || listener.asker();
+                match snapshots.ask(feed, route, self.beyond.as_ref(), has_waited, asker) {
                     SnapshotAnswer::Taken(taken) => {
                         self.state = State::of(&taken, feed);
                         SnapshotStep::Begins

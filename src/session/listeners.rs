@@ -13,8 +13,10 @@
 //! The list's lock is taken when a connection opens or closes, and while the handles are copied for
 //! a request. No other lock is taken meanwhile.
 
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,14 +25,17 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::access::Caller;
+use crate::access::{Caller, network_of};
 use crate::feed::Feed;
 use crate::feed::routes::Route;
+use crate::upstream::snapshot::Asker;
 
 /// The list.
 #[derive(Debug)]
 pub struct Listeners {
     slots: Mutex<Slots>,
+    /// How many there are of streams that share a connection.
+    of_several: AtomicUsize,
     began: Instant,
     /// Keyed anew for each process: a subject's digest cannot be found by trying names elsewhere.
     hasher: RandomState,
@@ -53,6 +58,8 @@ pub struct Listener {
     /// By `phase`: the number in the journal from which it reads on, or the cluster time of what it
     /// has, in seconds.
     place: AtomicU64,
+    /// The client's network, as a digest: few need it, and an address is larger.
+    network: u64,
     index: u32,
     /// Tells it from an earlier one in the same slot.
     serial: u32,
@@ -127,17 +134,24 @@ impl Standing {
 
 impl Default for Listeners {
     fn default() -> Listeners {
-        Listeners { slots: Mutex::default(), began: Instant::now(), hasher: RandomState::new() }
+        Listeners {
+            slots: Mutex::default(),
+            of_several: AtomicUsize::new(0),
+            began: Instant::now(),
+            hasher: RandomState::new(),
+        }
     }
 }
 
 impl Listeners {
-    /// Adds a connection; `transport` is what its reports say again.
-    pub fn add(self: &Arc<Listeners>, transport: u8) -> Arc<Listener> {
-        self.insert(transport, Owner::Nobody)
+    /// Adds a connection; `transport` is what its reports say again, and `address` where its client
+    /// is, if that is known.
+    pub fn add(self: &Arc<Listeners>, transport: u8, address: Option<IpAddr>) -> Arc<Listener> {
+        let network = self.hasher.hash_one(address.map(network_of));
+        self.insert(transport, network, Owner::Nobody)
     }
 
-    fn insert(self: &Arc<Listeners>, transport: u8, owner: Owner) -> Arc<Listener> {
+    fn insert(self: &Arc<Listeners>, transport: u8, network: u64, owner: Owner) -> Arc<Listener> {
         let opened_at = u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX);
         let mut slots = self.slots.lock();
         let fresh = u32::try_from(slots.listeners.len()).unwrap_or(u32::MAX);
@@ -148,6 +162,7 @@ impl Listeners {
             waker: AtomicWaker::new(),
             known: Mutex::new(Known { route: None, owner }),
             place: AtomicU64::new(0),
+            network,
             index,
             serial: slots.serial,
             opened_at,
@@ -164,6 +179,27 @@ impl Listeners {
 
     fn all(&self) -> Vec<Arc<Listener>> {
         self.slots.lock().listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// By stream: how many subscriptions to it are on a connection that already has one.
+    pub fn repeated(&self) -> HashMap<String, usize> {
+        let mut repeated = HashMap::new();
+        // Then each connection has one stream, and there is nothing to look for.
+        if self.of_several.load(Ordering::Relaxed) == 0 {
+            return repeated;
+        }
+        let mut seen = HashSet::new();
+        for listener in self.all() {
+            let known = listener.known.lock();
+            let (Some(route), Owner::Connection(connection)) = (&known.route, &known.owner) else {
+                continue;
+            };
+            let name = &route.filter().name;
+            if !seen.insert((Arc::as_ptr(connection), name.clone())) {
+                *repeated.entry(name.clone()).or_default() += 1;
+            }
+        }
+        repeated
     }
 
     /// Those of a stream, with the one that lags most first: at most `most`, and how many there are.
@@ -224,7 +260,8 @@ impl Listeners {
 impl Listener {
     /// One of several streams on this connection.
     pub fn stream(self: &Arc<Listener>) -> Arc<Listener> {
-        self.list.insert(self.transport, Owner::Connection(self.clone()))
+        self.list.of_several.fetch_add(1, Ordering::Relaxed);
+        self.list.insert(self.transport, self.network, Owner::Connection(self.clone()))
     }
 
     /// Whose connection it is.
@@ -311,6 +348,18 @@ impl Listener {
         }
     }
 
+    /// Who has a share in what all clients wait for: the caller, where one is known, since many of
+    /// them may be behind one address; else the client's network.
+    pub(super) fn asker(&self) -> Asker {
+        let caller = match &self.known.lock().owner {
+            Owner::Connection(connection) => connection.caller(),
+            Owner::Caller(caller) => Some(caller.clone()),
+            Owner::Nobody => None,
+        };
+        let digest = |caller: Arc<Caller>| self.list.hasher.hash_one(caller.subject);
+        Asker(caller.map_or(self.network, digest))
+    }
+
     fn caller(&self) -> Option<Arc<Caller>> {
         match &self.known.lock().owner {
             Owner::Caller(caller) => Some(caller.clone()),
@@ -321,6 +370,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if matches!(self.known.get_mut().owner, Owner::Connection(_)) {
+            self.list.of_several.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut slots = self.list.slots.lock();
         if let Some(slot) = slots.listeners.get_mut(self.index as usize) {
             *slot = Weak::new();
@@ -365,13 +417,13 @@ mod tests {
     #[test]
     fn slots_are_used_again_and_their_ids_are_not() {
         let list = Arc::new(Listeners::default());
-        let first = list.add(0);
+        let first = list.add(0, None);
         let id = first.id();
         drop(first);
-        let second = list.add(1);
+        let second = list.add(1, None);
         assert_eq!((second.index, list.slots.lock().listeners.len()), (0, 1));
         assert!(second.id() != id && !list.end(&id) && !second.is_ended());
-        let others: Vec<_> = (0..10).map(|_| list.add(0)).collect();
+        let others: Vec<_> = (0..10).map(|_| list.add(0, None)).collect();
         drop(others);
         assert_eq!(list.all().len(), 1);
         drop(second);
@@ -381,7 +433,7 @@ mod tests {
     #[test]
     fn who_ends_a_stream_ends_its_connection_and_wakes_it() {
         let list = Arc::new(Listeners::default());
-        let connection = list.add(1);
+        let connection = list.add(1, None);
         let count = Arc::new(Count::default());
         connection.register(&Waker::from(count.clone()));
         let (stream, other) = (connection.stream(), connection.stream());

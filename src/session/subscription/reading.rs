@@ -35,7 +35,8 @@ impl Subscription {
                 !self.is_broken() && self.take(look)
             }
             Phase::Beginning(beginning) => {
-                let look = beginning.look(&self.shared.snapshots, &self.feed, &self.route);
+                let look =
+                    beginning.look(&self.shared.snapshots, &self.feed, &self.route, &self.listener);
                 !self.is_broken() && self.begin(look)
             }
         }

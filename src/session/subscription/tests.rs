@@ -37,7 +37,7 @@ async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
         listeners: Arc::default(),
     });
     let bound = filter.bind(&[], None).unwrap();
-    let listener = shared.listeners.add(0);
+    let listener = shared.listeners.add(0, None);
     let mut subscription =
         Subscription::new(shared, feed.clone(), &filter, bound, From::Now, listener);
     assert!(matches!(subscription.next().await, Some(FrameKind::Ready(..))));

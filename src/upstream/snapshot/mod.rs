@@ -12,6 +12,7 @@
 
 mod brake;
 mod kept;
+mod queue;
 mod shared;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,7 @@ use crate::matcher::projection::{Projection, Shown};
 use crate::upstream::deployment::{self, DeploymentError};
 use crate::upstream::failure::{self, UNAUTHORIZED};
 
+pub use queue::Asker;
 pub use shared::{PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
 
 const MAX_TIME_EXPIRED: i32 = 50;

@@ -5,7 +5,7 @@
 //!
 //! - There is one query at a time for a filter and its values, in a task of its own. A client that asks
 //!   may leave; the query ends when no client waits for it. The number of queries of all filters is
-//!   limited; the others wait in a queue, which is bounded.
+//!   limited; the others wait in a queue, which is bounded and fair: see [`super::queue`].
 //! - A snapshot is given to further clients as long as the feed's journal reaches back to its time, so
 //!   that the changes since then are in memory. A client that must know what came at a position gets
 //!   a snapshot that was read after that position.
@@ -23,12 +23,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::brake::Brake;
 use super::kept::Kept;
+use super::queue::{Asker, Place, Queue, Ticket};
 use super::{Bounds, SnapshotError, SnapshotQuery, read_each};
 use crate::event::Position;
 use crate::feed::Feed;
@@ -72,7 +73,7 @@ pub enum Refused {
     TooLarge,
     /// MongoDB will not give one: no rights, a sharded cluster, no snapshot reads.
     Unavailable,
-    /// Too many wait in line.
+    /// Too many wait in line, and its asker has most of them.
     Busy,
 }
 
@@ -85,19 +86,27 @@ pub enum SnapshotAnswer {
     Asked(PendingQuery),
 }
 
-/// Waits for a query. When it has ended, ask once more.
+/// Waits for a query. When it has ended, ask once more, unless it was put out.
 #[derive(Debug)]
-pub struct PendingQuery(watch::Receiver<()>);
+pub struct PendingQuery {
+    ended: watch::Receiver<()>,
+    ticket: Arc<Ticket>,
+}
 
 impl PendingQuery {
     /// Resolves when the query has ended. May be dropped and called again.
     pub async fn ended(&mut self) {
         // Nothing is ever sent: the sender goes with the query.
-        let _ = self.0.changed().await;
+        let _ = self.ended.changed().await;
     }
 
     pub fn has_ended(&self) -> bool {
-        self.0.has_changed().is_err()
+        self.ended.has_changed().is_err()
+    }
+
+    /// Whether it had to make room for the queries of others: it has no result.
+    pub fn was_put_out(&self) -> bool {
+        self.ticket.is_put_out()
     }
 }
 
@@ -111,9 +120,7 @@ struct State {
     bounds: Bounds,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    turns: Semaphore,
-    max_waiting: usize,
-    waiting: AtomicUsize,
+    queue: Arc<Queue>,
     slots: Mutex<Slots>,
     kept: Kept,
     /// By stream: the furthest place that one of its snapshots was of.
@@ -129,11 +136,19 @@ struct Slots {
     sweep_at: usize,
 }
 
+/// A query that clients wait for.
+#[derive(Debug)]
+struct Query {
+    /// Goes with the query.
+    ended: watch::Sender<()>,
+    ticket: Arc<Ticket>,
+}
+
 /// What is known of a filter with its values.
 #[derive(Debug, Default)]
 struct Slot {
-    /// Of the query that is under way.
-    query: Weak<watch::Sender<()>>,
+    /// The one that waits or is under way.
+    query: Weak<Query>,
     taken: Weak<Taken>,
     refused: Option<(Instant, Refused)>,
     brake: Brake,
@@ -166,9 +181,7 @@ impl Snapshots {
             bounds,
             metrics,
             tasks,
-            turns: Semaphore::new(max_concurrent),
-            max_waiting: max_concurrent.saturating_mul(LINE),
-            waiting: AtomicUsize::new(0),
+            queue: Queue::new(max_concurrent, max_concurrent.saturating_mul(LINE)),
             slots: Mutex::default(),
             kept: Kept::new(bounds.bytes),
             furthest: Mutex::default(),
@@ -177,13 +190,15 @@ impl Snapshots {
     }
 
     /// What a route's clients would see now, or saw a moment ago, but not before `beyond`. Who has
-    /// waited for a query takes what came of it, also where the journal goes on too fast.
+    /// waited for a query takes what came of it, also where the journal goes on too fast. `asker` is
+    /// asked for only where there has to be a query.
     pub fn ask(
         &self,
         feed: &Arc<Feed>,
         route: &Arc<Route>,
         beyond: Option<&Position>,
         has_waited: bool,
+        asker: impl FnOnce() -> Asker,
     ) -> SnapshotAnswer {
         let state = &self.0;
         let mut slots = state.slots.lock();
@@ -199,19 +214,24 @@ impl Snapshots {
         if let Some(refused) = slot.refused() {
             return SnapshotAnswer::Refused(refused);
         }
-        if let Some(query) = slot.query.upgrade() {
-            return SnapshotAnswer::Asked(PendingQuery(query.subscribe()));
+        let asker = asker();
+        let query = slot.query.upgrade().filter(|query| !query.ticket.is_put_out());
+        if let Some(query) = query {
+            state.queue.share(&query.ticket, asker);
+            return SnapshotAnswer::Asked(query.pending());
         }
-        if state.waiting.load(Ordering::Relaxed) >= state.max_waiting {
+        let ticket = Ticket::new(asker);
+        let place = state.queue.enter(&ticket);
+        if ticket.is_put_out() {
             state.count(route, "busy");
             return SnapshotAnswer::Refused(Refused::Busy);
         }
-        let (query, asked) = watch::channel(());
-        let query = Arc::new(query);
+        let query = Arc::new(Query { ended: watch::Sender::new(()), ticket });
+        let pending = query.pending();
         slot.query = Arc::downgrade(&query);
-        let task = state.clone().run(feed.clone(), route.clone(), query);
+        let task = state.clone().run(feed.clone(), route.clone(), query, place);
         state.tasks.spawn("snapshot", task);
-        SnapshotAnswer::Asked(PendingQuery(asked))
+        SnapshotAnswer::Asked(pending)
     }
 
     /// How far the positions are that clients of a stream have from its snapshots; its feed may not
@@ -232,17 +252,19 @@ impl State {
         self: Arc<State>,
         feed: Arc<Feed>,
         route: Arc<Route>,
-        query: Arc<watch::Sender<()>>,
+        query: Arc<Query>,
+        mut place: Place,
     ) {
         let (mut pause, longest) = RETRY;
         loop {
             let attempt = tokio::select! {
                 biased;
-                () = query.closed() => None,
-                attempt = self.attempt(&feed, &route) => Some(attempt),
+                () = query.ended.closed() => None,
+                attempt = self.attempt(&feed, &route, place) => Some(attempt),
             };
             match attempt {
-                Some(Ok(taken)) => return self.keep(&route, taken),
+                Some(Ok(Some(taken))) => return self.keep(&route, taken),
+                Some(Ok(None)) => return self.count(&route, "busy"),
                 Some(Err(error)) if error.is_passing() => {
                     self.count(&route, "failed");
                     if self.may_tell() {
@@ -259,20 +281,24 @@ impl State {
             // Spread, since others failed at the same moment.
             let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             tokio::select! {
-                () = query.closed() => {}
+                () = query.ended.closed() => {}
                 () = sleep(wait) => pause = (pause * 2).min(longest),
             }
+            place = self.queue.enter(&query.ticket);
         }
     }
 
-    async fn attempt(&self, feed: &Feed, route: &Route) -> Result<Taken, SnapshotError> {
-        let turn = {
-            let _waiting = Waiting::new(&self.waiting);
-            // The semaphore is never closed, so there is no error to hear of.
-            let turn = self.turns.acquire().await;
-            self.kept.has_room().await;
-            turn
-        };
+    /// `None`: it was put out of the queue.
+    async fn attempt(
+        &self,
+        feed: &Feed,
+        route: &Route,
+        place: Place,
+    ) -> Result<Option<Taken>, SnapshotError> {
+        if !place.turn().await {
+            return Ok(None);
+        }
+        self.kept.has_room().await;
         let began = Instant::now();
         let span = self.metrics.tracer.root(SpanSide::Internal, "snapshot");
         span.set_with("sidestream.stream", || route.filter().name.clone());
@@ -281,9 +307,9 @@ impl State {
             Ok(taken) => span.set("sidestream.documents", taken.documents.len() as i64),
             Err(error) => span.fail(error.kind()),
         }
-        drop((turn, span));
+        drop((place, span));
         self.metrics.snapshot_seconds.observe(began.elapsed().as_secs_f64());
-        taken
+        taken.map(Some)
     }
 
     async fn take(&self, feed: &Feed, route: &Route) -> Result<Taken, SnapshotError> {
@@ -359,28 +385,18 @@ impl State {
 }
 
 /// Whether nobody waits any more; then nobody can begin to. Under the lock under which one would.
-fn attempt_is_over(query: &watch::Sender<()>, state: &State, route: &Route) -> bool {
+fn attempt_is_over(query: &Query, state: &State, route: &Route) -> bool {
     let mut slots = state.slots.lock();
-    let is_over = query.receiver_count() == 0;
+    let is_over = query.ended.receiver_count() == 0;
     if is_over {
         slots.of(route).query = Weak::new();
     }
     is_over
 }
 
-/// Counts one that waits in line.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Waiting<'_> {
-    fn new(count: &AtomicUsize) -> Waiting<'_> {
-        count.fetch_add(1, Ordering::Relaxed);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl Query {
+    fn pending(&self) -> PendingQuery {
+        PendingQuery { ended: self.ended.subscribe(), ticket: self.ticket.clone() }
     }
 }
 

@@ -19,7 +19,7 @@ use sidestream::metrics::Metrics;
 use sidestream::tasks::Tasks;
 use sidestream::upstream::connect::Server;
 use sidestream::upstream::snapshot::{
-    self, Bounds, Refused, SnapshotAnswer, SnapshotError, SnapshotQuery, Snapshots, Taken,
+    self, Asker, Bounds, Refused, SnapshotAnswer, SnapshotError, SnapshotQuery, Snapshots, Taken,
 };
 
 use super::{client, collection, filter};
@@ -362,7 +362,7 @@ async fn get(
 ) -> Result<Arc<Taken>, Refused> {
     let mut has_waited = false;
     loop {
-        match snapshots.ask(feed, route, None, has_waited) {
+        match snapshots.ask(feed, route, None, has_waited, || Asker(0)) {
             SnapshotAnswer::Taken(taken) => return Ok(taken),
             SnapshotAnswer::Refused(refused) => return Err(refused),
             SnapshotAnswer::Asked(mut asked) => asked.ended().await,

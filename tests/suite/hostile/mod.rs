@@ -11,6 +11,7 @@ mod http2;
 mod identity;
 mod rights;
 mod slow;
+mod snapshots;
 mod stalled;
 mod switching;
 mod values;

@@ -21,19 +21,19 @@ use crate::support::sse::{Block, Stream};
 use crate::support::{PATIENCE, mongo, unique};
 
 /// A filter file with a snapshot, open to everybody.
-fn filter(database: &str, more: &str) -> String {
+pub fn filter(database: &str, more: &str) -> String {
     format!(
         "collection: {database}.orders\naccess: public\nsnapshot: true\n\
          fullDocumentBeforeChange: whenAvailable\n{more}"
     )
 }
 
-async fn client() -> Client {
+pub async fn client() -> Client {
     Client::with_uri_str(mongo::uri()).await.expect("a client")
 }
 
 /// A new collection that keeps images, whose writes are acknowledged when they are events.
-async fn orders(client: &Client, database: &str) -> Collection<Document> {
+pub async fn orders(client: &Client, database: &str) -> Collection<Document> {
     let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let images = ChangeStreamPreAndPostImages::builder().enabled(true).build();
     let database = client.database(database);
@@ -42,13 +42,13 @@ async fn orders(client: &Client, database: &str) -> Collection<Document> {
     database.collection_with_options("orders", options)
 }
 
-async fn fill(orders: &Collection<Document>, ids: std::ops::Range<i64>) {
+pub async fn fill(orders: &Collection<Document>, ids: std::ops::Range<i64>) {
     let documents = ids.map(|id| doc! { "_id": id, "n": id, "secret": "s" });
     orders.insert_many(documents).await.unwrap();
 }
 
 /// A page: builds the new documents beside the old, and swaps at `ready`.
-struct Page {
+pub struct Page {
     stream: Stream,
     shown: BTreeMap<String, Value>,
     /// The reason of the snapshot that is under way, and what has come of it.
@@ -58,11 +58,11 @@ struct Page {
 }
 
 impl Page {
-    async fn open(address: SocketAddr, target: &str) -> Page {
+    pub async fn open(address: SocketAddr, target: &str) -> Page {
         Page::of(Stream::open(address, target).await)
     }
 
-    fn of(stream: Stream) -> Page {
+    pub fn of(stream: Stream) -> Page {
         Page { stream, shown: BTreeMap::new(), pending: None, reasons: Vec::new() }
     }
 
@@ -122,7 +122,7 @@ impl Page {
     }
 
     /// Up to the end of a snapshot, of which there were `count` by then.
-    async fn complete(&mut self, count: usize) {
+    pub async fn complete(&mut self, count: usize) {
         self.until("a snapshot", |page| page.reasons.len() >= count && page.pending.is_none())
             .await;
     }
@@ -131,7 +131,7 @@ impl Page {
         self.reasons.last().map_or("", String::as_str)
     }
 
-    fn ids(&self) -> Vec<i64> {
+    pub fn ids(&self) -> Vec<i64> {
         let mut ids: Vec<i64> =
             self.shown.values().map(|document| document["_id"].as_i64().unwrap()).collect();
         ids.sort_unstable();
@@ -140,7 +140,7 @@ impl Page {
 }
 
 /// So many ids from 0 on.
-fn up_to(count: i64) -> Vec<i64> {
+pub fn up_to(count: i64) -> Vec<i64> {
     (0..count).collect()
 }
 
@@ -216,7 +216,7 @@ async fn there_is_no_id_before_ready() {
 }
 
 /// Makes each `find` of a client of this name take so long.
-async fn hold_find(own: &mongo::Own, app: &str, time: Duration) {
+pub async fn hold_find(own: &mongo::Own, app: &str, time: Duration) {
     let time = i64::try_from(time.as_millis()).unwrap();
     let data = doc! {
         "failCommands": ["find"],
