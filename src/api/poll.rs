@@ -1,27 +1,32 @@
 //! Long polling: one response with the events so far, and the position to continue from.
+//!
+//! A response is whole before it is sent, as long as the budget for such responses has room for it.
+//! The documents of a larger snapshot are sent as the client takes them, as on a stream: a client that
+//! takes nothing holds its place among them, not the documents.
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::capacity::{ByteBudget, Lease};
 use super::envelope;
 use super::problem::Problem;
 use super::reserved::{Open, Opened, Plain};
-use super::transport::{self, Encoder, Mark};
+use super::transport::{self, Encoder, Ending, Mark, Sink};
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
+use crate::session::control::Ended;
 use crate::session::subscription::FrameKind;
 
 /// How long a poll waits that does not say, and how long at most.
 const WAIT: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// So much goes into one answer, and one event more.
+/// So much goes into one answer, and one event more; documents of snapshots are not counted.
 const MAX_BYTES: usize = 1024 * 1024;
 /// What answers may hold beyond their first bytes while their clients do not take them: for the
 /// process. Without more of it, an answer ends sooner, and the next poll goes on from there.
@@ -29,6 +34,7 @@ static ANSWERS: ByteBudget = ByteBudget::new(32 * 1024 * 1024);
 /// What an answer has without asking, and how much it asks for at a time.
 const OWN: usize = 8 * 1024;
 const STEP: usize = 64 * 1024;
+const BEGIN: &[u8] = b"{\"events\":[";
 
 /// The encoder of what is between the brackets.
 #[derive(Debug)]
@@ -61,10 +67,26 @@ pub struct Polling {
     pub fields: Vec<(&'static str, String)>,
 }
 
+/// What to answer a poll with.
+pub enum PollAnswer {
+    Whole(Plain),
+    /// And the fields of its head.
+    Begun(Box<BegunPoll>, Vec<(&'static str, String)>),
+}
+
+/// An answer whose snapshot is larger than what is held for a client.
+pub struct BegunPoll {
+    polling: Box<Polling>,
+    found: Found,
+    /// When it has waited long enough.
+    until: Instant,
+}
+
 /// What has come.
 #[derive(Default)]
 struct Found {
     pieces: Vec<Bytes>,
+    /// Of what has come, with what was sent before.
     size: usize,
     events: usize,
     ready: usize,
@@ -72,15 +94,30 @@ struct Found {
     begun: HashSet<u16>,
     sent: Vec<(u16, Arc<Delivery>)>,
     leases: Vec<Lease>,
-    /// How large it may become by these.
+    /// How large it may become by these, or before it is sent as far as it is.
     room: usize,
+    /// Whether it is sent as it comes.
+    is_sent: bool,
+}
+
+/// How far an answer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Complete,
+    /// More is to come.
+    More,
+    /// The rest of a snapshot is to come, and there is no room for it.
+    Full,
 }
 
 impl Found {
     /// Whether more goes into this answer.
     fn has_room(&mut self) -> bool {
-        if !self.begun.is_empty() || self.size < self.room.max(OWN) {
+        if self.size < self.room.max(OWN) {
             return true;
+        }
+        if self.is_sent {
+            return false;
         }
         let more = self.size - self.room + STEP;
         let lease = (self.size < MAX_BYTES).then(|| ANSWERS.take(more)).flatten();
@@ -90,6 +127,16 @@ impl Found {
         }
         self.leases.extend(lease);
         has_room
+    }
+
+    /// What has come was sent: there is room for as much again.
+    fn was_sent(&mut self) {
+        self.is_sent = true;
+        self.leases.clear();
+        self.room = match self.begun.is_empty() && self.size >= MAX_BYTES {
+            true => 0,
+            false => self.size + STEP,
+        };
     }
 }
 
@@ -122,39 +169,59 @@ pub fn wait_of(text: Option<&str>) -> Result<Duration, Problem> {
 impl Polling {
     /// Waits for the first event, and answers with what has come by then. It stays where it is: a future
     /// that owned it would have room for it twice.
-    pub async fn answer(mut self: Box<Self>) -> Plain {
+    pub async fn answer(mut self: Box<Self>) -> PollAnswer {
         let mut found = Found::default();
+        let until = Instant::now() + self.wait;
         {
-            let mut over = pin!(sleep(self.wait));
+            let mut over = pin!(sleep_until(until));
             loop {
-                let next = tokio::select! {
-                    biased;
-                    next = self.opened.connection.next() => next,
-                    () = &mut over, if found.begun.is_empty() => break,
-                };
-                // Draining, or the right has ended: what has come is answered all the same.
-                let Ok(frame) = next else { break };
-                self.take(frame, &mut found);
-                while found.has_room()
-                    && let Some(frame) = self.opened.connection.next_ready()
-                {
-                    self.take(frame, &mut found);
-                }
-                let is_there = found.ready >= self.opened.connection.len();
-                let has_come = found.events > 0 || (self.answers_at_once && is_there);
-                if has_come && found.begun.is_empty() {
-                    break;
+                match self.step(over.as_mut(), &mut found).await {
+                    Step::Complete => break,
+                    Step::More => {}
+                    Step::Full => {
+                        let fields = std::mem::take(&mut self.fields);
+                        let begun = BegunPoll { polling: self, found, until };
+                        return PollAnswer::Begun(Box::new(begun), fields);
+                    }
                 }
             }
         }
+        let text = self.end();
         let Opened { mut connection, open } = self.opened;
         transport::count(&open.handler.pace.metrics, &mut connection, &found.sent);
-        let text = format!("],\"resume\":{}}}", json!(self.resume));
         let end = End { text, _leases: found.leases, _open: open };
-        let mut body = vec![Bytes::from_static(b"{\"events\":[")];
+        let mut body = vec![Bytes::from_static(BEGIN)];
         body.append(&mut found.pieces);
         body.push(Bytes::from_owner(end));
-        Plain { status: 200, headers: self.fields, body }
+        PollAnswer::Whole(Plain { status: 200, headers: self.fields, body })
+    }
+
+    fn end(&self) -> String {
+        format!("],\"resume\":{}}}", json!(self.resume))
+    }
+
+    /// Takes the next frame, and those that are ready behind it. `over`: when it has waited enough.
+    async fn step(&mut self, over: Pin<&mut Sleep>, found: &mut Found) -> Step {
+        let next = tokio::select! {
+            biased;
+            next = self.opened.connection.next() => next,
+            () = over, if found.begun.is_empty() => return Step::Complete,
+        };
+        // Draining, or the right has ended: what has come is answered all the same.
+        let Ok(frame) = next else { return Step::Complete };
+        self.take(frame, found);
+        let mut has_room = found.has_room();
+        while has_room && let Some(frame) = self.opened.connection.next_ready() {
+            self.take(frame, found);
+            has_room = found.has_room();
+        }
+        let is_there = found.ready >= self.opened.connection.len();
+        let has_come = found.events > 0 || (self.answers_at_once && is_there);
+        match found.begun.is_empty() {
+            true if has_come => Step::Complete,
+            false if !has_room => Step::Full,
+            _ => Step::More,
+        }
     }
 
     fn take(&mut self, frame: Frame, found: &mut Found) {
@@ -186,10 +253,44 @@ impl Polling {
             found.pieces.push(Bytes::from_static(b","));
         }
         POLL.encode(&frame, &mark, &mut found.pieces);
-        found.size += found.pieces[begin..].iter().map(Bytes::len).sum::<usize>();
+        let taken = |piece: &Bytes| piece.len() + size_of::<Bytes>();
+        found.size += found.pieces[begin..].iter().map(taken).sum::<usize>();
         found.events += 1;
         if let FrameKind::Delivery(delivery) = frame.kind {
             found.sent.push((frame.stream, delivery));
+        }
+    }
+}
+
+impl BegunPoll {
+    /// Sends the answer as its client takes it. The head has been sent.
+    pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ending {
+        let BegunPoll { polling, found, until } = self;
+        let mut over = pin!(sleep_until(*until));
+        let mut pieces = vec![Bytes::from_static(BEGIN)];
+        let mut step = Step::Full;
+        loop {
+            pieces.append(&mut found.pieces);
+            if step == Step::Complete {
+                pieces.push(Bytes::from(polling.end()));
+            }
+            let Opened { connection, open } = &mut polling.opened;
+            let pace = &open.handler.pace;
+            let pieces = std::mem::take(&mut pieces);
+            let sent = transport::send_large(sink, &mut connection.control, pace, pieces).await;
+            if let Err(ending) = sent {
+                return ending;
+            }
+            transport::count(&pace.metrics, connection, &std::mem::take(&mut found.sent));
+            if step == Step::Complete {
+                return Ending::clean(Ended::ClientGone);
+            }
+            found.was_sent();
+            step = tokio::select! {
+                biased;
+                step = polling.step(over.as_mut(), found) => step,
+                () = sink.closed() => return Ending::cut(Ended::ClientGone),
+            };
         }
     }
 }

@@ -201,8 +201,12 @@ pub(super) async fn deliver<S: Sink>(
     Ok(())
 }
 
-/// Who has lost the right to it is not given the rest of a large event.
-async fn send_large<S: Sink>(
+/// Sends more than a client may take within `clients.send_timeout`, piece by piece. Who has lost the
+/// right to it is not given the rest of a large event.
+///
+/// # Errors
+/// How the stream ended meanwhile.
+pub(super) async fn send_large<S: Sink>(
     sink: &mut S,
     control: &mut Control,
     pace: &Pace,
@@ -356,7 +360,7 @@ mod tests {
 
     async fn sent(pause: Duration, event: &Bytes, drain: &Drain) -> (Result<(), Ending>, Slow) {
         let mut sink = Slow { pause, taken: Vec::new(), sizes: Vec::new() };
-        let listener = Arc::new(Listeners::default()).add(0);
+        let listener = Arc::new(Listeners::default()).add(0, None);
         let mut control = Control::new(drain, Duration::ZERO, None, listener);
         let pace =
             Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };

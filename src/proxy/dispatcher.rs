@@ -31,6 +31,7 @@ use super::path::{self, Target};
 use super::pieces::{MAX_COPY, Pieces};
 use super::plain::{answer_plain, close, head_of};
 use super::side::{Request, Side};
+use crate::api::poll::{BegunPoll, PollAnswer};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Handler, Opened, Plain};
 use crate::api::transport::Sink;
@@ -163,7 +164,16 @@ impl Dispatcher {
                             let answer = polling.answer();
                             let answer =
                                 Box::pin(answer_in_time(&mut client.socket, &mut held, answer));
-                            let Some(plain) = answer.await else { return };
+                            let plain = match answer.await {
+                                None => return,
+                                Some(PollAnswer::Whole(plain)) => plain,
+                                Some(PollAnswer::Begun(begun, fields)) => {
+                                    drop(registration);
+                                    let poll = poll(client.socket, begun, fields, head.minor);
+                                    tokio::spawn(poll);
+                                    return;
+                                }
+                            };
                             let answered =
                                 self.answer(&mut client, &head, held, plain, &registration);
                             if !Box::pin(answered).await {
@@ -328,12 +338,12 @@ impl Clock {
 async fn answer_in_time(
     socket: &mut Socket,
     held: &mut BytesMut,
-    answer: impl Future<Output = Plain>,
-) -> Option<Plain> {
+    answer: impl Future<Output = PollAnswer>,
+) -> Option<PollAnswer> {
     let mut answer = pin!(answer);
     poll_fn(|cx| {
-        if let Poll::Ready(plain) = answer.as_mut().poll(cx) {
-            return Poll::Ready(Some(plain));
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
         }
         while held.len() < MAX_HELD {
             match ready!(socket.poll_fill::<1024>(cx, held)) {
@@ -381,15 +391,7 @@ fn stream(
 ) -> impl Future<Output = ()> + Send + use<> {
     let is_chunked = minor > 0 && !is_head;
     let mut sink = SocketSink { socket, is_chunked };
-    let head = {
-        let mut fields: Vec<(&str, &str)> =
-            fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        fields.push(("Connection", "close"));
-        if is_chunked {
-            fields.push(("Transfer-Encoding", "chunked"));
-        }
-        head_of(200, &fields, minor)
-    };
+    let head = open_head(fields, is_chunked, minor);
     async move {
         let is_sent = matches!(timeout(IDLE, sink.socket.write_all(&head)).await, Ok(Ok(())));
         if !is_sent || is_head {
@@ -402,6 +404,33 @@ fn stream(
         if !opened.serve(&mut sink).await.is_cut {
             Box::pin(sink.finish()).await;
         }
+    }
+}
+
+/// The head of an answer whose length is not known.
+fn open_head(fields: &[(&'static str, String)], is_chunked: bool, minor: u8) -> BytesMut {
+    let mut fields: Vec<(&str, &str)> =
+        fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    fields.push(("Connection", "close"));
+    if is_chunked {
+        fields.push(("Transfer-Encoding", "chunked"));
+    }
+    head_of(200, &fields, minor)
+}
+
+/// The task of a poll whose answer is sent as its client takes it.
+async fn poll(
+    socket: Socket,
+    mut begun: Box<BegunPoll>,
+    fields: Vec<(&'static str, String)>,
+    minor: u8,
+) {
+    let is_chunked = minor > 0;
+    let mut sink = SocketSink { socket, is_chunked };
+    let head = open_head(&fields, is_chunked, minor);
+    let is_begun = matches!(timeout(IDLE, sink.socket.write_all(&head)).await, Ok(Ok(())));
+    if is_begun && !begun.serve(&mut sink).await.is_cut {
+        sink.finish().await;
     }
 }
 

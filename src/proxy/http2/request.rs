@@ -12,6 +12,7 @@ use http::request::Parts;
 use super::plain::{head_of, send_plain};
 use super::sink::StreamSink;
 use super::{ConnectionState, Working, forward, gate};
+use crate::api::poll::{BegunPoll, PollAnswer};
 use crate::api::problem::Problem;
 use crate::api::reserved::{Answer, Opened};
 use crate::proxy::path::{self, Target};
@@ -65,12 +66,19 @@ pub async fn answer(
                 }
                 Answer::Poll(polling) => {
                     let answer = tokio::select! {
-                        plain = polling.answer() => Some(plain),
+                        answer = polling.answer() => Some(answer),
                         _ = poll_fn(|cx| respond.poll_reset(cx)) => None,
                     };
-                    drop(working);
-                    if let Some(plain) = answer {
-                        send_plain(&mut respond, plain, is_head, site.patience.client).await;
+                    match answer {
+                        None => {}
+                        Some(PollAnswer::Whole(plain)) => {
+                            drop(working);
+                            send_plain(&mut respond, plain, is_head, site.patience.client).await;
+                        }
+                        Some(PollAnswer::Begun(begun, fields)) => {
+                            drop((held, parts, shared));
+                            Box::pin(poll(respond, begun, fields, working)).await;
+                        }
                     }
                 }
                 // Extended CONNECT (RFC 8441) is not offered, so nobody asks for one here.
@@ -131,12 +139,7 @@ fn stream(
     is_head: bool,
     working: Working,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
-    let head = {
-        let fields: Vec<(&str, &str)> =
-            fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        head_of(200, &fields)
-    };
-    let stream = respond.send_response(head, is_head).ok().filter(|_| !is_head)?;
+    let stream = respond.send_response(open_head(fields), is_head).ok().filter(|_| !is_head)?;
     let mut sink = StreamSink { stream };
     Some(async move {
         let _working = working;
@@ -145,6 +148,27 @@ fn stream(
             false => sink.finish(),
         }
     })
+}
+
+fn open_head(fields: &[(&'static str, String)]) -> http::Response<()> {
+    let fields: Vec<(&str, &str)> =
+        fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    head_of(200, &fields)
+}
+
+/// Sends the answer of a poll as its client takes it.
+async fn poll(
+    mut respond: SendResponse<Bytes>,
+    mut begun: Box<BegunPoll>,
+    fields: Vec<(&'static str, String)>,
+    _working: Working,
+) {
+    let Ok(stream) = respond.send_response(open_head(&fields), false) else { return };
+    let mut sink = StreamSink { stream };
+    match begun.serve(&mut sink).await.is_cut {
+        true => sink.cut(),
+        false => sink.finish(),
+    }
 }
 
 #[cfg(test)]

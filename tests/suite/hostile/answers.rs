@@ -180,6 +180,62 @@ async fn long_polls_that_nobody_reads_take_little_memory() {
     }
 }
 
+// A snapshot goes into one answer, however large. Each client has values of its own, so none shares
+// the documents of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
+    const POLLS: usize = 24;
+    const DOCUMENTS: usize = 80;
+    let (database, uri) = (unique("begun"), mongo::uri());
+    let text = format!(
+        "collection: {database}.orders\naccess: public\noperations: [insert]\nsnapshot: true\n\
+         match: {{ n: {{ $ne: {{ $param: n }} }} }}\nparams: {{ n: {{ type: long }} }}\n"
+    );
+    let filters = Filters::new(&[("orders", &text)]);
+    let orders = Client::with_uri_str(&uri).await.expect("a client");
+    let orders = orders.database(&database).collection::<Document>("orders");
+    for number in 0..DOCUMENTS {
+        let document = doc! { "_id": number as i64, "n": 0, "pad": "x".repeat(100 * 1024) };
+        orders.insert_one(document).await.expect("an insert");
+    }
+    let path = filters.path().display().to_string();
+    let bound = [("SIDESTREAM_SNAPSHOT__MAX_BYTES", "32MiB")];
+    let program = Program::start_ready(&["--filters", &path, "--mongodb", &uri], &bound).await;
+    let poll =
+        |n: usize| format!("GET /_events/orders?transport=poll&n={n} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let is_whole = |answer: serde_json::Value| {
+        let events = answer["events"].as_array().expect("events");
+        let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+        assert_eq!((names.first(), names.last()), (Some(&"snapshot"), Some(&"ready")));
+        let again = names.iter().rposition(|name| *name == "snapshot").expect("a snapshot");
+        assert_eq!(names.len() - again, DOCUMENTS + 2);
+        assert!(answer["resume"].is_string());
+    };
+    is_whole(ask(program.listen, "GET", poll(1)).await.json());
+    let before = resident_peak(program.id());
+    let mut deaf = Vec::new();
+    for n in 0..POLLS {
+        let mut socket = narrow(program.listen).await;
+        socket.write_all(poll(2 + n).as_bytes()).await.expect("it is taken");
+        let begun = tokio::time::timeout(PATIENCE, socket.peek(&mut [0])).await;
+        assert_eq!(begun.expect("in time").expect("an answer"), 1);
+        deaf.push(socket);
+    }
+    let held = "sidestream_connections{transport=\"poll\"}";
+    assert!(sidecar::metric(program.admin, held).await > 0.0, "they hold their places");
+    let grown = resident_peak(program.id()) - before;
+    // Each is eight megabytes.
+    assert!(grown < 110 * 1024, "{grown} KiB");
+    // Who reads gets all of it: beside them, and of those too.
+    is_whole(ask(program.listen, "GET", poll(1)).await.json());
+    let mut late = deaf.swap_remove(0);
+    let mut read = Vec::new();
+    let all = late.read_to_end(&mut read);
+    tokio::time::timeout(PATIENCE, all).await.expect("an end").expect("a clean one");
+    let text = String::from_utf8(read).expect("text");
+    assert!(text.ends_with("\r\n0\r\n\r\n"), "it is complete");
+}
+
 /// What has come of a message is held until its end.
 #[tokio::test]
 async fn a_message_that_does_not_end_is_not_waited_for() {
