@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
@@ -64,6 +65,11 @@ impl Screen {
 
     async fn until(&self, what: &str, is_so: impl Fn(&[String]) -> bool) {
         until(&format!("{what}, on the screen"), || async { is_so(&self.lines()) }).await;
+    }
+
+    /// `setsid` becomes the program, where it need not fork: this is no leader of a group.
+    fn program(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     fn is_raw(&self) -> bool {
@@ -168,4 +174,20 @@ async fn a_sidecar_that_goes_is_told_and_the_last_picture_stays() {
     let screen = Screen::start(&[&admin]);
     screen.until("an error", |lines| at(lines, "error: the admin port http://").is_some()).await;
     assert_eq!(screen.ended().await, Some(3));
+}
+
+// Whoever ends it from outside finds the terminal as it was, and not in raw mode on another screen.
+#[tokio::test]
+async fn signals_leave_the_terminal_as_it_was() {
+    let filters = Filters::new(&[]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let admin = format!("http://{}", sidecar.admin);
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let screen = Screen::start(&[&admin]);
+        screen.until("its keys", |lines| lines[usize::from(ROWS) - 1].contains("s sort")).await;
+        assert!(screen.is_raw());
+        kill_process(screen.program(), signal).unwrap();
+        assert_eq!(screen.ended().await, Some(128 + signal.as_raw()), "{signal:?}");
+    }
+    sidecar.finish().await;
 }

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use self::sample::{Sample, address_of};
+use self::screen::Left;
 use self::table::table;
 use super::inject::duration;
 use super::print::complain;
@@ -99,7 +100,7 @@ pub fn top(args: &TopArgs) -> ExitCode {
         return ExitCode::from(BAD_USAGE);
     };
     match follow(args, address) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(left) => ExitCode::from(left.code()),
         Err(why) => {
             complain(format_args!("error: the admin port {} cannot be read: {why}", args.admin));
             ExitCode::from(UNAVAILABLE)
@@ -107,7 +108,7 @@ pub fn top(args: &TopArgs) -> ExitCode {
     }
 }
 
-fn follow(args: &TopArgs, address: &str) -> Result<(), String> {
+fn follow(args: &TopArgs, address: &str) -> Result<Left, String> {
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if args.output == Output::Human && !args.once && is_terminal {
         return screen::run(address, args.interval, args.sort);
@@ -125,7 +126,7 @@ fn follow(args: &TopArgs, address: &str) -> Result<(), String> {
         let mut out = std::io::stdout().lock();
         // Whoever read it has gone, as `head` does.
         if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() || args.once {
-            return Ok(());
+            return Ok(Left::Quit);
         }
         before = after;
     }

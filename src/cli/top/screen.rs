@@ -1,14 +1,19 @@
 //! `sidestream top` on a screen: what its keys do.
 //!
-//! Two threads bring what happens: one reads the keys, the other asks the admin port, at once when
-//! another stream is opened. The main one draws when there is something new, and waits otherwise.
+//! Threads bring what happens: one reads the keys, one asks the admin port, at once when another
+//! stream is opened, and one waits for signals. The main one draws when there is something new, and
+//! waits otherwise.
+//!
+//! However it ends, the terminal is left as it was: a signal ends the main loop, as a key does.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::terminal::disable_raw_mode;
 use ratatui::widgets::TableState;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Sort;
 use super::sample::{Sample, listeners};
@@ -16,6 +21,12 @@ use super::view;
 
 /// How many rows PageUp and PageDown go.
 const PAGE: usize = 10;
+/// What ends the program from outside.
+const TERMINATE: SignalKind = SignalKind::terminate();
+const HANG_UP: SignalKind = SignalKind::hangup();
+const INTERRUPT: SignalKind = SignalKind::interrupt();
+/// How long the main thread has to leave after a signal: its terminal may be stopped, and take nothing.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// What is on the screen.
 pub(super) struct State {
@@ -48,6 +59,26 @@ enum Message {
     /// Nobody is at the keyboard any more.
     NoInput,
     Look(Box<Look>),
+    /// This signal came.
+    Signal(u8),
+}
+
+/// Why it ended, where nothing was wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Somebody left, or nobody is there.
+    Quit,
+    Signal(u8),
+}
+
+impl Left {
+    /// The exit code: as a shell shows a program that a signal ended.
+    pub fn code(self) -> u8 {
+        match self {
+            Left::Quit => 0,
+            Left::Signal(number) => 128 + number,
+        }
+    }
 }
 
 /// One look at the admin port.
@@ -58,14 +89,18 @@ pub(super) struct Look {
     pub is_regular: bool,
 }
 
-/// Draws until somebody leaves.
-pub(super) fn run(address: &str, interval: Duration, sort: Sort) -> Result<(), String> {
+/// Draws until somebody leaves, or a signal comes.
+///
+/// # Errors
+/// The admin port or the terminal cannot be used.
+pub(super) fn run(address: &str, interval: Duration, sort: Sort) -> Result<Left, String> {
     // Nobody there is told before the screen is taken.
     let mut state = State::new(Sample::take(address)?, sort);
     let (tell, told) = channel();
     let (ask, asked) = channel();
     let keys = tell.clone();
     std::thread::spawn(move || read_keys(&keys));
+    watch_signals(tell.clone()).map_err(|error| format!("signals cannot be watched: {error}"))?;
     let address = address.to_owned();
     std::thread::spawn(move || look(&address, interval, &asked, &tell));
     let unusable = |error: std::io::Error| format!("the terminal cannot be used: {error}");
@@ -85,6 +120,7 @@ pub(super) fn run(address: &str, interval: Duration, sort: Sort) -> Result<(), S
                 Effect::Draw
             }
             Ok(Message::NoInput) | Err(_) => Effect::Quit,
+            Ok(Message::Signal(number)) => break Ok(Left::Signal(number)),
         };
         match effect {
             Effect::Draw => {}
@@ -92,11 +128,37 @@ pub(super) fn run(address: &str, interval: Duration, sort: Sort) -> Result<(), S
             Effect::Ask(stream) => {
                 let _ = ask.send(stream);
             }
-            Effect::Quit => break Ok(()),
+            Effect::Quit => break Ok(Left::Quit),
         }
     };
     ratatui::restore();
     ended
+}
+
+/// Tells of the first signal. They are caught from here on, before the terminal is changed.
+fn watch_signals(tell: Sender<Message>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut hang_up, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(TERMINATE)?, signal(HANG_UP)?, signal(INTERRUPT)?)
+    };
+    std::thread::spawn(move || {
+        let kind = runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => TERMINATE,
+                _ = hang_up.recv() => HANG_UP,
+                _ = interrupt.recv() => INTERRUPT,
+            }
+        });
+        // All of them are below 32.
+        let number = u8::try_from(kind.as_raw_value()).unwrap_or_default();
+        // The main thread has left where nobody listens.
+        let _ = tell.send(Message::Signal(number));
+        std::thread::sleep(LEAVE);
+        let _ = disable_raw_mode();
+        std::process::exit(Left::Signal(number).code().into());
+    });
+    Ok(())
 }
 
 fn read_keys(tell: &Sender<Message>) {
