@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::event_source::{Event, Parser};
-use super::print::complain;
+use super::print::{complain, end_with_reader};
 use super::{BAD_INPUT, BAD_USAGE, UNAVAILABLE, runtime};
 use crate::access::http::Http;
 
@@ -94,6 +94,9 @@ async fn follow(args: TailArgs) -> End {
     loop {
         match connect(&http, &uri, &args.headers, &parser.last_event_id).await {
             Ok(body) => {
+                if !was_open {
+                    end_with_reader();
+                }
                 was_open = true;
                 match read(body, &mut parser, &mut printer).await {
                     Some(end) => return end,

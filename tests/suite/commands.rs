@@ -264,7 +264,7 @@ fn a_reader_that_has_gone_makes_no_command_panic() {
         drop(reader);
         writer
     };
-    let commands: [(&[&str], i32); 13] = [
+    let commands: [(&[&str], i32); 20] = [
         (&["--help"], 0),
         (&["--version"], 0),
         (&["schema"], 0),
@@ -272,6 +272,8 @@ fn a_reader_that_has_gone_makes_no_command_panic() {
         (&["explain", "a"], 0),
         (&["explain", "a", "--output", "json"], 0),
         (&["check"], 0),
+        (&["check", "--output", "json"], 0),
+        (&["check", "--output", "github"], 0),
         (&["check", "nowhere"], 1),
         (&["new", "b", "--collection", "shop.b"], 0),
         (&["inject", "-f", "pod.yaml"], 0),
@@ -279,6 +281,12 @@ fn a_reader_that_has_gone_makes_no_command_panic() {
         (&["explain", "nothing"], 1),
         (&["inject", "-f", "nothing.yaml"], 1),
         (&["top", "--once", "http://127.0.0.1:9"], 3),
+        (&["tail", "http://127.0.0.1:9/_events/a"], 3),
+        (&["drain", "--for", "0s", "--admin", "127.0.0.1:9"], 3),
+        (&["webhook", "--nothing"], 2),
+        (&["run", "--nothing"], 2),
+        // The log has no reader either.
+        (&["run", "--admin", "nowhere"], 1),
     ];
     for (arguments, code) in commands {
         let ended = Command::new(PROGRAM)

@@ -1,5 +1,6 @@
 //! `sidestream tail`, as a process.
 
+use std::io::BufRead;
 use std::process::{Child, Command, Stdio};
 
 use mongodb::bson::{Document, doc};
@@ -33,9 +34,17 @@ impl Tail {
 
     fn run(command: &mut Command) -> Tail {
         let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
-        let child =
-            command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).spawn().unwrap();
+        let out = std::fs::File::create(dir.path().join("out")).unwrap();
+        Tail::within(dir, command, out.into())
+    }
+
+    fn run_into(command: &mut Command, out: Stdio) -> Tail {
+        Tail::within(tempfile::tempdir().unwrap(), command, out)
+    }
+
+    fn within(dir: tempfile::TempDir, command: &mut Command, out: Stdio) -> Tail {
+        let err = std::fs::File::create(dir.path().join("err")).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
         Tail { child, dir }
     }
 
@@ -164,6 +173,27 @@ async fn tail_writes_for_people_on_a_terminal() {
         assert!(plain.contains(&format!("{kind} {{")), "{kind}: {plain:?}");
     }
     assert!(!plain.contains('\u{1b}'), "{plain:?}");
+    sidecar.finish().await;
+}
+
+// `sidestream tail … | head -1`, of a stream on which nothing more happens.
+#[tokio::test]
+async fn tail_ends_with_its_reader() {
+    let file = format!("collection: {}.orders\naccess: public\n", unique("tail"));
+    let filters = Filters::new(&[("orders", &file)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let url = format!("http://{}/_events/orders", sidecar.listen);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut tail = Tail::run_into(Command::new(PROGRAM).args(["tail", &url]), Stdio::from(writer));
+    let mut reader = std::io::BufReader::new(reader);
+    let first = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        reader.read_line(&mut line).map(|_| line)
+    });
+    let first: Value = serde_json::from_str(&first.await.unwrap().unwrap()).unwrap();
+    assert_eq!(first["event"], "ready");
+    assert_eq!(tail.code().await, Some(0));
+    assert_eq!(tail.said(), "");
     sidecar.finish().await;
 }
 
