@@ -17,7 +17,7 @@ mod tap;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::{HeaderValue, Response, header};
@@ -26,6 +26,7 @@ use pingora::apps::ServerApp;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream;
+use pingora::time::fast_timeout::set_fast_timeout_to_tokio_threshold;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -107,6 +108,9 @@ pub struct Parts {
 
 impl Admin {
     pub fn new(parts: Parts) -> Admin {
+        // Else pingora has timers of its own: a thread that wakes a hundred times a second, from the
+        // first request to the end of the process. That is more than all else an idle sidecar does.
+        set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
         let Parts { catalog, metrics, drain, findings, journal_limit, console } = parts;
         Admin {
             catalog,
@@ -152,7 +156,7 @@ impl Admin {
                     if failed.turn().is_some() {
                         tracing::warn!(%error, "no connection accepted on the admin port");
                     }
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         }

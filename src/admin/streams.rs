@@ -18,6 +18,7 @@ impl Admin {
             .filter(|filter| filter.snapshot().is_some())
             .map(|filter| filter.name.as_str())
             .collect();
+        let repeated = self.catalog.shared.listeners.repeated();
         let streams: Vec<Value> = self
             .catalog
             .streams()
@@ -36,12 +37,14 @@ impl Admin {
                     Ok(found) => found.feed.tally(name),
                     Err(_) => Default::default(),
                 };
+                let repeated = repeated.get(name).map_or(0, |count| *count as i64);
                 json!({
                     "name": name,
                     "state": stream.state.name(),
                     "reason": stream.reason,
                     "snapshot": with_snapshot.contains(name.as_str()),
-                    "connections": open,
+                    // Counted one after the other, while connections come and go.
+                    "connections": (open - repeated).max(0),
                     "subscriptions": open,
                     "events_sent": sent,
                     "last_event": tally.newest_millis.and_then(time_of),

@@ -2,7 +2,7 @@
 
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestream::event::Position;
 
 use crate::support::sidecar::{self, Filters, metric};
@@ -86,6 +86,34 @@ async fn health_streams_and_metrics() {
     sidecar.finish().await;
 }
 
+// One connection may have a stream more than once, under other names.
+#[tokio::test]
+async fn connections_and_subscriptions_are_counted_apart() {
+    let database = unique("admin");
+    let text = format!("collection: {database}.a\naccess: public\n");
+    let filters = Filters::new(&[("a", &text), ("b", &text), ("broken", "acess: x\n")]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let (admin, listen) = (sidecar.admin, sidecar.listen);
+    let counts = async || {
+        let told = http::get(admin, "/streams").await.json();
+        let count = |at: usize, what: &str| told["streams"][at][what].as_i64().unwrap();
+        [0, 1, 2].map(|at| (count(at, "connections"), count(at, "subscriptions")))
+    };
+    let mut one = Stream::open(listen, "/_events/a").await;
+    let target = "/_events?stream=a&stream=again:a&stream=more:a&stream=b";
+    let mut many = Stream::open(listen, target).await;
+    let mut others = Stream::open(listen, "/_events?stream=a&stream=b").await;
+    for stream in [&mut one, &mut many, &mut others] {
+        stream.until_ready().await;
+    }
+    assert_eq!(counts().await, [(3, 5), (2, 2), (0, 0)]);
+    drop(many);
+    until("it is noticed", || async { counts().await == [(2, 2), (1, 1), (0, 0)] }).await;
+    drop((one, others));
+    until("all have gone", || async { counts().await == [(0, 0); 3] }).await;
+    sidecar.finish().await;
+}
+
 const SECRET: &str = "a secret of the test that is long enough";
 
 /// Ends a listener as the console's page does, with fields beside.
@@ -104,9 +132,13 @@ async fn page_token(admin: std::net::SocketAddr) -> String {
 async fn listeners_are_told_of_and_ended_by_the_page_alone() {
     let database = unique("admin");
     let text = format!("collection: {database}.a\naccess: public\n");
-    let filters = Filters::new(&[("a", &text), ("b", &text)]);
+    let filters = Filters::new(&[("a", &text), ("b", &text), ("broken", "acess: x\n")]);
     let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
     let (admin, listen) = (sidecar.admin, sidecar.listen);
+    // It is among the streams, and was never in force.
+    let told = http::get(admin, "/listeners?stream=broken").await;
+    assert_eq!(told.head.status, 200);
+    assert_eq!(told.json(), json!({ "stream": "broken", "total": 0, "listeners": [] }));
     for (target, status) in [
         ("/listeners", 400),
         ("/listeners?stream=nothing", 404),
@@ -191,7 +223,7 @@ async fn who_lags_most_is_first() {
     let auth =
         [("SIDESTREAM_AUTH__JWT__SECRET", SECRET), ("SIDESTREAM_AUTH__JWT__ALGORITHMS", "HS256")];
     let bearer = |name: &str| {
-        let claims = serde_json::json!({ "sub": name, "exp": 4_102_444_800_u64 });
+        let claims = json!({ "sub": name, "exp": 4_102_444_800_u64 });
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
         format!("Authorization: Bearer {token}\r\n")

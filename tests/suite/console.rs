@@ -253,3 +253,28 @@ async fn the_log_says_who_looked_at_events() {
     assert_eq!((&fields[0]["stream"], &fields[0]["by"]), (&"a".into(), &"127.0.0.1".into()));
     assert!(!log.contains("planted") && !log.contains(token), "{log}");
 }
+
+// pingora, which serves the port, has timers of its own: a thread that wakes a hundred times a second
+// from then on, whether anybody asks or not.
+#[tokio::test]
+async fn a_console_that_was_closed_leaves_no_timer_behind() {
+    let filters = Filters::new(&[]);
+    let (path, uri) = (filters.path().display().to_string(), mongo::uri());
+    let app = format!("http://{}", nowhere());
+    let arguments = ["--app", &app, "--filters", &path, "--mongodb", &uri];
+    let program = Program::start_ready(&arguments, &[]).await;
+    // On a connection that goes on, as a browser's does.
+    let mut page = http::Connection::open(program.admin).await;
+    for target in ["/", "/overview", "/streams", "/filters"] {
+        page.send(format!("GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", program.admin)).await;
+        assert_eq!(page.answer("GET").await.expect("an answer").head.status, 200, "{target}");
+    }
+    drop(page);
+    let threads = std::fs::read_dir(format!("/proc/{}/task", program.id())).unwrap();
+    let name = |thread: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default()
+    };
+    let names: Vec<String> = threads.map(name).collect();
+    assert!(names.iter().any(|name| name.starts_with("tokio")), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("Timer")), "{names:?}");
+}
