@@ -286,7 +286,7 @@ fn a_reader_that_has_gone_makes_no_command_panic() {
         (&["webhook", "--nothing"], 2),
         (&["run", "--nothing"], 2),
         // The log has no reader either.
-        (&["run", "--admin", "nowhere"], 1),
+        (&["run", "--admin", "nowhere"], 2),
     ];
     for (arguments, code) in commands {
         let ended = Command::new(PROGRAM)
