@@ -140,6 +140,7 @@ impl ChangeEvent {
         &self.token
     }
 
+    /// The kind of change; [`OperationType::Other`] is read past and never delivered.
     pub fn operation(&self) -> OperationType {
         self.operation
     }

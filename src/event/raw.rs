@@ -8,28 +8,50 @@
 use bson::{Bson, RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 
-/// BSON type bytes.
+/// BSON's type bytes, and what lies behind each: the
+/// [BSON specification](https://bsonspec.org/spec.html)'s element types.
 pub(crate) mod tag {
+    /// A floating-point number of 64 bits.
     pub const DOUBLE: u8 = 0x01;
+    /// UTF-8 text, with its length before it and a NUL behind it.
     pub const STRING: u8 = 0x02;
+    /// An embedded document.
     pub const DOCUMENT: u8 = 0x03;
+    /// A document whose keys are `0`, `1` and so on.
     pub const ARRAY: u8 = 0x04;
+    /// Bytes, with a length and a subtype.
     pub const BINARY: u8 = 0x05;
+    /// Deprecated, and empty; for `$eq` it is the same as null.
     pub const UNDEFINED: u8 = 0x06;
+    /// 12 bytes.
     pub const OBJECT_ID: u8 = 0x07;
+    /// One byte: 0 or 1.
     pub const BOOLEAN: u8 = 0x08;
+    /// Milliseconds since 1970 in UTC, as a signed integer of 64 bits.
     pub const DATE: u8 = 0x09;
+    /// Empty; not the same as a missing field.
     pub const NULL: u8 = 0x0a;
+    /// Pattern and options, each with a NUL behind it.
     pub const REGEX: u8 = 0x0b;
+    /// Deprecated: a namespace and an object id.
     pub const DB_POINTER: u8 = 0x0c;
+    /// JavaScript, stored like a string.
     pub const CODE: u8 = 0x0d;
+    /// Deprecated: stored like a string.
     pub const SYMBOL: u8 = 0x0e;
+    /// Deprecated: JavaScript and a document with its variables.
     pub const CODE_WITH_SCOPE: u8 = 0x0f;
+    /// A signed integer of 32 bits.
     pub const INT32: u8 = 0x10;
+    /// MongoDB's own cluster time: seconds in the high 32 bits, a counter in the low ones.
     pub const TIMESTAMP: u8 = 0x11;
+    /// A signed integer of 64 bits.
     pub const INT64: u8 = 0x12;
+    /// A decimal128 of IEEE 754-2008, 16 bytes.
     pub const DECIMAL: u8 = 0x13;
+    /// Empty; comes after every other value in the order.
     pub const MAX_KEY: u8 = 0x7f;
+    /// Empty; comes before every other value in the order.
     pub const MIN_KEY: u8 = 0xff;
     /// No BSON type: a bound value that BSON cannot hold (a key with a NUL in it). Equal to
     /// nothing, not even to itself.
@@ -44,12 +66,15 @@ pub(crate) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// Also stands in for a missing field where MongoDB makes no difference between the two.
     pub const NULL: Value<'static> = Value { tag: tag::NULL, data: &[] };
 
+    /// A whole document as a value, its bytes shared.
     pub fn document(document: &'a RawDocument) -> Value<'a> {
         Value { tag: tag::DOCUMENT, data: document.as_bytes() }
     }
 
+    /// Whether a path and `$eq` look at its elements, too.
     pub fn is_array(self) -> bool {
         self.tag == tag::ARRAY
     }
@@ -59,6 +84,7 @@ impl<'a> Value<'a> {
         matches!(self.tag, tag::DOCUMENT | tag::ARRAY)
     }
 
+    /// Whether it has one of the four numeric types, which compare with each other by value.
     pub fn is_number(self) -> bool {
         matches!(self.tag, tag::INT32 | tag::INT64 | tag::DOUBLE | tag::DECIMAL)
     }
@@ -136,6 +162,7 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
+    /// Copies the bytes, so that the value may outlive what it was read from.
     pub fn of(value: Value<'_>) -> Owned {
         Owned { tag: value.tag, data: Bytes::copy_from_slice(value.data) }
     }
@@ -150,10 +177,12 @@ impl Owned {
         Elements::new(raw.as_bytes()).next().map_or(impossible, |(_, value)| Owned::of(value))
     }
 
+    /// The operand null: a value that is given, unlike a placeholder without one.
     pub fn null() -> Owned {
         Owned { tag: tag::NULL, data: Bytes::new() }
     }
 
+    /// The value in place, as the matcher takes it; copies nothing.
     pub fn get(&self) -> Value<'_> {
         Value { tag: self.tag, data: &self.data }
     }
@@ -187,6 +216,7 @@ pub(crate) struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
+    /// For a value that has no fields.
     pub fn empty() -> Elements<'a> {
         Elements { rest: &[] }
     }

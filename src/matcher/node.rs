@@ -72,6 +72,7 @@ pub(crate) struct Set {
 }
 
 impl Set {
+    /// Sorts the values and drops duplicates, as well as those that BSON cannot hold.
     pub fn new(mut values: Vec<Owned>, regexes: Vec<Arc<Pattern>>) -> Set {
         values.retain(|value| value.get().tag != tag::IMPOSSIBLE);
         values.sort_by(|a, b| compare::order(a.get(), b.get()));
@@ -80,10 +81,12 @@ impl Set {
         Set { values: values.into(), regexes: regexes.into(), has_null }
     }
 
+    /// Sorted in the order of BSON, each once; the regular expressions are not among them.
     pub fn values(&self) -> &[Owned] {
         &self.values
     }
 
+    /// Patterns that a value may match instead of being equal to one of the values.
     pub fn regexes(&self) -> &[Arc<Pattern>] {
         &self.regexes
     }
@@ -97,6 +100,8 @@ impl Set {
         self.values.binary_search_by(|member| compare::order(member.get(), value)).ok()
     }
 
+    /// Whether the value equals one of the values or matches one of the patterns. A missing field
+    /// (`None`) does so only if null is among the values.
     pub fn contains(&self, value: Option<Value<'_>>) -> bool {
         let Some(value) = value else { return self.has_null };
         if self.has_null && value.tag == tag::UNDEFINED {

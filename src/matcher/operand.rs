@@ -31,6 +31,8 @@ pub(crate) enum Bound {
 }
 
 impl Operand {
+    /// Fills in the placeholders. [`Bound::Absent`] if `lookup` has no value for one of them: then
+    /// the whole condition is left out.
     pub fn bind(&self, lookup: Lookup<'_>) -> Bound {
         match self {
             Operand::Fixed(value) => Bound::One(value.clone()),

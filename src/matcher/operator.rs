@@ -54,6 +54,7 @@ impl Operator {
         matches!(self, Operator::Exists | Operator::Type(_))
     }
 
+    /// Whether a value that is there passes; a missing field is decided by the caller.
     pub fn passes(&self, value: Value<'_>) -> bool {
         match self {
             Operator::Exists => true,

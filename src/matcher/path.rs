@@ -24,6 +24,7 @@ pub(crate) enum Leaf {
 }
 
 impl Path {
+    /// Splits at the dots. Any text is a path here; the parser checks what is written.
     pub fn new(dotted: &str) -> Path {
         Path { parts: dotted.split('.').map(Box::from).collect() }
     }
@@ -33,6 +34,7 @@ impl Path {
         Path { parts: Box::default() }
     }
 
+    /// The names between the dots, the outermost first; none for [`Path::itself`].
     pub fn parts(&self) -> &[Box<str>] {
         &self.parts
     }
@@ -42,6 +44,7 @@ impl Path {
         Path { parts: self.parts.iter().chain(&below.parts).cloned().collect() }
     }
 
+    /// As written in a filter file; empty for [`Path::itself`].
     pub fn dotted(&self) -> String {
         self.parts.join(".")
     }

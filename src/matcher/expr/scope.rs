@@ -27,6 +27,7 @@ pub(super) struct Variable<'s, 'a> {
 }
 
 impl<'s, 'a> Scope<'s, 'a> {
+    /// The outermost scope, without variables. `work` adds up what one document costs.
     pub fn new(document: Value<'a>, work: &'s Work) -> Scope<'s, 'a> {
         Scope { document, innermost: None, work }
     }
@@ -36,6 +37,7 @@ impl<'s, 'a> Scope<'s, 'a> {
         Variable { value, outer: self.innermost }
     }
 
+    /// The scope inside a `$let`, `$map` or the like, where the variable is the innermost one.
     pub fn within<'t>(&self, variable: &'t Variable<'t, 'a>) -> Scope<'t, 'a>
     where
         's: 't,
@@ -52,12 +54,20 @@ impl<'s, 'a> Scope<'s, 'a> {
         Some(variable.value)
     }
 
+    /// Counts steps: one for each expression that is computed, however often that is.
+    ///
+    /// # Errors
+    /// When the document has used up its [`MAX_STEPS`].
     pub fn charge(&self, steps: usize) -> Result<(), Failure> {
         let spent = self.work.0.get().saturating_add(steps);
         self.work.0.set(spent);
         if spent > MAX_STEPS { Err(Failure) } else { Ok(()) }
     }
 
+    /// Counts bytes that are made, sixteen of them as one step.
+    ///
+    /// # Errors
+    /// As [`Scope::charge`].
     pub fn charge_bytes(&self, bytes: usize) -> Result<(), Failure> {
         self.charge(bytes / 16)
     }

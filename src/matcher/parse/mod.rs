@@ -53,12 +53,14 @@ pub(crate) enum Context {
 }
 
 impl Parser {
+    /// Reports a mistake at the current place. Beyond [`MAX_ERRORS`], it is dropped.
     pub fn error(&mut self, message: impl Into<String>, hint: Option<String>) {
         if self.errors.len() < MAX_ERRORS {
             self.errors.push(ParseError { path: self.path.clone(), message: message.into(), hint });
         }
     }
 
+    /// [`Parser::error`] with a hint that says what to write instead.
     pub fn error_with(&mut self, message: impl Into<String>, hint: &str) {
         self.error(message, Some(hint.to_owned()));
     }
@@ -71,6 +73,7 @@ impl Parser {
         result
     }
 
+    /// [`Parser::at`] for the value of a key.
     pub fn at_key<R>(&mut self, key: &str, inner: impl FnOnce(&mut Self) -> R) -> R {
         self.at(Step::Key(key.into()), inner)
     }
@@ -379,10 +382,12 @@ impl Parser {
         Some(OpenSet::Listed { values, regexes })
     }
 
+    /// Reports an `undefined`, which no condition may compare with.
     pub fn undefined(&mut self) {
         self.error_with("`undefined` cannot be compared", "use `null`");
     }
 
+    /// Compiles a regular expression. `None` if it is invalid or too large, which is then reported.
     pub fn pattern(&mut self, source: &str, options: &str) -> Option<Arc<Pattern>> {
         match Pattern::new(source, options, &mut self.regexes) {
             Ok(pattern) => Some(Arc::new(pattern)),

@@ -27,6 +27,8 @@ pub(in crate::matcher) const LEAST_EXPONENT: i32 = -6176;
 pub(in crate::matcher) const GREATEST_EXPONENT: i32 = 6111;
 
 impl Decimal {
+    /// Reads the 16 bytes of a BSON decimal128. The caller has checked the type: the first bytes of
+    /// another value would be misread.
     pub fn read(value: Value<'_>) -> Decimal {
         let bits = u128::from_le_bytes(value.bytes());
         let negative = bits >> 127 == 1;
@@ -49,6 +51,7 @@ impl Decimal {
         Decimal { class, negative, coefficient, exponent: exponent as i32 - 6176 }
     }
 
+    /// Exact: every long has fewer than 34 digits.
     pub fn from_i64(int: i64) -> Decimal {
         Decimal {
             class: Class::Finite,
@@ -58,6 +61,7 @@ impl Decimal {
         }
     }
 
+    /// Whether it is 0 or -0, whatever its exponent.
     pub fn is_zero(self) -> bool {
         self.class == Class::Finite && self.coefficient == 0
     }
@@ -72,6 +76,7 @@ impl Decimal {
         }
     }
 
+    /// By value, whatever the exponents. NaN equals NaN and comes before everything.
     pub fn compare(self, other: Decimal) -> Ordering {
         match (self.class, other.class) {
             (Class::NaN, Class::NaN) => return Ordering::Equal,
@@ -92,6 +97,7 @@ impl Decimal {
         if self.negative { magnitude.reverse() } else { magnitude }
     }
 
+    /// Rounded towards zero; `None` for NaN, infinities, and what does not fit into a long.
     pub fn truncated(self) -> Option<i64> {
         if self.class != Class::Finite {
             return None;
@@ -131,11 +137,13 @@ impl Decimal {
         Decimal { coefficient: whole + rounds_up, exponent: 0, ..self }.truncated()
     }
 
+    /// The number as a long, or `None` where it has a fraction or does not fit.
     pub fn exact_i64(self) -> Option<i64> {
         let whole = self.truncated()?;
         (Decimal::from_i64(whole).compare(self) == Ordering::Equal).then_some(whole)
     }
 
+    /// The nearest double; infinite beyond its range.
     pub fn nearest_f64(self) -> f64 {
         let magnitude = match self.class {
             Class::NaN => return f64::NAN,

@@ -10,6 +10,7 @@ impl Decimal {
     const NAN: Decimal =
         Decimal { class: Class::NaN, negative: false, coefficient: 0, exponent: 0 };
 
+    /// The 16 bytes that BSON stores, little-endian; the sign and payload of a NaN are not kept.
     pub fn to_bytes(self) -> [u8; 16] {
         let sign = u128::from(self.negative) << 127;
         let bits = match self.class {
@@ -50,14 +51,17 @@ impl Decimal {
         Decimal { class: Class::Finite, negative, coefficient, exponent }
     }
 
+    /// With the other sign, also for zero and infinities.
     pub fn negated(self) -> Decimal {
         Decimal { negative: !self.negative, ..self }
     }
 
+    /// Without its sign, also for infinities.
     pub fn absolute(self) -> Decimal {
         Decimal { negative: false, ..self }
     }
 
+    /// Rounded to 34 digits, half to even; NaN for the sum of opposite infinities.
     pub fn plus(self, other: Decimal) -> Decimal {
         match (self.class, other.class) {
             (Class::NaN, _) | (_, Class::NaN) => return Decimal::NAN,
@@ -105,6 +109,7 @@ impl Decimal {
         }
     }
 
+    /// Rounded to 34 digits, half to even; NaN for zero times infinity.
     pub fn times(self, other: Decimal) -> Decimal {
         let negative = self.negative != other.negative;
         match (self.class, other.class) {
@@ -222,10 +227,12 @@ impl Decimal {
         Decimal { coefficient, exponent: self.exponent.max(0), ..self }
     }
 
+    /// Rounded towards zero; NaN and infinities stay what they are.
     pub fn whole_part(self) -> Decimal {
         self.with_whole(self.split().0)
     }
 
+    /// Rounded towards positive infinity; NaN and infinities stay what they are.
     pub fn ceiling(self) -> Decimal {
         let (whole, fraction) = self.split();
         self.with_whole(whole + u128::from(fraction.is_some() && !self.negative))

@@ -18,6 +18,7 @@ pub(crate) enum Number {
 }
 
 impl Number {
+    /// `None` for a value of any other type.
     pub fn read(value: Value<'_>) -> Option<Number> {
         Some(match value.tag {
             tag::INT32 => Number::Int(i64::from(i32::from_le_bytes(value.bytes()))),
@@ -28,6 +29,7 @@ impl Number {
         })
     }
 
+    /// Whether it is a NaN, which only doubles and decimals can be.
     pub fn is_nan(self) -> bool {
         match self {
             Number::Int(_) => false,
@@ -70,6 +72,8 @@ impl Number {
         }
     }
 
+    /// The number as a double, rounded where a double has too few digits; infinite beyond its
+    /// range.
     pub fn nearest_f64(self) -> f64 {
         match self {
             Number::Int(int) => int as f64,

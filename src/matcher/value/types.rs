@@ -41,6 +41,7 @@ fn bit(kind: u8) -> u32 {
 }
 
 impl TypeSet {
+    /// Whether the type (`kind`, from [`tag`]) is one of the set.
     pub fn contains(self, kind: u8) -> bool {
         self.0 & bit(kind) != 0
     }

@@ -12,6 +12,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// An empty document, to be taken by [`Writer::into_document`] or [`Writer::finish`].
     pub fn document() -> Writer {
         Writer { bytes: vec![0; 4], open: vec![0] }
     }
@@ -26,25 +27,30 @@ impl Writer {
         self.element(index_name(index).as_bytes(), value);
     }
 
+    /// Ends what is still open. The fields' names must be indexes, as [`Writer::push`] makes them.
     pub fn into_array(self) -> Owned {
         Owned::of(Value { tag: tag::ARRAY, data: self.finish().as_bytes() })
     }
 
+    /// Ends what is still open, and gives the document as a value.
     pub fn into_document(self) -> Owned {
         Owned::of(Value { tag: tag::DOCUMENT, data: self.finish().as_bytes() })
     }
 
+    /// Appends a field to the innermost open document, its value copied as it is.
     pub fn element(&mut self, name: &[u8], value: Value<'_>) {
         self.head(name, value.tag);
         self.bytes.extend_from_slice(value.data);
     }
 
+    /// Begins a document or an array (`kind`, from [`tag`]) as a field of the innermost open one.
     pub fn open(&mut self, name: &[u8], kind: u8) {
         self.head(name, kind);
         self.open.push(self.bytes.len());
         self.bytes.extend_from_slice(&[0; 4]);
     }
 
+    /// Ends the innermost open document or array.
     pub fn close(&mut self) {
         self.bytes.push(0);
         let Some(start) = self.open.pop() else { return };
@@ -53,6 +59,7 @@ impl Writer {
         self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// Ends what is still open, and gives the bytes.
     pub fn finish(mut self) -> RawDocumentBuf {
         while !self.open.is_empty() {
             self.close();

@@ -70,24 +70,29 @@ pub(in crate::matcher::expr) struct Local {
 }
 
 impl Local {
+    /// From milliseconds since 1970, to which the offset of the time zone has been added.
     pub fn of(millis: i64) -> Local {
         let (days, in_day) = (millis.div_euclid(DAY_MILLIS), millis.rem_euclid(DAY_MILLIS));
         let (year, month, day) = civil(days);
         Local { days, in_day, year, month, day }
     }
 
+    /// 0 to 23.
     pub fn hour(self) -> i64 {
         self.in_day / HOUR_MILLIS
     }
 
+    /// 0 to 59.
     pub fn minute(self) -> i64 {
         self.in_day / 60_000 % 60
     }
 
+    /// 0 to 59: BSON has no leap seconds.
     pub fn second(self) -> i64 {
         self.in_day / 1000 % 60
     }
 
+    /// 0 to 999.
     pub fn millisecond(self) -> i64 {
         self.in_day % 1000
     }
@@ -113,6 +118,8 @@ impl Local {
         civil(self.thursday()).0
     }
 
+    /// 1 to 53, in the year of [`Local::iso_week_year`]; the first week is that of the first
+    /// Thursday.
     pub fn iso_week(self) -> i64 {
         (self.thursday() - days_of(self.iso_week_year(), 1, 1)) / 7 + 1
     }

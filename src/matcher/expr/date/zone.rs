@@ -20,6 +20,7 @@ pub(crate) enum Zone {
 static DATABASE: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
 
 impl Zone {
+    /// What a date is computed in where no time zone is named.
     pub const UTC: Zone = Zone::Offset(0);
 
     /// `Europe/Berlin`, `+01`, `+0100` or `+01:00`.
