@@ -69,6 +69,7 @@ impl Drain {
         }
     }
 
+    /// Whether [`Drain::begin`] was called: streams end, and connections close after their answer.
     pub fn has_begun(&self) -> bool {
         self.shared.began.get().is_some()
     }

@@ -225,6 +225,7 @@ pub struct PanicCount {
 }
 
 impl PanicCount {
+    /// `panics` has the label `task`, which is set to `name`.
     pub fn new(panics: &IntCounterVec, name: &'static str) -> PanicCount {
         PanicCount { panics: panics.clone(), name }
     }

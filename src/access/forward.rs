@@ -94,6 +94,7 @@ impl Forward {
         }
     }
 
+    /// `auth.forward` of the settings.
     pub fn settings(&self) -> &ForwardAuth {
         &self.settings
     }

@@ -21,6 +21,7 @@ struct State {
 }
 
 impl Limited {
+    /// Its first line is written at once.
     pub const fn new() -> Limited {
         Limited(Mutex::new(State { written_at: None, passed_over: 0 }))
     }

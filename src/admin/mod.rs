@@ -107,6 +107,8 @@ pub struct Parts {
 }
 
 impl Admin {
+    /// Does not listen yet: see [`Admin::serve`]. Also sets pingora's timers, for the whole
+    /// process.
     pub fn new(parts: Parts) -> Admin {
         // Else pingora has timers of its own: a thread that wakes a hundred times a second, from the
         // first request to the end of the process. That is more than all else an idle sidecar does.

@@ -264,6 +264,7 @@ pub struct Lease {
 }
 
 impl ByteBudget {
+    /// All of them free. Made for a `static`: leases refer to it.
     pub const fn new(bytes: usize) -> ByteBudget {
         ByteBudget { left: AtomicUsize::new(bytes) }
     }

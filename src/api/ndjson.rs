@@ -12,6 +12,7 @@ use crate::session::connection::Frame;
 #[derive(Debug)]
 struct Ndjson;
 
+/// One JSON object for each frame, with a newline behind it.
 pub static NDJSON: &dyn Encoder = &Ndjson;
 
 impl Encoder for Ndjson {

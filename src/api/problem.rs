@@ -16,10 +16,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// `status` is that of HTTP; `detail` is one sentence for whoever reads it, without secrets.
     pub fn new(status: u16, detail: impl Into<String>) -> Problem {
         Problem { status, detail: detail.into(), headers: Vec::new() }
     }
 
+    /// Adds a header field to the response, behind those that are there.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Problem {
         self.headers.push((name, value.into()));
@@ -34,6 +36,8 @@ impl Problem {
             .unwrap_or("Error")
     }
 
+    /// The members of RFC 9457, with `about:blank` as the type: the status says which problem it
+    /// is.
     pub fn to_json(&self) -> serde_json::Value {
         json!({
             "type": "about:blank",

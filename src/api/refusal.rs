@@ -55,6 +55,7 @@ impl Refusal {
         self
     }
 
+    /// What to tell a client that is not answered over HTTP, as on a WebSocket.
     pub fn problem(&self) -> &Problem {
         &self.problem
     }

@@ -146,6 +146,7 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// Takes its limits from `clients` of the settings, and its path from `prefix`.
     pub fn new(
         catalog: Arc<Catalog>,
         drain: Drain,

@@ -31,6 +31,7 @@ pub struct Sse {
     has_position_events: bool,
 }
 
+/// The usual form: a position is an `id:` without an event.
 pub static SSE: &dyn Encoder = &Sse { has_position_events: false };
 /// For `?heartbeat=event`.
 pub static SSE_WITH_POSITION_EVENTS: &dyn Encoder = &Sse { has_position_events: true };

@@ -10,6 +10,7 @@ use super::units::{Invalid, invalid};
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps a value as soon as it is read, so that no later `Debug` shows it.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }

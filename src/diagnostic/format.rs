@@ -20,6 +20,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// In the order of `--help`.
     pub const ALL: [Format; 3] = [Format::Human, Format::Json, Format::Github];
 
     /// As written on the command line.

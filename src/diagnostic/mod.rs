@@ -31,6 +31,7 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// As written before the message, and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Error => "error",
@@ -139,6 +140,7 @@ impl Diagnostic {
         self
     }
 
+    /// Whether it keeps a file, or the program, from being used.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
@@ -178,15 +180,18 @@ pub(crate) struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
+    /// `text` is the content of `file`; findings quote its lines.
     pub fn new(file: &'a Path, text: &'a str) -> Reporter<'a> {
         let lines = Lines::new(text);
         Reporter { file, lines, diagnostics: Vec::new(), errors: 0, warnings: 0, notes: 0 }
     }
 
+    /// Adds an error, with what to do about it.
     pub fn error(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.add(Severity::Error, place, message.into(), Some(hint.into()));
     }
 
+    /// Adds a warning, with what to do about it.
     pub fn warning(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.add(Severity::Warning, place, message.into(), Some(hint.into()));
     }

@@ -110,6 +110,8 @@ impl<'t> Declaration<'t> {
         Some(declaration)
     }
 
+    /// Whether this key was given, but not usably, which was reported: its absence is no second
+    /// mistake.
     pub fn is_misspelt(&self, key: &str) -> bool {
         self.misspelt.contains(&key)
     }

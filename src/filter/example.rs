@@ -34,6 +34,7 @@ impl Expect {
         (Expect::None, "none"),
     ];
 
+    /// As written in `expect` of a filter file.
     pub fn name(self) -> &'static str {
         match self {
             Expect::Enter => "enter",

@@ -16,6 +16,7 @@ pub(super) struct Tree<'t> {
 }
 
 impl<'t> Tree<'t> {
+    /// `root` is the key whose value the paths start from, such as `match`.
     pub fn new(root: &'t Entry) -> Tree<'t> {
         Tree { root, indexed: HashMap::new() }
     }

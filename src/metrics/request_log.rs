@@ -32,6 +32,7 @@ impl RequestLog {
         RequestLog { every, seen: AtomicU64::new(0) }
     }
 
+    /// Whether any request is logged, so that a line has to be prepared at all.
     pub fn is_on(&self) -> bool {
         self.every > 0
     }

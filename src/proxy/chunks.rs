@@ -71,6 +71,7 @@ impl Default for Chunks {
 }
 
 impl Chunks {
+    /// Whether the last chunk and the trailers have passed.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }

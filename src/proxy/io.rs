@@ -40,6 +40,7 @@ impl Socket {
         }
     }
 
+    /// The other end of the TCP connection, which may be a proxy; `None` once it is closed.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.tcp().peer_addr().ok()
     }

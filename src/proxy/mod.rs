@@ -61,6 +61,7 @@ pub struct PublicPort {
 }
 
 impl PublicPort {
+    /// Needs no socket yet: see [`PublicPort::serve`]. Without `tls`, it speaks plain HTTP.
     pub fn new(
         config: &Config,
         handler: Arc<Handler>,

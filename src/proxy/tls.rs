@@ -79,6 +79,7 @@ impl Certificates {
         Ok(Arc::new(Certificates { files: files.clone(), config, current, hasher, digest }))
     }
 
+    /// For new connections; each handshake takes the newest certificate.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.config.clone())
     }
@@ -168,6 +169,8 @@ pub struct Secure {
 }
 
 impl Secure {
+    /// `host` is the name that the app's certificate must have. Without readable roots, no
+    /// certificate is trusted.
     pub fn new(host: &str) -> Secure {
         let builder = || {
             ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

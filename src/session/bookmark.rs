@@ -62,11 +62,13 @@ impl Bookmark {
         self.0.push((hash(label), place));
     }
 
+    /// Where the stream with this label is; `None` if the id was made without it.
     pub fn get(&self, label: &str) -> Option<&Position> {
         let label = hash(label);
         self.0.iter().find(|(known, _)| *known == label).map(|(_, place)| place)
     }
 
+    /// Whether no stream has a place yet, so that there is no id to give.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

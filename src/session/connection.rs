@@ -109,6 +109,7 @@ impl Connection {
         }
     }
 
+    /// Whether no stream is left; never so on a connection with one stream.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

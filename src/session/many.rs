@@ -145,10 +145,12 @@ impl Many {
         self.members().count()
     }
 
+    /// Whether all streams have ended; the client may still open others.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// By the number that its frames have, also after its end. `None` if there was no such stream.
     pub fn label(&self, stream: u16) -> Option<&Label> {
         self.slots.get(usize::from(stream)).map(|slot| &slot.label)
     }

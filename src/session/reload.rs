@@ -60,6 +60,7 @@ pub struct Findings {
 }
 
 impl LatestFindings {
+    /// The findings of the newest reading; empty before the first one.
     pub fn look(&self) -> Arc<Findings> {
         self.0.lock().clone()
     }

@@ -91,6 +91,7 @@ impl Tracer {
         Ok(Tracer(Some(Arc::new(On { tracer, provider }))))
     }
 
+    /// Whether a collector is configured. While it is not, every span is empty.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
@@ -156,10 +157,13 @@ impl Tracer {
 }
 
 impl Span {
+    /// Whether it is recorded; values that are costly to make can be left out otherwise.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
+    /// Sets an attribute, named as in OpenTelemetry's conventions; does nothing while traces are
+    /// off.
     pub fn set(&self, name: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new(name, value));

@@ -137,6 +137,7 @@ impl Server {
         self.lacks_split.load(Ordering::Relaxed)
     }
 
+    /// Remembers a refusal of `$changeStreamSplitLargeEvent`, so that later cursors do without it.
     pub fn note_lacks_split(&self) {
         self.lacks_split.store(true, Ordering::Relaxed);
     }

@@ -20,6 +20,7 @@ use crate::feed::{Collections, FeedKey};
 pub struct Fragments(Vec<RawDocumentBuf>);
 
 impl Fragments {
+    /// Whether no event is half read, so that it is safe to resume at the last token.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -88,6 +88,7 @@ pub struct Compressed<'a, S> {
 }
 
 impl<S: Sink> Compressed<'_, S> {
+    /// One for each stream: the compressor remembers what it has written before.
     pub fn new(sink: &mut S, compressor: Compressor) -> Compressed<'_, S> {
         Compressed { sink, compressor }
     }

@@ -67,6 +67,7 @@ struct Close {
 #[derive(Debug)]
 struct WebSocket;
 
+/// Its headers are those of the upgrade; how a message is framed is not decided here.
 pub static WEBSOCKET: &dyn Encoder = &WebSocket;
 
 impl Encoder for WebSocket {

@@ -47,6 +47,7 @@ pub enum ResetReason {
 }
 
 impl ResetReason {
+    /// As clients are told it: `reason` of a `reset` event. Part of the protocol.
     pub fn name(self) -> &'static str {
         match self {
             ResetReason::HistoryLost => "history-lost",

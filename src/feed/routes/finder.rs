@@ -77,14 +77,17 @@ impl Finder {
         true
     }
 
+    /// `None` once the route has been removed.
     pub fn get(&self, id: RouteId) -> Option<&Arc<Route>> {
         self.routes.get(&id)
     }
 
+    /// All of them, in no order.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.values()
     }
 
+    /// How many routes there are.
     pub fn len(&self) -> usize {
         self.routes.len()
     }

@@ -11,6 +11,7 @@ use crate::matcher::value::compare::order;
 pub(super) struct Ordered(pub Owned);
 
 impl Ordered {
+    /// The value itself, to be compared with one in a document.
     pub fn get(&self) -> Value<'_> {
         self.0.get()
     }

@@ -19,10 +19,12 @@ pub(super) enum Postings {
 }
 
 impl Postings {
+    /// At least one: a key without entries is removed from its map.
     pub fn len(&self) -> usize {
         self.entries().len()
     }
 
+    /// For reading only; an entry's index is the place that [`Postings::add`] gave.
     pub fn entries(&self) -> &[Entry] {
         match self {
             Postings::One(entry) => std::slice::from_ref(entry),

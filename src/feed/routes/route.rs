@@ -133,18 +133,22 @@ impl Route {
         &self.key
     }
 
+    /// Its number in its table.
     pub fn id(&self) -> RouteId {
         self.id
     }
 
+    /// The filter that the route was bound from, as its file was read then.
     pub fn filter(&self) -> &Arc<Filter> {
         &self.filter
     }
 
+    /// What the filter's placeholders stand for; the same for all subscriptions of the route.
     pub fn values(&self) -> &BoundValues {
         self.key.values()
     }
 
+    /// The filter's `match` with those values, as events are tested by it.
     pub fn predicate(&self) -> &Predicate {
         &self.predicate
     }

@@ -29,6 +29,7 @@ pub struct Key {
 }
 
 impl Key {
+    /// In the form that the filter's placeholders are bound to.
     pub fn values(&self) -> &BoundValues {
         &self.values
     }
@@ -299,6 +300,7 @@ impl RouteTable {
         }
     }
 
+    /// How many routes there are: one for each filter and set of values in use.
     pub fn len(&self) -> usize {
         self.finder.len()
     }
@@ -319,6 +321,7 @@ impl RouteTable {
         found.split_off(found.len().saturating_sub(most))
     }
 
+    /// Whether nobody listens to this upstream.
     pub fn is_empty(&self) -> bool {
         self.finder.len() == 0
     }

@@ -33,10 +33,12 @@ impl Tallies {
         self.change(stream, |(_, routes)| *routes += 1);
     }
 
+    /// The opposite of [`Tallies::add_route`]; what the stream has cost stays.
     pub fn remove_route(&mut self, stream: &str) {
         self.change(stream, |(_, routes)| *routes = routes.saturating_sub(1));
     }
 
+    /// Zeros for a stream that never had a route.
     pub fn of(&self, stream: &str) -> (Tally, usize) {
         self.0.get(stream).copied().unwrap_or_default()
     }

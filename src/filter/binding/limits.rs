@@ -90,6 +90,7 @@ impl ValueLimits {
 }
 
 impl Allowed {
+    /// From the values of `enum`, all of the declared type.
     pub fn new(written: Vec<Bson>) -> Allowed {
         let set = Set::new(written.iter().map(Owned::from_bson).collect(), Vec::new());
         Allowed { written, set }
@@ -113,6 +114,7 @@ impl Allowed {
 }
 
 impl Limit {
+    /// From the value of `min` or `max`, which has the declared type.
     pub fn new(written: Bson) -> Limit {
         let value = Owned::from_bson(&written);
         Limit { written, value }

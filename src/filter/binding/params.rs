@@ -58,14 +58,17 @@ impl Param {
 }
 
 impl Params {
+    /// In the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Param> {
         self.list.iter()
     }
 
+    /// By its exact name; `None` if it is not declared.
     pub fn get(&self, name: &str) -> Option<&Param> {
         self.list.iter().find(|param| param.name == name)
     }
 
+    /// Whether the filter declares no parameters.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

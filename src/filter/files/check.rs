@@ -73,10 +73,12 @@ impl CheckReport {
         }
     }
 
+    /// Findings that keep a file from being used; those beyond a hundred in a file count as one.
     pub fn error_count(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count()
     }
 
+    /// Findings that count as errors with `--strict` alone.
     pub fn warning_count(&self) -> usize {
         let is_warning = |it: &&Diagnostic| it.severity == Severity::Warning;
         self.diagnostics.iter().filter(is_warning).count()

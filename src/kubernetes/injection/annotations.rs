@@ -10,13 +10,21 @@ use crate::diagnostic::nearest;
 /// The part before the `/` of all our annotations and labels.
 const DOMAIN: &str = "sidestream/";
 
+/// The app's port: its number, 1 to 65535, or its name in the pod.
 pub const APP_PORT: &str = "sidestream/app-port";
+/// The name of the ConfigMap with the filter files, in the pod's namespace. Required.
 pub const FILTERS: &str = "sidestream/filters";
+/// The name of the Secret whose key `uri` is the connection string, in the pod's namespace.
 pub const MONGODB_SECRET: &str = "sidestream/mongodb-secret";
+/// The name of the ConfigMap with the key `sidestream.yaml`, in the pod's namespace.
 pub const SETTINGS: &str = "sidestream/settings";
+/// The reserved path, such as `/_events`.
 pub const PREFIX: &str = "sidestream/prefix";
+/// The sidecar's CPU request as a Kubernetes quantity, such as `100m`.
 pub const CPU: &str = "sidestream/cpu";
+/// The sidecar's memory request and limit as a Kubernetes quantity, such as `256Mi`.
 pub const MEMORY: &str = "sidestream/memory";
+/// The kind of container: `auto` (by the version of Kubernetes), `native` or `container`.
 pub const MODE: &str = "sidestream/mode";
 
 /// Every annotation.

@@ -27,6 +27,7 @@ pub struct Election {
 }
 
 impl Election {
+    /// Takes no part until [`Election::step`] is called. `own` names the Lease and this replica.
     pub fn new(api: Api, own: &Own) -> Election {
         let collection =
             format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", own.namespace);

@@ -190,6 +190,7 @@ fn why_not_ready(shared: &WebhookState) -> String {
     format!("{why}\n")
 }
 
+/// A response in plain text, UTF-8.
 pub fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

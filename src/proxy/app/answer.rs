@@ -200,6 +200,7 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
+    /// Compares the field's name, ignoring case.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
@@ -245,6 +246,7 @@ impl<'a> Named<'a> {
         Ok(named)
     }
 
+    /// Whether the `Connection` header names this field, ignoring case.
     pub fn has(&self, name: &[u8]) -> bool {
         self.tokens(|token| match token.eq_ignore_ascii_case(name) {
             true => ControlFlow::Break(()),

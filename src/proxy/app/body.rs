@@ -31,6 +31,7 @@ impl Body {
         if length == 0 { Body::Done } else { Body::Length(length) }
     }
 
+    /// A chunked body that keeps its chunks and trailers.
     pub fn chunks() -> Body {
         Body::Chunks(Box::default())
     }
@@ -40,6 +41,7 @@ impl Body {
         Body::Bare(Box::default())
     }
 
+    /// Whether all of it has passed; one that ends with its connection is done by [`Body::close`].
     pub fn is_done(&self) -> bool {
         match self {
             Body::Done => true,

@@ -324,6 +324,7 @@ impl Registration {
         }
     }
 
+    /// Where it is registered.
     pub fn connections(&self) -> &Arc<Connections> {
         &self.connections
     }

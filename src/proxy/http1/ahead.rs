@@ -46,6 +46,7 @@ impl Ahead {
         self.looks = 0;
     }
 
+    /// Whether it holds bytes that the app has not been given.
     pub fn has_read(&self) -> bool {
         !self.read.is_empty()
     }

@@ -28,6 +28,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// For a connection from which nothing has been read yet.
     pub fn new(socket: Socket) -> Client {
         Client { socket, held: BytesMut::new() }
     }

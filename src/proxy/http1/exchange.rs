@@ -178,6 +178,7 @@ impl<'a> Exchange<'a> {
         self.down.is_cut
     }
 
+    /// Whether the client's connection ends with this answer, as its head says.
     pub fn is_last(&self) -> bool {
         self.down.is_last
     }
@@ -187,6 +188,7 @@ impl<'a> Exchange<'a> {
         !self.up.body.is_done()
     }
 
+    /// Whether the client knows the end of the answer only by the end of the connection.
     pub fn ends_with_connection(&self) -> bool {
         self.down.ends_with_connection
     }

@@ -56,6 +56,7 @@ struct ToConnection {
 }
 
 impl ConnectionState {
+    /// `peer` is the other end of the connection, before any trusted proxy is considered.
     pub fn new(
         site: Arc<Site>,
         peer: Option<IpAddr>,

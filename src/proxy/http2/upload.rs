@@ -49,6 +49,7 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// `head` is what the app gets first; with [`Framing::None`], `body` is not read.
     pub fn new(
         head: Bytes,
         framing: Framing,
@@ -85,6 +86,7 @@ impl Upload {
         !self.head.is_empty()
     }
 
+    /// Sends the head once more, on another connection; only if [`Upload::may_begin_again`].
     pub fn begin_again(&mut self) {
         self.out = BytesMut::from(&self.head[..]);
         (self.is_deaf, self.is_flushed) = (false, false);

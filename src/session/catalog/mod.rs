@@ -100,6 +100,7 @@ pub struct Reloaded {
 }
 
 impl Catalog {
+    /// Without streams, until [`Catalog::put`] is given the filters.
     pub fn new(server: Server, settings: FeedSettings, shared: Shared, tasks: Tasks) -> Catalog {
         Catalog {
             state: RwLock::new(State::default()),
@@ -341,6 +342,7 @@ impl Catalog {
         self.state.read().oplog
     }
 
+    /// Those in use, and those that are kept for a while after their last filter has gone.
     pub fn feeds(&self) -> Vec<Arc<Feed>> {
         self.state.read().feeds.values().map(|supplied| supplied.feed.clone()).collect()
     }

@@ -57,6 +57,7 @@ pub enum StreamState {
 }
 
 impl StreamState {
+    /// So that metrics have a value for each state, also for those that no stream is in.
     pub const ALL: [StreamState; 3] =
         [StreamState::Ready, StreamState::Waiting, StreamState::Broken];
 

@@ -207,6 +207,7 @@ impl Subscription {
         self.events_sent.inc();
     }
 
+    /// The filter that its route was bound from; a newer one may be in force.
     pub fn filter(&self) -> &Arc<Filter> {
         self.route.filter()
     }
@@ -365,6 +366,7 @@ impl Subscription {
         matches!(self.phase, Phase::Following(_))
     }
 
+    /// Where its events come from; shared with all clients that have the same filter and values.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }

@@ -28,6 +28,7 @@ pub(super) struct Collection {
 }
 
 impl Listing {
+    /// By its exact name. `None` if it does not exist, or if this user may not see it.
     pub fn find(&self, name: &str) -> Option<&Collection> {
         self.collections.get(name)
     }

@@ -63,6 +63,8 @@ pub enum Weight {
 }
 
 impl FindingKind {
+    /// How serious it is for the stream, whatever the deployment; `check` takes its severity from
+    /// this.
     pub fn weight(self) -> Weight {
         match self {
             FindingKind::Deployment

@@ -52,6 +52,8 @@ struct Watched {
 }
 
 impl Admission {
+    /// `generation` is that of `live` when the pass opened its cursor; `end` tells the clients why
+    /// the pass ended.
     pub fn new(live: Arc<Feed>, generation: u64, read: Arc<Feed>, end: Arc<End>) -> Admission {
         Admission { live, generation, read, end, inner: Mutex::default() }
     }

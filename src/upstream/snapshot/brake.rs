@@ -38,6 +38,7 @@ impl Brake {
         next
     }
 
+    /// Whether a new one would behave differently; false if nothing began again for two minutes.
     pub fn is_of_use(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until + CALM)
     }

@@ -22,6 +22,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// `snapshot.max_bytes`, for the documents of all snapshots together.
     pub fn new(max_bytes: usize) -> Kept {
         Kept { max_bytes, snapshots: Mutex::default() }
     }
@@ -45,6 +46,8 @@ impl Kept {
         self.snapshots.lock().retain(|taken| !Arc::ptr_eq(taken, old) || has_readers(taken));
     }
 
+    /// Adds a snapshot. If there is no room, others go: first those without readers, then those
+    /// that were read least recently.
     pub fn keep(&self, taken: Arc<Taken>) {
         let mut snapshots = self.snapshots.lock();
         let mut bytes = taken.bytes + snapshots.iter().map(|taken| taken.bytes).sum::<usize>();

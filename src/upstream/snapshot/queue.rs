@@ -37,6 +37,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// A ticket that is not in the queue yet; [`Queue::enter`] takes it.
     pub fn new(asker: Asker) -> Arc<Ticket> {
         let (standing, asker) = (AtomicU8::new(OUTSIDE), AtomicU64::new(asker.0));
         Arc::new(Ticket { standing, asker, moved: Notify::new() })

@@ -100,6 +100,7 @@ impl PendingQuery {
         let _ = self.ended.changed().await;
     }
 
+    /// Whether [`PendingQuery::ended`] would resolve at once.
     pub fn has_ended(&self) -> bool {
         self.ended.has_changed().is_err()
     }
@@ -423,6 +424,7 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Begins at the first document, and counts as a reader of the snapshot until it is dropped.
     pub fn new(taken: &Arc<Taken>) -> Reading {
         taken.readers.fetch_add(1, Ordering::Relaxed);
         *taken.last_read.lock() = Instant::now();
