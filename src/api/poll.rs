@@ -40,7 +40,7 @@ const BEGIN: &[u8] = b"{\"events\":[";
 #[derive(Debug)]
 struct Poll;
 
-/// Writes JSON objects with commas between them; the poll writes what goes around them.
+/// One JSON object for each frame; the poll adds the commas and what goes around them.
 pub static POLL: &dyn Encoder = &Poll;
 
 impl Encoder for Poll {

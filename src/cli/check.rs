@@ -36,6 +36,7 @@ impl Default for Needs {
     }
 }
 
+/// Validate filter files.
 #[derive(Args)]
 pub struct CheckArgs {
     /// The directory of filter files [default: `filters` of the settings]

@@ -14,6 +14,7 @@ use super::print::complain;
 /// How long the admin port may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Tell the sidecar of this pod or host to drain, and wait; for a preStop hook.
 #[derive(Args)]
 pub struct DrainArgs {
     /// How long to wait while load balancers stop using this sidecar
@@ -29,6 +30,7 @@ pub struct DrainArgs {
     admin: String,
 }
 
+/// Waits as long as `--for` says in any case. Exit code 3: the admin port did not answer.
 pub fn drain(args: &DrainArgs) -> ExitCode {
     let started = Instant::now();
     let told = tell(&args.admin);

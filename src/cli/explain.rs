@@ -23,6 +23,7 @@ use crate::upstream::inspection::{self, Plan};
 /// More than any event has, in bytes of text.
 const MAX_EVENT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Show what a filter becomes: its change stream, and what the sidecar evaluates.
 #[derive(Args)]
 pub struct ExplainArgs {
     /// The stream's name
@@ -60,6 +61,8 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_string(), value.to_string()))
 }
 
+/// Prints the explanation. Exit code 1: a file, a value or the event is bad. 3: MongoDB is
+/// unavailable.
 pub fn explain(args: &ExplainArgs) -> ExitCode {
     match try_explain(args) {
         Ok(text) => print(text, ExitCode::SUCCESS),

@@ -17,6 +17,7 @@ use crate::kubernetes::{Platform, Version, manifest};
 /// A larger text is no set of manifests.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Print Kubernetes manifests with the sidecar added.
 #[derive(Args)]
 pub struct InjectArgs {
     /// A file of manifests, YAML or JSON; `-`: standard input
@@ -83,6 +84,10 @@ impl PlatformArgs {
     }
 }
 
+/// A duration with its unit, such as `5s`, for clap.
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
 pub fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|invalid| format!("{}; {}", invalid.message, invalid.hint))
 }
@@ -92,6 +97,8 @@ fn network(text: &str) -> Result<String, String> {
     if is_network { Ok(text.to_owned()) } else { Err("write a network as 10.0.0.0/8".to_owned()) }
 }
 
+/// Prints the manifests, with warnings on standard error. Exit code 1: they cannot be used, and
+/// nothing is printed.
 pub fn inject(args: InjectArgs) -> ExitCode {
     let is_stdin = args.file == Path::new("-");
     let shown = if is_stdin { Path::new("stdin") } else { args.file.as_path() };

@@ -35,6 +35,7 @@ pub struct Dropped {
 }
 
 impl Writing {
+    /// A handle that goes on counting, for the task that reports lost lines.
     pub fn dropped(&self) -> Dropped {
         self.dropped.clone()
     }

@@ -55,42 +55,37 @@ pub struct Cli {
     command: Command,
 }
 
+/// What a command does is said at its arguments, which `--help` takes it from.
 #[derive(Subcommand)]
 enum Command {
-    /// Run the sidecar: forward to the app, serve event streams.
     #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
         --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
         curl -N http://127.0.0.1:8080/_events/orders\n\n\
         Exit code 0: ended by SIGTERM or SIGINT. 1: settings are bad. 2: the command line is wrong.\n\
         3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(run::RunArgs),
-    /// Validate filter files.
     #[command(after_help = "Example:\n  sidestream check ./filters\n  \
         sidestream check --strict --output github\n\n\
         Reads the same settings as `run`, but opens no file that contains a secret.\n\n\
         Exit code 0: all good. 1: problems, each with file, line and column.")]
     Check(check::CheckArgs),
-    /// Show what a filter becomes: its change stream, and what the sidecar evaluates.
     #[command(
         after_help = "Example:\n  sidestream explain orders --param status=paid --claim sub=ada\n  \
         echo '{ before: { _id: 1, status: new }, after: { _id: 1, status: paid } }' |\n    \
         sidestream explain orders --param status=paid --event -"
     )]
     Explain(explain::ExplainArgs),
-    /// Print a JSON Schema, for editors and CI.
     #[command(after_help = "Example:\n  sidestream schema filter > filter.schema.json\n  \
         sidestream schema config > sidestream.schema.json\n\n\
         In VS Code with the YAML extension, as the first line of sidestream.yaml:\n  \
         # yaml-language-server: $schema=sidestream.schema.json")]
     Schema(schema::SchemaArgs),
-    /// Tell the sidecar of this pod or host to drain, and wait; for a preStop hook.
     #[command(after_help = "Example:\n  sidestream drain --for 5s\n\n\
         After this, /readyz answers 503, so that load balancers stop using the sidecar. \
         Everything\n\
         else continues until SIGTERM.\n\n\
         Exit code 0: done. 3: the admin port did not answer; drain waits in this case too.")]
     Drain(drain::DrainArgs),
-    /// Print Kubernetes manifests with the sidecar added.
     #[command(
         after_help = "Example:\n  sidestream inject -f deployment.yaml | kubectl apply -f -\n\n\
         Labels and annotations of the pod templates control it; see docs/kubernetes/injection.md.\n\
@@ -98,7 +93,6 @@ enum Command {
         Exit code 0: printed. 1: the manifests cannot be used, and nothing is printed."
     )]
     Inject(inject::InjectArgs),
-    /// Run the admission webhook that adds the sidecar to new pods.
     #[command(after_help = "Example, with a certificate from files:\n  \
         sidestream webhook --certificate-file tls.crt --key-file tls.key --kubernetes-version 1.33\n\n\
         In a cluster, the Helm chart in helm/sidestream runs it.\n\n\
@@ -106,11 +100,9 @@ enum Command {
         unusable.\n\
         2: the command line is wrong. 3: a port is taken.")]
     Webhook(Box<webhook::WebhookArgs>),
-    /// Write a commented filter file; never overwrites a file.
     #[command(after_help = "Example:\n  sidestream new orders --collection shop.orders\n  \
         sidestream new shop/orders --collection shop.orders --mongodb mongodb://127.0.0.1:27017")]
     New(new::NewArgs),
-    /// Follow a stream in the terminal; reconnects and resumes like a browser.
     #[command(
         after_help = "Example:\n  sidestream tail http://127.0.0.1:8080/_events/orders?status=paid\n  \
         sidestream tail --header 'Authorization: Bearer …' --count 1 http://127.0.0.1:8080/_events/mine | jq .data\n\n\
@@ -118,7 +110,6 @@ enum Command {
         3: no answer."
     )]
     Tail(tail::TailArgs),
-    /// Show a sidecar's change streams and streams, with their rates, as a live table.
     #[command(after_help = "Example:\n  sidestream top\n  \
         sidestream top --once --output json http://127.0.0.1:9180 | jq '.streams[].state'\n\n\
         In a terminal: up and down choose a stream, Enter opens it with its listeners, Esc goes back;\n\

@@ -15,6 +15,7 @@ use crate::filter::{self, Namespace};
 use crate::upstream::connect::ProbeError;
 use crate::upstream::sample::{self, Sample};
 
+/// Write a commented filter file; never overwrites a file.
 #[derive(Args)]
 pub struct NewArgs {
     /// The stream's name: the file's path below the filter directory, without .yaml
@@ -33,6 +34,8 @@ pub struct NewArgs {
     file: SettingsFile,
 }
 
+/// Prints the path of the file. Exit code 1: it cannot be written, or an argument is bad. 3:
+/// MongoDB is unavailable.
 pub fn new(args: &NewArgs) -> ExitCode {
     match try_new(args) {
         Ok(path) => {

@@ -15,6 +15,7 @@ use crate::diagnostic::Source;
 use crate::upstream::connect::ProbeError;
 use crate::{Sidecar, StartError};
 
+/// Run the sidecar: forward to the app, serve event streams.
 #[derive(Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -32,6 +33,8 @@ pub struct RunArgs {
     wait: bool,
 }
 
+/// Serves until SIGTERM or SIGINT. Exit code 1: settings are bad. 2: the command line is wrong. 3:
+/// a port or MongoDB is unavailable. 101: a bug ended it.
 pub fn run(args: RunArgs) -> ExitCode {
     let sources = match args.file.sources(args.flags) {
         Ok(sources) => sources,

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::print::print;
 use crate::{config, filter};
 
+/// Print a JSON Schema, for editors and CI.
 #[derive(Args)]
 pub struct SchemaArgs {
     /// The kind of file that the schema describes
@@ -22,6 +23,7 @@ enum Of {
     Config,
 }
 
+/// Prints the schema as JSON, indented.
 pub fn schema(args: &SchemaArgs) -> ExitCode {
     let schema = match args.of {
         Of::Filter => filter::schema(),

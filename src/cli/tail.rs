@@ -26,6 +26,7 @@ const SILENCE: Duration = Duration::from_secs(3700);
 /// So much of a refusal is read, in bytes.
 const MAX_PROBLEM_BYTES: usize = 64 * 1024;
 
+/// Follow a stream in the terminal; reconnects and resumes like a browser.
 #[derive(Args)]
 pub struct TailArgs {
     /// The stream's URL, for example http://127.0.0.1:8080/_events/orders?status=paid
@@ -58,6 +59,7 @@ enum End {
     Failed(String, u8),
 }
 
+/// Follows the stream until `--count`. Exit code 1: refused. 2: the URL is wrong. 3: no answer.
 pub fn tail(args: TailArgs) -> ExitCode {
     let runtime = match runtime() {
         Ok(runtime) => runtime,

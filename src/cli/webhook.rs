@@ -17,6 +17,7 @@ use crate::kubernetes::webhook::{
     ApiServer, CertificateSource, Options, Own, Webhook, WebhookError,
 };
 
+/// Run the admission webhook that adds the sidecar to new pods.
 #[derive(Args)]
 pub struct WebhookArgs {
     /// The address for requests from the API server, over TLS
@@ -158,6 +159,8 @@ impl WebhookArgs {
     }
 }
 
+/// Serves until SIGTERM or SIGINT. Exit code 1: the Kubernetes API cannot be used. 2: an argument
+/// is missing. 3: a port is taken.
 pub fn webhook(args: WebhookArgs) -> ExitCode {
     // Writes out what is left when it is dropped.
     let _log = log::start(Log {

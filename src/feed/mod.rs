@@ -131,6 +131,7 @@ impl Feed {
         Feed { tasks: tasks.clone(), ..self }
     }
 
+    /// The database, or the collection, that it reads, and with which images.
     pub fn key(&self) -> &FeedKey {
         &self.key
     }
@@ -140,6 +141,7 @@ impl Feed {
         self.epoch.load(Ordering::Acquire)
     }
 
+    /// As of now; it may have changed when it is looked at.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
@@ -292,6 +294,7 @@ impl Feed {
         self.inner.lock().routes.latest(stream, from, most)
     }
 
+    /// How many routes it has: one for each filter and set of values in use.
     pub fn route_count(&self) -> usize {
         self.inner.lock().routes.len()
     }

@@ -343,3 +343,70 @@ fn files_are_short_and_rooms_are_small() {
     }
     assert!(against.is_empty(), "{}", against.join("\n"));
 }
+
+/// The public items of a file that have no docstring, with their lines, and how many public items
+/// there are. What is there for tests alone is not looked at.
+fn undocumented(text: &str) -> (Vec<Token>, usize) {
+    const KINDS: [&str; 7] = ["fn", "struct", "enum", "trait", "const", "static", "type"];
+    let (mut found, mut seen) = (Vec::new(), 0);
+    let (mut has_docstring, mut is_for_tests) = (false, false);
+    // Whether an attribute goes on in the next line.
+    let mut is_inside = false;
+    for (at, line) in text.lines().map(str::trim).enumerate() {
+        if is_inside || line.starts_with("#[") {
+            is_for_tests |= line == "#[cfg(test)]";
+            is_inside = !line.ends_with(']');
+            continue;
+        }
+        if is_for_tests && line.starts_with("mod ") && line.ends_with('{') {
+            // The last of its file.
+            break;
+        }
+        if let Some(item) = line.strip_prefix("pub ") {
+            let mut words = item.split(' ').filter(|word| !["async", "unsafe"].contains(word));
+            let is_item = words.next().is_some_and(|word| KINDS.contains(&word));
+            // What a macro writes has its docstring where the macro is used.
+            if is_item && !is_for_tests && !item.contains('$') {
+                seen += 1;
+                if !has_docstring {
+                    found.push((at + 1, line.to_owned()));
+                }
+            }
+        }
+        (has_docstring, is_for_tests) = (line.starts_with("///"), false);
+    }
+    (found, seen)
+}
+
+#[test]
+fn public_items_have_docstrings() {
+    let (mut against, mut seen) = (Vec::new(), 0);
+    for path in rust_files(&source()) {
+        let (found, public) = undocumented(&fs::read_to_string(&path).unwrap());
+        seen += public;
+        let path = path.strip_prefix(root()).unwrap().display().to_string();
+        against.extend(found.iter().map(|(line, item)| format!("{path}:{line}: {item}")));
+    }
+    assert!(seen > 1000, "only {seen} public items were seen");
+    assert!(against.is_empty(), "public items without a docstring:\n{}", against.join("\n"));
+}
+
+#[test]
+fn no_docstring_is_missed_and_none_is_taken_for_one() {
+    for (text, expected) in [
+        ("/// Says it.\npub fn f() {}", &[][..]),
+        ("/// Says it.\n#[derive(Debug)]\n#[command(\n    name = \"x\"\n)]\npub struct S;", &[]),
+        ("pub const fn f() {}\n", &[1]),
+        ("// A comment.\npub async fn f() {}", &[2]),
+        ("/// Of another.\nfn f() {}\npub static S: u8 = 0;", &[3]),
+        ("/// Says it.\n\npub enum E {}", &[3]),
+        ("impl S {\n    #[must_use]\n    pub unsafe fn f() {}\n}", &[3]),
+        ("pub mod m;\npub use m::f;\npub(crate) fn g() {}\npub field: u8,", &[]),
+        ("() => { $(#[$attribute])*\npub struct $name {} }", &[]),
+        ("#[cfg(test)]\nmod tests {\n    pub fn f() {}\n}", &[]),
+        ("#[cfg(test)]\nuse x;\n#[cfg(test)]\npub fn f() {}\npub fn g() {}", &[5]),
+    ] {
+        let found: Vec<usize> = undocumented(text).0.into_iter().map(|(line, _)| line).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+}

@@ -20,6 +20,7 @@ use super::inject::duration;
 use super::print::complain;
 use super::{BAD_USAGE, Output, UNAVAILABLE};
 
+/// Show a sidecar's change streams and streams, with their rates, as a live table.
 #[derive(Args)]
 pub struct TopArgs {
     /// The sidecar's admin port
@@ -94,6 +95,8 @@ impl Sort {
     }
 }
 
+/// Shows the table, or prints it. Exit code 2: the address is wrong. 3: the admin port does not
+/// answer. 128 and more: a signal ended it.
 pub fn top(args: &TopArgs) -> ExitCode {
     let Some(address) = address_of(&args.admin) else {
         complain(format_args!("error: {}: write it as http://127.0.0.1:9180", args.admin));

@@ -201,6 +201,7 @@ fn look(
 }
 
 impl State {
+    /// There are no rates until the second sample; the first row is chosen.
     pub fn new(sample: Sample, sort: Sort) -> State {
         let mut state = State {
             sort,
@@ -236,6 +237,7 @@ impl State {
         }
     }
 
+    /// What to do about a key; keys that mean nothing only draw again.
     pub fn press(&mut self, key: KeyEvent) -> Effect {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return if key.code == KeyCode::Char('c') { Effect::Quit } else { Effect::Draw };
