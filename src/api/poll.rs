@@ -26,6 +26,9 @@ use crate::session::subscription::FrameKind;
 /// How long a poll waits that does not say, and how long at most.
 const WAIT: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long a poll may read what its client has missed, whatever `wait` says: one that never got
+/// as far would answer with nothing, and the next one begin again.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// So much goes into one answer, and one event more; documents of snapshots are not counted.
 const MAX_BYTES: usize = 1024 * 1024;
 /// What answers may hold beyond their first bytes while their clients do not take them: for the
@@ -61,7 +64,7 @@ impl Encoder for Poll {
 pub struct Polling {
     pub opened: Opened,
     pub wait: Duration,
-    /// It came without an id: it is answered as soon as there is one.
+    /// It came without an id, or its wait is over: it is answered as soon as nothing is missing.
     pub answers_at_once: bool,
     /// Where to go on, when nothing has come.
     pub resume: Option<String>,
@@ -99,6 +102,8 @@ struct Found {
     room: usize,
     /// Whether it is sent as it comes.
     is_sent: bool,
+    /// Whether the wait is over, and what the client has missed is still being read.
+    is_late: bool,
 }
 
 /// How far an answer is.
@@ -168,8 +173,9 @@ pub fn wait_of(text: Option<&str>) -> Result<Duration, Problem> {
 }
 
 impl Polling {
-    /// Waits for the first event, and answers with what has come by then. It stays where it is: a future
-    /// that owned it would have room for it twice.
+    /// Waits for the first event, and answers with what has come by then. What the client has missed is
+    /// read first, which `wait` does not cut short. It stays where it is: a future that owned it would
+    /// have room for it twice.
     pub async fn answer(mut self: Box<Self>) -> PollAnswer {
         let mut found = Found::default();
         let until = Instant::now() + self.wait;
@@ -202,11 +208,21 @@ impl Polling {
     }
 
     /// Takes the next frame, and those that are ready behind it. `over`: when it has waited enough.
-    async fn step(&mut self, over: Pin<&mut Sleep>, found: &mut Found) -> Step {
+    async fn step(&mut self, mut over: Pin<&mut Sleep>, found: &mut Found) -> Step {
         let next = tokio::select! {
             biased;
             next = self.opened.connection.next() => next,
-            () = over, if found.begun.is_empty() => return Step::Complete,
+            () = over.as_mut(), if found.begun.is_empty() => {
+                let is_there = found.ready >= self.opened.connection.len();
+                if is_there || found.is_late || self.wait >= CATCH_UP {
+                    return Step::Complete;
+                }
+                found.is_late = true;
+                self.answers_at_once = true;
+                let until = over.deadline() + (CATCH_UP - self.wait);
+                over.reset(until);
+                return Step::More;
+            }
         };
         // Draining, or the right has ended: what has come is answered all the same.
         let Ok(frame) = next else { return Step::Complete };

@@ -352,16 +352,14 @@ impl Session<'_> {
     async fn act(&mut self, text: &str) -> Option<Value> {
         let message = match Message::parse(text) {
             Ok(message) => message,
-            Err(problem) => return Some(error_of(None, &problem)),
+            Err(problem) => return Some(error_of(Message::name_in(text), &problem)),
         };
-        let alias = message.alias.clone().map(|alias| ("as", alias));
-        let name = alias.or_else(|| Some(("stream", message.subscribe.clone()?)));
         let result = match (message.subscribe.is_some(), message.unsubscribe.as_deref()) {
             (true, None) => self.subscribe(message).await,
             (false, Some(label)) => self.unsubscribe(label),
             _ => Err(Problem::new(400, "either `subscribe` or `unsubscribe` is expected").into()),
         };
-        result.err().map(|refusal| error_of(name, refusal.problem()))
+        result.err().map(|refusal| error_of(Message::name_in(text), refusal.problem()))
     }
 
     async fn subscribe(&mut self, message: Message) -> Result<(), Refusal> {

@@ -94,6 +94,33 @@ async fn an_empty_answer_moves_the_position_on() {
     sidecar.finish().await;
 }
 
+// What came before this sidecar is read from the oplog, which takes a moment: a client that waits less,
+// and repeats its poll, would never get it.
+#[tokio::test]
+async fn what_was_missed_is_read_whatever_the_wait() {
+    let database = unique("poll");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let start = next(&poll(sidecar.listen, "/_events/a").await);
+    insert(&database, "a", 0..2).await;
+    sidecar.finish().await;
+
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut target = format!("/_events/a?wait=0s&lastEventId={start}");
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let answer = poll(sidecar.listen, &target).await;
+        let keys = keys(&answer);
+        assert!(!keys.is_empty(), "nothing, and it has missed something: {answer}");
+        seen.extend(keys);
+        target = format!("/_events/a?wait=0s&lastEventId={}", next(&answer));
+    }
+    assert_eq!(seen, [0, 1]);
+    // Nothing is missing, and nothing is waited for.
+    assert_eq!(poll(sidecar.listen, &target).await["events"], json!([]));
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn a_connection_polls_again_and_who_leaves_is_noticed() {
     let database = unique("poll");

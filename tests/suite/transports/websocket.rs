@@ -177,6 +177,10 @@ async fn streams_come_and_go_by_the_clients_word() {
             400,
             Some("4"),
         ),
+        // One that is no message otherwise is named all the same.
+        (json!({ "subscribe": "chat", "as": "6", "parms": { "id": 7 } }), 400, Some("6")),
+        (json!({ "subscribe": "chat", "as": "7", "params": [] }), 400, Some("7")),
+        (json!({ "subscribe": "chat", "as": "8", "resume": 8 }), 400, Some("8")),
         (json!({ "unsubscribe": "5" }), 404, None),
         (json!({ "listen": "orders" }), 400, None),
         (json!([1]), 400, None),
