@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use mongodb::Client;
 use mongodb::bson::{Document, Timestamp, doc};
-use mongodb::error::Result;
+use mongodb::error::{ErrorKind, Result};
 use mongodb::options::FindOneOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -220,9 +220,22 @@ impl Own {
         self.listens().await;
         let first = self.direct(0).await;
         let admin = first.database("admin");
-        if let Err(error) = admin.run_command(doc! { "replSetInitiate": config }).await {
-            panic!("the replica set is not initiated: {error}\n{}", self.log(0));
-        }
+        // A busy machine can be too slow for the client, whose command has arrived then, or not.
+        until("the replica set is initiated", || async {
+            match admin.run_command(doc! { "replSetInitiate": config.clone() }).await {
+                Ok(_) => true,
+                Err(error) => match error.kind.as_ref() {
+                    ErrorKind::Command(command) if command.code_name == "AlreadyInitialized" => {
+                        true
+                    }
+                    ErrorKind::Command(_) => {
+                        panic!("the replica set is not initiated: {error}\n{}", self.log(0))
+                    }
+                    _ => false,
+                },
+            }
+        })
+        .await;
         // The localhost exception ends with the first user.
         until("the server is primary", || async {
             let hello = admin.run_command(doc! { "hello": 1 }).await;
