@@ -87,6 +87,19 @@ impl Position {
         Position(format!("{TIMESTAMP_TYPE}{:08X}{:08X}", time.time, time.increment).into())
     }
 
+    /// "Everything from this second on", for a client that asked for what happened within an age. No
+    /// operation has the increment 0, so these are told from ids and from times: see
+    /// [`Position::is_of_an_age`].
+    pub fn of_an_age(second: u32) -> Position {
+        Position::before(Timestamp { time: second, increment: 0 })
+    }
+
+    /// Whether it was made for an age, which asks for as much as there is where it goes back further than
+    /// the deployment: a client that names a moment knows something of that moment.
+    pub fn is_of_an_age(&self) -> bool {
+        self.0.len() == TIME_LENGTH && self.time().increment == 0
+    }
+
     /// In hexadecimal digits. The order of positions is that of their texts.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -50,8 +50,7 @@ impl Subscription {
     pub(super) fn go_back(&mut self, seconds: u32) {
         match self.feed.now() {
             Some((head, _)) if self.feed.was_live() => {
-                let time = head.time().time.saturating_sub(seconds);
-                self.go_to(Position::before(Timestamp { time, increment: 1 }));
+                self.go_to(Position::of_an_age(head.time().time.saturating_sub(seconds)));
             }
             _ => self.wait_to(Begin::Ago(seconds)),
         }

@@ -26,6 +26,7 @@ use crate::upstream::failure::{self, Failure};
 use crate::upstream::snapshot::Bounds;
 use collections::{Collection, Listing};
 pub use finding::{Finding, FindingKind, Weight};
+pub use oplog::oldest as oldest_in_oplog;
 pub use plan::{Plan, Run};
 use rights::Rights;
 pub use rights::grant;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::{Document, Timestamp, doc};
 use mongodb::Client;
 use mongodb::error::Error;
 
@@ -58,17 +58,24 @@ pub(super) async fn look(
     Ok(Oplog { reach: Some(reach), finding })
 }
 
+/// The time of the oldest entry that there is, where this user may see it.
+pub async fn oldest(client: &Client) -> Option<Timestamp> {
+    end(client, 1).await.ok()??.get_timestamp("ts").ok()
+}
+
 async fn ends(client: &Client) -> Result<(Option<Document>, Option<Document>), Error> {
+    Ok((end(client, 1).await?, end(client, -1).await?))
+}
+
+/// The first entry in this order.
+async fn end(client: &Client, order: i32) -> Result<Option<Document>, Error> {
     let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let end = async |order: i32| {
-        let mut finding = oplog
-            .find_one(doc! {})
-            .sort(doc! { "$natural": order })
-            .projection(doc! { "ts": 1, "o.msg": 1 });
-        if let Some(criteria) = client.selection_criteria().cloned() {
-            finding = finding.selection_criteria(criteria);
-        }
-        finding.await
-    };
-    Ok((end(1).await?, end(-1).await?))
+    let mut finding = oplog
+        .find_one(doc! {})
+        .sort(doc! { "$natural": order })
+        .projection(doc! { "ts": 1, "o.msg": 1 });
+    if let Some(criteria) = client.selection_criteria().cloned() {
+        finding = finding.selection_criteria(criteria);
+    }
+    finding.await
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bson::Timestamp;
 use mongodb::error::Error;
 use tracing::debug;
 
@@ -14,6 +15,7 @@ use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
 use crate::upstream::cursor::{self, Events, ReadMode, Start};
 use crate::upstream::failure::Failure;
+use crate::upstream::inspection::oldest_in_oplog;
 use crate::upstream::patience::Patience;
 
 /// Why there is no cursor.
@@ -84,6 +86,9 @@ async fn oldest_readable(
     requests: &mut Vec<Request>,
     patience: &mut Patience,
 ) -> Option<(Option<Events>, Position)> {
+    if let Some(oldest) = oldest_in_oplog(&shared.server.client().await).await {
+        lose_older_than(oldest, feed, requests);
+    }
     let (mut lost, mut readable) = (0, requests.len());
     let mut found = None;
     let mut probe = 0;
@@ -111,6 +116,17 @@ async fn oldest_readable(
     }
     lose(requests.drain(..lost), ResetReason::HistoryLost);
     found
+}
+
+/// MongoDB reads from any time as long as nothing has left its oplog. What happened before that begins
+/// is not known all the same: a page with an older id has seen another deployment, such as the one
+/// that this one has replaced. A token of an unknown collection is found out by the pass.
+fn lose_older_than(oldest: Timestamp, feed: &Feed, requests: &mut Vec<Request>) {
+    let is_older = |request: &mut Request| {
+        let after = &request.after;
+        after.time() < oldest && !after.is_of_an_age() && request.is_known(feed)
+    };
+    lose(requests.extract_if(.., is_older), ResetReason::HistoryLost);
 }
 
 async fn open_at(

@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 
 use mongodb::Client;
-use mongodb::bson::{Timestamp, doc};
+use mongodb::bson::doc;
 use serde_json::json;
 
 use super::{collection, expect, filter, insert};
 use crate::support::http::{self, Answer};
-use crate::support::mongo::{Own, ROOT, Setup};
+use crate::support::mongo::{Own, ROOT, Setup, now};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::{Block, Stream};
 use crate::support::until;
@@ -111,6 +111,7 @@ async fn another_replica_set_than_the_one_asked_for() {
 #[tokio::test]
 async fn a_server_that_comes_later() {
     let mut own = Own::start(Setup::default()).await;
+    let before = sidestream::event::Position::before(now(&own.client().await).await);
     own.kill(0);
     let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
     let sidecar = sidecar::start_before(sidecar::nowhere(), &own.uri(), &filters, &[]).await;
@@ -118,7 +119,6 @@ async fn a_server_that_comes_later() {
     is_only_a_proxy(&sidecar, false).await;
     let mut early = Stream::open(sidecar.listen, "/_events/orders").await;
     let mut invalid = Stream::resume(sidecar.listen, "/_events/orders", "nonsense").await;
-    let before = sidestream::event::Position::before(Timestamp { time: 1, increment: 1 });
     let mut resumed = Stream::resume(sidecar.listen, "/_events/orders", before.as_str()).await;
     own.restart(0);
     // What the page has loaded meanwhile may be older than the stream's beginning.

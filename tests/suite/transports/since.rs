@@ -93,6 +93,47 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
     sidecar.finish().await;
 }
 
+// Nothing has left this oplog, so MongoDB would read from any time. A page that knows a moment before the
+// oplog's beginning has seen another deployment, and is told; an age asks for as much as there is.
+#[tokio::test]
+async fn what_was_before_the_oplog_began_is_lost() {
+    let own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("a", &filter("since.a", ""))]);
+    let a = own.client().await.database("since").collection::<Document>("a");
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let ready = Lines::open(sidecar.listen, "/_events/a", "").await.event().await;
+    let id = ready["id"].as_str().expect("an id");
+    a.insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut stream = Lines::open(sidecar.listen, &format!("/_events/a?lastEventId={id}"), "").await;
+    // It may have been opened before the event was read.
+    let event = loop {
+        let event = stream.event().await;
+        if event["event"] != "ready" {
+            break event;
+        }
+    };
+    assert_eq!(key(&event), 0);
+
+    let yesterday = seconds(&event) - 86_400;
+    let time = jiff::Timestamp::from_second(yesterday).expect("a time");
+    // The place of a quiet page, which shows no collection.
+    let old = format!("82{yesterday:08X}{}", &id[10..]);
+    for query in [format!("since={time}"), format!("lastEventId={old}")] {
+        for target in [format!("/_events/a?{query}"), format!("/_events/a?transport=poll&{query}")]
+        {
+            let told = match target.contains("poll") {
+                false => Lines::open(sidecar.listen, &target, "").await.event().await,
+                true => http::get(sidecar.listen, &target).await.json()["events"][0].clone(),
+            };
+            assert_eq!(told["event"], "reset", "{target}: {told}");
+            assert_eq!(told["data"]["reason"], "history-lost", "{target}");
+        }
+    }
+    let mut stream = Lines::open(sidecar.listen, "/_events/a?since=24h", "").await;
+    assert_eq!(key(&stream.event().await), 0);
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn ages_are_counted_from_what_was_read() {
     let own = Own::start(Setup::default()).await;
