@@ -57,6 +57,8 @@ struct Inner {
     generation: u64,
     /// While what is in the journal is not all handed out: head and end before it.
     handed_out: Option<(Position, u64)>,
+    /// The number of the newest event that dropped or renamed a collection.
+    last_drop: Option<u64>,
 }
 
 /// The journal and the routes of one upstream: one writer, any number of readers.
@@ -105,6 +107,7 @@ impl Feed {
                 is_alone: false,
                 generation: 0,
                 handed_out: None,
+                last_drop: None,
             }),
             known: Arc::default(),
             lookback: LookBack::new(limits.max_bytes),
@@ -193,7 +196,12 @@ impl Feed {
         self.inner.lock().journal.as_ref().map(|journal| journal.locate(position))
     }
 
-    /// The same for a client of this filter. Its token is placed by the order, unless it is of a
+    /// Whether a collection was dropped or renamed at this place of the journal or behind it.
+    pub fn has_dropped_since(&self, number: u64) -> bool {
+        self.inner.lock().last_drop.is_some_and(|last| last >= number)
+    }
+
+    /// [`Feed::locate`] for a client of this filter. Its token is placed by the order, unless it is of a
     /// collection that is not known to be the filter's.
     pub fn locate_for(&self, filter: &Filter, position: &Position) -> Option<Located> {
         match self.locate(position)? {

@@ -10,7 +10,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 use super::{Collections, Feed, Inner};
-use crate::event::{ChangeEvent, Position};
+use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::journal::Journal;
 use crate::feed::routes::Offer;
 use crate::filter::Filter;
@@ -187,7 +187,7 @@ impl Feed {
         if inner.generation != generation {
             return None;
         }
-        let Inner { journal, routes, handed_out, .. } = &mut *inner;
+        let Inner { journal, routes, handed_out, last_drop, .. } = &mut *inner;
         let journal = journal.as_mut()?;
         *handed_out = Some((journal.head().clone(), journal.end()));
         let mut offers = Vec::new();
@@ -204,6 +204,9 @@ impl Feed {
             }
             let event = Arc::new(event);
             let number = journal.push(event.clone());
+            if matches!(event.operation(), OperationType::Drop | OperationType::Rename) {
+                *last_drop = Some(number);
+            }
             offers.push(routes.offer(number, event));
         }
         Some(Offered { feed: self, offers })

@@ -75,7 +75,7 @@ pub enum SnapshotError {
     #[error("MongoDB no longer has the moment that was read: {0}")]
     Passed(String),
     #[error(
-        "snapshots need a replica set, and MongoDB 5.0 or newer: {0}; \
+        "snapshots need a replica set, and MongoDB 5.0 or newer, 8.0 for capped collections: {0}; \
          see https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/"
     )]
     Unsupported(String),
@@ -98,6 +98,10 @@ impl SnapshotError {
             return SnapshotError::Driver(error);
         };
         match command.code {
+            // Under the same code as what will pass.
+            SNAPSHOT_UNAVAILABLE if command.message.contains("capped") => {
+                SnapshotError::Unsupported(failure::message(&error))
+            }
             SNAPSHOT_TOO_OLD | SNAPSHOT_UNAVAILABLE => {
                 SnapshotError::Passed(failure::message(&error))
             }

@@ -7,8 +7,9 @@
 //!   may leave; the query ends when no client waits for it. The number of queries of all filters is
 //!   limited; the others wait in a queue, which is bounded and fair: see [`super::queue`].
 //! - A snapshot is given to further clients as long as the feed's journal reaches back to its time, so
-//!   that the changes since then are in memory. A client that must know what came at a position gets
-//!   a snapshot that was read after that position.
+//!   that the changes since then are in memory, and no collection was dropped or renamed since then: of
+//!   documents that are gone, a page would hear only at its second snapshot, which may have to wait. A
+//!   client that must know what came at a position gets a snapshot that was read after that position.
 //! - The documents of all snapshots together stay within `snapshot.max_bytes`, or are those of the
 //!   newest snapshot. Snapshots that are not being sent are dropped first, then those whose clients
 //!   read most slowly: these clients begin again. A snapshot that was just read is kept for a moment
@@ -411,9 +412,12 @@ impl Slots {
     }
 }
 
-/// Whether what came after it is in memory.
+/// Whether what came after it is in memory, and continues it.
 fn is_joinable(feed: &Feed, taken: &Taken) -> bool {
-    matches!(feed.locate(&taken.position), Some(Located::At(_)))
+    match feed.locate(&taken.position) {
+        Some(Located::At(cursor)) => !feed.has_dropped_since(cursor),
+        _ => false,
+    }
 }
 
 /// One client's place among the documents of a snapshot. It does not hold them.

@@ -36,6 +36,33 @@ async fn a_token_that_is_none_and_a_collection_that_is_dropped() {
     sidecar.finish().await;
 }
 
+// What was kept for other pages is of documents that are gone.
+#[tokio::test]
+async fn a_page_that_comes_after_a_drop() {
+    let database = unique("dropped");
+    let orders = orders(&client().await, &database).await;
+    fill(&orders, 0..3).await;
+    // Of the same change stream: what it has told has been read.
+    let plain = filter(&database, "").replace("snapshot: true\n", "");
+    let filters = Filters::new(&[("orders", &filter(&database, "")), ("plain", &plain)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    assert_eq!(page.ids(), up_to(3));
+    drop(page);
+
+    let mut witness = Stream::open(sidecar.listen, "/_events/plain").await;
+    witness.until_ready().await;
+    orders.drop().await.unwrap();
+    fill(&orders, 7..8).await;
+    let told = [witness.event().await, witness.event().await];
+    assert_eq!(told.map(|block| block.name().to_string()), ["reset", "insert"]);
+    let mut page = Page::open(sidecar.listen, "/_events/orders").await;
+    page.complete(1).await;
+    assert_eq!((page.last_reason(), page.ids()), ("new", vec![7]));
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn a_filter_that_is_edited() {
     let database = unique("edited");

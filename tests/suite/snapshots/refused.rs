@@ -113,6 +113,19 @@ async fn what_mongodb_refuses() {
     sidecar.finish().await;
 }
 
+// The servers of these tests read no snapshot of one, now or later: its pages are told, and do not wait.
+#[tokio::test]
+async fn a_capped_collection() {
+    let database = unique("capped");
+    let capped = doc! { "create": "orders", "capped": true, "size": 100_000 };
+    client().await.database(&database).run_command(capped).await.unwrap();
+    let filters = Filters::new(&[("orders", &filter(&database, ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    expect_end(stream, "snapshot-unavailable").await;
+    sidecar.finish().await;
+}
+
 /// Makes each `find` of the collection fail.
 async fn fail_find(own: &mongo::Own, database: &str, code: i32) {
     let namespace = format!("{database}.orders");
