@@ -184,7 +184,7 @@ async fn long_polls_that_nobody_reads_take_little_memory() {
 // the documents of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
-    const POLLS: usize = 24;
+    const POLLS: usize = 14;
     const DOCUMENTS: usize = 80;
     let (database, uri) = (unique("begun"), mongo::uri());
     let text = format!(
@@ -199,7 +199,9 @@ async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
         orders.insert_one(document).await.expect("an insert");
     }
     let path = filters.path().display().to_string();
-    let bound = [("SIDESTREAM_SNAPSHOT__MAX_BYTES", "32MiB")];
+    // A loaded machine may take long for eight megabytes.
+    let bound =
+        [("SIDESTREAM_SNAPSHOT__MAX_BYTES", "16MiB"), ("SIDESTREAM_SNAPSHOT__MAX_TIME", "5m")];
     let program = Program::start_ready(&["--filters", &path, "--mongodb", &uri], &bound).await;
     let poll =
         |n: usize| format!("GET /_events/orders?transport=poll&n={n} HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -225,7 +227,7 @@ async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
     assert!(sidecar::metric(program.admin, held).await > 0.0, "they hold their places");
     let grown = resident_peak(program.id()) - before;
     // Each is eight megabytes.
-    assert!(grown < 110 * 1024, "{grown} KiB");
+    assert!(grown < 72 * 1024, "{grown} KiB");
     // Who reads gets all of it: beside them, and of those too.
     is_whole(ask(program.listen, "GET", poll(1)).await.json());
     let mut late = deaf.swap_remove(0);
