@@ -14,9 +14,10 @@ use crate::proxy::app::App;
 use crate::proxy::bodies::resident_peak;
 use crate::proxy::frames::{ask as ask_h2, get, head_of, open_with};
 use crate::proxy::raw::ask;
+use crate::support::process::memory_of;
 use crate::support::sidecar::{self, Filters, Program};
 use crate::support::sse::Stream;
-use crate::support::{PATIENCE, mongo, unique};
+use crate::support::{PATIENCE, mongo, unique, until};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const LIST: &str = "GET /_events HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -30,6 +31,11 @@ fn many() -> Filters {
         filters.write(&format!("s{number}"), &text);
     }
     filters
+}
+
+/// What a process has in memory now, in bytes.
+fn resident(id: u32) -> u64 {
+    memory_of(id).expect("it runs").resident
 }
 
 /// A connection of a client that takes little.
@@ -214,7 +220,7 @@ async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
         assert!(answer["resume"].is_string());
     };
     is_whole(ask(program.listen, "GET", poll(1)).await.json());
-    let before = resident_peak(program.id());
+    let before = resident(program.id());
     let mut deaf = Vec::new();
     for n in 0..POLLS {
         let mut socket = narrow(program.listen).await;
@@ -225,9 +231,11 @@ async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
     }
     let held = "sidestream_connections{transport=\"poll\"}";
     assert!(sidecar::metric(program.admin, held).await > 0.0, "they hold their places");
-    let grown = resident_peak(program.id()) - before;
-    // Each is eight megabytes.
-    assert!(grown < 72 * 1024, "{grown} KiB");
+    // Each is eight megabytes. Not the peak: the allocator gives back what was read a moment later.
+    until("the memory is given back", || async {
+        resident(program.id()).saturating_sub(before) < 72 * 1024 * 1024
+    })
+    .await;
     // Who reads gets all of it: beside them, and of those too.
     is_whole(ask(program.listen, "GET", poll(1)).await.json());
     let mut late = deaf.swap_remove(0);
