@@ -190,7 +190,7 @@ async fn long_polls_that_nobody_reads_take_little_memory() {
 // the documents of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
-    const POLLS: usize = 14;
+    const POLLS: usize = 20;
     const DOCUMENTS: usize = 80;
     let (database, uri) = (unique("begun"), mongo::uri());
     let text = format!(
@@ -233,7 +233,7 @@ async fn snapshots_by_long_poll_that_nobody_reads_take_little_memory() {
     assert!(sidecar::metric(program.admin, held).await > 0.0, "they hold their places");
     // Each is eight megabytes. Not the peak: the allocator gives back what was read a moment later.
     until("the memory is given back", || async {
-        resident(program.id()).saturating_sub(before) < 72 * 1024 * 1024
+        resident(program.id()).saturating_sub(before) < 110 * 1024 * 1024
     })
     .await;
     // Who reads gets all of it: beside them, and of those too.
