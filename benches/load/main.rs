@@ -51,10 +51,11 @@ use report::Report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The groups, in the order in which they are run.
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "idle",
     "console",
     "fanout",
+    "routing",
     "transports",
     "latency",
     "proxy",
@@ -191,6 +192,7 @@ fn run(group: &str, bench: &mut Bench) {
         "idle" => idle::run(bench),
         "console" => console::run(bench),
         "fanout" => fanout::run(bench),
+        "routing" => fanout::to_one_each(bench),
         "transports" => transports::run(bench),
         "latency" => latency::run(bench),
         "proxy" => proxy::run(bench),

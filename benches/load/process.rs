@@ -140,6 +140,11 @@ fn cpu_of(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// Processor time of this process, user and system. The grain is 10 ms.
+pub fn own_cpu() -> Duration {
+    cpu_of(std::process::id())
+}
+
 /// A port where nobody listens now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a port").port()
