@@ -6,39 +6,16 @@
 
 use std::io::Write;
 
-use bson::{Decimal128, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{Decimal128, RawDocument};
 
-use super::raw::{Elements, Value, tag};
+use super::raw::{Value, tag};
 
 /// Deeper than `mongod` stores: what is below is written as null.
 const MAX_DEPTH: u32 = 250;
 
 /// Appends one value.
-pub fn write_relaxed(value: RawBsonRef<'_>, out: &mut Vec<u8>) {
-    match value {
-        RawBsonRef::Document(document) => write_relaxed_document(document, out),
-        RawBsonRef::Array(array) => {
-            write_value(Value { tag: tag::ARRAY, data: array.as_bytes() }, MAX_DEPTH, out);
-        }
-        RawBsonRef::String(text) => write_text(text.as_bytes(), out),
-        RawBsonRef::ObjectId(id) => {
-            write_value(Value { tag: tag::OBJECT_ID, data: &id.bytes() }, MAX_DEPTH, out);
-        }
-        RawBsonRef::Int32(int) => write_display(int, out),
-        RawBsonRef::Int64(int) => write_long(int, out),
-        RawBsonRef::Double(double) => write_double(double, out),
-        RawBsonRef::Boolean(truth) => write_display(truth, out),
-        RawBsonRef::Null => out.extend_from_slice(b"null"),
-        // The rest is rare and goes through the encoder, to be read like a field.
-        other => {
-            let mut holder = RawDocumentBuf::new();
-            holder.append(bson::raw::cstr!(""), other);
-            match Elements::new(holder.as_bytes()).next() {
-                Some((_, value)) => write_value(value, MAX_DEPTH, out),
-                None => out.extend_from_slice(b"null"),
-            }
-        }
-    }
+pub(crate) fn write_relaxed_value(value: Value<'_>, out: &mut Vec<u8>) {
+    write_value(value, MAX_DEPTH, out);
 }
 
 /// Appends a document.
@@ -51,7 +28,7 @@ fn write_value(value: Value<'_>, depth: u32, out: &mut Vec<u8>) {
         tag::DOCUMENT => write_fields(value, depth, out),
         tag::ARRAY => write_elements(value, depth, out),
         tag::STRING => write_text(value.text(), out),
-        tag::INT32 => write_display(i32::from_le_bytes(value.bytes()), out),
+        tag::INT32 => write_integer(i32::from_le_bytes(value.bytes()).into(), out),
         tag::INT64 => write_long(value.i64(), out),
         tag::DOUBLE => write_double(f64::from_le_bytes(value.bytes()), out),
         tag::BOOLEAN => write_display(value.boolean(), out),
@@ -65,15 +42,12 @@ fn write_value(value: Value<'_>, depth: u32, out: &mut Vec<u8>) {
         }
         tag::BINARY => write_binary(value, out),
         tag::TIMESTAMP => {
-            let bits = value.i64() as u64;
-            write_display(
-                format_args!(
-                    r#"{{"$timestamp":{{"t":{},"i":{}}}}}"#,
-                    bits >> 32,
-                    bits & 0xffff_ffff
-                ),
-                out,
-            );
+            let bits = value.i64().cast_unsigned();
+            out.extend_from_slice(br#"{"$timestamp":{"t":"#);
+            write_digits(bits >> 32, 1, out);
+            out.extend_from_slice(br#","i":"#);
+            write_digits(bits & 0xffff_ffff, 1, out);
+            out.extend_from_slice(b"}}");
         }
         tag::REGEX => write_regex(value, out),
         tag::CODE => wrap(br#"{"$code":"#, value.text(), out),
@@ -144,6 +118,27 @@ fn write_display(value: impl std::fmt::Display, out: &mut Vec<u8>) {
     let _ = write!(out, "{value}");
 }
 
+/// Digits by hand: every event has some, and the formatter takes several times as long.
+fn write_integer(integer: i64, out: &mut Vec<u8>) {
+    if integer < 0 {
+        out.push(b'-');
+    }
+    write_digits(integer.unsigned_abs(), 1, out);
+}
+
+/// At least so many digits, with zeros in front.
+fn write_digits(mut number: u64, least: usize, out: &mut Vec<u8>) {
+    // As many as the largest has.
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    while number > 0 {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits[first.min(digits.len() - least)..]);
+}
+
 /// Up to here, up and down, every integer is a double of its own.
 const MAX_EXACT: u64 = 1 << 53;
 
@@ -154,7 +149,7 @@ pub(crate) fn is_exact(long: i64) -> bool {
 
 fn write_long(long: i64, out: &mut Vec<u8>) {
     match is_exact(long) {
-        true => write_display(long, out),
+        true => write_integer(long, out),
         false => write_display(format_args!(r#"{{"$numberLong":"{long}"}}"#), out),
     }
 }
@@ -191,11 +186,22 @@ fn write_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// Bytes that may not stand in a text as they are, or that begin a character that may not.
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        escaped[byte] = byte < 0x20 || matches!(byte as u8, b'"' | b'\\' | 0xc2 | 0xe2);
+        byte += 1;
+    }
+    escaped
+};
+
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     // Plain stretches are copied whole; escapes are rare.
     let mut plain = 0;
     for (at, byte) in text.iter().enumerate() {
-        if *byte >= 0x20 && !matches!(byte, b'"' | b'\\' | 0xc2 | 0xe2) {
+        if !ESCAPED[usize::from(*byte)] {
             continue;
         }
         let (escape, length): (&[u8], usize) = match byte {
@@ -300,17 +306,16 @@ fn write_date(millis: i64, out: &mut Vec<u8>) {
     let (seconds, millis) = (millis / 1000, millis % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
-    write_display(
-        format_args!(
-            r#"{{"$date":"{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}"#,
-            second / 3600,
-            second / 60 % 60,
-            second % 60
-        ),
-        out,
-    );
+    let parts = [(year, 4), (month, 2), (day, 2), (second / 3600, 2), (second / 60 % 60, 2)];
+    out.extend_from_slice(br#"{"$date":""#);
+    for ((part, digits), separator) in parts.into_iter().zip(*b"--T::") {
+        write_digits(part.unsigned_abs(), digits, out);
+        out.push(separator);
+    }
+    write_digits((second % 60).unsigned_abs(), 2, out);
     if millis != 0 {
-        write_display(format_args!(".{millis:03}"), out);
+        out.push(b'.');
+        write_digits(millis.unsigned_abs(), 3, out);
     }
     out.extend_from_slice(br#"Z"}"#);
 }
@@ -333,8 +338,10 @@ pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::{Bson, Document, doc};
+    use bson::{Bson, Document, RawDocumentBuf, doc};
     use proptest::prelude::*;
+
+    use super::super::raw::Elements;
 
     fn written(document: &Document) -> String {
         let raw = RawDocumentBuf::try_from(document).unwrap();
@@ -431,9 +438,10 @@ mod tests {
             let line = written(&doc! { "v": value.clone() });
             prop_assert_eq!(&line, &expected(Bson::Document(doc! { "v": value.clone() })));
             prop_assert!(!line.bytes().any(|byte| byte < 0x20));
-            let raw = bson::RawBson::try_from(value.clone()).unwrap();
+            let raw = RawDocumentBuf::try_from(&doc! { "v": value.clone() }).unwrap();
+            let (_, field) = Elements::new(raw.as_bytes()).next().unwrap();
             let mut out = Vec::new();
-            write_relaxed(raw.as_raw_bson_ref(), &mut out);
+            write_relaxed_value(field, &mut out);
             prop_assert_eq!(String::from_utf8(out).unwrap(), expected(value));
         }
 

@@ -11,9 +11,10 @@ pub mod seal;
 
 use std::time::Instant;
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 pub use position::Position;
+use raw::{Elements, Value, tag};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,14 +67,46 @@ impl OperationType {
 pub enum EventError {
     #[error("the change event has no resume token in _id._data, so its place is unknown")]
     NoToken,
-    #[error("the change event is not valid BSON: {0}")]
-    Malformed(#[from] bson::error::Error),
+}
+
+/// A field of an event that something here reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Ns,
+    To,
+    DocumentKey,
+    FullDocument,
+    FullDocumentBeforeChange,
+    UpdateDescription,
+    ClusterTime,
+    WallTime,
+}
+
+impl Field {
+    const COUNT: usize = 8;
+
+    fn named(name: &[u8]) -> Option<Field> {
+        Some(match name {
+            b"ns" => Field::Ns,
+            b"to" => Field::To,
+            b"documentKey" => Field::DocumentKey,
+            b"fullDocument" => Field::FullDocument,
+            b"fullDocumentBeforeChange" => Field::FullDocumentBeforeChange,
+            b"updateDescription" => Field::UpdateDescription,
+            b"clusterTime" => Field::ClusterTime,
+            b"wallTime" => Field::WallTime,
+            _ => return None,
+        })
+    }
 }
 
 /// One event of a change stream.
 #[derive(Debug)]
 pub struct ChangeEvent {
     raw: RawDocumentBuf,
+    /// Where in `raw` each field begins, by its number; zero where it is not there. An event is
+    /// asked for its fields again and again.
+    places: [u32; Field::COUNT],
     token: Position,
     operation: OperationType,
     is_cut: bool,
@@ -88,20 +121,29 @@ impl ChangeEvent {
     /// # Errors
     /// When there is no usable resume token: such an event can neither be ordered nor resumed.
     pub fn parse(raw: RawDocumentBuf) -> Result<ChangeEvent, EventError> {
-        let token = match raw.get("_id")? {
-            Some(RawBsonRef::Document(id)) => match id.get("_data")? {
-                Some(RawBsonRef::String(data)) => Position::from_server(data),
-                _ => None,
-            },
-            _ => None,
+        let (mut token, mut operation) = (None, OperationType::Other);
+        let mut places = [0; Field::COUNT];
+        let mut fields = Elements::new(raw.as_bytes());
+        loop {
+            let place = fields.place_in(raw.as_bytes());
+            let Some((name, value)) = fields.next() else { break };
+            match Field::named(name) {
+                // The first of a name counts. A message has at most 48 MB, and an event that was joined
+                // not much more.
+                Some(field) if places[field as usize] > 0 => {}
+                Some(field) => places[field as usize] = u32::try_from(place).unwrap_or(0),
+                None if name == b"_id" && token.is_none() => token = token_of(value),
+                None if name == b"operationType" => {
+                    let name = str::from_utf8(value.text()).unwrap_or_default();
+                    operation = OperationType::parse(name);
+                }
+                None => {}
+            }
         }
-        .ok_or(EventError::NoToken)?;
-        let operation = match raw.get("operationType")? {
-            Some(RawBsonRef::String(name)) => OperationType::parse(name),
-            _ => OperationType::Other,
-        };
+        let token = token.ok_or(EventError::NoToken)?;
         Ok(ChangeEvent {
             raw,
+            places,
             token,
             operation,
             is_cut: false,
@@ -155,63 +197,138 @@ impl ChangeEvent {
         self.raw.as_bytes().len() + self.token.as_str().len() + size_of::<ChangeEvent>()
     }
 
-    fn document(&self, key: &str) -> Option<&RawDocument> {
-        match self.raw.get(key) {
-            Ok(Some(RawBsonRef::Document(document))) => Some(document),
-            _ => None,
-        }
+    /// A field of the event as it came, if it is there.
+    pub(crate) fn field(&self, field: Field) -> Option<Value<'_>> {
+        let place = usize::try_from(self.places[field as usize]).ok().filter(|place| *place > 0)?;
+        Some(Elements::from_place(self.raw.as_bytes(), place).next()?.1)
     }
 
-    /// A field of the event as it came, if it is there and readable.
-    pub fn field(&self, key: &str) -> Option<RawBsonRef<'_>> {
-        self.raw.get(key).ok().flatten()
+    fn document(&self, field: Field) -> Option<&RawDocument> {
+        self.field(field)?.as_document()
+    }
+
+    /// The name of a collection, in a field that holds a namespace.
+    fn collection_in(&self, field: Field) -> Option<&str> {
+        let name = self.field(field)?.elements().find_key(b"coll")?;
+        if name.tag == tag::STRING { str::from_utf8(name.text()).ok() } else { None }
     }
 
     /// The collection, without its database; `None` for events of the whole database.
     pub fn collection(&self) -> Option<&str> {
-        self.document("ns")?.get_str("coll").ok()
+        self.collection_in(Field::Ns)
     }
 
     /// The document after the change. Absent on deletes, on updates without a look-up, and when
     /// the document was deleted before the look-up came to it.
     pub fn full_document(&self) -> Option<&RawDocument> {
-        self.document("fullDocument")
+        self.document(Field::FullDocument)
     }
 
     /// The document before the change, where the server kept it.
     pub fn full_document_before_change(&self) -> Option<&RawDocument> {
-        self.document("fullDocumentBeforeChange")
+        self.document(Field::FullDocumentBeforeChange)
     }
 
     /// `_id`, and the shard key's fields where there is one.
     pub fn document_key(&self) -> Option<&RawDocument> {
-        self.document("documentKey")
+        self.document(Field::DocumentKey)
     }
 
     /// What an update changed, by paths; only on updates.
     pub fn update_description(&self) -> Option<&RawDocument> {
-        self.document("updateDescription")
+        self.document(Field::UpdateDescription)
     }
 
     /// For a rename: the collection's new name.
     pub fn rename_target(&self) -> Option<&str> {
-        self.document("to")?.get_str("coll").ok()
+        self.collection_in(Field::To)
     }
 
     /// When the server wrote it, in milliseconds since 1970 (MongoDB 6.0 and later); otherwise the
     /// cluster time, which has only seconds.
     pub fn wall_millis(&self) -> Option<i64> {
-        match self.field("wallTime") {
-            Some(RawBsonRef::DateTime(at)) => Some(at.timestamp_millis()),
-            _ => self.cluster_time().map(|at| i64::from(at.time) * 1000),
+        match self.field(Field::WallTime).filter(|at| at.tag == tag::DATE) {
+            Some(at) => Some(at.i64()),
+            None => self.cluster_time().map(|at| i64::from(at.time) * 1000),
         }
     }
 
     /// Its time in the oplog: seconds since 1970, and a counter within the second.
     pub fn cluster_time(&self) -> Option<Timestamp> {
-        match self.field("clusterTime") {
-            Some(RawBsonRef::Timestamp(at)) => Some(at),
-            _ => None,
+        let at = self.field(Field::ClusterTime).filter(|at| at.tag == tag::TIMESTAMP)?;
+        let bits = at.i64().cast_unsigned();
+        Some(Timestamp { time: (bits >> 32) as u32, increment: bits as u32 })
+    }
+}
+
+fn token_of(id: Value<'_>) -> Option<Position> {
+    let data = id.elements().find_key(b"_data").filter(|data| data.tag == tag::STRING)?;
+    Position::from_server(str::from_utf8(data.text()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawBsonRef, rawdoc};
+
+    use super::*;
+
+    fn whole() -> RawDocumentBuf {
+        rawdoc! {
+            "_id": { "_data": "8266F3AAAA000000012B022C0100296E04", "_typeBits": 1 },
+            "operationType": "update",
+            "clusterTime": Timestamp { time: 7, increment: 3 },
+            "wallTime": bson::DateTime::from_millis(7_001),
+            "fullDocument": { "_id": 1, "ns": { "coll": "other" } },
+            "ns": { "db": "shop", "coll": "orders" },
+            "to": { "db": "shop", "coll": "renamed" },
+            "documentKey": { "_id": 1 },
+            "updateDescription": { "updatedFields": { "a": 1 } },
+            "fullDocumentBeforeChange": { "_id": 1, "a": 0 },
+        }
+    }
+
+    #[test]
+    fn fields_are_those_of_the_event_wherever_they_stand() {
+        let whole = whole();
+        let fields: Vec<_> = whole.iter().map(|field| field.unwrap()).collect();
+        for shift in 0..fields.len() {
+            let mut raw = RawDocumentBuf::new();
+            for (name, value) in fields.iter().cycle().skip(shift).take(fields.len()) {
+                raw.append(name, *value);
+            }
+            // A second one of a name changes nothing.
+            raw.append(bson::raw::cstr!("ns"), rawdoc! { "coll": "second" });
+            let event = ChangeEvent::parse(raw.clone()).unwrap();
+            let document = |name: &str| match raw.get(name) {
+                Ok(Some(RawBsonRef::Document(document))) => Some(document),
+                _ => None,
+            };
+            assert_eq!(event.full_document(), document("fullDocument"));
+            assert_eq!(event.full_document_before_change(), document("fullDocumentBeforeChange"));
+            assert_eq!(event.document_key(), document("documentKey"));
+            assert_eq!(event.update_description(), document("updateDescription"));
+            assert_eq!(event.collection(), Some("orders"));
+            assert_eq!(event.rename_target(), Some("renamed"));
+            assert_eq!(event.operation(), OperationType::Update);
+            assert_eq!(event.cluster_time(), Some(Timestamp { time: 7, increment: 3 }));
+            assert_eq!(event.wall_millis(), Some(7_001));
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_or_of_another_type_is_nothing() {
+        let id = rawdoc! { "_data": "8266F3AAAA000000012B022C0100296E04" };
+        let raw = rawdoc! {
+            "_id": id, "fullDocument": bson::RawBson::Null, "ns": "shop", "wallTime": 1,
+            "clusterTime": Timestamp { time: 7, increment: 3 },
+        };
+        let event = ChangeEvent::parse(raw).unwrap();
+        assert!(event.full_document().is_none() && event.document_key().is_none());
+        assert!(event.field(Field::FullDocument).is_some_and(|value| value.tag == tag::NULL));
+        assert_eq!((event.collection(), event.operation()), (None, OperationType::Other));
+        assert_eq!(event.wall_millis(), Some(7_000));
+        for raw in [rawdoc! {}, rawdoc! { "_id": 1 }, rawdoc! { "_id": { "_data": 1 } }] {
+            assert!(matches!(ChangeEvent::parse(raw), Err(EventError::NoToken)));
         }
     }
 }

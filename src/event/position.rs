@@ -70,16 +70,22 @@ impl Position {
     }
 
     fn read(text: &str) -> Option<Position> {
-        let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_hexdigit());
         let has_time = text.len() >= TIME_LENGTH && text.starts_with(TIMESTAMP_TYPE);
-        if !is_hex || !has_time {
+        if !has_time || !text.len().is_multiple_of(2) {
             return None;
         }
-        // Servers write capitals, and the order is that of the text.
-        if text.bytes().any(|b| b.is_ascii_lowercase()) {
-            return Some(Position(text.to_ascii_uppercase().into()));
+        // Each event has one: without an early end, many bytes are looked at together.
+        let (mut is_hex, mut has_lowercase) = (true, false);
+        for byte in text.bytes() {
+            is_hex &= byte.is_ascii_hexdigit();
+            has_lowercase |= byte.is_ascii_lowercase();
         }
-        Some(Position(text.into()))
+        match (is_hex, has_lowercase) {
+            (false, _) => None,
+            // Servers write capitals, and the order is that of the text.
+            (true, true) => Some(Position(text.to_ascii_uppercase().into())),
+            (true, false) => Some(Position(text.into())),
+        }
     }
 
     /// "Everything before this time has been read", in our own form.
@@ -177,6 +183,12 @@ impl Position {
     pub fn names_document(&self) -> bool {
         let is_mark = self.0.get(18..20) == Some("2B") && self.0.get(22..24) == Some("29");
         !self.is_ours() && !is_mark
+    }
+}
+
+impl AsRef<[u8]> for Position {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 

@@ -74,6 +74,14 @@ impl<'a> Value<'a> {
         Value { tag: tag::DOCUMENT, data: document.as_bytes() }
     }
 
+    /// The document, where it is one.
+    pub fn as_document(self) -> Option<&'a RawDocument> {
+        if self.tag != tag::DOCUMENT {
+            return None;
+        }
+        RawDocument::from_bytes(self.data).ok()
+    }
+
     /// Whether a path and `$eq` look at its elements, too.
     pub fn is_array(self) -> bool {
         self.tag == tag::ARRAY
@@ -225,6 +233,17 @@ impl<'a> Elements<'a> {
     pub fn new(document: &'a [u8]) -> Elements<'a> {
         let end = length_at(document).unwrap_or(0).min(document.len());
         Elements { rest: document.get(4..end).unwrap_or_default() }
+    }
+
+    /// From a place in the middle that [`Elements::place_in`] gave.
+    pub fn from_place(document: &'a [u8], place: usize) -> Elements<'a> {
+        Elements { rest: document.get(place..).unwrap_or_default() }
+    }
+
+    /// Where the next field begins in the document, in bytes; zero at its end.
+    pub fn place_in(&self, document: &'a [u8]) -> usize {
+        let end = length_at(document).unwrap_or(0).min(document.len());
+        if self.rest.is_empty() { 0 } else { end - self.rest.len() }
     }
 
     /// The first field of that name.

@@ -65,12 +65,13 @@ impl Journal {
     pub fn push(&mut self, event: Arc<ChangeEvent>) -> u64 {
         self.bytes += event.size();
         self.head = event.token().clone();
+        let read_at = event.read_at();
         self.events.push_back(event);
         let number = self.end() - 1;
         while self.bytes > self.limits.max_bytes && self.events.len() > 1 {
             self.evict_first();
         }
-        self.expire(Instant::now());
+        self.expire(read_at);
         number
     }
 

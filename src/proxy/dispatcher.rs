@@ -10,7 +10,7 @@
 //!   or are kept for the next one.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -477,7 +477,7 @@ impl Sink for SocketSink {
         }
         let mut chunk = Vec::with_capacity(length + 16);
         if self.is_chunked {
-            chunk.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+            let _ = write!(chunk, "{length:x}\r\n");
         }
         for piece in pieces {
             chunk.extend_from_slice(piece);

@@ -5,13 +5,14 @@
 //! On older servers such an event ends the cursor, every time. There it is read without its
 //! documents, so that later events can be read, and the clients that it concerns are reset.
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 use mongodb::error::Error;
 use tracing::warn;
 
 use super::connect::Server;
 use super::cursor::{self, ReadMode, Start};
 use super::failure::Failure;
+use crate::event::raw::{Elements, tag};
 use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
 
@@ -66,15 +67,17 @@ impl Fragments {
 
 /// Which fragment it is, from one, and of how many.
 fn place(raw: &RawDocument) -> Option<(i64, i64)> {
-    let Ok(Some(RawBsonRef::Document(split))) = raw.get("splitEvent") else {
-        return None;
+    // Nearly every event is whole, and is looked through to its end for this.
+    let split = Elements::new(raw.as_bytes()).find_key(b"splitEvent")?;
+    let number = |key: &[u8]| {
+        let value = split.elements().find_key(key)?;
+        match value.tag {
+            tag::INT32 => Some(i32::from_le_bytes(value.bytes()).into()),
+            tag::INT64 => Some(value.i64()),
+            _ => None,
+        }
     };
-    let number = |key| match split.get(key) {
-        Ok(Some(RawBsonRef::Int32(number))) => Some(i64::from(number)),
-        Ok(Some(RawBsonRef::Int64(number))) => Some(number),
-        _ => None,
-    };
-    Some((number("fragment")?, number("of")?))
+    Some((number(b"fragment")?, number(b"of")?))
 }
 
 fn out_of_order() -> Error {

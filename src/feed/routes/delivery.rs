@@ -3,13 +3,14 @@
 
 use std::sync::OnceLock;
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 
-use crate::event::json::{write_relaxed, write_relaxed_document};
+use crate::event::json::{write_relaxed_document, write_relaxed_value};
 use crate::event::position::MAX_ID;
+use crate::event::raw::tag;
 use crate::event::seal::Ids;
-use crate::event::{ChangeEvent, OperationType, Position};
+use crate::event::{ChangeEvent, Field, OperationType, Position};
 use crate::filter::Filter;
 use crate::matcher::projection::{Images, Projection};
 
@@ -157,10 +158,10 @@ impl Delivery {
 /// the event's place in our own form. `None` where that is not exact: who went on from there might
 /// miss an event.
 fn id_of(event: &ChangeEvent, projection: Option<&Projection>) -> Option<Position> {
-    let is_hidden = match (projection, event.document_key()) {
-        (Some(projection), Some(key)) => projection.apply_key(key).as_bytes() != key.as_bytes(),
-        _ => false,
-    };
+    let is_hidden = projection.is_some_and(|projection| {
+        let key = event.document_key();
+        key.is_some_and(|key| projection.apply_key(key).as_bytes() != key.as_bytes())
+    });
     match is_hidden || event.token().as_str().len() > MAX_ID {
         true => event.place(),
         false => Some(event.token().clone()),
@@ -177,63 +178,61 @@ const LARGE: usize = 16 * 1024;
 
 /// Fields that are copied as they are. What is not listed here or handled below (session ids,
 /// transaction numbers, `_id`) is the server's business and stays out.
-const VERBATIM: [&str; 2] = ["clusterTime", "wallTime"];
+const VERBATIM: [(&str, Field); 2] =
+    [("clusterTime", Field::ClusterTime), ("wallTime", Field::WallTime)];
 
 /// Writes the event, restricted by the projection everywhere a document's field shows.
 ///
 /// What the client's filter does not match is not shown: a document that left the view goes
 /// without its new content, one that entered it without its old.
 fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<View>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512);
+    let mut bytes = Vec::with_capacity(512);
+    let out = &mut bytes;
     out.extend_from_slice(b"{\"operationType\":\"");
     out.extend_from_slice(event.operation().name().as_bytes());
     out.push(b'"');
-    if let Some(ns) = event.field("ns") {
-        name(&mut out, "ns");
-        write_relaxed(ns, &mut out);
+    if let Some(ns) = event.field(Field::Ns) {
+        name(out, "ns");
+        write_relaxed_value(ns, out);
     }
     if let Some(view) = view {
-        name(&mut out, "view");
+        name(out, "view");
         out.extend_from_slice(format!("\"{}\"", view.name()).as_bytes());
     }
     if let Some(key) = event.document_key() {
-        name(&mut out, "documentKey");
+        name(out, "documentKey");
         match projection {
-            Some(projection) => write_relaxed_document(&projection.apply_key(key), &mut out),
-            None => write_relaxed_document(key, &mut out),
+            Some(projection) => write_relaxed_document(&projection.apply_key(key), out),
+            None => write_relaxed_document(key, out),
         }
     }
     if view != Some(View::Leave) {
-        match event.field("fullDocument") {
-            Some(RawBsonRef::Document(document)) => {
-                write_projected(&mut out, "fullDocument", document, projection);
-            }
-            Some(RawBsonRef::Null) => {
-                name(&mut out, "fullDocument");
-                out.extend_from_slice(b"null");
-            }
-            _ => {}
+        if let Some(document) = event.full_document() {
+            write_projected(out, "fullDocument", document, projection);
+        } else if event.field(Field::FullDocument).is_some_and(|value| value.tag == tag::NULL) {
+            name(out, "fullDocument");
+            out.extend_from_slice(b"null");
         }
         if let Some(description) = event.update_description() {
-            name(&mut out, "updateDescription");
+            name(out, "updateDescription");
             match projection {
                 Some(projection) => write_relaxed_document(
                     &projection.apply_update_description(description, images(event)),
-                    &mut out,
+                    out,
                 ),
-                None => write_relaxed_document(description, &mut out),
+                None => write_relaxed_document(description, out),
             }
         }
     }
     if view != Some(View::Enter)
         && let Some(before) = event.full_document_before_change()
     {
-        write_projected(&mut out, "fullDocumentBeforeChange", before, projection);
+        write_projected(out, "fullDocumentBeforeChange", before, projection);
     }
-    for key in VERBATIM {
-        if let Some(value) = event.field(key) {
-            name(&mut out, key);
-            write_relaxed(value, &mut out);
+    for (key, field) in VERBATIM {
+        if let Some(value) = event.field(field) {
+            name(out, key);
+            write_relaxed_value(value, out);
         }
     }
     out.push(b'}');
@@ -241,7 +240,7 @@ fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<Vie
         // It grew by doubling, and may be held for long.
         out.shrink_to_fit();
     }
-    out
+    bytes
 }
 
 /// A document of a snapshot, restricted like those of events: the data of a `document` event.
