@@ -3,6 +3,7 @@
 //!     scripts/cargo bench --bench routes              up to a million routes
 //!     scripts/cargo bench --bench routes -- --smoke   a hundred times fewer, to see that it runs
 //!     scripts/cargo bench --bench routes -- large     only what a large event costs others
+//!     scripts/cargo bench --bench routes -- kept      only what a kept delivery takes
 //!
 //! Every row is measured in the same run as the linear evaluation beside it. These are times of
 //! one machine on one day: compare the columns, not runs.
@@ -14,12 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bson::{Bson, RawDocumentBuf, doc};
+use sidestream::event::seal::Ids;
 use sidestream::event::{ChangeEvent, Position};
 use sidestream::feed::journal::JournalLimits;
 use sidestream::feed::routes::Index;
 use sidestream::feed::{Feed, FeedKey};
-use sidestream::filter::parse_filter;
+use sidestream::filter::{Filter, parse_filter};
 use sidestream::matcher::{Predicate, Template};
+
+// As the product: what a delivery takes depends on it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Long enough to be above the clock's grain and the machine's hiccups.
 const LEAST_TIME: Duration = Duration::from_millis(300);
@@ -29,6 +35,9 @@ fn main() {
     let shrink = if is_smoke { 100 } else { 1 };
     if std::env::args().any(|argument| argument == "large") {
         return large_event(16 << 20);
+    }
+    if std::env::args().any(|argument| argument == "kept") {
+        return kept_deliveries(100_000);
     }
     println!(
         "one event of {} bytes against routes that want other values",
@@ -57,18 +66,77 @@ fn main() {
         row("everybody's", (routes / shrink).max(1), |_| predicate(doc! { "status": "paid" }));
     }
     large_event(if is_smoke { 1 << 18 } else { 16 << 20 });
+    kept_deliveries(100_000 / shrink);
+}
+
+/// A feed that keeps everything, with the one filter that it reads.
+fn feed_of(rest: &str, keep: usize) -> (Feed, Arc<Filter>) {
+    let text = format!("collection: shop.orders\naccess: public\n{rest}");
+    let filter = parse_filter("orders", Path::new("orders.yaml"), &text).expect("a filter");
+    let filter = Arc::new(filter);
+    // A quarter of it is for deliveries.
+    let limits = JournalLimits { window: Duration::from_secs(3600), max_bytes: 4 << 30 };
+    let feed = Feed::new(FeedKey::of(&filter), limits, keep);
+    feed.read_also(std::slice::from_ref(&filter));
+    feed.opened_at(&Position::before(bson::Timestamp { time: 1, increment: 1 }));
+    (feed, filter)
+}
+
+/// What a delivery takes that a route keeps, with the id that its clients are sent: the difference
+/// between two feeds that have read the same, of which one has a client.
+fn kept_deliveries(events: usize) {
+    let read = |feed: &Feed| {
+        let (generation, _) = feed.collections();
+        let before = resident();
+        for number in 0..events {
+            let raw = doc! {
+                "_id": { "_data": format!("8266F3AAAA{:08X}2B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964006466F3AAAA0123456789ABCDEF0004", number + 1) },
+                "operationType": "insert",
+                "clusterTime": bson::Timestamp { time: 0x66F3_AAAA, increment: number as u32 + 1 },
+                "wallTime": bson::DateTime::from_millis(1_790_000_000_123),
+                "fullDocument": { "_id": bson::oid::ObjectId::from_bytes([7; 12]), "seq": number as i64, "pad": "x".repeat(40) },
+                "ns": { "db": "shop", "coll": "orders" },
+                "documentKey": { "_id": bson::oid::ObjectId::from_bytes([7; 12]) },
+            };
+            let raw = RawDocumentBuf::try_from(&raw).expect("an event");
+            let event = ChangeEvent::parse(raw).expect("an event");
+            assert!(feed.append(generation, event), "it is taken");
+        }
+        for delivery in feed.latest("orders", 0, events) {
+            black_box(delivery.shown_id(&Ids::Token));
+        }
+        resident().saturating_sub(before)
+    };
+    let (quiet, _) = feed_of("", events);
+    let journal = read(&quiet);
+    let (busy, filter) = feed_of("", events);
+    let _joined = busy.join(&filter, filter.bind(&[], None).expect("bound"));
+    let both = read(&busy);
+    let kept = busy.latest("orders", 0, events);
+    assert_eq!(kept.len(), events, "all are kept");
+    let json: usize = kept.iter().map(|delivery| delivery.json.len()).sum();
+    let each = |bytes: usize| bytes as f64 / events as f64;
+    println!();
+    println!(
+        "a kept delivery takes {:.0} bytes, with {:.0} of JSON ({:.2} of it); its event in the journal {:.0}",
+        each(both.saturating_sub(journal)),
+        each(json),
+        both.saturating_sub(journal) as f64 / json as f64,
+        each(journal)
+    );
+}
+
+/// Of this process, in bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("its memory");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("a number") * 4096
 }
 
 /// How long others wait for the feed while a large event is taken in. As long as the whole of it,
 /// were it judged and encoded in between.
 fn large_event(bytes: usize) {
-    let text = "collection: shop.orders\naccess: public\nproject: { secret: 0 }\n";
-    let filter = parse_filter("orders", Path::new("orders.yaml"), text).expect("a filter");
-    let filter = Arc::new(filter);
-    let limits = JournalLimits { window: Duration::from_secs(60), max_bytes: 64 << 20 };
-    let feed = Feed::new(FeedKey::of(&filter), limits, 16);
-    feed.read_also(std::slice::from_ref(&filter));
-    feed.opened_at(&Position::before(bson::Timestamp { time: 1, increment: 1 }));
+    let (feed, filter) = feed_of("project: { secret: 0 }\n", 16);
     let bind = || filter.bind(&[], None).expect("bound");
     let _stays = feed.join(&filter, bind());
     let line = doc! { "sku": "article-00001", "count": 3, "price": 1.5, "note": "n".repeat(900) };

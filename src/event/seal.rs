@@ -13,6 +13,7 @@ use aes_siv::KeyInit;
 use aes_siv::siv::{Aes128Siv, Aes256Siv};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 
 use super::position::{InvalidPosition, Position};
 
@@ -63,6 +64,14 @@ impl Ids {
         match self {
             Ids::Token => Cow::Borrowed(position.as_str()),
             Ids::Sealed(keys) => Cow::Owned(keys.seal(&packed(position))),
+        }
+    }
+
+    /// The same as bytes to be sent, which share the position's own where they are the same.
+    pub fn show_shared(&self, position: &Position) -> Bytes {
+        match self.show(position) {
+            Cow::Borrowed(_) => Bytes::from_owner(position.clone()),
+            Cow::Owned(text) => Bytes::from(text),
         }
     }
 

@@ -1,6 +1,7 @@
 //! One event as the clients of a filter receive it: encoded once, and shared by all clients that
 //! see it the same way, whatever their values.
 
+use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -101,7 +102,7 @@ impl Delivery {
             token: event.token().clone(),
             kind: DeliveryKind::Event(event.operation()),
             id: Some(id),
-            json: encode(event, projection, view).into(),
+            json: encode(event, projection, view),
             wall_millis: event.wall_millis(),
             shown_id: OnceLock::new(),
         }
@@ -149,8 +150,7 @@ impl Delivery {
     /// What a client is given to come back with, as text: the same bytes for all of them.
     pub fn shown_id(&self, ids: &Ids) -> Option<Bytes> {
         let id = self.id.as_ref()?;
-        let shown = self.shown_id.get_or_init(|| Bytes::from(ids.show(id).into_owned()));
-        Some(shown.clone())
+        Some(self.shown_id.get_or_init(|| ids.show_shared(id)).clone())
     }
 }
 
@@ -173,7 +173,7 @@ pub(super) fn images(event: &ChangeEvent) -> Images<'_> {
     Images { before: event.full_document_before_change(), after: event.full_document() }
 }
 
-/// What is worth being made to fit, in bytes.
+/// What is not copied to make it fit, in bytes.
 const LARGE: usize = 16 * 1024;
 
 /// Fields that are copied as they are. What is not listed here or handled below (session ids,
@@ -181,13 +181,36 @@ const LARGE: usize = 16 * 1024;
 const VERBATIM: [(&str, Field); 2] =
     [("clusterTime", Field::ClusterTime), ("wallTime", Field::WallTime)];
 
-/// Writes the event, restricted by the projection everywhere a document's field shows.
+thread_local! {
+    /// Room to write in: what is kept has the size that it needs, and no more.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The event, restricted by the projection everywhere a document's field shows.
+fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<View>) -> Bytes {
+    ROOM.with_borrow_mut(|room| {
+        room.clear();
+        write(event, projection, view, room);
+        if room.len() <= LARGE {
+            return Bytes::copy_from_slice(room);
+        }
+        // Rather than copied. The room must not stay as large, either.
+        let mut large = std::mem::take(room);
+        large.shrink_to_fit();
+        large.into()
+    })
+}
+
+/// Appends the event.
 ///
 /// What the client's filter does not match is not shown: a document that left the view goes
 /// without its new content, one that entered it without its old.
-fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<View>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(512);
-    let out = &mut bytes;
+fn write(
+    event: &ChangeEvent,
+    projection: Option<&Projection>,
+    view: Option<View>,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"{\"operationType\":\"");
     out.extend_from_slice(event.operation().name().as_bytes());
     out.push(b'"');
@@ -236,11 +259,6 @@ fn encode(event: &ChangeEvent, projection: Option<&Projection>, view: Option<Vie
         }
     }
     out.push(b'}');
-    if out.len() > LARGE {
-        // It grew by doubling, and may be held for long.
-        out.shrink_to_fit();
-    }
-    bytes
 }
 
 /// A document of a snapshot, restricted like those of events: the data of a `document` event.
