@@ -65,23 +65,32 @@ fn idle(bench: &mut Bench) {
     }
 }
 
-/// Ten streams on one connection beside ten connections.
+/// Ten streams on one connection beside ten connections: each with its own value, and with the same ten
+/// values for all.
 fn several(bench: &mut Bench) {
     let pages = bench.scaled(1_000);
-    let shared = |page: usize| {
-        let streams = (0..STREAMS).map(|at| {
-            let key = page * STREAMS + at;
-            format!("stream=s{at}:one&s{at}.key={key}")
-        });
-        (format!("/_events?{}", streams.collect::<Vec<_>>().join("&")), Wants::All)
-    };
-    let alone = |number: usize| (format!("/_events/one?key={number}"), Wants::All);
-    let one = Figure::median((0..bench.rounds()).map(|_| held(bench, pages, pages, shared)));
-    let ten =
-        Figure::median((0..bench.rounds()).map(|_| held(bench, pages, pages * STREAMS, alone)));
-    let what = format!("memory of {STREAMS} idle streams on one connection, {pages} of them");
-    let row = Row::new("ten-on-one", &what, "bytes", one).beside("a connection for each", ten);
-    bench.report.add(row.goal(Goal::RatioAtMost(0.25)));
+    let kinds = [
+        ("ten-on-one", "", pages * STREAMS),
+        ("ten-on-one-shared", ", the same ten values for all", STREAMS),
+    ];
+    for (id, which, values) in kinds {
+        let together = |page: usize| {
+            let streams = (0..STREAMS).map(|at| {
+                let key = (page * STREAMS + at) % values;
+                format!("stream=s{at}:one&s{at}.key={key}")
+            });
+            (format!("/_events?{}", streams.collect::<Vec<_>>().join("&")), Wants::All)
+        };
+        let alone = |number: usize| (format!("/_events/one?key={}", number % values), Wants::All);
+        let one = (0..bench.rounds()).map(|_| held(bench, pages, pages, together));
+        let one = Figure::median(one);
+        let ten = (0..bench.rounds()).map(|_| held(bench, pages, pages * STREAMS, alone));
+        let ten = Figure::median(ten);
+        let what =
+            format!("memory of {STREAMS} idle streams on one connection{which}, {pages} of them");
+        let row = Row::new(id, &what, "bytes", one).beside("a connection for each", ten);
+        bench.report.add(row.goal(Goal::RatioAtMost(0.25)));
+    }
 }
 
 /// Memory for each page, of which each has some of these connections.

@@ -103,8 +103,9 @@ impl Speaks {
         let is = |start: &str| message.starts_with(start.as_bytes());
         let holds = |part: &str| memchr::memmem::find(message, part.as_bytes()).is_some();
         let heard = match self {
-            Speaks::WebSocket if holds(r#""event":"ready""#) => Heard::Opened,
+            // First, since almost all of them are: the client shares the cores with the server.
             Speaks::WebSocket if holds(r#""seq":"#) => Heard::Event,
+            Speaks::WebSocket if holds(r#""event":"ready""#) => Heard::Opened,
             Speaks::WebSocket => Heard::Nothing,
             Speaks::SocketIo if is("42") => Heard::Event,
             Speaks::SocketIo if is("40") => Heard::Opened,
