@@ -93,7 +93,7 @@ impl Handler {
         let (most, ids) = (self.max_streams, &self.pace.ids);
         let wanted = wanted::of(ask.rest, query, ask.last_event_id, most, ids)?;
         // First, since it costs nothing: when it is full, nobody is asked who this is.
-        let mut open = self.take_place(address, style)?;
+        let (mut open, listener) = self.take_place(address, style)?;
         let mut identity = Identity::new(ask.credentials);
         identity.span = ask.span;
         // Who takes a refusal for final waits on an open stream.
@@ -103,7 +103,6 @@ impl Handler {
                 let has_id = has_id(&stream);
                 let show = |position| self.pace.ids.show(position).into_owned();
                 let resume = position_in(&stream.from).map(show);
-                let listener = open.listener.clone();
                 let place = (&mut open.place, listener.clone());
                 let member = self.join(stream, &mut identity, place, waits).await?;
                 let control = self.control(&mut identity, listener);
@@ -113,17 +112,16 @@ impl Handler {
                 let has_id = streams.iter().any(has_id);
                 let heartbeat = self.catalog.shared.heartbeat;
                 let mut many = Many::new(true, false, heartbeat);
-                self.join_all(&mut many, streams, &mut identity, &mut open, waits).await?;
+                let place = (&mut open.place, &listener);
+                self.join_all(&mut many, streams, &mut identity, place, waits).await?;
                 let resume = many.bookmark();
                 let resume = (!resume.is_empty()).then(|| resume.to_text(&self.pace.ids)).flatten();
-                let control = self.control(&mut identity, open.listener.clone());
+                let control = self.control(&mut identity, listener);
                 (Connection::with_many(self.catalog.clone(), control, many), resume, has_id)
             }
         };
         self.count_outcome(transport, "accepted");
-        let fields =
-            style.encoder().headers().iter().map(|(name, value)| (*name, (*value).to_string()));
-        let mut fields: Vec<_> = fields.collect();
+        let mut fields = poll::fields_of(style.encoder());
         if let Some(compression) = compression {
             fields.push(("Content-Encoding", compression.name().to_string()));
             open.compression = Some(compression);
@@ -135,6 +133,8 @@ impl Handler {
             }
             Transport::Poll => {
                 let answers_at_once = !has_id;
+                let resume = resume.map(String::into_boxed_str);
+                let fields = Vec::new();
                 let polling = Polling { opened, wait, answers_at_once, resume, fields };
                 Ok(Answer::Poll(Box::new(polling)))
             }
@@ -162,12 +162,12 @@ impl Handler {
         many: &mut Many,
         streams: Vec<WantedStream>,
         identity: &mut Identity,
-        open: &mut Open,
+        (place, listener): (&mut ConnectionSlot, &Arc<Listener>),
         waits: bool,
     ) -> Result<(), Refusal> {
         for stream in streams {
             let (label, from) = (stream.label.clone(), stream.from.clone());
-            let place = (&mut open.place, open.listener.stream());
+            let place = (&mut *place, listener.stream());
             let joined = self.join(stream, identity, place, waits).await;
             let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
             many.add(label, member, position_in(&from));
@@ -185,7 +185,7 @@ impl Handler {
         waits: bool,
     ) -> Result<Member, Refusal> {
         let WantedStream { label, query, from, is_since } = wanted;
-        let found = self.catalog.find(&label.stream);
+        let found = self.catalog.find(label.stream());
         let found = found.map_err(|error| Problem::new(404, error.to_string()))?;
         let caller = match found.filter.access {
             Access::Public => None,
@@ -197,7 +197,7 @@ impl Handler {
         };
         let claims = caller.as_ref().map(|caller| caller.claims.document());
         let span = self.metrics.tracer.within(&identity.span, SpanSide::Internal, "bind");
-        span.set_with("sidestream.stream", || label.stream.clone());
+        span.set_with("sidestream.stream", || label.stream().to_owned());
         let bound = found.filter.bind(&query, claims).map_err(|error| {
             if error.status() == 403 {
                 self.count_auth("forbidden");
@@ -267,7 +267,8 @@ impl Handler {
         Refusal::full(full.status(), full.to_string())
     }
 
-    /// Takes a place among the connections, and puts it on the list of listeners.
+    /// Takes a place among the connections, and puts it on the list of listeners, as what operators see
+    /// of the connection.
     ///
     /// # Errors
     /// 429 or 503: a limit is reached.
@@ -275,13 +276,13 @@ impl Handler {
         self: &Arc<Handler>,
         address: Option<IpAddr>,
         transport: Transport,
-    ) -> Result<Open, Refusal> {
+    ) -> Result<(Open, Arc<Listener>), Refusal> {
         let place = self.limits.take(address).map_err(|full| self.full(full))?;
         self.metrics.connections.with_label_values(&[transport.name()]).inc();
         let listener = self.catalog.shared.listeners.add(transport.number(), address);
         let _held = self.drain.hold();
         let handler = self.clone();
-        Ok(Open { handler, place, transport, listener, compression: None, _held })
+        Ok((Open { handler, place, transport, compression: None, _held }, listener))
     }
 }
 

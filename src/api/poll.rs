@@ -67,7 +67,8 @@ pub struct Polling {
     /// It came without an id, or its wait is over: it is answered as soon as nothing is missing.
     pub answers_at_once: bool,
     /// Where to go on, when nothing has come.
-    pub resume: Option<String>,
+    pub resume: Option<Box<str>>,
+    /// Of the head, beside those that all answers to polls have.
     pub fields: Vec<(&'static str, String)>,
 }
 
@@ -81,7 +82,7 @@ pub enum PollAnswer {
 /// An answer whose snapshot is larger than what is held for a client.
 pub struct BegunPoll {
     polling: Box<Polling>,
-    found: Found,
+    found: Option<Box<Found>>,
     /// When it has waited long enough.
     until: Instant,
 }
@@ -160,6 +161,11 @@ impl AsRef<[u8]> for End {
     }
 }
 
+/// The fields of a head that all answers of a transport have.
+pub fn fields_of(encoder: &dyn Encoder) -> Vec<(&'static str, String)> {
+    encoder.headers().iter().map(|(name, value)| (*name, (*value).to_string())).collect()
+}
+
 /// Reads `wait`.
 ///
 /// # Errors
@@ -177,7 +183,8 @@ impl Polling {
     /// read first, which `wait` does not cut short. It stays where it is: a future that owned it would
     /// have room for it twice.
     pub async fn answer(mut self: Box<Self>) -> PollAnswer {
-        let mut found = Found::default();
+        // Boxed when there is something: almost all polls wait.
+        let mut found: Option<Box<Found>> = None;
         let until = Instant::now() + self.wait;
         {
             let mut over = pin!(sleep_until(until));
@@ -186,21 +193,29 @@ impl Polling {
                     Step::Complete => break,
                     Step::More => {}
                     Step::Full => {
-                        let fields = std::mem::take(&mut self.fields);
+                        let fields = self.fields();
                         let begun = BegunPoll { polling: self, found, until };
                         return PollAnswer::Begun(Box::new(begun), fields);
                     }
                 }
             }
         }
-        let text = self.end();
+        let mut found = found.unwrap_or_default();
+        let (text, headers) = (self.end(), self.fields());
         let Opened { mut connection, open } = self.opened;
         transport::count(&open.handler.pace.metrics, &mut connection, &found.sent);
         let end = End { text, _leases: found.leases, _open: open };
         let mut body = vec![Bytes::from_static(BEGIN)];
         body.append(&mut found.pieces);
         body.push(Bytes::from_owner(end));
-        PollAnswer::Whole(Plain { status: 200, headers: self.fields, body })
+        PollAnswer::Whole(Plain { status: 200, headers, body })
+    }
+
+    /// All fields of the head.
+    fn fields(&mut self) -> Vec<(&'static str, String)> {
+        let mut fields = fields_of(POLL);
+        fields.append(&mut self.fields);
+        fields
     }
 
     fn end(&self) -> String {
@@ -208,11 +223,12 @@ impl Polling {
     }
 
     /// Takes the next frame, and those that are ready behind it. `over`: when it has waited enough.
-    async fn step(&mut self, mut over: Pin<&mut Sleep>, found: &mut Found) -> Step {
+    async fn step(&mut self, mut over: Pin<&mut Sleep>, found: &mut Option<Box<Found>>) -> Step {
         let next = tokio::select! {
             biased;
             next = self.opened.connection.next() => next,
-            () = over.as_mut(), if found.begun.is_empty() => {
+            () = over.as_mut(), if found.as_ref().is_none_or(|it| it.begun.is_empty()) => {
+                let found = found.get_or_insert_default();
                 let is_there = found.ready >= self.opened.connection.len();
                 if is_there || found.is_late || self.wait >= CATCH_UP {
                     return Step::Complete;
@@ -226,6 +242,7 @@ impl Polling {
         };
         // Draining, or the right has ended: what has come is answered all the same.
         let Ok(frame) = next else { return Step::Complete };
+        let found = found.get_or_insert_default();
         self.take(frame, found);
         let mut has_room = found.has_room();
         while has_room && let Some(frame) = self.opened.connection.next_ready() {
@@ -245,7 +262,7 @@ impl Polling {
         let Opened { connection, open, .. } = &self.opened;
         let mark = Mark::of(&frame, connection, &open.handler.pace.ids);
         if let Some(id) = mark.id(&frame) {
-            self.resume = Some(id);
+            self.resume = Some(id.into());
         }
         match frame.kind {
             FrameKind::Position(_) | FrameKind::Keepalive => return,
@@ -287,7 +304,7 @@ impl BegunPoll {
         let mut pieces = vec![Bytes::from_static(BEGIN)];
         let mut step = Step::Full;
         loop {
-            pieces.append(&mut found.pieces);
+            pieces.append(&mut found.get_or_insert_default().pieces);
             if step == Step::Complete {
                 pieces.push(Bytes::from(polling.end()));
             }
@@ -298,11 +315,12 @@ impl BegunPoll {
             if let Err(ending) = sent {
                 return ending;
             }
-            transport::count(&pace.metrics, connection, &std::mem::take(&mut found.sent));
+            let held = found.get_or_insert_default();
+            transport::count(&pace.metrics, connection, &std::mem::take(&mut held.sent));
             if step == Step::Complete {
                 return Ending::clean(Ended::ClientGone);
             }
-            found.was_sent();
+            held.was_sent();
             step = tokio::select! {
                 biased;
                 step = polling.step(over.as_mut(), found) => step,

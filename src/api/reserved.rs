@@ -27,7 +27,6 @@ use crate::metrics::{LoggedRequest, Metrics};
 use crate::session::catalog::Catalog;
 use crate::session::connection::Connection;
 use crate::session::control::Ended;
-use crate::session::listeners::Listener;
 use crate::trace::{Span, SpanSide};
 
 /// A request on the reserved path.
@@ -109,8 +108,6 @@ pub(super) struct Open {
     pub(super) handler: Arc<Handler>,
     pub(super) place: ConnectionSlot,
     pub(super) transport: Transport,
-    /// What operators see of the connection.
-    pub(super) listener: Arc<Listener>,
     /// How its bytes are compressed.
     pub(super) compression: Option<Compression>,
     pub(super) _held: DrainHold,
@@ -261,6 +258,8 @@ impl Handler {
             // Also a refusal is another one for who accepts event streams.
             vary_by(headers, "Accept");
         }
+        // A poll keeps them while it waits.
+        headers.shrink_to_fit();
         answer
     }
 

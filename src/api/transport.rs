@@ -102,8 +102,8 @@ impl<'a> Mark<'a> {
     /// end, or nothing.
     pub fn members(&self) -> String {
         let Some(label) = self.label else { return String::new() };
-        let stream = json!(label.stream);
-        match &label.alias {
+        let stream = json!(label.stream());
+        match label.alias() {
             Some(alias) => format!("\"stream\":{stream},\"as\":{},", json!(alias)),
             None => format!("\"stream\":{stream},"),
         }

@@ -55,7 +55,7 @@ pub fn of(
     let is_since = since.is_some();
     if !has_many(rest, &query) {
         let from = from(id.as_deref(), since, ids);
-        let label = Label { stream: rest.to_string(), alias: None };
+        let label = Label::new(rest, None);
         let is_since = is_since && id.is_none_or(|id| id.is_empty());
         return Ok(Wanted::One(WantedStream { label, query, from, is_since }));
     }
@@ -128,10 +128,8 @@ fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label>, Problem
     let mut labels: Vec<Label> = Vec::new();
     for (_, value) in query.iter().filter(|(name, _)| name == "stream") {
         let label = match value.split_once(':') {
-            Some((alias, stream)) => {
-                Label { stream: stream.to_string(), alias: Some(alias.to_string()) }
-            }
-            None => Label { stream: value.clone(), alias: None },
+            Some((alias, stream)) => Label::new(stream, Some(alias)),
+            None => Label::new(value, None),
         };
         if labels.iter().any(|known| known.name() == label.name()) {
             let detail = format!(
@@ -217,7 +215,7 @@ mod tests {
         let labels = |pairs: &[&str]| super::labels(&query(pairs), 3);
         let found = labels(&["orders", "a:chat", "b:chat"]).unwrap();
         assert_eq!(found.iter().map(Label::name).collect::<Vec<_>>(), ["orders", "a", "b"]);
-        assert_eq!(found[1].stream, "chat");
+        assert_eq!(found[1].stream(), "chat");
         assert!(labels(&["chat", "chat"]).unwrap_err().detail.contains("stream=a:chat"));
         let refused = labels(&["a", "b", "c", "d"]).unwrap_err();
         assert!(refused.detail.starts_with("more than 3 streams on one connection"), "{refused:?}");

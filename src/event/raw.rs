@@ -5,6 +5,9 @@
 //! document that ends there. Unlike the reader in the `bson` crate it does not check that keys
 //! are UTF-8, which nothing here needs and which costs more than the walk itself.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
 use bson::{Bson, RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 
@@ -161,23 +164,66 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A value of our own: an operand, bound and ready. Copies share its bytes, and so do the members of
-/// an array: what a client sends is held once, however often it is looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Owned {
-    tag: u8,
-    data: Bytes,
+/// A value of our own: an operand, bound and ready. Copies share the bytes of a long one, and so do the
+/// long members of an array: what a client sends is held once, however often it is looked at.
+#[derive(Clone)]
+pub(crate) enum Owned {
+    /// In place: a number, an identifier, a short text.
+    Short {
+        tag: u8,
+        length: u8,
+        bytes: [u8; SHORT],
+    },
+    Long {
+        tag: u8,
+        data: Bytes,
+    },
+}
+
+/// As many bytes as fit where [`Owned::Long`] has its reference.
+const SHORT: usize = 37;
+
+impl PartialEq for Owned {
+    fn eq(&self, other: &Owned) -> bool {
+        let (one, other) = (self.get(), other.get());
+        (one.tag, one.data) == (other.tag, other.data)
+    }
+}
+
+impl Eq for Owned {}
+
+impl Hash for Owned {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Value { tag, data } = self.get();
+        (tag, data).hash(state);
+    }
+}
+
+impl fmt::Debug for Owned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
 }
 
 impl Owned {
     /// Copies the bytes, so that the value may outlive what it was read from.
     pub fn of(value: Value<'_>) -> Owned {
-        Owned { tag: value.tag, data: Bytes::copy_from_slice(value.data) }
+        Owned::short(value).unwrap_or_else(|| {
+            let data = Bytes::copy_from_slice(value.data);
+            Owned::Long { tag: value.tag, data }
+        })
+    }
+
+    fn short(Value { tag, data }: Value<'_>) -> Option<Owned> {
+        let length = u8::try_from(data.len()).ok()?;
+        let mut bytes = [0; SHORT];
+        bytes.get_mut(..data.len())?.copy_from_slice(data);
+        Some(Owned::Short { tag, length, bytes })
     }
 
     /// A value that BSON cannot write becomes one that equals nothing: never a missing condition.
     pub fn from_bson(value: &Bson) -> Owned {
-        let impossible = Owned { tag: tag::IMPOSSIBLE, data: Bytes::new() };
+        let impossible = Owned::of(Value { tag: tag::IMPOSSIBLE, data: &[] });
         // A document is the way into the encoder; the copy is made once, at binding.
         let mut holder = bson::Document::new();
         holder.insert("", value.clone());
@@ -187,26 +233,37 @@ impl Owned {
 
     /// The operand null: a value that is given, unlike a placeholder without one.
     pub fn null() -> Owned {
-        Owned { tag: tag::NULL, data: Bytes::new() }
+        Owned::of(Value::NULL)
     }
 
     /// The value in place, as the matcher takes it; copies nothing.
     pub fn get(&self) -> Value<'_> {
-        Value { tag: self.tag, data: &self.data }
+        match self {
+            Owned::Short { tag, length, bytes } => {
+                let data = bytes.get(..usize::from(*length)).unwrap_or_default();
+                Value { tag: *tag, data }
+            }
+            Owned::Long { tag, data } => Value { tag: *tag, data },
+        }
     }
 
     /// The values in an array or a document.
     pub fn members(&self) -> Vec<Owned> {
-        let member =
-            |value: Value<'_>| Owned { tag: value.tag, data: self.data.slice_ref(value.data) };
+        let member = |value: Value<'_>| match (Owned::short(value), self) {
+            (None, Owned::Long { data, .. }) => {
+                Owned::Long { tag: value.tag, data: data.slice_ref(value.data) }
+            }
+            (short, _) => short.unwrap_or_else(|| Owned::of(value)),
+        };
         self.get().elements().map(|(_, value)| member(value)).collect()
     }
 
     /// One that cannot be written stays one that cannot.
     pub fn to_bson(&self) -> Bson {
+        let Value { tag, data } = self.get();
         let mut bytes = vec![0; 4];
-        bytes.extend_from_slice(&[self.tag, 0]);
-        bytes.extend_from_slice(&self.data);
+        bytes.extend_from_slice(&[tag, 0]);
+        bytes.extend_from_slice(data);
         bytes.push(0);
         let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
         bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -359,6 +416,30 @@ mod tests {
                 (b"e".to_vec(), tag::NULL)
             ]
         );
+    }
+
+    // There may be one for each of a million clients, and several for each.
+    #[test]
+    fn a_short_value_is_held_in_place_and_equals_itself() {
+        assert_eq!(std::mem::size_of::<Owned>(), 40);
+        assert_eq!(std::mem::size_of::<Option<Owned>>(), 40);
+        let text = |length: usize| Bson::String("x".repeat(length));
+        for (value, is_short) in [
+            (Bson::Null, true),
+            (Bson::Int64(7), true),
+            (Bson::ObjectId(bson::oid::ObjectId::new()), true),
+            (text(0), true),
+            (text(SHORT - 5), true),
+            (text(SHORT - 4), false),
+            (text(300), false),
+        ] {
+            let owned = Owned::from_bson(&value);
+            assert_eq!(matches!(owned, Owned::Short { .. }), is_short, "{value}");
+            assert_eq!((owned.to_bson(), &owned), (value.clone(), &owned.clone()));
+            let list = Owned::from_bson(&Bson::Array(vec![value, text(300)]));
+            assert_eq!(list.members()[0], owned);
+            assert!(list.members()[1] != owned || !is_short);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A client's socket, plain or encrypted.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -92,8 +93,9 @@ impl Socket {
         cx: &mut Context<'_>,
         to: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        let mut space = [0; SPACE];
-        let mut buf = ReadBuf::new(&mut space);
+        // Not filled with zeros: each idle client is looked at whenever it is sent something.
+        let mut space = [const { MaybeUninit::uninit() }; SPACE];
+        let mut buf = ReadBuf::uninit(&mut space);
         ready!(Pin::new(self).poll_read(cx, &mut buf))?;
         to.extend_from_slice(buf.filled());
         Poll::Ready(Ok(buf.filled().len()))

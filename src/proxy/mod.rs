@@ -20,6 +20,7 @@ pub mod path;
 mod pieces;
 pub mod plain;
 mod side;
+mod streams;
 pub mod tls;
 
 use std::net::IpAddr;
@@ -54,7 +55,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The public port, ready to be served.
 pub struct PublicPort {
-    dispatcher: Dispatcher,
+    dispatcher: Arc<Dispatcher>,
     tls: Option<Arc<Certificates>>,
     drain: Drain,
     connections: Arc<Connections>,
@@ -101,7 +102,7 @@ impl PublicPort {
         });
         let dispatcher =
             Dispatcher { forwarder, handler, prefix, side, drain: drain.clone(), site };
-        PublicPort { dispatcher, tls, drain, connections }
+        PublicPort { dispatcher: Arc::new(dispatcher), tls, drain, connections }
     }
 
     /// Accepts connections until draining is finished: a load balancer may send requests until it

@@ -129,6 +129,11 @@ impl Control {
         poll_fn(|cx| self.poll_ended(cx)).await
     }
 
+    /// What operators see of the connection.
+    pub fn listener(&self) -> &Arc<Listener> {
+        &self.listener
+    }
+
     /// Why it is over, once [`Control::ended`] has said so.
     pub fn over(&self) -> Option<Ended> {
         self.over

@@ -3,32 +3,52 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::bookmark::{Bookmark, place_of};
 use super::connection::{Frame, Member};
-use super::subscription::{FrameKind, Now};
+use super::subscription::{FrameKind, Now, Subscription};
 use crate::event::Position;
-use crate::feed::routes::Route;
 use crate::filter::Access;
 
-/// How a client tells a stream from the others of its connection.
+/// How a client tells a stream from the others of its connection: by its name, or by what the client
+/// calls it. One text, since there are many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// The stream's own name.
-    pub stream: String,
-    /// What the client calls it.
-    pub alias: Option<String>,
+    /// The stream's own name, and behind it the client's.
+    text: Box<str>,
+    /// Where the client's begins, if there is one.
+    alias_at: Option<u32>,
 }
 
 impl Label {
+    /// Of a stream; `alias` is what its client calls it.
+    pub fn new(stream: &str, alias: Option<&str>) -> Label {
+        let alias_at = alias.and_then(|_| u32::try_from(stream.len()).ok());
+        Label { text: [stream, alias.unwrap_or_default()].concat().into(), alias_at }
+    }
+
+    fn parts(&self) -> (&str, Option<&str>) {
+        let at = self.alias_at.and_then(|at| self.text.split_at_checked(at as usize));
+        at.map_or((&self.text, None), |(stream, alias)| (stream, Some(alias)))
+    }
+
+    /// The stream's own name.
+    pub fn stream(&self) -> &str {
+        self.parts().0
+    }
+
+    /// What the client calls it.
+    pub fn alias(&self) -> Option<&str> {
+        self.parts().1
+    }
+
     /// What it goes by on its connection.
     pub fn name(&self) -> &str {
-        self.alias.as_deref().unwrap_or(&self.stream)
+        self.alias().unwrap_or(&self.text)
     }
 }
 
@@ -53,26 +73,8 @@ enum Woke {
     Timer,
 }
 
-/// What a stream waits for.
-enum Wait<'a> {
-    /// Its route's wake-up, as almost all of them: far smaller than the other.
-    Route(Woken),
-    Other(usize, Pin<Box<dyn Future<Output = Option<FrameKind>> + Send + 'a>>),
-}
-
-/// A route's wake-up. Kept from when it was made on, also one that comes before it is waited for.
-type Woken = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-fn woken(route: &Arc<Route>) -> Woken {
-    loop {
-        let route = route.clone();
-        let mut woken: Woken = Box::pin(async move { route.wake.notified().await });
-        // One that is over already was for somebody who has not looked since: the caller will.
-        if woken.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            return woken;
-        }
-    }
-}
+/// The next frame of a stream that waits for more than its route's wake-up, and its place.
+type Other<'a> = (usize, Pin<Box<dyn Future<Output = Option<FrameKind>> + Send + 'a>>);
 
 /// The streams of a connection that carries several.
 pub struct Many {
@@ -261,42 +263,37 @@ impl Many {
     async fn wait(&mut self) -> Woke {
         self.turn = (self.turn + 1) % self.slots.len().max(1);
         let (timer, turn) = (&mut self.timer, self.turn);
-        let mut waits = Vec::with_capacity(self.slots.len());
+        // Exactly as many as there are: almost all of them wait for their routes' wake-ups.
+        let mut following: Vec<&mut Subscription> = Vec::with_capacity(self.slots.len());
+        let mut others: Vec<Other<'_>> = Vec::new();
         let mut is_busy = false;
         let (first, behind) = self.slots.split_at_mut(turn);
         let numbered = (turn..).zip(behind).chain((0..).zip(first));
         for (at, slot) in numbered {
             let Some(member) = &mut slot.member else { continue };
             let subscription = &mut member.subscription;
-            let woken = woken(subscription.route());
             match subscription.now() {
                 Now::Frame(kind) => return Woke::Frame(at, kind),
                 Now::Retired => return Woke::Retired(at),
                 Now::Busy => is_busy = true,
-                Now::Nothing if subscription.is_following() => waits.push(Wait::Route(woken)),
+                Now::Nothing if subscription.is_following() => following.push(subscription),
                 // Few, and not for long.
-                Now::Nothing => waits.push(Wait::Other(at, Box::pin(subscription.next()))),
+                Now::Nothing => others.push((at, Box::pin(subscription.next()))),
             }
         }
         if is_busy {
             return Woke::Busy;
         }
         poll_fn(|cx| {
-            for wait in &mut waits {
-                match wait {
-                    Wait::Route(woken) => {
-                        if woken.as_mut().poll(cx).is_ready() {
-                            return Poll::Ready(Woke::Route);
-                        }
-                    }
-                    Wait::Other(at, next) => {
-                        if let Poll::Ready(kind) = next.as_mut().poll(cx) {
-                            let retired = Woke::Retired(*at);
-                            return Poll::Ready(
-                                kind.map_or(retired, |kind| Woke::Frame(*at, kind)),
-                            );
-                        }
-                    }
+            for subscription in &mut following {
+                if subscription.poll_woken(cx).is_ready() {
+                    return Poll::Ready(Woke::Route);
+                }
+            }
+            for (at, next) in &mut others {
+                if let Poll::Ready(kind) = next.as_mut().poll(cx) {
+                    let retired = Woke::Retired(*at);
+                    return Poll::Ready(kind.map_or(retired, |kind| Woke::Frame(*at, kind)));
                 }
             }
             timer.as_mut().poll(cx).map(|()| Woke::Timer)
@@ -333,10 +330,12 @@ impl Many {
             // Who is cut off before it is complete gets it anew.
             self.slots[at].place = None;
         }
-        if let Some(position) = kind.position() {
-            // One of a form that cannot be said leaves the place where it was.
-            let slot = &mut self.slots[at];
-            slot.place = place_of(&position).or(slot.place.take());
+        // One of a form that cannot be said leaves the place where it was.
+        if let Some(place) = kind.position().as_ref().and_then(place_of) {
+            // Streams that wait are told of the same place: they share its text.
+            let mut known = self.slots.iter().filter_map(|slot| slot.place.as_ref());
+            let known = known.find(|known| **known == place).cloned();
+            self.slots[at].place = Some(known.unwrap_or(place));
         }
         self.note();
         Some(Frame { stream: number(at), kind })

@@ -72,7 +72,7 @@ impl Message {
         let id = self.resume.filter(|id| !id.is_empty());
         let is_since = since.is_some() && id.is_none();
         let from = wanted::from(id.as_deref(), since, ids);
-        let label = Label { stream: self.subscribe.unwrap_or_default(), alias: self.alias };
+        let label = Label::new(&self.subscribe.unwrap_or_default(), self.alias.as_deref());
         Ok(WantedStream { label, query, from, is_since })
     }
 }

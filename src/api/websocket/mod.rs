@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 use tokio::time::{Sleep, sleep, timeout};
 use tungstenite::protocol::frame::FrameHeader;
@@ -92,11 +92,13 @@ impl Encoder for WebSocket {
 
 /// A frame's head; we send each message in one.
 fn head_of(opcode: OpCode, length: usize) -> Bytes {
-    let mut head = BytesMut::with_capacity(10).writer();
+    let mut head = [0; 10];
+    let mut rest = &mut head[..];
     let header = FrameHeader { opcode, ..FrameHeader::default() };
-    // Writing to memory does not fail.
-    let _ = header.format(length as u64, &mut head);
-    head.into_inner().freeze()
+    // There is room for the longest.
+    let _ = header.format(length as u64, &mut rest);
+    let left = rest.len();
+    Bytes::copy_from_slice(&head[..head.len() - left])
 }
 
 fn frame_of(opcode: OpCode, payload: &[u8]) -> Bytes {
@@ -180,21 +182,20 @@ impl Handler {
         let mut identity = Identity::new(std::mem::take(&mut ask.credentials));
         identity.span = std::mem::take(&mut ask.span);
         let heartbeat = self.catalog.shared.heartbeat;
-        let mut open;
+        let (mut open, listener);
         let connection = if ask.rest.is_empty() && !wanted::has_many(ask.rest, &ask.query) {
-            open = self.take_place(ask.address, Transport::WebSocket)?;
+            (open, listener) = self.take_place(ask.address, Transport::WebSocket)?;
             let many = Many::new(false, true, heartbeat);
-            let control = self.control(&mut identity, open.listener.clone());
+            let control = self.control(&mut identity, listener);
             Connection::with_many(self.catalog.clone(), control, many)
         } else {
             let address = ask.address;
             let query = std::mem::take(&mut ask.query);
             let (most, ids) = (self.max_streams, &self.pace.ids);
             let wanted = wanted::of(ask.rest, query, ask.last_event_id, most, ids)?;
-            open = self.take_place(address, Transport::WebSocket)?;
+            (open, listener) = self.take_place(address, Transport::WebSocket)?;
             match wanted {
                 Wanted::One(stream) => {
-                    let listener = open.listener.clone();
                     let place = (&mut open.place, listener.clone());
                     let member = self.join(stream, &mut identity, place, false).await?;
                     let control = self.control(&mut identity, listener);
@@ -203,8 +204,9 @@ impl Handler {
                 }
                 Wanted::Many(streams) => {
                     let mut many = Many::new(true, false, heartbeat);
-                    self.join_all(&mut many, streams, &mut identity, &mut open, false).await?;
-                    let control = self.control(&mut identity, open.listener.clone());
+                    let place = (&mut open.place, &listener);
+                    self.join_all(&mut many, streams, &mut identity, place, false).await?;
+                    let control = self.control(&mut identity, listener);
                     identity.forget_credentials();
                     Connection::with_many(self.catalog.clone(), control, many)
                 }
@@ -382,7 +384,7 @@ impl Session<'_> {
             return Err(Problem::new(429, detail).into());
         }
         identity.follow(connection.control.caller());
-        let place = (&mut open.place, open.listener.stream());
+        let place = (&mut open.place, connection.control.listener().stream());
         let member = handler.join(wanted, identity, place, false).await?;
         if let Some(right) = identity.right.take() {
             connection.control.set_right(*right);

@@ -292,7 +292,7 @@ impl LookBack {
             std::mem::take(&mut state.taken)
         };
         for route in woken.into_values() {
-            route.wake.notify_waiters();
+            route.wakers.wake_all();
         }
     }
 
@@ -471,7 +471,7 @@ impl Drop for Task {
         let state = std::mem::take(&mut *self.feed.lookback.state.lock());
         let asked = state.asked.into_values().map(|ask| ask.route);
         for route in asked.chain(state.taken.into_values()) {
-            route.wake.notify_waiters();
+            route.wakers.wake_all();
         }
     }
 }

@@ -53,9 +53,7 @@ impl Stage {
 async fn read(feed: &Arc<Feed>, route: &Arc<Route>, mut cursor: u64) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
     loop {
-        let woken = route.wake.notified();
-        tokio::pin!(woken);
-        woken.as_mut().enable();
+        let woken = route.wakers.woken();
         let found = match route.read(&mut cursor, 64) {
             Read::UpToDate => return Some(numbers),
             Read::Deliveries(found) => found,
@@ -183,9 +181,7 @@ async fn who_waits_for_a_look_that_panics_is_let_go_and_reset() {
     }
     let (feed, route) = (stage.feed.clone(), stage.join(1));
     let epoch = feed.epoch();
-    let woken = route.wake.notified();
-    tokio::pin!(woken);
-    woken.as_mut().enable();
+    let woken = route.wakers.woken();
     assert!(feed.lookback.ask(&route, 3));
     let task = Task { feed: feed.clone(), is_over: false };
     let bug = tokio::spawn(async move {

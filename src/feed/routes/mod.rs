@@ -20,6 +20,7 @@ pub mod route;
 pub mod table;
 mod tally;
 mod terms;
+mod wakers;
 
 pub(crate) use delivery::encode_document;
 pub use delivery::{Delivery, DeliveryKind, ResetReason};
@@ -31,3 +32,4 @@ pub use route::{Read, Route};
 pub(crate) use table::Offer;
 pub use table::{Key as RouteKey, RouteId, RouteTable};
 pub use tally::Tally;
+pub use wakers::Seat;

@@ -6,17 +6,17 @@
 //!   ones there is [`crate::feed::lookback`].
 //! - It is appended to only under the feed's lock, so numbers rise.
 //! - Lock order: the feed, then the route. Never the other way.
-//! - A reader creates its `Notified` before it reads, so that it misses no wake-up.
+//! - A reader notes the round of [`Wakers`] before it reads, so that it misses no wake-up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::delivery::{Delivery, ResetReason, View, images};
 use super::table::{Key, RouteId};
+use super::wakers::Wakers;
 use crate::event::{ChangeEvent, OperationType};
 use crate::filter::{BoundValues, Filter, FullDocument, FullDocumentBeforeChange};
 use crate::matcher::Predicate;
@@ -42,35 +42,82 @@ const DROPPED: usize = 32;
 struct Recent {
     /// From here on all deliveries are here, or their numbers are in `dropped`.
     known_from: u64,
+    complete_from: u64,
+    /// Boxed, since most of perhaps a million routes hold nothing.
+    held: Option<Box<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
     /// So that a cursor that was up to date long ago is known to be behind by these alone.
     dropped: VecDeque<u64>,
-    complete_from: u64,
     deliveries: VecDeque<Arc<Delivery>>,
 }
 
 impl Recent {
     fn starting_at(number: u64) -> Recent {
-        Recent {
-            known_from: number,
-            dropped: VecDeque::new(),
-            complete_from: number,
-            deliveries: VecDeque::new(),
+        Recent { known_from: number, complete_from: number, held: None }
+    }
+
+    fn deliveries(&self) -> impl DoubleEndedIterator<Item = &Arc<Delivery>> {
+        self.held.iter().flat_map(|held| &held.deliveries)
+    }
+
+    /// How many deliveries are before this number.
+    fn count_before(&self, number: u64) -> usize {
+        let before = |held: &Held| held.deliveries.partition_point(|it| it.number < number);
+        self.held.as_deref().map_or(0, before)
+    }
+
+    fn push(&mut self, delivery: Arc<Delivery>, keep: usize) {
+        // First, so that the room for them need not grow.
+        while self.held.as_ref().is_some_and(|held| held.deliveries.len() >= keep) {
+            self.drop_first();
         }
+        self.held.get_or_insert_default().deliveries.push_back(delivery);
+    }
+
+    /// Lets go of deliveries before `first`, and of their numbers before `oldest`; says whether any
+    /// are left.
+    fn trim(&mut self, first: u64, oldest: u64) -> bool {
+        let front =
+            |held: &Option<Box<Held>>| held.as_ref()?.deliveries.front().map(|it| it.number);
+        while front(&self.held).is_some_and(|number| number < first) {
+            self.drop_first();
+        }
+        let dropped = |held: &Option<Box<Held>>| held.as_ref()?.dropped.front().copied();
+        while dropped(&self.held).is_some_and(|number| number < oldest) {
+            self.forget_first();
+        }
+        let Some(held) = &mut self.held else { return false };
+        if held.deliveries.is_empty() {
+            held.deliveries.shrink_to_fit();
+        }
+        if held.dropped.is_empty() {
+            held.dropped.shrink_to_fit();
+        }
+        if held.deliveries.is_empty() && held.dropped.is_empty() {
+            self.held = None;
+        }
+        self.held.is_some()
     }
 
     /// Drops the oldest delivery.
     fn drop_first(&mut self) {
-        let Some(gone) = self.deliveries.pop_front() else { return };
+        let Some(held) = &mut self.held else { return };
+        let Some(gone) = held.deliveries.pop_front() else { return };
         self.complete_from = gone.number + 1;
         // First, so that the room for them need not grow.
-        if self.dropped.len() >= DROPPED {
-            self.forget_first();
+        if held.dropped.len() >= DROPPED
+            && let Some(number) = held.dropped.pop_front()
+        {
+            self.known_from = number + 1;
         }
-        self.dropped.push_back(gone.number);
+        held.dropped.push_back(gone.number);
     }
 
     fn forget_first(&mut self) {
-        if let Some(number) = self.dropped.pop_front() {
+        if let Some(number) = self.held.as_mut().and_then(|held| held.dropped.pop_front()) {
             self.known_from = number + 1;
         }
     }
@@ -81,9 +128,11 @@ impl Recent {
         if cursor >= self.complete_from {
             return None;
         }
-        let at = self.dropped.partition_point(|number| *number < cursor);
-        let known = self.dropped.get(at).filter(|_| cursor >= self.known_from);
-        Some(known.copied().unwrap_or(cursor))
+        let known = self.held.as_ref().filter(|_| cursor >= self.known_from).and_then(|held| {
+            let at = held.dropped.partition_point(|number| *number < cursor);
+            held.dropped.get(at).copied()
+        });
+        Some(known.unwrap_or(cursor))
     }
 }
 
@@ -92,16 +141,15 @@ impl Recent {
 pub struct Route {
     id: RouteId,
     pub(super) key: Arc<Key>,
-    filter: Arc<Filter>,
     predicate: Predicate,
     recent: Mutex<Recent>,
     /// How many deliveries are kept: `clients.max_buffered`.
-    keep: usize,
-    pub(super) subscribers: AtomicUsize,
+    keep: u32,
+    pub(super) subscribers: AtomicU32,
     is_retired: AtomicBool,
     /// Whether it is among those that trimming looks at; under the feed's lock.
     is_holding: AtomicBool,
-    pub wake: Notify,
+    pub wakers: Wakers,
 }
 
 impl Route {
@@ -109,7 +157,6 @@ impl Route {
     pub(super) fn new(
         id: RouteId,
         key: Arc<Key>,
-        filter: Arc<Filter>,
         predicate: Predicate,
         complete_from: u64,
         keep: usize,
@@ -117,14 +164,13 @@ impl Route {
         Route {
             id,
             key,
-            filter,
             predicate,
             recent: Mutex::new(Recent::starting_at(complete_from)),
-            keep,
-            subscribers: AtomicUsize::new(0),
+            keep: u32::try_from(keep).unwrap_or(u32::MAX),
+            subscribers: AtomicU32::new(0),
             is_retired: AtomicBool::new(false),
             is_holding: AtomicBool::new(false),
-            wake: Notify::new(),
+            wakers: Wakers::default(),
         }
     }
 
@@ -140,7 +186,7 @@ impl Route {
 
     /// The filter that the route was bound from, as its file was read then.
     pub fn filter(&self) -> &Arc<Filter> {
-        &self.filter
+        self.key.filter()
     }
 
     /// What the filter's placeholders stand for; the same for all subscriptions of the route.
@@ -161,7 +207,7 @@ impl Route {
     /// Tells its subscriptions that the filter is no longer the one in force.
     pub fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
-        self.wake.notify_waiters();
+        self.wakers.wake_all();
     }
 
     /// What the event is for this route's clients, encoded; `None` when they do not see it.
@@ -173,7 +219,7 @@ impl Route {
     pub(super) fn encode(&self, number: u64, event: &ChangeEvent, effect: Effect) -> Delivery {
         match effect {
             Effect::Reset(reason) => Delivery::reset(number, event, reason),
-            Effect::Event(view) => Delivery::event(number, event, &self.filter, view),
+            Effect::Event(view) => Delivery::event(number, event, self.filter(), view),
         }
     }
 
@@ -188,11 +234,11 @@ impl Route {
         if self.is_invalidated_by(event) {
             return Some(Effect::Reset(ResetReason::Invalidated));
         }
-        let is_of_collection = match &self.filter.namespace.collection {
+        let is_of_collection = match &self.filter().namespace.collection {
             Some(collection) => event.collection() == Some(collection),
             None => true,
         };
-        if !is_of_collection || !self.filter.operations.contains(operation) {
+        if !is_of_collection || !self.filter().operations.contains(operation) {
             return None;
         }
         if event.is_cut() || self.misses_image(event) {
@@ -217,7 +263,7 @@ impl Route {
         if !matches!(event.operation(), OperationType::Drop | OperationType::Rename) {
             return false;
         }
-        match self.filter.namespace.collection.as_deref() {
+        match self.filter().namespace.collection.as_deref() {
             None => true,
             Some(collection) => {
                 event.collection() == Some(collection) || event.rename_target() == Some(collection)
@@ -228,15 +274,15 @@ impl Route {
     /// Whether the filter requires an image of this event that the server did not keep.
     fn misses_image(&self, event: &ChangeEvent) -> bool {
         let wants_before =
-            event.operation() != OperationType::Insert && self.filter.requires_before_image();
+            event.operation() != OperationType::Insert && self.filter().requires_before_image();
         let wants_after = event.operation() == OperationType::Update
-            && self.filter.full_document == FullDocument::Required;
+            && self.filter().full_document == FullDocument::Required;
         wants_before && event.full_document_before_change().is_none()
             || wants_after && event.full_document().is_none()
     }
 
     fn wants_view(&self) -> bool {
-        self.filter.before_image != FullDocumentBeforeChange::Off
+        self.filter().before_image != FullDocumentBeforeChange::Off
     }
 
     /// A delete carries only its key: without a before-image it is matched on what that tells, and
@@ -278,7 +324,7 @@ impl Route {
     fn judge_without_document(&self, event: &ChangeEvent, before: Option<bool>) -> Option<Effect> {
         // It was gone when it was looked up. What follows is a delete, whose image is that after this
         // update: where that has left the filter, nobody would hear of it there.
-        if before == Some(true) && self.filter.full_document == FullDocument::UpdateLookup {
+        if before == Some(true) && self.filter().full_document == FullDocument::UpdateLookup {
             return Some(Effect::Event(Some(View::Leave)));
         }
         let by_key = event.document_key().and_then(|key| self.predicate.matches_key(key));
@@ -295,7 +341,7 @@ impl Route {
     /// Whether clients miss something where an update without its document cannot be judged by its
     /// key.
     fn misses_undecided(&self) -> bool {
-        match self.filter.full_document {
+        match self.filter().full_document {
             // Updates come without documents: a filter with conditions on them sends none.
             FullDocument::Default => false,
             // It is gone: a delete follows, and it was not in view before, or that is not known and
@@ -310,7 +356,7 @@ impl Route {
     /// their view nor out of it: that something changed is hidden, too.
     fn hides(&self, event: &ChangeEvent, view: Option<View>) -> bool {
         let (Some(projection), Some(update)) =
-            (&self.filter.projection, event.update_description())
+            (&self.filter().projection, event.update_description())
         else {
             return false;
         };
@@ -330,33 +376,15 @@ impl Route {
     /// Adds a delivery and wakes waiting subscriptions. Only under the feed's lock.
     pub(super) fn push(&self, delivery: Arc<Delivery>) {
         {
-            let mut recent = self.recent.lock();
-            // First, so that the room for them need not grow.
-            while recent.deliveries.len() >= self.keep {
-                recent.drop_first();
-            }
-            recent.deliveries.push_back(delivery);
+            self.recent.lock().push(delivery, self.keep as usize);
         }
-        self.wake.notify_waiters();
+        self.wakers.wake_all();
     }
 
     /// Lets go of deliveries of events before `first`, and of their numbers before `oldest`, the
     /// journal's first; says whether any are left. Only under the feed's lock.
     pub(super) fn trim(&self, first: u64, oldest: u64) -> bool {
-        let mut recent = self.recent.lock();
-        while recent.deliveries.front().is_some_and(|delivery| delivery.number < first) {
-            recent.drop_first();
-        }
-        while recent.dropped.front().is_some_and(|number| *number < oldest) {
-            recent.forget_first();
-        }
-        if recent.deliveries.is_empty() {
-            recent.deliveries.shrink_to_fit();
-        }
-        if recent.dropped.is_empty() {
-            recent.dropped.shrink_to_fit();
-        }
-        let is_holding = !recent.deliveries.is_empty() || !recent.dropped.is_empty();
+        let is_holding = self.recent.lock().trim(first, oldest);
         self.is_holding.store(is_holding, Ordering::Relaxed);
         is_holding
     }
@@ -366,7 +394,7 @@ impl Route {
         {
             *self.recent.lock() = Recent::starting_at(number);
         }
-        self.wake.notify_waiters();
+        self.wakers.wake_all();
     }
 
     /// The next deliveries from the cursor on, at most `max`, and [`READ_BYTES`] or a single one.
@@ -376,14 +404,15 @@ impl Route {
             *cursor = dropped;
             return Read::Behind;
         }
-        let from = recent.deliveries.partition_point(|delivery| delivery.number < *cursor);
+        let Some(held) = &recent.held else { return Read::UpToDate };
+        let from = held.deliveries.partition_point(|delivery| delivery.number < *cursor);
         let mut bytes = 0;
         let has_room = |delivery: &&Arc<Delivery>| {
             let is_room = bytes < READ_BYTES;
             bytes += delivery.json.len();
             is_room
         };
-        let unread = recent.deliveries.range(from..).take(max);
+        let unread = held.deliveries.range(from..).take(max);
         let found: Vec<_> = unread.take_while(has_room).cloned().collect();
         match found.last() {
             None => Read::UpToDate,
@@ -397,7 +426,7 @@ impl Route {
     /// The newest deliveries from a number on, the newest first: at most so many.
     pub(crate) fn latest(&self, from: u64, most: usize) -> Vec<Arc<Delivery>> {
         let recent = self.recent.lock();
-        let newest = recent.deliveries.iter().rev().take_while(|delivery| delivery.number >= from);
+        let newest = recent.deliveries().rev().take_while(|delivery| delivery.number >= from);
         newest.take(most).cloned().collect()
     }
 
@@ -407,8 +436,8 @@ impl Route {
         if let Some(dropped) = recent.first_dropped(cursor) {
             return Some(dropped);
         }
-        let unread = recent.deliveries.partition_point(|delivery| delivery.number < cursor);
-        recent.deliveries.get(unread).map(|delivery| delivery.number)
+        let held = recent.held.as_ref()?;
+        held.deliveries.get(recent.count_before(cursor)).map(|delivery| delivery.number)
     }
 
     /// Whether the deliveries from a cursor on are no longer all here.
@@ -420,7 +449,7 @@ impl Route {
     pub(crate) fn is_up_to_date(&self, cursor: u64) -> bool {
         let recent = self.recent.lock();
         cursor >= recent.complete_from
-            && recent.deliveries.back().is_none_or(|delivery| delivery.number < cursor)
+            && recent.deliveries().next_back().is_none_or(|delivery| delivery.number < cursor)
     }
 }
 
@@ -430,4 +459,16 @@ pub(super) enum Effect {
     /// How it moves their view, where that is known.
     Event(Option<View>),
     Reset(ResetReason),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // There may be one for each client.
+    #[test]
+    fn a_route_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Route>() + counts <= 128, "{}", size_of::<Route>());
+    }
 }

@@ -29,6 +29,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// As it was read when the route was made.
+    pub fn filter(&self) -> &Arc<Filter> {
+        &self.filter
+    }
+
     /// In the form that the filter's placeholders are bound to.
     pub fn values(&self) -> &BoundValues {
         &self.values
@@ -157,7 +162,7 @@ impl RouteTable {
         if let Some(route) = self.known(&key) {
             return route;
         }
-        self.add(Arc::new(key), filter, bound.predicate, complete_from, keep)
+        self.add(Arc::new(key), bound.predicate, complete_from, keep)
     }
 
     /// The route that is to this table what `other` is to its own, for the same clients.
@@ -166,7 +171,7 @@ impl RouteTable {
             return route;
         }
         let (key, predicate) = (other.key.clone(), other.predicate().clone());
-        self.add(key, other.filter(), predicate, complete_from, keep)
+        self.add(key, predicate, complete_from, keep)
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Route>> {
@@ -183,7 +188,6 @@ impl RouteTable {
     fn add(
         &mut self,
         key: Arc<Key>,
-        filter: &Arc<Filter>,
         predicate: Predicate,
         complete_from: u64,
         keep: usize,
@@ -191,11 +195,11 @@ impl RouteTable {
         let id = self.next;
         self.next += 1;
         self.by_key.insert(key.clone(), id);
-        let route = Route::new(id, key, filter.clone(), predicate, complete_from, keep);
+        let route = Route::new(id, key, predicate, complete_from, keep);
         let route = Arc::new(route);
         route.subscribers.fetch_add(1, Ordering::Relaxed);
         self.finder.add(route.clone());
-        self.tallies.add_route(&filter.name);
+        self.tallies.add_route(&route.filter().name);
         route
     }
 

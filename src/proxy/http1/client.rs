@@ -39,6 +39,19 @@ impl Client {
             self.held = bytes;
         }
     }
+
+    /// While an answer is waited for that ends it anyway: takes in the next requests, and is ready when
+    /// the client has closed its half.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // With enough of them, the rest waits in the kernel.
+        while self.held.len() < MAX_HELD {
+            match ready!(self.socket.poll_fill::<1024>(cx, &mut self.held)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// Looks whether a client is still there that has said all it has to say. It may close its half

@@ -18,7 +18,7 @@ mod places;
 mod reading;
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::event::Position;
 use crate::event::seal::Ids;
 use crate::feed::Feed;
-use crate::feed::routes::{DeliveryKind, ResetReason, Route};
+use crate::feed::routes::{DeliveryKind, ResetReason, Route, Seat};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::beginning::Beginning;
@@ -118,20 +118,6 @@ pub enum Now {
     Nothing,
 }
 
-/// The time of a sign of life, where the stream has a timer of its own.
-struct Beat<'a>(&'a mut Option<Pin<Box<Sleep>>>);
-
-impl Future for Beat<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.0.as_mut() {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    }
-}
-
 /// What ended a wait.
 enum Woke {
     Wake,
@@ -146,6 +132,8 @@ pub struct Subscription {
     feed: Arc<Feed>,
     route: Arc<Route>,
     epoch: u32,
+    /// Among those that wait for the route.
+    seat: Seat,
     /// What an operator sees of it.
     listener: Arc<Listener>,
     phase: Phase,
@@ -187,6 +175,7 @@ impl Subscription {
             feed,
             route: joined.route,
             epoch: joined.epoch,
+            seat: Seat::default(),
             listener,
             position: None,
             ready: VecDeque::new(),
@@ -242,9 +231,10 @@ impl Subscription {
         Some(frame)
     }
 
-    /// What there is without waiting. `Nothing` counts from when the caller began to wait for the
-    /// route's wake-up: it has to have done so before.
+    /// What there is without waiting. With `Nothing`, the caller waits for the route's wake-up
+    /// ([`Subscription::poll_woken`]), which is kept from here on.
     pub fn now(&mut self) -> Now {
+        self.route.wakers.watch(&mut self.seat);
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 self.note(&frame);
@@ -289,11 +279,6 @@ impl Subscription {
                 self.note(&frame);
                 return Some(frame);
             }
-            let route = self.route.clone();
-            let woken = route.wake.notified();
-            tokio::pin!(woken);
-            // From here on a wake-up is kept, also one that comes before the await.
-            woken.as_mut().enable();
             match self.now() {
                 Now::Frame(frame) => return Some(frame),
                 Now::Retired => return None,
@@ -303,29 +288,34 @@ impl Subscription {
                 }
                 Now::Nothing => {}
             }
-            let beat = Beat(&mut self.timer);
-            let woke = match &mut self.phase {
-                Phase::Following(_) => tokio::select! {
-                    () = &mut woken => Woke::Wake,
-                    () = beat => Woke::Beat,
-                },
-                Phase::Waiting(waiting) => tokio::select! {
-                    () = &mut woken => Woke::Wake,
-                    () = beat => Woke::Beat,
-                    // Boxed, as below: almost all clients wait elsewhere.
-                    () = Box::pin(live(&mut waiting.was_live)) => Woke::Live,
-                },
-                Phase::Replaying(replay) => tokio::select! {
-                    () = &mut woken => Woke::Wake,
-                    () = beat => Woke::Beat,
-                    () = Box::pin(replay.changed()) => Woke::Wake,
-                },
-                Phase::Beginning(beginning) => tokio::select! {
-                    () = &mut woken => Woke::Wake,
-                    () = beat => Woke::Beat,
-                    () = Box::pin(beginning.changed()) => Woke::Wake,
-                },
+            let Subscription { route, seat, timer, phase, .. } = self;
+            // Boxed: almost all clients wait for nothing of this.
+            let mut other: Option<Pin<Box<dyn Future<Output = Woke> + Send + '_>>> = match phase {
+                Phase::Following(_) => None,
+                Phase::Waiting(waiting) => Some(Box::pin(async {
+                    live(&mut waiting.was_live).await;
+                    Woke::Live
+                })),
+                Phase::Replaying(replay) => Some(Box::pin(async {
+                    replay.changed().await;
+                    Woke::Wake
+                })),
+                Phase::Beginning(beginning) => Some(Box::pin(async {
+                    beginning.changed().await;
+                    Woke::Wake
+                })),
             };
+            let woke = poll_fn(|cx| {
+                if route.wakers.poll_woken(seat, cx).is_ready() {
+                    return Poll::Ready(Woke::Wake);
+                }
+                if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                    return Poll::Ready(Woke::Beat);
+                }
+                other.as_mut().map_or(Poll::Pending, |other| other.as_mut().poll(cx))
+            })
+            .await;
+            drop(other);
             match woke {
                 Woke::Wake => {}
                 Woke::Beat if Instant::now() < self.beat => self.set_timer(),
@@ -366,9 +356,9 @@ impl Subscription {
         matches!(self.phase, Phase::Following(_))
     }
 
-    /// Where its events come from; shared with all clients that have the same filter and values.
-    pub fn route(&self) -> &Arc<Route> {
-        &self.route
+    /// Ready when its route has been woken since the last look; see [`Subscription::now`].
+    pub fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.route.wakers.poll_woken(&mut self.seat, cx)
     }
 
     /// Tells operators how far it is: all that it gave before was written.
@@ -429,6 +419,7 @@ async fn live(was_live: &mut watch::Receiver<bool>) {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.shared.metrics.subscriptions.with_label_values(&[&self.route.filter().name]).dec();
+        self.route.wakers.leave(&mut self.seat);
         self.feed.leave(&self.route);
     }
 }

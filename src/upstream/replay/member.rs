@@ -162,10 +162,8 @@ pub(super) struct Member {
 impl Member {
     /// Waits until a look may find something. May be dropped and called again.
     pub(super) async fn changed(&self) {
-        let woken = self.route.wake.notified();
-        tokio::pin!(woken);
         // From here on a wake-up is kept, also one that comes before the await.
-        woken.as_mut().enable();
+        let woken = self.route.wakers.woken();
         let is_waiting = match self.route.is_behind(self.cursor) {
             true => self.feed.is_looking_back(&self.route),
             false => self.end.get().is_none() && self.route.is_up_to_date(self.cursor),
