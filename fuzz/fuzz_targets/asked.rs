@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(wanted) = wanted::of(rest, pairs.clone(), id, MOST, &Ids::Token) else { return };
     match wanted {
         Wanted::One(stream) => {
-            assert_eq!((stream.label.stream.as_str(), stream.query), (rest, pairs));
+            assert_eq!((stream.label.stream(), stream.query), (rest, pairs));
             assert!(id.is_none() || !stream.is_since);
         }
         Wanted::Many(streams) => {

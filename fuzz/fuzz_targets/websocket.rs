@@ -28,7 +28,7 @@ fn subscribe(text: &str) {
     let Ok(message) = Message::parse(text) else { return };
     let name = message.subscribe.clone();
     let Ok(wanted) = message.wanted(&Ids::Token) else { return };
-    assert_eq!(wanted.label.stream, name.unwrap_or_default());
+    assert_eq!(wanted.label.stream(), name.unwrap_or_default());
     // Each value is a text of the message: objects are refused before.
     assert!(wanted.query.iter().map(|(_, value)| value.len()).sum::<usize>() <= text.len() * 8);
 }

@@ -21,9 +21,9 @@ use crate::event::seal::Ids;
 use crate::feed::routes::{Delivery, DeliveryKind};
 use crate::metrics::Metrics;
 use crate::session::bookmark::Bookmark;
+use crate::session::bookmark::Label;
 use crate::session::connection::{Connection, Frame};
 use crate::session::control::{Control, Ended};
-use crate::session::many::Label;
 use crate::session::subscription::FrameKind;
 
 /// How many bytes go together, at most; a larger event goes alone.

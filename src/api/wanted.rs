@@ -6,8 +6,8 @@ use super::problem::Problem;
 use crate::config::RESERVED_QUERY;
 use crate::event::Position;
 use crate::event::seal::Ids;
+use crate::session::bookmark::Label;
 use crate::session::bookmark::{self, Bookmark};
-use crate::session::many::Label;
 use crate::session::subscription::From;
 
 /// One stream.

@@ -22,9 +22,10 @@ use std::task::Poll;
 use crate::access::Caller;
 use crate::filter::Access;
 use crate::session::bookmark::Bookmark;
+use crate::session::bookmark::Label;
 use crate::session::catalog::Catalog;
 use crate::session::control::{Control, Ended};
-use crate::session::many::{Label, Many};
+use crate::session::many::Many;
 use crate::session::query::Query;
 use crate::session::subscription::{FrameKind, From, Subscription};
 

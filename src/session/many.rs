@@ -8,49 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::bookmark::{Bookmark, place_of};
+use super::bookmark::{Bookmark, Label, place_of};
 use super::connection::{Frame, Member};
 use super::subscription::{FrameKind, Now, Subscription};
 use crate::event::Position;
 use crate::filter::Access;
-
-/// How a client tells a stream from the others of its connection: by its name, or by what the client
-/// calls it. One text, since there are many.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Label {
-    /// The stream's own name, and behind it the client's.
-    text: Box<str>,
-    /// Where the client's begins, if there is one.
-    alias_at: Option<u32>,
-}
-
-impl Label {
-    /// Of a stream; `alias` is what its client calls it.
-    pub fn new(stream: &str, alias: Option<&str>) -> Label {
-        let alias_at = alias.and_then(|_| u32::try_from(stream.len()).ok());
-        Label { text: [stream, alias.unwrap_or_default()].concat().into(), alias_at }
-    }
-
-    fn parts(&self) -> (&str, Option<&str>) {
-        let at = self.alias_at.and_then(|at| self.text.split_at_checked(at as usize));
-        at.map_or((&self.text, None), |(stream, alias)| (stream, Some(alias)))
-    }
-
-    /// The stream's own name.
-    pub fn stream(&self) -> &str {
-        self.parts().0
-    }
-
-    /// What the client calls it.
-    pub fn alias(&self) -> Option<&str> {
-        self.parts().1
-    }
-
-    /// What it goes by on its connection.
-    pub fn name(&self) -> &str {
-        self.alias().unwrap_or(&self.text)
-    }
-}
 
 struct Slot {
     label: Label,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::api::problem::Problem;
 use crate::api::wanted::{self, WantedStream};
 use crate::event::seal::Ids;
-use crate::session::many::Label;
+use crate::session::bookmark::Label;
 
 /// What a client's message says.
 #[derive(Debug, Deserialize)]
