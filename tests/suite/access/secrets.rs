@@ -71,8 +71,7 @@ async fn secrets_show_nowhere() {
         said.push(http::get(program.admin, page).await.text());
     }
     drop(held);
-    let log = program.log();
-    assert!(log.contains("auth.forward.url gave no usable response"), "{log}");
+    let log = program.log_with("auth.forward.url gave no usable response").await;
     said.push(log);
     // What a client sends under a name that nobody declared is not given back either.
     for said in said {
@@ -147,5 +146,5 @@ async fn without_a_source_protected_streams_are_not_served() {
         let answer = super::knock(program.listen, &format!("/_events/{stream}"), "").await;
         assert_eq!(answer.head.status, status, "{stream}");
     }
-    assert!(program.log().contains("set `auth.forward.url`"), "{}", program.log());
+    program.log_with("set `auth.forward.url`").await;
 }

@@ -145,8 +145,8 @@ async fn a_pool_that_the_connection_string_makes_small_is_told() {
     let uri = format!("{}&maxPoolSize=4", mongo::uri());
     let dir = filters.path().display().to_string();
     let program = Program::start_ready(&["--filters", &dir, "--mongodb", &uri], &[]).await;
+    let log = program.log_with("maxPoolSize in mongodb.uri").await;
     let lines = || {
-        let log = program.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Document>(line).ok());
         lines.collect::<Vec<_>>()
     };
@@ -156,5 +156,5 @@ async fn a_pool_that_the_connection_string_makes_small_is_told() {
         is_it.then(|| fields.get_str("streams").unwrap_or_default().to_owned())
     });
     // Room for two, and one of them for clients that come back.
-    assert_eq!(told.as_deref(), Some("s1, s2, s3"), "{}", program.log());
+    assert_eq!(told.as_deref(), Some("s1, s2, s3"), "{log}");
 }

@@ -265,7 +265,7 @@ kill "$killer" 2>/dev/null
         command.args(["-c", SHELL, "watchdog", program()]).env("DATA", &node.data);
         command.args(["--bind_ip", "127.0.0.1", "--port", &node.port.to_string()]);
         command.arg("--dbpath").arg(&node.data).arg("--unixSocketPrefix").arg(&node.data);
-        command.args(["--wiredTigerCacheSizeGB", "0.25", "--syncdelay", "1"]);
+        command.args(["--wiredTigerCacheSizeGB", "1", "--syncdelay", "1"]);
         command.args(["--setParameter", "enableTestCommands=1"]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         if self.setup.members > 0 {

@@ -200,6 +200,12 @@ impl Program {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The log, once these words are in it: a thread of its own writes it.
+    pub async fn log_with(&self, words: &str) -> String {
+        until(&format!("the log says `{words}`"), || async { self.log().contains(words) }).await;
+        self.log()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id()).expect("a process id");
         let id = rustix::process::Pid::from_raw(id).expect("a process id");
