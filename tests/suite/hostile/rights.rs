@@ -18,8 +18,12 @@ async fn what_is_written_after_signing_out_is_not_given_to_a_stalled_stream() {
     const AFTER: i64 = 1000;
     let app = Server::start(me).await;
     let database = unique("forward");
-    let settings =
-        [("SIDESTREAM_AUTH__FORWARD__RECHECK", "300ms"), ("SIDESTREAM_AUTH__FORWARD__CACHE", "0s")];
+    // The stream is not to end for being stalled, however long the writes take.
+    let settings = [
+        ("SIDESTREAM_AUTH__FORWARD__RECHECK", "300ms"),
+        ("SIDESTREAM_AUTH__FORWARD__CACHE", "0s"),
+        ("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "10m"),
+    ];
     let sidecar = start(&app, &files(&database), &settings).await;
     let mut ada = Stream::open_with(sidecar.listen, "/_events/mine", &cookie("ada")).await;
     ada.settled().await;

@@ -131,7 +131,9 @@ async fn clients_that_are_slow_to_read_a_large_event_share_it() {
     );
     let filters = Filters::new(&[("orders", &text)]);
     let (dir, uri) = (filters.path().display().to_string(), mongo::uri());
-    let program = Program::start_ready(&["--filters", &dir, "--mongodb", &uri], &[]).await;
+    // They are read one after the other, on a machine that may be busy.
+    let patient = [("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "10m")];
+    let program = Program::start_ready(&["--filters", &dir, "--mongodb", &uri], &patient).await;
     let target = |number: usize| format!("/_events/orders?from=-{number}");
     let mut streams = Vec::new();
     for number in 0..CLIENTS {

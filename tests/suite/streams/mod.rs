@@ -210,8 +210,11 @@ async fn a_client_that_lags_gets_everything_all_the_same() {
     const EVENTS: i64 = 300;
     let database = unique("slow");
     let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
-    let settings =
-        [("SIDESTREAM_CLIENTS__MAX_BUFFERED", "4"), ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB")];
+    let settings = [
+        ("SIDESTREAM_CLIENTS__MAX_BUFFERED", "4"),
+        ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB"),
+        ("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "10m"),
+    ];
     let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
     let mut slow = Stream::open(sidecar.listen, "/_events/a").await;
     slow.settled().await;
