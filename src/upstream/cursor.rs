@@ -1,4 +1,5 @@
-//! Opening a change stream: one place for the pipeline and the options, live or replayed.
+//! Opening a change stream and reading it: one place for the pipeline, the options and what a cursor
+//! says, live or replayed.
 //!
 //! The pipeline holds namespaces and operation types, nothing that depends on a document: a
 //! condition on a document can make the event of a resume token vanish, and with it the resume.
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use super::connect::Server;
 use super::failure::Failure;
 use super::large::Fragments;
+use super::patience::Silence;
 use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
 use crate::filter::{FullDocument, FullDocumentBeforeChange};
@@ -36,11 +38,10 @@ const SEARCH: Duration = Duration::from_secs(30);
 /// server makes the next batch.
 const AHEAD: (usize, usize) = (BATCH as usize, 1 << 20);
 
-/// What came of a cursor that is read ahead.
+/// What a cursor says next: events, one or several, or that there are none.
 #[derive(Debug)]
-pub enum ReadAhead {
-    /// In order, at least one.
-    Events(Vec<RawDocumentBuf>),
+pub enum Next<T> {
+    Events(T),
     /// Nothing within the server's wait; how far it has read, as it says.
     Nothing(Option<Position>),
     /// There is no more.
@@ -65,6 +66,17 @@ pub struct Events {
 }
 
 impl Events {
+    /// The next event, or why there is none.
+    pub async fn next(&mut self) -> Next<RawDocumentBuf> {
+        match self.next_if_any().await {
+            Ok(Some(raw)) => Next::Events(raw),
+            // A cursor that has ended may still hold events: those before a dropped database.
+            Ok(None) if !self.stream.is_alive() => Next::Closed,
+            Ok(None) => Next::Nothing(self.read_past()),
+            Err(error) => Next::Failed(error),
+        }
+    }
+
     /// The next event, or `None` when the server's wait went by without one.
     ///
     /// # Errors
@@ -79,12 +91,13 @@ impl Events {
     }
 
     /// Reads on and on, and sends what comes, until the cursor ends or nobody takes it any more. All
-    /// of a batch that has come goes together, and the next one is asked for before that.
-    pub async fn read_ahead(mut self, to: mpsc::Sender<ReadAhead>) {
+    /// of a batch that has come goes together, in order and at least one, and the next batch is asked
+    /// for before that.
+    pub async fn read_ahead(mut self, to: mpsc::Sender<Next<Vec<RawDocumentBuf>>>) {
         let (mut events, mut bytes) = (Vec::new(), 0);
         loop {
             let next = {
-                let mut next = pin!(self.next_if_any());
+                let mut next = pin!(self.next());
                 match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
                     Poll::Ready(next) => next,
                     Poll::Pending => {
@@ -97,7 +110,7 @@ impl Events {
                 }
             };
             let told = match next {
-                Ok(Some(raw)) => {
+                Next::Events(raw) => {
                     bytes += raw.as_bytes().len();
                     events.push(raw);
                     if events.len() >= AHEAD.0 || bytes >= AHEAD.1 {
@@ -108,21 +121,16 @@ impl Events {
                     }
                     continue;
                 }
-                Ok(None) if self.is_alive() => ReadAhead::Nothing(self.read_past()),
-                Ok(None) => ReadAhead::Closed,
-                Err(error) => ReadAhead::Failed(error),
+                Next::Nothing(head) => Next::Nothing(head),
+                Next::Closed => Next::Closed,
+                Next::Failed(error) => Next::Failed(error),
             };
             bytes = 0;
-            let is_over = !matches!(told, ReadAhead::Nothing(_));
+            let is_over = !matches!(told, Next::Nothing(_));
             if !send(&to, &mut events).await || to.send(told).await.is_err() || is_over {
                 return;
             }
         }
-    }
-
-    /// Whether there can be more.
-    pub fn is_alive(&self) -> bool {
-        self.stream.is_alive()
     }
 
     /// How far the stream has read, as the server says; never between fragments.
@@ -136,8 +144,11 @@ impl Events {
 }
 
 /// Sends the events so far, if any. Returns whether the receiver still exists.
-async fn send(to: &mpsc::Sender<ReadAhead>, events: &mut Vec<RawDocumentBuf>) -> bool {
-    events.is_empty() || to.send(ReadAhead::Events(std::mem::take(events))).await.is_ok()
+async fn send(
+    to: &mpsc::Sender<Next<Vec<RawDocumentBuf>>>,
+    events: &mut Vec<RawDocumentBuf>,
+) -> bool {
+    events.is_empty() || to.send(Next::Events(std::mem::take(events))).await.is_ok()
 }
 
 /// Where a change stream begins.
@@ -216,7 +227,7 @@ pub async fn open(
                 _ => {}
             },
             Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(Error::custom("no answer")),
+            Err(_) => return Err(Silence(SEARCH).into()),
         }
     }
     open_at(server, key, collections, start, pace).await
@@ -238,11 +249,11 @@ async fn find(
 /// Reads up to an event, which is among the first; says whether it was there.
 async fn is_behind(events: &mut Events, position: &Position) -> Result<bool, Error> {
     loop {
-        let reached = match events.next_if_any().await? {
-            Some(raw) => ChangeEvent::parse(raw).ok().map(|event| event.token().clone()),
-            // A cursor that has ended may still hold events: those before a dropped database.
-            None if !events.is_alive() => return Ok(false),
-            None => events.read_past(),
+        let reached = match events.next().await {
+            Next::Events(raw) => ChangeEvent::parse(raw).ok().map(|event| event.token().clone()),
+            Next::Nothing(head) => head,
+            Next::Closed => return Ok(false),
+            Next::Failed(error) => return Err(error),
         };
         if let Some(reached) = reached.filter(|reached| reached >= position) {
             return Ok(reached == *position);

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::MAX_AHEAD_OF_CLOCK_SECONDS;
 use super::failure::{self, Failure};
+use super::patience::Silence;
 use crate::event::Position;
 
 /// For looking whether anything listens at a host.
@@ -52,8 +53,8 @@ pub enum DeploymentError {
     /// The next event can be read in no way, or has no place: what lies up to now is lost.
     #[error("the next event cannot be read: {0}")]
     Unreadable(String),
-    #[error("no answer within {0:?}")]
-    Stalled(Duration),
+    #[error(transparent)]
+    Stalled(#[from] Silence),
     #[error("{}", failure::message(.0))]
     Driver(#[from] Error),
 }

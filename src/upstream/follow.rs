@@ -1,6 +1,12 @@
 //! Reads an open cursor to its end: puts batches into the feed, and reports why the cursor ended.
 //!
 //! No event is skipped here: one that cannot be parsed ends the cursor with a reset.
+//!
+//! This and [`super::replay`]'s pass are two loops over what they share: opening and reading
+//! ([`super::cursor`]), waiting ([`super::patience`]), errors ([`super::failure`]) and large events
+//! ([`super::large`]). They differ in what they are for: this one never ends by itself, reads ahead so
+//! that MongoDB is never waited for, starts again when the list of collections grows, and reports how it
+//! is. A pass takes one event at a time, waits for its clients, and ends where the journal begins.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +16,9 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::Upstream;
-use super::cursor::{Events, ReadAhead};
+use super::cursor::{Events, Next};
 use super::deployment::{Deployment, DeploymentError};
-use super::patience::STALL;
+use super::patience::Patience;
 use crate::event::{ChangeEvent, OperationType, Position};
 use crate::feed::Status;
 use crate::trace::SpanSide;
@@ -38,7 +44,7 @@ impl Upstream {
         events: Events,
         generation: u64,
         deployment: Deployment,
-        patience: Duration,
+        patience: &mut Patience,
     ) -> (CursorEnd, bool) {
         let mut has_read = false;
         if self.has_caught_up(deployment.majority_time, events.read_past()) {
@@ -63,10 +69,10 @@ impl Upstream {
 
     async fn take_all(
         &self,
-        read: &mut mpsc::Receiver<ReadAhead>,
+        read: &mut mpsc::Receiver<Next<Vec<RawDocumentBuf>>>,
         generation: u64,
         deployment: &Deployment,
-        patience: Duration,
+        patience: &mut Patience,
         has_read: &mut bool,
     ) -> CursorEnd {
         let mut generations = self.feed.watch_generation();
@@ -77,28 +83,30 @@ impl Upstream {
                 is_live = true;
                 self.note_live();
             }
-            // After the first answer, a long silence means something again.
-            let patience = if *has_read { STALL } else { patience };
             let next = tokio::select! {
                 biased;
-                next = tokio::time::timeout(patience, read.recv()) => next,
+                next = patience.answer(read.recv()) => next,
                 _ = generations.wait_for(|current| *current != generation) => {
                     return CursorEnd::Relisted;
                 }
             };
             let next = match next {
-                Ok(next) => next.unwrap_or(ReadAhead::Closed),
-                Err(_) => return CursorEnd::Failed(DeploymentError::Stalled(patience)),
+                Ok(next) => next.unwrap_or(Next::Closed),
+                Err(silence) => return CursorEnd::Failed(silence.into()),
             };
-            *has_read |= matches!(next, ReadAhead::Events(_) | ReadAhead::Nothing(_));
+            if matches!(next, Next::Events(_) | Next::Nothing(_)) {
+                *has_read = true;
+                // From now on, a long silence means something again.
+                patience.gained();
+            }
             match next {
-                ReadAhead::Events(events) => {
+                Next::Events(events) => {
                     if let Err(ended) = self.take_in(generation, events).await {
                         return ended;
                     }
                 }
                 // Nothing new within the wait: all that a majority has is read.
-                ReadAhead::Nothing(head) => {
+                Next::Nothing(head) => {
                     if !is_live {
                         is_live = true;
                         self.note_live();
@@ -107,11 +115,11 @@ impl Upstream {
                         return CursorEnd::Relisted;
                     }
                 }
-                ReadAhead::Closed => {
+                Next::Closed => {
                     let error = Error::custom("the server closed the cursor");
                     return CursorEnd::Failed(error.into());
                 }
-                ReadAhead::Failed(error) => return CursorEnd::Failed(error.into()),
+                Next::Failed(error) => return CursorEnd::Failed(error.into()),
             }
             if expired_at.elapsed() >= EXPIRE_EVERY {
                 expired_at = Instant::now();

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::connect::Server;
 use super::cursor::{self, ReadMode, Start};
 use super::failure::Failure;
+use super::patience::Patience;
 use crate::event::raw::{Elements, tag};
 use crate::event::{ChangeEvent, Position};
 use crate::feed::{Collections, FeedKey};
@@ -126,22 +127,25 @@ pub enum Detour {
     Failed(Error),
 }
 
-/// The next step past such an event, which lies behind this position.
+/// The next step past such an event, which lies behind this position; sets how to read on.
 pub async fn detour(
     server: &Server,
     key: &FeedKey,
     collections: &Collections,
     after: &Position,
-    mode: ReadMode,
+    (mode, patience): (&mut ReadMode, &mut Patience),
 ) -> Detour {
-    if mode == ReadMode::Batches {
+    if *mode == ReadMode::Batches {
+        *mode = ReadMode::OneByOne;
         return Detour::OneByOne;
     }
-    match skim(server, key, collections, after).await {
+    let detour = match patience.open(skim(server, key, collections, after)).await {
         Ok(event) => Detour::Skimmed(event),
         Err(error) if Failure::of(&error) == Failure::TooLarge => Detour::Unreadable(error),
-        Err(error) => Detour::Failed(error),
-    }
+        Err(error) => return Detour::Failed(error),
+    };
+    *mode = ReadMode::Batches;
+    detour
 }
 
 #[cfg(test)]

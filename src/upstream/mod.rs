@@ -135,20 +135,16 @@ impl Upstream {
         let mut is_doubted = false;
         loop {
             let (generation, collections) = self.feed.collections();
-            let limit = patience.limit();
-            let opened = self.open(&resume, &collections, pace);
-            let opened = tokio::time::timeout(limit * 2, opened).await;
-            let error = match opened {
-                Ok(Ok((events, start, deployment))) => {
+            let error = match patience.open(self.open(&resume, &collections, pace)).await {
+                Ok((events, start, deployment)) => {
                     self.note_opened(&resume, &start, &deployment);
                     let counted = Counted::new(&self.metrics.upstream_cursors);
                     let (ended, has_read) =
-                        self.follow(events, generation, deployment, limit).await;
+                        self.follow(events, generation, deployment, &mut patience).await;
                     drop(counted);
                     resume = Resume::FromHead;
                     if has_read {
                         (failures, is_doubted) = (0, false);
-                        patience.gained();
                     }
                     match ended {
                         CursorEnd::Relisted => {
@@ -173,18 +169,13 @@ impl Upstream {
                         CursorEnd::Failed(error) => error,
                     }
                 }
-                Ok(Err(error)) => error,
-                Err(_) => DeploymentError::Stalled(limit * 2),
+                Err(error) => error,
             };
-            let (next_pace, error) =
-                self.go_past_large(pace, error, generation, &collections).await;
-            pace = next_pace;
-            let Some(error) = error else { continue };
+            let reading = (&mut pace, &mut patience);
+            let detour = self.go_past_large(reading, error, generation, &collections).await;
+            let Some(error) = detour else { continue };
             self.server.forget_version();
             failures += 1;
-            if matches!(error, DeploymentError::Stalled(_)) {
-                patience.stalled();
-            }
             let (failure, pause) = self.report(&error, failures).await;
             resume = match (failure, resume) {
                 // The window may reach back further than the oplog; see `warm_start`.
@@ -198,33 +189,34 @@ impl Upstream {
         }
     }
 
-    /// How to go on after an error, which is given back if it is not about an event's size.
+    /// Sets how to read on after an error, which is given back if it is not about an event's size.
     async fn go_past_large(
         &self,
-        pace: ReadMode,
+        (pace, patience): (&mut ReadMode, &mut Patience),
         error: DeploymentError,
         generation: u64,
         collections: &Collections,
-    ) -> (ReadMode, Option<DeploymentError>) {
+    ) -> Option<DeploymentError> {
         let (true, Some((head, _))) = (error.failure() == Failure::TooLarge, self.feed.now())
         else {
-            return (ReadMode::Batches, Some(error));
+            *pace = ReadMode::Batches;
+            return Some(error);
         };
-        match large::detour(&self.server, self.feed.key(), collections, &head, pace).await {
+        let (server, key) = (&self.server, self.feed.key());
+        match large::detour(server, key, collections, &head, (pace, patience)).await {
             Detour::OneByOne => {
                 self.count_restart(Failure::TooLarge.reason());
-                (ReadMode::OneByOne, None)
+                None
             }
             Detour::Skimmed(event) => {
                 // Not taken, it was read with an old list, and is read again with the new one.
                 let _ = event.map(|event| self.feed.append(generation, event));
-                (ReadMode::Batches, None)
+                None
             }
             Detour::Unreadable(error) => {
-                let error = DeploymentError::Unreadable(failure::message(&error));
-                (ReadMode::Batches, Some(error))
+                Some(DeploymentError::Unreadable(failure::message(&error)))
             }
-            Detour::Failed(error) => (ReadMode::OneByOne, Some(error.into())),
+            Detour::Failed(error) => Some(error.into()),
         }
     }
 

@@ -10,8 +10,19 @@ use std::time::Duration;
 use mongodb::error::Error;
 
 /// For an answer of a cursor that is open.
-pub(super) const STALL: Duration = Duration::from_secs(15);
+const STALL: Duration = Duration::from_secs(15);
 const MAX_DOUBLINGS: u32 = 6;
+
+/// No answer came within this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub struct Silence(pub Duration);
+
+impl From<Silence> for Error {
+    fn from(silence: Silence) -> Error {
+        Error::custom(silence)
+    }
+}
 
 /// Counts the silences since something was gained.
 #[derive(Debug, Default)]
@@ -30,13 +41,11 @@ impl Patience {
         self.stalls = 0;
     }
 
-    /// No answer came within the limit.
-    pub fn stalled(&mut self) {
-        self.stalls += 1;
-    }
-
-    /// The next answer of an open cursor; `None` when it takes too long.
-    pub async fn answer<T>(&mut self, answer: impl Future<Output = T>) -> Option<T> {
+    /// The next answer of an open cursor.
+    ///
+    /// # Errors
+    /// That it takes too long.
+    pub async fn answer<T>(&mut self, answer: impl Future<Output = T>) -> Result<T, Silence> {
         self.within(self.limit(), answer).await
     }
 
@@ -44,20 +53,23 @@ impl Patience {
     ///
     /// # Errors
     /// Those of what is opened, and that it takes too long.
-    pub async fn open<T>(
+    pub async fn open<T, E: From<Silence>>(
         &mut self,
-        opening: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let opened = self.within(2 * self.limit(), opening).await;
-        opened.unwrap_or_else(|| Err(Error::custom("no answer")))
+        opening: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.within(2 * self.limit(), opening).await?
     }
 
-    async fn within<T>(&mut self, limit: Duration, what: impl Future<Output = T>) -> Option<T> {
-        let done = tokio::time::timeout(limit, what).await.ok();
-        if done.is_none() {
-            self.stalled();
-        }
-        done
+    async fn within<T>(
+        &mut self,
+        limit: Duration,
+        what: impl Future<Output = T>,
+    ) -> Result<T, Silence> {
+        let done = tokio::time::timeout(limit, what).await;
+        done.map_err(|_| {
+            self.stalls += 1;
+            Silence(limit)
+        })
     }
 }
 
@@ -73,18 +85,18 @@ mod tests {
         let mut waited = Vec::new();
         for _ in 0..3 {
             let began = Instant::now();
-            assert!(patience.answer(std::future::pending::<()>()).await.is_none());
+            assert!(patience.answer(std::future::pending::<()>()).await.is_err());
             waited.push(began.elapsed().as_secs());
         }
         assert_eq!(waited, [15, 30, 60]);
         // A scan of a minute and a half is let finish, and does not make it forget.
         let scan = tokio::time::sleep(Duration::from_secs(90));
-        assert!(patience.answer(scan).await.is_some());
+        assert!(patience.answer(scan).await.is_ok());
         assert_eq!(patience.limit(), Duration::from_secs(120));
         patience.gained();
         assert_eq!(patience.limit(), Duration::from_secs(15));
-        let opening = std::future::pending::<Result<(), Error>>();
-        assert!(patience.open(opening).await.is_err());
+        let opening = std::future::pending::<Result<(), Silence>>();
+        assert_eq!(patience.open(opening).await, Err(Silence(Duration::from_secs(30))));
         assert_eq!(patience.limit(), Duration::from_secs(30));
     }
 }

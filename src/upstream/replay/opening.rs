@@ -163,9 +163,7 @@ pub(super) async fn resume(
     };
     match Failure::of(&error) {
         Failure::TooLarge => Err(NotOpened::TooLarge),
-        Failure::HistoryLost | Failure::Unreadable | Failure::Fatal => {
-            Err(NotOpened::Lost(ResetReason::HistoryLost))
-        }
+        failure if failure.is_loss() => Err(NotOpened::Lost(ResetReason::HistoryLost)),
         // Servers have many codes for a token that they cannot read. Whether it was the token is
         // seen by going without one.
         Failure::Command(_) => {

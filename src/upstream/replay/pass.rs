@@ -1,6 +1,11 @@
 //! One pass over the oplog: its cursor, and the events that it read lately. [`super::admission`]
 //! decides which clients follow it.
 //!
+//! Opening, reading, waiting and the meaning of errors are those of the live cursor, from the same
+//! places; `upstream::follow` says why the loops over them are two. Where that one resets everybody and
+//! reads on from now, this one ends: without its clients it is for nothing, and what MongoDB cannot
+//! give any more is lost for them alone.
+//!
 //! Invariants:
 //!
 //! - `position` is the position up to which the pass has read. The feed has the events before it,
@@ -22,7 +27,7 @@ use crate::feed::Feed;
 use crate::feed::journal::{JournalLimits, Located};
 use crate::feed::routes::ResetReason;
 use crate::trace::SpanSide;
-use crate::upstream::cursor::{Events, ReadMode};
+use crate::upstream::cursor::{Events, Next, ReadMode};
 use crate::upstream::failure::Failure;
 use crate::upstream::large::{self, Detour};
 use crate::upstream::patience::Patience;
@@ -155,17 +160,12 @@ impl Pass {
     ) -> Option<PassEnd> {
         let Progress { position, pace, patience } = progress;
         let (_, collections) = self.live.collections();
-        let key = self.live.key();
-        let detour =
-            async { Ok(large::detour(&shared.server, key, &collections, position, *pace).await) };
-        match patience.open(detour).await.unwrap_or_else(Detour::Failed) {
-            Detour::OneByOne => *pace = ReadMode::OneByOne,
-            Detour::Skimmed(event) => {
-                *pace = ReadMode::Batches;
-                if let Some(event) = event {
-                    *position = event.token().clone();
-                    self.take(event).await;
-                }
+        let (server, key) = (&shared.server, self.live.key());
+        match large::detour(server, key, &collections, position, (pace, patience)).await {
+            Detour::OneByOne | Detour::Skimmed(None) => {}
+            Detour::Skimmed(Some(event)) => {
+                *position = event.token().clone();
+                self.take(event).await;
             }
             Detour::Unreadable(_) => return Some(PassEnd::Lost(ResetReason::HistoryLost)),
             Detour::Failed(error) => {
@@ -191,11 +191,11 @@ impl Pass {
         let Progress { position, patience, .. } = progress;
         let mut burst = 0;
         loop {
-            let Some(next) = patience.answer(events.next_if_any()).await else {
+            let Ok(next) = patience.answer(events.next()).await else {
                 return Stop::Again;
             };
             match next {
-                Ok(Some(raw)) => {
+                Next::Events(raw) => {
                     let event = match ChangeEvent::parse(raw) {
                         Ok(event) => event,
                         Err(error) => {
@@ -218,19 +218,14 @@ impl Pass {
                         patience.gained();
                     }
                 }
-                Ok(None) => {
-                    if !events.is_alive() {
-                        return Stop::Again;
-                    }
-                    if let Some(head) = events.read_past()
-                        && head > *position
-                    {
-                        self.admission.reach(&head);
-                        *position = head;
-                        patience.gained();
-                    }
+                Next::Nothing(Some(head)) if head > *position => {
+                    self.admission.reach(&head);
+                    *position = head;
+                    patience.gained();
                 }
-                Err(error) => return self.judge(&error),
+                Next::Nothing(_) => {}
+                Next::Closed => return Stop::Again,
+                Next::Failed(error) => return self.judge(&error),
             }
             if let Some(Located::At(_)) = self.live.locate(position) {
                 return Stop::PassEnd(PassEnd::Met(position.clone()));
@@ -248,9 +243,7 @@ impl Pass {
 
     fn judge(&self, error: &Error) -> Stop {
         match Failure::of(error) {
-            Failure::HistoryLost | Failure::Unreadable | Failure::Fatal => {
-                Stop::PassEnd(PassEnd::Lost(ResetReason::HistoryLost))
-            }
+            failure if failure.is_loss() => Stop::PassEnd(PassEnd::Lost(ResetReason::HistoryLost)),
             Failure::TooLarge => Stop::TooLarge,
             _ => {
                 debug!(upstream = %self.live.key(), %error, "replay interrupted");
