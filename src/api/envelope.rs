@@ -37,7 +37,7 @@ pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
         }
         FrameKind::Document(json) => {
             let head = format!("{{{members}\"event\":\"document\",\"data\":");
-            return out.extend([Bytes::from(head), (**json).clone(), Bytes::from_static(b"}")]);
+            return out.extend([Bytes::from(head), json.clone(), Bytes::from_static(b"}")]);
         }
         FrameKind::Snapshot(_) => "snapshot",
         FrameKind::Ready(..) => "ready",

@@ -65,7 +65,7 @@ impl Encoder for Sse {
             }
             FrameKind::Document(json) => {
                 let label = mark.label.map(|_| Bytes::from(format!("{{{}", mark.members())));
-                let rest = label.as_ref().map_or_else(|| (**json).clone(), |_| json.slice(1..));
+                let rest = label.as_ref().map_or_else(|| json.clone(), |_| json.slice(1..));
                 out.push(Bytes::from_static(b"event: document\ndata: "));
                 out.extend(label.into_iter().chain([rest, Bytes::from_static(b"\n\n")]));
                 return;
@@ -154,7 +154,7 @@ mod tests {
                 "event: snapshot\ndata: {\"reason\":\"history-lost\"}\n\n",
             ),
             (
-                FrameKind::Document(Arc::new(Bytes::from_static(b"{\"a\":1}"))),
+                FrameKind::Document(Bytes::from_static(b"{\"a\":1}")),
                 SSE,
                 "event: document\ndata: {\"a\":1}\n\n",
             ),

@@ -14,7 +14,9 @@ use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{READ_BYTES, ResetReason, Route};
 use crate::session::listeners::Listener;
-use crate::upstream::snapshot::{PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
+use crate::upstream::snapshot::{
+    Given, PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken,
+};
 
 /// How many documents one look gives.
 const BATCH: usize = 64;
@@ -41,6 +43,8 @@ enum State {
     Asked(PendingQuery),
     Giving {
         reading: Reading,
+        /// While its documents are being read.
+        query: Option<PendingQuery>,
         position: Position,
         cursor: Option<u64>,
     },
@@ -53,7 +57,7 @@ pub(super) enum SnapshotStep {
     Nothing,
     /// The documents are there, and begin.
     Begins,
-    Documents(Vec<Arc<Bytes>>),
+    Documents(Vec<Bytes>),
     /// All were given. The changes go on at the position, which has this number in the journal where
     /// that has it.
     Done {
@@ -87,23 +91,24 @@ impl Beginning {
     ) -> SnapshotStep {
         match &mut self.state {
             State::Pausing(until) if Instant::now() < *until => SnapshotStep::Nothing,
-            State::Asked(asked) if !asked.has_ended() => SnapshotStep::Nothing,
+            State::Asked(asked) if !asked.has_changed() => SnapshotStep::Nothing,
             State::Asked(asked) if asked.was_put_out() => {
                 self.state = State::Refused;
                 SnapshotStep::Refused(Refused::Busy)
             }
             // It never gives what is needed: not for ever at once.
-            State::Asked(_) if self.asked >= ASK => {
+            State::Asked(asked) if asked.has_ended() && self.asked >= ASK => {
                 self.asked = 0;
                 self.state = State::Pausing(Instant::now() + PAUSE);
                 SnapshotStep::Nothing
             }
             State::Pausing(_) | State::Asked(_) => {
                 let has_waited = matches!(self.state, State::Asked(_));
+                let is_again = matches!(&self.state, State::Asked(asked) if !asked.has_ended());
                 let asker = || listener.asker();
                 match snapshots.ask(feed, route, self.beyond.as_ref(), has_waited, asker) {
-                    SnapshotAnswer::Taken(taken) => {
-                        self.state = State::of(&taken, feed);
+                    SnapshotAnswer::Taken(taken, query) => {
+                        self.state = State::of(&taken, query, feed);
                         SnapshotStep::Begins
                     }
                     SnapshotAnswer::Refused(refused) => {
@@ -111,21 +116,32 @@ impl Beginning {
                         SnapshotStep::Refused(refused)
                     }
                     SnapshotAnswer::Asked(asked) => {
-                        self.asked += 1;
+                        // Once for each query.
+                        self.asked += u32::from(!is_again);
                         self.state = State::Asked(asked);
                         SnapshotStep::Nothing
                     }
                 }
             }
-            State::Giving { reading, position, cursor } => match reading.next(BATCH, READ_BYTES) {
-                None => SnapshotStep::Gone,
-                Some(documents) if !documents.is_empty() => SnapshotStep::Documents(documents),
-                Some(_) => SnapshotStep::Done {
-                    position: position.clone(),
-                    cursor: *cursor,
-                    documents: reading.given(),
-                },
-            },
+            State::Giving { reading, query, position, cursor } => {
+                if let Some(query) = query {
+                    query.note();
+                }
+                match reading.next(BATCH, READ_BYTES) {
+                    Given::Documents(documents) => SnapshotStep::Documents(documents),
+                    Given::NotYet => SnapshotStep::Nothing,
+                    Given::Complete => SnapshotStep::Done {
+                        position: position.clone(),
+                        cursor: *cursor,
+                        documents: reading.given(),
+                    },
+                    Given::Gone => SnapshotStep::Gone,
+                    Given::Refused(refused) => {
+                        self.state = State::Refused;
+                        SnapshotStep::Refused(refused)
+                    }
+                }
+            }
             State::Refused => SnapshotStep::Nothing,
         }
     }
@@ -134,20 +150,20 @@ impl Beginning {
     pub async fn changed(&mut self) {
         match &mut self.state {
             State::Pausing(until) => sleep_until(*until).await,
-            State::Asked(asked) => asked.ended().await,
-            State::Giving { .. } => {}
+            State::Asked(query) | State::Giving { query: Some(query), .. } => query.changed().await,
+            State::Giving { query: None, .. } => {}
             State::Refused => std::future::pending().await,
         }
     }
 }
 
 impl State {
-    fn of(taken: &Arc<Taken>, feed: &Feed) -> State {
-        let position = taken.position.clone();
+    fn of(taken: &Arc<Taken>, query: Option<PendingQuery>, feed: &Feed) -> State {
+        let position = taken.position().clone();
         let cursor = match feed.locate(&position) {
             Some(Located::At(cursor)) => Some(cursor),
             _ => None,
         };
-        State::Giving { reading: Reading::new(taken), position, cursor }
+        State::Giving { reading: Reading::new(taken), query, position, cursor }
     }
 }

@@ -261,30 +261,41 @@ fn write(
     out.push(b'}');
 }
 
-/// A document of a snapshot, restricted like those of events: the data of a `document` event.
-pub(crate) fn encode_document(
-    (database, collection): (&str, &str),
-    document: &RawDocument,
-    projection: Option<&Projection>,
-) -> Bytes {
-    let mut out = Vec::with_capacity(256 + document.as_bytes().len());
-    out.extend_from_slice(b"{\"operationType\":\"snapshot\"");
-    name(&mut out, "ns");
-    let ns = bson::rawdoc! { "db": database, "coll": collection };
-    write_relaxed_document(&ns, &mut out);
-    name(&mut out, "documentKey");
-    let mut key = RawDocumentBuf::new();
-    if let Ok(Some(id)) = document.get("_id") {
-        key.append(bson::raw::cstr!("_id"), id);
+/// Writes the documents of a snapshot, restricted like those of events: the data of `document` events.
+#[derive(Debug)]
+pub(crate) struct DocumentWriter<'a> {
+    /// What all of them begin with.
+    head: Vec<u8>,
+    projection: Option<&'a Projection>,
+}
+
+impl<'a> DocumentWriter<'a> {
+    /// Of a database's collection.
+    pub fn new(
+        (database, collection): (&str, &str),
+        projection: Option<&'a Projection>,
+    ) -> DocumentWriter<'a> {
+        let mut head = b"{\"operationType\":\"snapshot\"".to_vec();
+        name(&mut head, "ns");
+        write_relaxed_document(&bson::rawdoc! { "db": database, "coll": collection }, &mut head);
+        name(&mut head, "documentKey");
+        DocumentWriter { head, projection }
     }
-    match projection {
-        Some(projection) => write_relaxed_document(&projection.apply_key(&key), &mut out),
-        None => write_relaxed_document(&key, &mut out),
+
+    /// Appends a document.
+    pub fn write(&self, document: &RawDocument, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        let mut key = RawDocumentBuf::new();
+        if let Ok(Some(id)) = document.get("_id") {
+            key.append(bson::raw::cstr!("_id"), id);
+        }
+        match self.projection.filter(|projection| !projection.shows_whole(b"_id")) {
+            Some(projection) => write_relaxed_document(&projection.apply_key(&key), out),
+            None => write_relaxed_document(&key, out),
+        }
+        write_projected(out, "fullDocument", document, self.projection);
+        out.push(b'}');
     }
-    write_projected(&mut out, "fullDocument", document, projection);
-    out.push(b'}');
-    out.shrink_to_fit();
-    out.into()
 }
 
 fn name(out: &mut Vec<u8>, key: &str) {

@@ -22,7 +22,7 @@ mod tally;
 mod terms;
 mod wakers;
 
-pub(crate) use delivery::encode_document;
+pub(crate) use delivery::DocumentWriter;
 pub use delivery::{Delivery, DeliveryKind, ResetReason};
 pub(crate) use finder::Finder;
 pub use index::{Description, Index};

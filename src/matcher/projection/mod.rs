@@ -91,6 +91,14 @@ impl Projection {
         }
     }
 
+    /// Whether it shows all of a top-level field.
+    pub fn shows_whole(&self, field: &[u8]) -> bool {
+        match (self.mode, self.root.child(field)) {
+            (Mode::Include, named) => named.is_some_and(Tree::is_leaf),
+            (Mode::Exclude, named) => named.is_none(),
+        }
+    }
+
     /// What the projection leaves of a document.
     pub fn apply(&self, document: &RawDocument) -> RawDocumentBuf {
         let mut writer = Writer::document();

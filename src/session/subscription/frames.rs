@@ -27,7 +27,7 @@ pub enum FrameKind {
     /// The documents that match come next, and are all that there is; `None`: for the first time.
     Snapshot(Option<ResetReason>),
     /// The data of one of them.
-    Document(Arc<Bytes>),
+    Document(Bytes),
     /// The stream is over, and the client should know why.
     End(Ended),
 }

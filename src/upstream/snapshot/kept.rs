@@ -1,13 +1,12 @@
 //! What the documents of all snapshots take together: see the law in [`super::shared`].
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::shared::Taken;
+use super::taken::Taken;
 
 /// How long the clients of a new snapshot have before others may take its room.
 const GRACE: Duration = Duration::from_secs(2);
@@ -37,63 +36,62 @@ impl Kept {
 
     fn busy_bytes(&self) -> usize {
         let snapshots = self.snapshots.lock();
-        let is_busy = |taken: &&Arc<Taken>| has_readers(taken) && taken.at.elapsed() < GRACE;
-        snapshots.iter().filter(is_busy).map(|taken| taken.bytes).sum()
+        let is_new = |taken: &Taken| taken.completed_at().is_none_or(|at| at.elapsed() < GRACE);
+        let is_busy = |taken: &&Arc<Taken>| taken.has_readers() && is_new(taken);
+        snapshots.iter().filter(is_busy).map(|taken| taken.bytes()).sum()
     }
 
     /// There is a newer one: lets go of this, unless somebody is being sent it.
     pub fn replace(&self, old: &Arc<Taken>) {
-        self.snapshots.lock().retain(|taken| !Arc::ptr_eq(taken, old) || has_readers(taken));
+        self.snapshots.lock().retain(|taken| !Arc::ptr_eq(taken, old) || taken.has_readers());
     }
 
     /// Adds a snapshot. If there is no room, others go: first those without readers, then those
     /// that were read least recently.
     pub fn keep(&self, taken: Arc<Taken>) {
         let mut snapshots = self.snapshots.lock();
-        let mut bytes = taken.bytes + snapshots.iter().map(|taken| taken.bytes).sum::<usize>();
+        let mut bytes = taken.bytes() + snapshots.iter().map(|taken| taken.bytes()).sum::<usize>();
         if bytes > self.max_bytes {
             // Those to go first are last.
-            let rank = |taken: &Arc<Taken>| (has_readers(taken), *taken.last_read.lock());
+            let rank = |taken: &Arc<Taken>| (taken.has_readers(), taken.last_read());
             snapshots.sort_by_cached_key(|taken| std::cmp::Reverse(rank(taken)));
             while bytes > self.max_bytes
                 && let Some(gone) = snapshots.pop()
             {
-                bytes -= gone.bytes;
+                bytes -= gone.bytes();
             }
         }
         snapshots.push(taken);
     }
 }
 
-fn has_readers(taken: &Taken) -> bool {
-    taken.readers.load(Ordering::Relaxed) > 0
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Weak;
-    use std::sync::atomic::AtomicUsize;
 
     use bson::Timestamp;
 
     use super::*;
     use crate::event::Position;
-    use crate::upstream::snapshot::Reading;
+    use crate::upstream::snapshot::taken::Chunk;
+    use crate::upstream::snapshot::{Given, Reading};
 
-    fn taken(bytes: usize) -> Arc<Taken> {
-        let position = Position::before(Timestamp { time: 1, increment: 1 });
-        let (at, readers) = (Instant::now(), AtomicUsize::new(0));
-        let last_read = Mutex::new(at);
-        Arc::new(Taken { position, documents: Vec::new(), bytes, readers, at, last_read })
+    /// So large that what it takes beside its documents does not count.
+    fn taken(kibibytes: usize) -> Arc<Taken> {
+        let bytes = kibibytes * 1024;
+        let taken = Taken::new(Position::before(Timestamp { time: 1, increment: 1 }));
+        taken.add([Chunk { json: vec![b' '; bytes].into(), ends: Box::new([bytes as u32]) }]);
+        taken.complete();
+        Arc::new(taken)
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_room_is_bounded_and_goes_to_those_who_take_it() {
-        let kept = Kept::new(100);
-        let add = async |bytes: usize| {
+        let kept = Kept::new(100 * 1024);
+        let add = async |kibibytes: usize| {
             // So that one is older than the other.
             tokio::time::advance(Duration::from_millis(1)).await;
-            let taken = taken(bytes);
+            let taken = taken(kibibytes);
             kept.keep(taken.clone());
             taken
         };
@@ -113,10 +111,11 @@ mod tests {
         let newest = Arc::downgrade(&add(60).await);
         assert_eq!(all.each_ref().map(is_there), [false, false, true]);
         let mut slow_reading = slow_reading;
-        assert!(slow_reading.next(1, 1).is_none() && reading.next(1, 1).is_some());
+        let has_gone = |reading: &mut Reading| matches!(reading.next(1, 1), Given::Gone);
+        assert!(has_gone(&mut slow_reading) && !has_gone(&mut reading));
         // One that is larger than everything has it alone.
         let large = Arc::downgrade(&add(300).await);
-        assert!(is_there(&large) && !is_there(&newest) && reading.next(1, 1).is_none());
+        assert!(is_there(&large) && !is_there(&newest) && has_gone(&mut reading));
 
         // Another waits a moment for the clients of a new one.
         let Some(large) = large.upgrade() else { panic!("it is there") };

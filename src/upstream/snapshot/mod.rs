@@ -11,17 +11,21 @@
 //! is read quickly into memory, within bounds, since MongoDB keeps such a time for minutes only.
 
 mod brake;
+mod encoding;
 mod kept;
 mod queue;
 mod shared;
+mod taken;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp};
+use futures_util::TryStreamExt;
 use mongodb::Client;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::Collation;
+use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 
 use crate::event::Position;
@@ -31,7 +35,8 @@ use crate::upstream::deployment::{self, DeploymentError};
 use crate::upstream::failure::{self, UNAUTHORIZED};
 
 pub use queue::Asker;
-pub use shared::{PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken};
+pub use shared::{PendingQuery, Refused, SnapshotAnswer, Snapshots};
+pub use taken::{Given, Reading, Taken};
 
 const MAX_TIME_EXPIRED: i32 = 50;
 /// "Read concern snapshot is not supported" of servers before 5.0.
@@ -45,8 +50,8 @@ const BATCH: u32 = 1_000;
 /// So many, or so many bytes, are looked at before others have their turn.
 const TURN: usize = 256;
 const TURN_BYTES: usize = 256 * 1024;
-/// How many turns are read before they are looked at.
-const AHEAD: usize = 8;
+/// How many batches are read before they are looked at. Each may have 16 MiB.
+const AHEAD: usize = 1;
 
 /// What a snapshot may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +148,22 @@ pub struct SnapshotQuery<'a> {
     pub projection: Option<&'a Projection>,
 }
 
+/// What becomes of the documents that are read.
+trait Collect: Send {
+    /// The next one that matches.
+    fn document(&mut self, document: &RawDocument);
+
+    /// Those so far were read together, and more may come. Up to the position they show everything,
+    /// and nothing of what is behind it.
+    fn so_far(&mut self, _: &Position) {}
+}
+
+impl Collect for Vec<RawDocumentBuf> {
+    fn document(&mut self, document: &RawDocument) {
+        self.push(document.to_owned());
+    }
+}
+
 /// Reads the documents of a collection that match. Not from a sharded cluster: see the file's head.
 ///
 /// # Errors
@@ -153,22 +174,20 @@ pub async fn read(
     bounds: Bounds,
 ) -> Result<Snapshot, SnapshotError> {
     let mut documents = Vec::new();
-    let position = read_each(client, wanted, bounds, |document| {
-        documents.push(document.to_owned());
-    });
-    Ok(Snapshot { position: position.await?, documents })
+    let position = read_each(client, wanted, bounds, &mut documents).await?;
+    Ok(Snapshot { position, documents })
 }
 
-/// Hands each document to `take`, and says the position behind them.
+/// Hands over each document, and says the position behind them.
 async fn read_each(
     client: &Client,
     wanted: SnapshotQuery<'_>,
     bounds: Bounds,
-    mut take: impl FnMut(&RawDocument) + Send,
+    collect: &mut impl Collect,
 ) -> Result<Position, SnapshotError> {
     let has_begun = AtomicBool::new(false);
     let reading = async {
-        if let Some(position) = read_all(client, wanted, bounds, &has_begun, &mut take).await? {
+        if let Some(position) = read_all(client, wanted, bounds, &has_begun, collect).await? {
             return Ok(position);
         }
         // There is no such collection, so nobody says a moment. Nor is there one after this time,
@@ -177,7 +196,7 @@ async fn read_each(
             DeploymentError::Driver(error) => SnapshotError::of(error),
             other => SnapshotError::Unsupported(other.to_string()),
         })?;
-        let position = read_all(client, wanted, bounds, &has_begun, &mut take).await?;
+        let position = read_all(client, wanted, bounds, &has_begun, collect).await?;
         Ok(position.unwrap_or(behind(before.majority_time)))
     };
     match tokio::time::timeout(bounds.time, reading).await {
@@ -195,7 +214,7 @@ async fn read_all(
     wanted: SnapshotQuery<'_>,
     bounds: Bounds,
     has_begun: &AtomicBool,
-    take: &mut (impl FnMut(&RawDocument) + Send),
+    collect: &mut impl Collect,
 ) -> Result<Option<Position>, SnapshotError> {
     let SnapshotQuery { database, collection, predicate, projection } = wanted;
     let mut session = client.start_session().snapshot(true).await.map_err(SnapshotError::of)?;
@@ -210,42 +229,28 @@ async fn read_all(
     if let Some(fields) = needed(predicate, projection) {
         finding = finding.projection(fields);
     }
-    let mut found = finding.session(&mut session).await.map_err(SnapshotError::of)?;
+    let mut found = finding.session(&mut session).batch().await.map_err(SnapshotError::of)?;
     has_begun.store(true, Ordering::Relaxed);
     // While the server makes the next batch, the documents of the last one are looked at.
-    let (ahead, mut read) = mpsc::channel::<Vec<RawDocumentBuf>>(AHEAD);
+    let (ahead, mut read) = mpsc::channel::<(RawBatch, Option<Timestamp>)>(AHEAD);
     let reading = async move {
-        let (mut turn, mut bytes) = (Vec::new(), 0);
-        while found.advance(&mut session).await.map_err(SnapshotError::of)? {
-            let document = found.current();
-            bytes += document.as_bytes().len();
-            turn.push(document.to_owned());
-            if turn.len() == TURN || bytes >= TURN_BYTES {
-                // Nobody takes it when they have turned out to be too many.
-                let _ = ahead.send(std::mem::take(&mut turn)).await;
-                bytes = 0;
-            }
+        loop {
+            let batch = found.stream(&mut session).try_next().await;
+            let time = session.snapshot_time();
+            let Some(batch) = batch.map_err(SnapshotError::of)? else { return Ok(time) };
+            // Nobody takes it when they have turned out to be too many.
+            let _ = ahead.send((batch, time)).await;
         }
-        let _ = ahead.send(turn).await;
-        Ok::<_, SnapshotError>(session.snapshot_time())
     };
     let judging = async {
-        let (mut documents, mut bytes) = (0, 0);
-        while let Some(turn) = read.recv().await {
-            for document in turn.iter().filter(|document| predicate.matches(document)) {
-                bytes += document.as_bytes().len();
-                if bytes > bounds.bytes {
-                    return Err(SnapshotError::TooLarge("snapshot.max_bytes"));
-                }
-                if documents == bounds.documents {
-                    return Err(SnapshotError::TooLarge("snapshot.max_documents"));
-                }
-                documents += 1;
-                take(document);
+        let mut judged = Judged { predicate, bounds, documents: 0, bytes: 0 };
+        while let Some((batch, time)) = read.recv().await {
+            judged.batch(&batch, collect).await?;
+            if let Some(time) = time.filter(|_| !is_last(&batch)) {
+                collect.so_far(&behind(time));
             }
-            tokio::task::yield_now().await;
         }
-        Ok(documents)
+        Ok::<_, SnapshotError>(judged.documents)
     };
     let (time, documents) = tokio::try_join!(reading, judging)?;
     match time {
@@ -255,6 +260,58 @@ async fn read_all(
             let message = "the server does not tell the moment that it read";
             Err(SnapshotError::Unsupported(message.to_string()))
         }
+    }
+}
+
+/// Whether the server has sent everything.
+fn is_last(batch: &RawBatch) -> bool {
+    let cursor = batch.as_raw_document().get_document("cursor");
+    cursor.and_then(|cursor| cursor.get_i64("id")).is_ok_and(|id| id == 0)
+}
+
+/// Documents that matched, within the bounds.
+struct Judged<'a> {
+    predicate: &'a Predicate,
+    bounds: Bounds,
+    documents: usize,
+    bytes: usize,
+}
+
+impl Judged<'_> {
+    async fn batch(
+        &mut self,
+        batch: &RawBatch,
+        collect: &mut impl Collect,
+    ) -> Result<(), SnapshotError> {
+        let malformed = |error: bson::error::Error| SnapshotError::of(Error::custom(error));
+        let (mut looked, mut bytes) = (0, 0);
+        for document in batch.doc_slices().map_err(SnapshotError::of)? {
+            let document = document.map_err(malformed)?;
+            let Some(document) = document.as_document() else { continue };
+            looked += 1;
+            bytes += document.as_bytes().len();
+            if self.predicate.matches(document) {
+                self.count(document)?;
+                collect.document(document);
+            }
+            if looked == TURN || bytes >= TURN_BYTES {
+                (looked, bytes) = (0, 0);
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, document: &RawDocument) -> Result<(), SnapshotError> {
+        self.bytes += document.as_bytes().len();
+        if self.bytes > self.bounds.bytes {
+            return Err(SnapshotError::TooLarge("snapshot.max_bytes"));
+        }
+        if self.documents == self.bounds.documents {
+            return Err(SnapshotError::TooLarge("snapshot.max_documents"));
+        }
+        self.documents += 1;
+        Ok(())
     }
 }
 

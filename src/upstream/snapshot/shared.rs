@@ -6,6 +6,7 @@
 //! - There is one query at a time for a filter and its values, in a task of its own. A client that asks
 //!   may leave; the query ends when no client waits for it. The number of queries of all filters is
 //!   limited; the others wait in a queue, which is bounded and fair: see [`super::queue`].
+//! - Clients are given the first documents while the others are read: see [`super::taken`].
 //! - A snapshot is given to further clients as long as the feed's journal reaches back to its time, so
 //!   that the changes since then are in memory, and no collection was dropped or renamed since then: of
 //!   documents that are gone, a page would hear only at its second snapshot, which may have to wait. A
@@ -18,24 +19,24 @@
 //! - A client that has to begin again waits, longer each time: see [`brake`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::brake::Brake;
+use super::encoding::Encoding;
 use super::kept::Kept;
 use super::queue::{Asker, Place, Queue, Ticket};
+use super::taken::{Chunk, Taken};
 use super::{Bounds, SnapshotError, SnapshotQuery, read_each};
 use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
-use crate::feed::routes::{Route, RouteKey, encode_document};
+use crate::feed::routes::{DocumentWriter, Route, RouteKey};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use crate::trace::SpanSide;
@@ -53,20 +54,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// How often the log is told of trouble, at most.
 const TELL: Duration = Duration::from_secs(5);
 
-/// The documents of one moment, encoded.
-#[derive(Debug)]
-pub struct Taken {
-    /// Where the changes go on.
-    pub position: Position,
-    /// Each in relaxed Extended JSON, as the data of a `document` event.
-    pub documents: Vec<Arc<Bytes>>,
-    pub(super) bytes: usize,
-    /// Clients that are being sent it.
-    pub(super) readers: AtomicUsize,
-    pub(super) at: Instant,
-    pub(super) last_read: Mutex<Instant>,
-}
-
 /// Why a client gets no snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
@@ -81,29 +68,44 @@ pub enum Refused {
 /// What is there for who asks.
 #[derive(Debug)]
 pub enum SnapshotAnswer {
-    Taken(Arc<Taken>),
+    /// And the query that reads it, where more of its documents are to come: it ends when nobody holds
+    /// on to it.
+    Taken(Arc<Taken>, Option<PendingQuery>),
     Refused(Refused),
-    /// It is being read.
+    /// Nothing of it was read yet.
     Asked(PendingQuery),
 }
 
-/// Waits for a query. When it has ended, ask once more, unless it was put out.
+/// Waits for a query. At news of it, ask once more, unless it was put out.
 #[derive(Debug)]
 pub struct PendingQuery {
-    ended: watch::Receiver<()>,
+    news: watch::Receiver<()>,
     ticket: Arc<Ticket>,
 }
 
 impl PendingQuery {
-    /// Resolves when the query has ended. May be dropped and called again.
-    pub async fn ended(&mut self) {
-        // Nothing is ever sent: the sender goes with the query.
-        let _ = self.ended.changed().await;
+    /// Resolves when there are more documents since [`PendingQuery::note`], or the query has ended. May
+    /// be dropped and called again.
+    pub async fn changed(&mut self) {
+        // The sender goes with the query.
+        if self.news.changed().await.is_ok() {
+            self.news.mark_changed();
+        }
     }
 
-    /// Whether [`PendingQuery::ended`] would resolve at once.
+    /// Whether [`PendingQuery::changed`] would resolve at once.
+    pub fn has_changed(&self) -> bool {
+        self.news.has_changed().unwrap_or(true)
+    }
+
+    /// All documents so far are about to be looked at.
+    pub fn note(&mut self) {
+        self.news.mark_unchanged();
+    }
+
+    /// Whether nothing more comes of it.
     pub fn has_ended(&self) -> bool {
-        self.ended.has_changed().is_err()
+        self.news.has_changed().is_err()
     }
 
     /// Whether it had to make room for the queries of others: it has no result.
@@ -141,8 +143,8 @@ struct Slots {
 /// A query that clients wait for.
 #[derive(Debug)]
 struct Query {
-    /// Goes with the query.
-    ended: watch::Sender<()>,
+    /// Told when there are more documents. Goes with the query.
+    news: watch::Sender<()>,
     ticket: Arc<Ticket>,
 }
 
@@ -205,13 +207,16 @@ impl Snapshots {
         let state = &self.0;
         let mut slots = state.slots.lock();
         let slot = slots.of(route);
-        let is_late = |taken: &Arc<Taken>| beyond.is_none_or(|beyond| taken.position > *beyond);
-        let taken = slot.taken.upgrade().filter(is_late);
+        let is_late = |taken: &Taken| beyond.is_none_or(|beyond| taken.position() > beyond);
+        let is_of_use = |taken: &Arc<Taken>| !taken.has_failed() && is_late(taken);
+        let taken = slot.taken.upgrade().filter(is_of_use);
         if let Some(taken) = taken.filter(|taken| has_waited || is_joinable(feed, taken)) {
             if !has_waited {
                 state.count(route, "shared");
             }
-            return SnapshotAnswer::Taken(taken);
+            let is_growing = taken.completed_at().is_none();
+            let query = slot.query.upgrade().filter(|_| is_growing);
+            return SnapshotAnswer::Taken(taken, query.map(|query| query.pending()));
         }
         if let Some(refused) = slot.refused() {
             return SnapshotAnswer::Refused(refused);
@@ -228,7 +233,7 @@ impl Snapshots {
             state.count(route, "busy");
             return SnapshotAnswer::Refused(Refused::Busy);
         }
-        let query = Arc::new(Query { ended: watch::Sender::new(()), ticket });
+        let query = Arc::new(Query { news: watch::Sender::new(()), ticket });
         let pending = query.pending();
         slot.query = Arc::downgrade(&query);
         let task = state.clone().run(feed.clone(), route.clone(), query, place);
@@ -261,12 +266,12 @@ impl State {
         loop {
             let attempt = tokio::select! {
                 biased;
-                () = query.ended.closed() => None,
-                attempt = self.attempt(&feed, &route, place) => Some(attempt),
+                () = query.news.closed() => None,
+                attempt = self.attempt(&feed, &route, &query, place) => Some(attempt),
             };
             match attempt {
-                Some(Ok(Some(taken))) => return self.keep(&route, taken),
-                Some(Ok(None)) => return self.count(&route, "busy"),
+                Some(Ok(true)) => return,
+                Some(Ok(false)) => return self.count(&route, "busy"),
                 Some(Err(error)) if error.is_passing() => {
                     self.count(&route, "failed");
                     if self.may_tell() {
@@ -274,7 +279,7 @@ impl State {
                         warn!(%stream, "a snapshot could not be read, and is tried again: {error}");
                     }
                 }
-                Some(Err(error)) => return self.refuse(&route, &error),
+                Some(Err(_)) => return,
                 None => {}
             }
             if attempt_is_over(&query, &self, &route) {
@@ -283,38 +288,45 @@ impl State {
             // Spread, since others failed at the same moment.
             let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             tokio::select! {
-                () = query.ended.closed() => {}
+                () = query.news.closed() => {}
                 () = sleep(wait) => pause = (pause * 2).min(longest),
             }
             place = self.queue.enter(&query.ticket);
         }
     }
 
-    /// `None`: it was put out of the queue.
+    /// Whether it had its turn: not where it was put out of the queue.
     async fn attempt(
         &self,
         feed: &Feed,
         route: &Route,
+        query: &Query,
         place: Place,
-    ) -> Result<Option<Taken>, SnapshotError> {
+    ) -> Result<bool, SnapshotError> {
         if !place.turn().await {
-            return Ok(None);
+            return Ok(false);
         }
         self.kept.has_room().await;
         let began = Instant::now();
         let span = self.metrics.tracer.root(SpanSide::Internal, "snapshot");
         span.set_with("sidestream.stream", || route.filter().name.clone());
-        let taken = self.take(feed, route).await;
-        match &taken {
-            Ok(taken) => span.set("sidestream.documents", taken.documents.len() as i64),
+        let mut growing = Growing { state: self, route, query, taken: None, before: Weak::new() };
+        let read = self.read(feed, route, &mut growing).await;
+        drop(place);
+        self.metrics.snapshot_seconds.observe(began.elapsed().as_secs_f64());
+        match &read {
+            Ok(()) => span.set("sidestream.documents", growing.count() as i64),
             Err(error) => span.fail(error.kind()),
         }
-        drop((place, span));
-        self.metrics.snapshot_seconds.observe(began.elapsed().as_secs_f64());
-        taken.map(Some)
+        read.inspect_err(|error| growing.fail(error)).map(|()| true)
     }
 
-    async fn take(&self, feed: &Feed, route: &Route) -> Result<Taken, SnapshotError> {
+    async fn read(
+        &self,
+        feed: &Feed,
+        route: &Route,
+        growing: &mut Growing<'_>,
+    ) -> Result<(), SnapshotError> {
         let filter = route.filter();
         let Some(collection) = filter.snapshot() else {
             return Err(SnapshotError::Unsupported("the filter has no snapshot".to_string()));
@@ -326,38 +338,16 @@ impl State {
         let (database, projection) = (filter.namespace.database.as_str(), &filter.projection);
         let (predicate, projection) = (route.predicate(), projection.as_ref());
         let wanted = SnapshotQuery { database, collection, predicate, projection };
-        let (mut documents, mut bytes) = (Vec::new(), size_of::<Taken>());
-        let position = read_each(&client, wanted, self.bounds, |document| {
-            let json = encode_document((database, collection), document, projection);
-            bytes += json.len() + size_of::<Bytes>() + 4 * size_of::<usize>();
-            documents.push(Arc::new(json));
-        });
-        let position = position.await?;
-        let (at, readers) = (Instant::now(), AtomicUsize::new(0));
-        Ok(Taken { position, documents, bytes, readers, at, last_read: Mutex::new(at) })
+        let writer = DocumentWriter::new((database, collection), projection);
+        let mut encoding = Encoding::new(writer, |position, chunks| growing.add(position, chunks));
+        let position = read_each(&client, wanted, self.bounds, &mut encoding).await?;
+        let rest = encoding.rest();
+        growing.complete(&position, rest);
+        Ok(())
     }
 
-    fn keep(&self, route: &Route, taken: Taken) {
-        self.count(route, "taken");
-        {
-            let mut furthest = self.furthest.lock();
-            let known = furthest.entry(route.filter().name.clone());
-            let known = known.or_insert_with(|| taken.position.clone());
-            if *known < taken.position {
-                *known = taken.position.clone();
-            }
-        }
-        let taken = Arc::new(taken);
-        let mut slots = self.slots.lock();
-        let slot = slots.of(route);
-        if let Some(old) = slot.taken.upgrade() {
-            self.kept.replace(&old);
-        }
-        slot.taken = Arc::downgrade(&taken);
-        self.kept.keep(taken);
-    }
-
-    fn refuse(&self, route: &Route, error: &SnapshotError) {
+    /// Remembers, and tells, that it is of no use to try again.
+    fn refuse(&self, route: &Route, error: &SnapshotError) -> Refused {
         let (refused, outcome) = match error {
             SnapshotError::TooLarge(_) => (Refused::TooLarge, "too-large"),
             _ => (Refused::Unavailable, "unavailable"),
@@ -368,6 +358,7 @@ impl State {
             warn!(%stream, "there is no snapshot, and its clients are told to come again later: {error}");
         }
         self.slots.lock().of(route).refused = Some((Instant::now(), refused));
+        refused
     }
 
     /// There may be many at a time, for one reason.
@@ -380,6 +371,14 @@ impl State {
         is_due
     }
 
+    fn note_furthest(&self, stream: &str, position: &Position) {
+        let mut furthest = self.furthest.lock();
+        let known = furthest.entry(stream.to_owned()).or_insert_with(|| position.clone());
+        if *known < *position {
+            *known = position.clone();
+        }
+    }
+
     fn count(&self, route: &Route, outcome: &str) {
         let labels = [route.filter().name.as_str(), outcome];
         self.metrics.snapshots_total.with_label_values(&labels).inc();
@@ -389,16 +388,83 @@ impl State {
 /// Whether nobody waits any more; then nobody can begin to. Under the lock under which one would.
 fn attempt_is_over(query: &Query, state: &State, route: &Route) -> bool {
     let mut slots = state.slots.lock();
-    let is_over = query.ended.receiver_count() == 0;
+    let is_over = query.news.receiver_count() == 0;
     if is_over {
         slots.of(route).query = Weak::new();
     }
     is_over
 }
 
+/// The snapshot that a query reads. One that is not complete in the end has failed.
+struct Growing<'a> {
+    state: &'a State,
+    route: &'a Route,
+    query: &'a Query,
+    /// From when on clients have something of it.
+    taken: Option<Arc<Taken>>,
+    /// The one in whose place it came.
+    before: Weak<Taken>,
+}
+
+impl Growing<'_> {
+    fn count(&self) -> usize {
+        self.taken.as_ref().map_or(0, |taken| taken.count())
+    }
+
+    /// Gives clients what there is so far.
+    fn add(&mut self, position: &Position, chunks: Vec<Chunk>) {
+        match &self.taken {
+            Some(taken) => taken.add(chunks),
+            None => {
+                let taken = Arc::new(Taken::new(position.clone()));
+                taken.add(chunks);
+                let now = Arc::downgrade(&taken);
+                let mut slots = self.state.slots.lock();
+                self.before = std::mem::replace(&mut slots.of(self.route).taken, now);
+                self.taken = Some(taken);
+            }
+        }
+        self.query.news.send_replace(());
+    }
+
+    /// All that it has, with these.
+    fn complete(&mut self, position: &Position, chunks: Vec<Chunk>) {
+        // Known before a client can have the position.
+        self.state.note_furthest(&self.route.filter().name, position);
+        self.add(position, chunks);
+        let Some(taken) = &self.taken else { return };
+        self.state.count(self.route, "taken");
+        taken.complete();
+        if let Some(before) = self.before.upgrade() {
+            self.state.kept.replace(&before);
+        }
+        self.state.kept.keep(taken.clone());
+        self.query.news.send_replace(());
+    }
+
+    /// Others know of it before the clients that have a part of it.
+    fn fail(&self, error: &SnapshotError) {
+        let refused = (!error.is_passing()).then(|| self.state.refuse(self.route, error));
+        if let Some(taken) = &self.taken {
+            taken.fail(refused);
+        }
+    }
+}
+
+impl Drop for Growing<'_> {
+    fn drop(&mut self) {
+        let Some(taken) = self.taken.take().filter(|taken| taken.completed_at().is_none()) else {
+            return;
+        };
+        taken.fail(None);
+        self.state.slots.lock().of(self.route).taken = std::mem::take(&mut self.before);
+        self.query.news.send_replace(());
+    }
+}
+
 impl Query {
     fn pending(&self) -> PendingQuery {
-        PendingQuery { ended: self.ended.subscribe(), ticket: self.ticket.clone() }
+        PendingQuery { news: self.news.subscribe(), ticket: self.ticket.clone() }
     }
 }
 
@@ -414,54 +480,8 @@ impl Slots {
 
 /// Whether what came after it is in memory, and continues it.
 fn is_joinable(feed: &Feed, taken: &Taken) -> bool {
-    match feed.locate(&taken.position) {
+    match feed.locate(taken.position()) {
         Some(Located::At(cursor)) => !feed.has_dropped_since(cursor),
         _ => false,
-    }
-}
-
-/// One client's place among the documents of a snapshot. It does not hold them.
-#[derive(Debug)]
-pub struct Reading {
-    taken: Weak<Taken>,
-    next: usize,
-}
-
-impl Reading {
-    /// Begins at the first document, and counts as a reader of the snapshot until it is dropped.
-    pub fn new(taken: &Arc<Taken>) -> Reading {
-        taken.readers.fetch_add(1, Ordering::Relaxed);
-        *taken.last_read.lock() = Instant::now();
-        Reading { taken: Arc::downgrade(taken), next: 0 }
-    }
-
-    /// The next documents, at most `max`, and `bytes` or a single one; empty behind the last. `None`:
-    /// they had to make room for others.
-    pub fn next(&mut self, max: usize, bytes: usize) -> Option<Vec<Arc<Bytes>>> {
-        let taken = self.taken.upgrade()?;
-        *taken.last_read.lock() = Instant::now();
-        let (mut found, mut size) = (Vec::new(), 0);
-        for document in taken.documents.iter().skip(self.next).take(max) {
-            found.push(document.clone());
-            size += document.len();
-            if size >= bytes {
-                break;
-            }
-        }
-        self.next += found.len();
-        Some(found)
-    }
-
-    /// How many documents were given.
-    pub fn given(&self) -> usize {
-        self.next
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        if let Some(taken) = self.taken.upgrade() {
-            taken.readers.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
