@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,10 +16,16 @@ use tokio_rustls::server::TlsStream;
 
 /// How long a client that still sends may take to read why it should not.
 const LINGER: Duration = Duration::from_secs(5);
-/// A peer that may be quiet for long is asked by TCP after this long, and then this often, whether it
-/// is still there.
-const PROBE_AFTER: Duration = Duration::from_secs(10);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// A peer that may be quiet for long is asked by TCP after so many seconds, and then every so many,
+/// whether it is still there.
+///
+/// Each connection has its own, by chance: thousands that were opened together, or were told the same
+/// event, would all be asked in one tick of the kernel's timers, and of packets that arrive at once a
+/// loopback or virtual device drops all but the first thousand (`net.core.netdev_max_backlog`). Clients
+/// whose probes were dropped each time until [`USER_TIMEOUT`] seemed to be gone. The first comes later
+/// than a usual heartbeat, which finds out by itself.
+const PROBE_AFTER: RangeInclusive<u64> = 20..=29;
+const PROBE_EVERY: RangeInclusive<u64> = 3..=7;
 /// What the kernel keeps of bytes that it cannot send yet. It would keep megabytes for each client that
 /// does not read, and count them as ours.
 pub const MAX_UNSENT: u32 = 256 * 1024;
@@ -58,7 +65,10 @@ impl Socket {
 
     /// Lets TCP find out about a peer that is gone without a word.
     pub fn probe(&self) {
-        let probes = socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+        let seconds = |range| Duration::from_secs(fastrand::u64(range));
+        let probes = socket2::TcpKeepalive::new()
+            .with_time(seconds(PROBE_AFTER))
+            .with_interval(seconds(PROBE_EVERY));
         // Without probes it only takes longer.
         let _ = socket2::SockRef::from(self.tcp()).set_tcp_keepalive(&probes);
     }

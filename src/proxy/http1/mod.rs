@@ -284,7 +284,6 @@ async fn tell(
 
 /// Both sides speak another protocol now; each may end its half.
 async fn tunnel(client: &mut Client, app: AppConnection) {
-    client.socket.probe();
     let (mut app, early) = app.into_parts();
     let late = std::mem::take(&mut client.held);
     let carried = async {
