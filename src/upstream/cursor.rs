@@ -10,10 +10,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
-use mongodb::change_stream::ChangeStream;
-use mongodb::change_stream::event::ResumeToken;
+use futures_util::TryStreamExt;
 use mongodb::error::Error;
-use mongodb::options::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType};
+use mongodb::options::AggregateOptions;
+use mongodb::raw_batch_cursor::RawBatchCursor;
 use tokio::sync::mpsc;
 
 use super::connect::Server;
@@ -27,8 +27,8 @@ use crate::filter::{FullDocument, FullDocumentBeforeChange};
 /// How long the server waits for something new before it answers with its position alone.
 const MAX_AWAIT: Duration = Duration::from_millis(500);
 
-/// How many events the server sends at once, at most. Without it, it fills 16 MB, which the driver
-/// has in memory twice while it takes them apart.
+/// How many events the server sends at once, at most. Without it, it fills 16 MB, which are in memory
+/// twice while they are taken apart.
 const BATCH: u32 = 1000;
 
 /// How long an event may be looked for.
@@ -60,8 +60,16 @@ pub enum ReadMode {
 }
 
 /// A cursor. Gives events as the server sent them, fragments joined.
+///
+/// It takes the server's batches as they come. The driver's own change stream would note the token of
+/// each event, and open itself again after errors, which is the business of whoever reads this.
 pub struct Events {
-    stream: ChangeStream<RawDocumentBuf>,
+    cursor: RawBatchCursor,
+    /// Of the last batch, those that were not given yet.
+    batch: std::vec::IntoIter<RawDocumentBuf>,
+    /// How far the server had read with the last batch.
+    past: Option<Position>,
+    is_alive: bool,
     fragments: Fragments,
 }
 
@@ -71,23 +79,62 @@ impl Events {
         match self.next_if_any().await {
             Ok(Some(raw)) => Next::Events(raw),
             // A cursor that has ended may still hold events: those before a dropped database.
-            Ok(None) if !self.stream.is_alive() => Next::Closed,
+            Ok(None) if !self.is_alive => Next::Closed,
             Ok(None) => Next::Nothing(self.read_past()),
             Err(error) => Next::Failed(error),
         }
     }
 
-    /// The next event, or `None` when the server's wait went by without one.
+    /// With what came when it was opened.
+    async fn opened(cursor: RawBatchCursor) -> Result<Events, Error> {
+        let mut events = Events {
+            cursor,
+            batch: Vec::new().into_iter(),
+            past: None,
+            is_alive: true,
+            fragments: Fragments::default(),
+        };
+        // It is there already. That it is empty does not mean yet that nothing is new.
+        events.read_batch().await?;
+        Ok(events)
+    }
+
+    /// The next event, or `None` when the server's wait went by without one. May be dropped and called
+    /// again.
     ///
     /// # Errors
     /// Those of the driver; [`Failure::of`] says what they mean.
     pub async fn next_if_any(&mut self) -> Result<Option<RawDocumentBuf>, Error> {
-        while let Some(raw) = self.stream.next_if_any().await? {
-            if let Some(whole) = self.fragments.join(raw)? {
-                return Ok(Some(whole));
+        loop {
+            for raw in self.batch.by_ref() {
+                if let Some(whole) = self.fragments.join(raw)? {
+                    return Ok(Some(whole));
+                }
+            }
+            if !self.is_alive || !self.read_batch().await? {
+                return Ok(None);
             }
         }
-        Ok(None)
+    }
+
+    /// Takes the server's next answer; says whether there was any event in it.
+    async fn read_batch(&mut self) -> Result<bool, Error> {
+        let Some(batch) = self.cursor.try_next().await? else {
+            self.is_alive = false;
+            return Ok(false);
+        };
+        let reply = batch.as_raw_document().get_document("cursor").map_err(Error::custom)?;
+        self.is_alive = reply.get_i64("id").is_ok_and(|id| id != 0);
+        let token = reply.get_document("postBatchResumeToken").ok();
+        self.past = token.and_then(|token| Position::from_server(token.get_str("_data").ok()?));
+        let mut events = Vec::new();
+        for raw in batch.doc_slices()? {
+            let event = raw.map_err(Error::custom)?.as_document();
+            events.push(event.ok_or_else(|| Error::custom("an event is no document"))?.to_owned());
+        }
+        let has_any = !events.is_empty();
+        self.batch = events.into_iter();
+        Ok(has_any)
     }
 
     /// Reads on and on, and sends what comes, until the cursor ends or nobody takes it any more. All
@@ -133,13 +180,11 @@ impl Events {
         }
     }
 
-    /// How far the stream has read, as the server says; never between fragments.
+    /// How far the stream has read, as the server says; not before all events up to there were given,
+    /// and never between fragments.
     pub fn read_past(&self) -> Option<Position> {
-        if !self.fragments.is_empty() {
-            return None;
-        }
-        let token = bson::serialize_to_bson(&self.stream.resume_token()?).ok()?;
-        Position::from_server(token.as_document()?.get_str("_data").ok()?)
+        let is_whole = self.batch.as_slice().is_empty() && self.fragments.is_empty();
+        self.past.clone().filter(|_| is_whole)
     }
 }
 
@@ -277,15 +322,21 @@ async fn open_at(
     }
     let opened = async |stages: Vec<Document>| -> Result<Events, Error> {
         let database = client.database(&key.database);
-        let options = options(key, start, pace)?;
-        let stream = match collections {
+        let stages = [vec![doc! { "$changeStream": stage(key, start, pace) }], stages].concat();
+        let batch = match pace {
+            ReadMode::Batches => Some(BATCH),
+            ReadMode::OneByOne => Some(1),
+            ReadMode::WithoutDocuments => None,
+        };
+        let options = AggregateOptions::builder().batch_size(batch).max_await_time(MAX_AWAIT).build();
+        let cursor = match collections {
             Collections::Alone(name) => {
                 let collection = database.collection::<Document>(name);
-                collection.watch().pipeline(stages).with_options(options).await?
+                collection.aggregate(stages).with_options(options).batch().await?
             }
-            _ => database.watch().pipeline(stages).with_options(options).await?,
+            _ => database.aggregate(stages).with_options(options).batch().await?,
         };
-        Ok(Events { stream: stream.with_type(), fragments: Fragments::default() })
+        Events::opened(cursor).await
     };
     if server.lacks_split() {
         return opened(stages).await;
@@ -303,38 +354,30 @@ async fn open_at(
     }
 }
 
-fn options(key: &FeedKey, start: &Start, pace: ReadMode) -> Result<ChangeStreamOptions, Error> {
-    let mut options = ChangeStreamOptions::default();
-    options.max_await_time = Some(MAX_AWAIT);
-    match start {
-        Start::At(time) => options.start_at_operation_time = Some(*time),
+/// The options of the `$changeStream` stage.
+fn stage(key: &FeedKey, start: &Start, pace: ReadMode) -> Document {
+    let mut stage = match start {
+        Start::At(time) => doc! { "startAtOperationTime": *time },
         // Unlike `resumeAfter` it also takes the token of an invalidate event.
-        Start::After(position) => options.start_after = Some(token(position)?),
+        Start::After(position) => doc! { "startAfter": { "_data": position.as_str() } },
+    };
+    if pace == ReadMode::WithoutDocuments {
+        return stage;
     }
-    match pace {
-        ReadMode::Batches => options.batch_size = Some(BATCH),
-        ReadMode::OneByOne => options.batch_size = Some(1),
-        ReadMode::WithoutDocuments => return Ok(options),
-    }
-    options.full_document = match key.full_document {
-        FullDocument::Default => None,
-        FullDocument::UpdateLookup => Some(FullDocumentType::UpdateLookup),
+    match key.full_document {
+        FullDocument::Default => {}
+        FullDocument::UpdateLookup => drop(stage.insert("fullDocument", "updateLookup")),
         // What a filter requires is seen to by its routes: one image that is missing would end
         // the cursor for everybody.
         FullDocument::WhenAvailable | FullDocument::Required => {
-            Some(FullDocumentType::WhenAvailable)
+            stage.insert("fullDocument", "whenAvailable");
         }
-    };
-    options.full_document_before_change = match key.before_image {
-        FullDocumentBeforeChange::Off => None,
+    }
+    match key.before_image {
+        FullDocumentBeforeChange::Off => {}
         FullDocumentBeforeChange::WhenAvailable | FullDocumentBeforeChange::Required => {
-            Some(FullDocumentBeforeChangeType::WhenAvailable)
+            stage.insert("fullDocumentBeforeChange", "whenAvailable");
         }
-    };
-    Ok(options)
-}
-
-fn token(position: &Position) -> Result<ResumeToken, Error> {
-    bson::deserialize_from_bson(Bson::Document(doc! { "_data": position.as_str() }))
-        .map_err(Error::custom)
+    }
+    stage
 }

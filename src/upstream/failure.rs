@@ -167,6 +167,17 @@ impl Failure {
     }
 }
 
+/// Whether a cursor ended for a reason that has nothing to do with what it reads: the connection, or
+/// the part that its server has in the replica set.
+pub(super) fn is_of_the_way(error: &Error) -> bool {
+    match error.kind.as_ref() {
+        ErrorKind::Command(_) | ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
+            Failure::of(error) == Failure::Passing
+        }
+        _ => false,
+    }
+}
+
 /// The driver's message without what is only for its own ears (labels, sources), and without
 /// secrets.
 pub fn message(error: &Error) -> String {

@@ -166,6 +166,14 @@ impl Upstream {
                             self.count_restart(error.failure().reason());
                             continue;
                         }
+                        // An election, a connection that broke: nearly always it can be opened again
+                        // at once.
+                        CursorEnd::Failed(DeploymentError::Driver(error))
+                            if has_read && failure::is_of_the_way(&error) =>
+                        {
+                            self.count_restart(Failure::of(&error).reason());
+                            continue;
+                        }
                         CursorEnd::Failed(error) => error,
                     }
                 }
