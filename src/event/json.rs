@@ -199,11 +199,19 @@ const ESCAPED: [bool; 256] = {
 
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     // Plain stretches are copied whole; escapes are rare.
-    let mut plain = 0;
-    for (at, byte) in text.iter().enumerate() {
+    let (mut plain, mut at) = (0, 0);
+    while let Some(byte) = text.get(at) {
+        if let Some(eight) = text[at..].first_chunk()
+            && are_plain(*eight)
+        {
+            at += eight.len();
+            continue;
+        }
+        at += 1;
         if !ESCAPED[usize::from(*byte)] {
             continue;
         }
+        let at = at - 1;
         let (escape, length): (&[u8], usize) = match byte {
             b'"' => (br#"\""#, 1),
             b'\\' => (br"\\", 1),
@@ -230,6 +238,18 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
         plain = at + length;
     }
     out.extend_from_slice(&text[plain..]);
+}
+
+/// Whether eight bytes of text are ASCII and stand for themselves.
+fn are_plain(bytes: [u8; 8]) -> bool {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = EACH << 7;
+    let word = u64::from_ne_bytes(bytes);
+    // Where a byte is below `limit`, its highest bit is set, but for bytes that have it set anyway; bytes
+    // above one that is may have it set as well.
+    let below = |word: u64, limit: u64| word.wrapping_sub(EACH * limit) & !word;
+    let is = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+    (word | below(word, 0x20) | is(b'"') | is(b'\\')) & HIGH == 0
 }
 
 fn wrap(open: &[u8], text: &[u8], out: &mut Vec<u8>) {
@@ -460,6 +480,22 @@ mod tests {
                 let mut out = Vec::new();
                 write_relaxed_document(broken, &mut out);
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_is_escaped_wherever_it_stands() {
+        for byte in 0..=0x7f_u8 {
+            for at in 0..20 {
+                let mut text = [b'a'; 20];
+                text[at] = byte;
+                // Beside the highest and the lowest that are plain.
+                text[(at + 1) % 20] = 0x7f;
+                text[(at + 19) % 20] = b' ';
+                let text = std::str::from_utf8(&text).unwrap();
+                let line = written(&doc! { "v": text });
+                assert_eq!(line, expected(Bson::Document(doc! { "v": text })), "{byte} {at}");
             }
         }
     }

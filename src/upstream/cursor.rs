@@ -328,7 +328,8 @@ async fn open_at(
             ReadMode::OneByOne => Some(1),
             ReadMode::WithoutDocuments => None,
         };
-        let options = AggregateOptions::builder().batch_size(batch).max_await_time(MAX_AWAIT).build();
+        let options =
+            AggregateOptions::builder().batch_size(batch).max_await_time(MAX_AWAIT).build();
         let cursor = match collections {
             Collections::Alone(name) => {
                 let collection = database.collection::<Document>(name);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::event::json::{write_relaxed_document, write_relaxed_value};
 use crate::event::position::MAX_ID;
-use crate::event::raw::tag;
+use crate::event::raw::{Value, tag};
 use crate::event::seal::Ids;
 use crate::event::{ChangeEvent, Field, OperationType, Position};
 use crate::filter::Filter;
@@ -285,13 +285,22 @@ impl<'a> DocumentWriter<'a> {
     /// Appends a document.
     pub fn write(&self, document: &RawDocument, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        let mut key = RawDocumentBuf::new();
-        if let Ok(Some(id)) = document.get("_id") {
-            key.append(bson::raw::cstr!("_id"), id);
-        }
         match self.projection.filter(|projection| !projection.shows_whole(b"_id")) {
-            Some(projection) => write_relaxed_document(&projection.apply_key(&key), out),
-            None => write_relaxed_document(&key, out),
+            Some(projection) => {
+                let mut key = RawDocumentBuf::new();
+                if let Ok(Some(id)) = document.get("_id") {
+                    key.append(bson::raw::cstr!("_id"), id);
+                }
+                write_relaxed_document(&projection.apply_key(&key), out);
+            }
+            None => match Value::document(document).elements().find_key(b"_id") {
+                Some(id) => {
+                    out.extend_from_slice(b"{\"_id\":");
+                    write_relaxed_value(id, out);
+                    out.push(b'}');
+                }
+                None => out.extend_from_slice(b"{}"),
+            },
         }
         write_projected(out, "fullDocument", document, self.projection);
         out.push(b'}');

@@ -101,14 +101,14 @@ impl Projection {
 
     /// What the projection leaves of a document.
     pub fn apply(&self, document: &RawDocument) -> RawDocumentBuf {
-        let mut writer = Writer::document();
+        let mut writer = Writer::document_within(document.as_bytes().len());
         self.project_fields(Value::document(document), &self.root, MAX_NESTING, &mut writer);
         writer.finish()
     }
 
     /// What it leaves of a `documentKey`, whose fields may have dotted names.
     pub fn apply_key(&self, key: &RawDocument) -> RawDocumentBuf {
-        let mut writer = Writer::document();
+        let mut writer = Writer::document_within(key.as_bytes().len());
         for (name, value) in Value::document(key).elements() {
             self.write_key(name, value, &mut writer);
         }

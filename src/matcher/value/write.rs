@@ -17,6 +17,13 @@ impl Writer {
         Writer { bytes: vec![0; 4], open: vec![0] }
     }
 
+    /// A document that has at most so many bytes in the end.
+    pub fn document_within(bytes: usize) -> Writer {
+        let mut writer = Writer { bytes: Vec::with_capacity(bytes), open: vec![0] };
+        writer.bytes.extend_from_slice(&[0; 4]);
+        writer
+    }
+
     /// An array, to be taken by [`Writer::into_array`].
     pub fn array() -> Writer {
         Writer::document()
