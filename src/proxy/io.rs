@@ -185,3 +185,33 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    // Together they would be more than a device takes at once, each time.
+    #[tokio::test]
+    async fn clients_that_come_together_are_not_probed_together() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut times, mut intervals) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..100 {
+            let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let socket = Socket::Plain(tcp);
+            socket.probe();
+            socket.limit_unacknowledged();
+            let tcp = socket2::SockRef::from(socket.tcp());
+            let (time, interval) =
+                (tcp.tcp_keepalive_time().unwrap(), tcp.tcp_keepalive_interval().unwrap());
+            // Several may be lost before anybody is given up.
+            assert!(time + 4 * interval <= tcp.tcp_user_timeout().unwrap().unwrap());
+            times.insert(time);
+            intervals.insert(interval);
+        }
+        assert!(times.len() > 5 && intervals.len() > 2, "{times:?} {intervals:?}");
+    }
+}

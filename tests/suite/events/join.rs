@@ -19,7 +19,8 @@ use sidestream::metrics::Metrics;
 use sidestream::tasks::Tasks;
 use sidestream::upstream::connect::Server;
 use sidestream::upstream::snapshot::{
-    self, Asker, Bounds, Refused, SnapshotAnswer, SnapshotError, SnapshotQuery, Snapshots, Taken,
+    self, Asker, Bounds, Given, Reading, Refused, SnapshotAnswer, SnapshotError, SnapshotQuery,
+    Snapshots, Taken,
 };
 
 use super::{client, collection, filter};
@@ -322,11 +323,7 @@ async fn clients_of_a_route_share_a_snapshot() {
     let (one, other) = tokio::join!(get(&snapshots), get(&snapshots));
     let (one, other) = (one.unwrap(), other.unwrap());
     assert!(Arc::ptr_eq(&one, &other), "one query for both");
-    let shown: Vec<String> = one
-        .documents
-        .iter()
-        .map(|document| String::from_utf8(document.to_vec()).unwrap())
-        .collect();
+    let shown = documents(&one).await;
     let expected = |n: i64| {
         format!(
             r#"{{"operationType":"snapshot","ns":{{"db":"{database}","coll":"orders"}},"documentKey":{{"_id":{n}}},"fullDocument":{{"_id":{n},"n":{n}}}}}"#
@@ -338,11 +335,11 @@ async fn clients_of_a_route_share_a_snapshot() {
     orders.insert_one(doc! { "_id": 3_i64, "n": 3_i64 }).await.unwrap();
     drop((one, other));
     let again = get(&snapshots).await.unwrap();
-    assert_eq!(again.documents.len(), 3);
-    let Timestamp { time, .. } = again.position.time();
+    assert_eq!(documents(&again).await.len(), 3);
+    let Timestamp { time, .. } = again.position().time();
     feed.restart_at(&Position::before(Timestamp { time: time + 1, increment: 1 }));
     let anew = get(&snapshots).await.unwrap();
-    assert_eq!(anew.documents.len(), 4);
+    assert_eq!(documents(&anew).await.len(), 4);
 
     // What is too large is not asked for again at once.
     let small = made(Bounds { documents: 2, ..BOUNDS });
@@ -355,6 +352,22 @@ async fn clients_of_a_route_share_a_snapshot() {
     server.close().await;
 }
 
+/// What a client is given of it, to its end.
+async fn documents(taken: &Arc<Taken>) -> Vec<String> {
+    let (mut reading, mut documents) = (Reading::new(taken), Vec::new());
+    loop {
+        match reading.next(2, usize::MAX) {
+            Given::Documents(found) => {
+                documents
+                    .extend(found.iter().map(|json| String::from_utf8(json.to_vec()).unwrap()));
+            }
+            Given::NotYet => tokio::task::yield_now().await,
+            Given::Complete => return documents,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 async fn get(
     snapshots: &Snapshots,
     feed: &Arc<Feed>,
@@ -363,9 +376,9 @@ async fn get(
     let mut has_waited = false;
     loop {
         match snapshots.ask(feed, route, None, has_waited, || Asker(0)) {
-            SnapshotAnswer::Taken(taken) => return Ok(taken),
+            SnapshotAnswer::Taken(taken, _) => return Ok(taken),
             SnapshotAnswer::Refused(refused) => return Err(refused),
-            SnapshotAnswer::Asked(mut asked) => asked.ended().await,
+            SnapshotAnswer::Asked(mut asked) => asked.changed().await,
         }
         has_waited = true;
     }

@@ -2,6 +2,7 @@
 //! that keep what they are told as a page would.
 
 mod again;
+mod long;
 mod property;
 mod refused;
 mod sharing;
