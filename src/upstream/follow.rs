@@ -47,7 +47,12 @@ impl Upstream {
         patience: &mut Patience,
     ) -> (CursorEnd, bool) {
         let mut has_read = false;
-        if self.has_caught_up(deployment.majority_time, events.read_past()) {
+        // Where there is nothing to be read, opening it has told how far it is.
+        let past = events.read_past();
+        if past.is_some_and(|head| !self.feed.advance(generation, head)) {
+            return (CursorEnd::Relisted, has_read);
+        }
+        if self.has_caught_up(deployment.majority_time) {
             self.note_live();
         }
         // One batch waits while another is taken in. Dropping what is in flight is fine: the cursor
@@ -79,7 +84,7 @@ impl Upstream {
         let mut is_live = self.feed.status() == Status::Live;
         let mut expired_at = Instant::now();
         loop {
-            if !is_live && self.has_caught_up(deployment.majority_time, None) {
+            if !is_live && self.has_caught_up(deployment.majority_time) {
                 is_live = true;
                 self.note_live();
             }
@@ -177,13 +182,11 @@ impl Upstream {
         Ok(())
     }
 
-    fn has_caught_up(&self, target: Timestamp, head: Option<Position>) -> bool {
-        let reached = |position: &Position| {
-            let time = position.time();
+    fn has_caught_up(&self, target: Timestamp) -> bool {
+        self.feed.now().is_some_and(|(head, _)| {
+            let time = head.time();
             (time.time, time.increment) >= (target.time, target.increment)
-        };
-        head.as_ref().is_some_and(reached)
-            || self.feed.now().is_some_and(|(head, _)| reached(&head))
+        })
     }
 
     fn note_live(&self) {

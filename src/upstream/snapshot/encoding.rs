@@ -25,6 +25,8 @@ pub(super) struct Encoding<'a, F> {
 }
 
 impl<'a, F: FnMut(&Position, Vec<Chunk>) + Send> Encoding<'a, F> {
+    /// Nothing yet. `so_far` is given the position of the moment that is read, and the chunks since the
+    /// last time.
     pub fn new(writer: DocumentWriter<'a>, so_far: F) -> Encoding<'a, F> {
         Encoding { writer, room: Vec::new(), ends: Vec::new(), chunks: Vec::new(), so_far }
     }

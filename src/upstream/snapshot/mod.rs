@@ -48,8 +48,8 @@ const SNAPSHOT_UNAVAILABLE: i32 = 246;
 /// Documents that the server sends together, at most.
 const BATCH: u32 = 1_000;
 /// So many, or so many bytes, are looked at before others have their turn.
-const TURN: usize = 256;
-const TURN_BYTES: usize = 256 * 1024;
+const TURN: usize = 64;
+const TURN_BYTES: usize = 64 * 1024;
 /// How many batches are read before they are looked at. Each may have 16 MiB.
 const AHEAD: usize = 1;
 
