@@ -119,7 +119,6 @@ mod tests {
     use super::*;
     use crate::event::Position;
     use crate::event::seal::Ids;
-    use std::sync::Arc;
 
     use crate::feed::routes::ResetReason;
     use crate::session::control::Ended;

@@ -19,7 +19,7 @@ use super::Upstream;
 use super::cursor::{Events, Next};
 use super::deployment::{Deployment, DeploymentError};
 use super::patience::Patience;
-use crate::event::{ChangeEvent, OperationType, Position};
+use crate::event::{ChangeEvent, OperationType};
 use crate::feed::Status;
 use crate::trace::SpanSide;
 
