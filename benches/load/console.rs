@@ -119,7 +119,8 @@ fn look(bench: &Bench, sidecar: &Sidecar, clients: usize) {
         bench.insist(status == 200, path);
         if path.starts_with("/listeners") {
             let told: Value = serde_json::from_str(&body).expect("its JSON");
-            bench.insist(told["total"] == clients, "every client is counted");
+            let total = &told["total"];
+            bench.insist(*total == clients, &format!("{total} of {clients} clients are counted"));
             let shown = told["listeners"].as_array().map_or(0, Vec::len);
             bench.insist(shown == clients.min(100), "those that lag most are listed");
         }
