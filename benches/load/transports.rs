@@ -17,7 +17,8 @@ const MORE: (f64, f64) = (0.1, 300.0);
 pub fn run(bench: &mut Bench) {
     // Node.js is given fewer clients: it would take minutes.
     let few = bench.scaled(3_000);
-    let beside = [Holder::Ws, Holder::SocketIo, Holder::Sidestream];
+    // A loop of writes and nothing else shows how much faster than `ws` anybody could be.
+    let beside = [Holder::Ws, Holder::SocketIo, Holder::Sidestream, Holder::Floor];
     to_all(bench, few, "websocket", Holder::WebSocket, &beside);
     let many = bench.scaled(10_000);
     to_all(bench, many, "ndjson", Holder::Ndjson, &[Holder::Sidestream]);
