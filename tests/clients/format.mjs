@@ -16,6 +16,7 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 const ROWS = JSON.parse(readFileSync(path.join(here, "format.json"), "utf8"))
   .map(({ rule, text, times = 1 }) => ({ rule, text: text.repeat(times) }));
 const keys = ids(ROWS.length);
+const [last] = ids(1);
 // By reader: everything that has fired, as [event, id, data].
 const heard = { "eventsource-parser": [], "httpx-sse": [], "sseclient-py": [], Chromium: [] };
 let raw = "";
@@ -38,7 +39,8 @@ async function parse(url) {
 }
 
 function runPython(url, reader) {
-  const child = spawn("python3", [path.join(here, "format.py"), url, reader, String(ROWS.length)],
+  // One more than the rows: see below.
+  const child = spawn("python3", [path.join(here, "format.py"), url, reader, String(ROWS.length + 1)],
     { stdio: ["ignore", "pipe", "inherit"] });
   undo.push(() => child.kill());
   let rest = "";
@@ -97,12 +99,15 @@ for (const [index, { rule, text }] of ROWS.entries()) {
 }
 
 test("Nothing else fires: comments, ids alone and `retry` are no events", async () => {
-  // Two signs of life more than there were.
-  const count = () => raw.split("\n").filter((line) => line === ":" || line.startsWith("id: ")).length;
+  // Two signs of life more than there were; and an event behind them, which shows what they were.
+  const count = () => raw.split("\n").filter((line) => line.startsWith(":") || line.startsWith("id")).length;
   const before = count();
   await until("signs of life", () => count() >= before + 2);
+  await write(["insert", last, "the last"]);
   for (const [reader, events] of Object.entries(heard)) {
-    assert.deepEqual(events.map(([event]) => event), ["ready", ...ROWS.map(() => "insert")], reader);
+    await until(`${reader} has the last one`, () => events.some(([event, , data]) =>
+      event === "insert" && JSON.parse(data).documentKey._id === last));
+    assert.deepEqual(events.map(([event]) => event), ["ready", ...ROWS.map(() => "insert"), "insert"], reader);
   }
 });
 
@@ -110,9 +115,17 @@ test("The bytes themselves: no byte order mark, no carriage return, `retry` firs
   assert.match(raw, /^retry: \d+\n(?!\n)/);
   assert.ok(!raw.includes("\r") && !raw.startsWith("\ufeff"));
   const whole = raw.slice(0, raw.lastIndexOf("\n\n") + 2).replace(/^(retry: \d+|:)\n/gm, "");
-  for (const block of whole.split("\n\n").filter(Boolean)) {
+  const blocks = whole.split("\n\n").filter(Boolean);
+  for (const block of blocks) {
     const names = block.split("\n").map((line) => line.slice(0, line.indexOf(": ")));
     assert.ok(["event,data,id", "event,data", "id"].includes(names.join()), block.slice(0, 200));
     assert.ok(!/^id: ?$/m.test(block), block.slice(0, 200));
   }
+  assert.ok(blocks.some((block) => block.startsWith("id: ")), "no position of a quiet stream");
+});
+
+// None of the readers above splits there; Python's `splitlines` does, and with it readers such as `sseclient`.
+test("The bytes themselves: nothing that is the end of a line to anybody, but line feeds", () => {
+  const found = raw.match(/.{0,40}[\u000b\u000c\u001c-\u001e\u0085\u2028\u2029].{0,40}/s);
+  assert.equal(found, null, JSON.stringify(found?.[0]));
 });
