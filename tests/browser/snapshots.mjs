@@ -16,6 +16,9 @@ export const tests = [];
 const HERE = path.join(ROOT, "tests/browser");
 const IDS = 60;
 const WRITES = 300;
+// So many of the first are changed while the pages are cut off, and never again: of that only a new
+// snapshot can tell, while later changes would repair all others.
+const UNSEEN = 15;
 
 // The blocks of the document: its filter, and its pages by name.
 function documented() {
@@ -98,14 +101,15 @@ async function startStand() {
   return { url: sidestream.url, lost, mongodb, orders: shop.collection("orders") };
 }
 
-// Documents enter, change, leave and go, one by one and in transactions, until `stop`.
-function startWriting({ mongodb, orders }) {
+// Documents enter, change, leave and go, one by one and in transactions, until `stop`: all but so many
+// of the first.
+function startWriting({ mongodb, orders }, spared = 0) {
   let isOver = false;
   let count = 0;
   const some = (list) => list[Math.floor(Math.random() * list.length)];
   const status = () => some(["open", "open", "shipped"]);
   const write = async (session) => {
-    const _id = `order ${Math.floor(Math.random() * IDS)}`;
+    const _id = `order ${spared + Math.floor(Math.random() * (IDS - spared))}`;
     const item = `${_id}, version ${count++}`;
     const change = some([
       () => orders.updateOne({ _id }, { $set: { item, status: status() } }, { upsert: true, session }),
@@ -156,6 +160,18 @@ async function showsTheDatabase(page, stand, when) {
     });
 }
 
+const unseen = Array.from({ length: UNSEEN }, (_, number) => `order ${number}`);
+
+const openUnseen = ({ orders }) => Promise.all(unseen.map((_id) =>
+  orders.replaceOne({ _id }, { item: `${_id}, as it was`, status: "open" }, { upsert: true })));
+
+// A third goes, a third leaves, and a third changes.
+const changeUnseen = ({ orders }) => Promise.all(unseen.map((_id, number) => [
+  () => orders.deleteOne({ _id }),
+  () => orders.updateOne({ _id }, { $set: { status: "shipped" } }),
+  () => orders.updateOne({ _id }, { $set: { item: `${_id}, as it is` } }),
+][number % 3]()));
+
 // Writes to another collection until nothing from before is left in the oplog.
 async function rollOver({ mongodb }) {
   const oplog = mongodb.db("local").collection("oplog.rs");
@@ -181,10 +197,12 @@ tests.push({
     for (const name of ["plain", "live", "react"]) pages.push(await openPage(browser, `${relay.url}/${name}`));
     await writers.atLeast(WRITES);
     await writers.stop();
+    await openUnseen(stand);
     for (const page of pages) await showsTheDatabase(page, stand, "when the writing has stopped");
 
     await relay.cut();
-    writers = startWriting(stand);
+    await changeUnseen(stand);
+    writers = startWriting(stand, UNSEEN);
     await writers.atLeast(WRITES);
     await rollOver(stand);
     const before = await stand.lost();
