@@ -1,7 +1,9 @@
 //! The matcher against a real `mongod`: the row file, and generated filters and documents.
 
+use std::pin::pin;
+
 use bson::{Document, RawDocumentBuf, doc};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::{Client, Collection};
 use sidestream::matcher::projection::Projection;
 use sidestream::matcher::{Predicate, Template};
@@ -10,6 +12,9 @@ use sidestream::feed::routes::Index;
 
 use crate::generate::Generator;
 use crate::{rows, support};
+
+/// How many groups of rows are asked about at the same time.
+const AT_A_TIME: usize = 4;
 
 async fn collection(client: &Client, name: &str) -> Collection<RawDocumentBuf> {
     client.database("matcher").collection(name)
@@ -57,16 +62,24 @@ async fn found(
 #[tokio::test]
 async fn rows_as_the_server_says() {
     let client = Client::with_uri_str(support::mongo::uri()).await.unwrap();
-    let collection = collection(&client, "rows").await;
     let (groups, refused) = rows::all();
     let is_blessing = std::env::var_os("BLESS").is_some();
     let mut lines: Vec<String> = rows::TEXT.lines().map(str::to_owned).collect();
     let mut wrong = Vec::new();
-    for group in &groups {
+    // Each group costs some answers of the server: a few at a time, each in a collection of its own.
+    let mut collections = Vec::new();
+    for number in 0..AT_A_TIME {
+        collections.push(collection(&client, &format!("rows{number}")).await);
+    }
+    let asked = groups.iter().zip(collections.iter().cycle()).map(async |(group, collection)| {
         let documents: Vec<Document> = group.rows.iter().map(|row| row.document.clone()).collect();
-        replace(&collection, &documents).await;
-        let found = found(&collection, &group.filter, documents.len()).await;
-        let found = found.unwrap_or_else(|error| panic!("{}: {error}", group.filter));
+        replace(collection, &documents).await;
+        let found = found(collection, &group.filter, documents.len()).await;
+        (group, found.unwrap_or_else(|error| panic!("{}: {error}", group.filter)))
+    });
+    // In order: the next one begins when the first of them is done, and takes its collection.
+    let mut answers = pin!(stream::iter(asked).buffered(AT_A_TIME));
+    while let Some((group, found)) = answers.next().await {
         let ours = predicate(&group.filter);
         for (row, server) in group.rows.iter().zip(found) {
             let raw = RawDocumentBuf::try_from(&row.document).unwrap();

@@ -46,6 +46,12 @@ pub fn pattern(at: u64) -> u8 {
     (at % 251) as u8
 }
 
+/// Whether these are the bytes from this place on: a sample, whose step shares no factor with the
+/// pattern's period, so that every shift shows.
+pub fn is_pattern(bytes: &[u8], at: u64) -> bool {
+    (0..bytes.len()).step_by(97).all(|index| bytes[index] == pattern(at + index as u64))
+}
+
 impl App {
     pub async fn start() -> App {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -185,10 +191,7 @@ impl Connection {
             if self.buffer.is_empty() {
                 self.fill().await?;
             }
-            // A sample; its step and the pattern's period share no factor, so every shift shows.
-            let mut sample = self.buffer.iter().zip(at..).step_by(97);
-            let is_right = sample.all(|(byte, at)| *byte == pattern(at));
-            if !is_right {
+            if !is_pattern(&self.buffer, at) {
                 return None;
             }
             at += self.buffer.len() as u64;
