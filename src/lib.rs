@@ -172,6 +172,7 @@ impl Sidecar {
                 heartbeat: config.clients.heartbeat,
                 ids,
                 listeners: Arc::default(),
+                began: tokio::time::Instant::now(),
             },
             tasks.clone(),
         ));

@@ -40,7 +40,7 @@ impl Admin {
             return refuse(400, "name the stream: /listeners?stream=NAME");
         };
         let (reports, total) = match self.catalog.find(&stream) {
-            Ok(found) => self.catalog.shared.listeners.of(&stream, &found.feed, limit),
+            Ok(found) => self.catalog.shared.listeners.of(&stream, found.feed(), limit),
             // Its file is wrong, say: `/streams` tells of it, and nobody can listen.
             Err(_) if self.catalog.streams().iter().any(|it| it.name == stream) => (Vec::new(), 0),
             Err(_) => return refuse(404, "there is no such stream"),

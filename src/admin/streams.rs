@@ -34,7 +34,7 @@ impl Admin {
                     false => (0, 0),
                 };
                 let (tally, values) = match self.catalog.find(name) {
-                    Ok(found) => found.feed.tally(name),
+                    Ok(found) => found.feed().tally(name),
                     Err(_) => Default::default(),
                 };
                 let repeated = repeated.get(name).map_or(0, |count| *count as i64);

@@ -54,9 +54,9 @@ impl Admin {
         if !self.note_tap(&stream, peer.ip()) {
             return refuse(429, "asked too often: once in 250 ms, for all pages together");
         }
-        let now = found.feed.numbers().1;
+        let now = found.feed().numbers().1;
         let events = match after {
-            Some(after) => found.feed.latest(&stream, after, MOST),
+            Some(after) => found.feed().latest(&stream, after, MOST),
             None => Vec::new(),
         };
         let next = events.last().map_or(after.unwrap_or(now), |last| last.number + 1);

@@ -19,7 +19,7 @@ use crate::filter::{Access, BindError};
 use crate::session::catalog::ActiveStream;
 use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
-use crate::session::listeners::Listener;
+use crate::session::listeners::{Listed, Listener};
 use crate::session::many::Many;
 use crate::session::query::Query;
 use crate::session::subscription::From;
@@ -103,7 +103,7 @@ impl Handler {
                 let has_id = has_id(&stream);
                 let show = |position| self.pace.ids.show(position).into_owned();
                 let resume = position_in(&stream.from).map(show);
-                let place = (&mut open.place, listener.clone());
+                let place = (&mut open.place, &listener, Listed::ALONE);
                 let member = self.join(stream, &mut identity, place, waits).await?;
                 let control = self.control(&mut identity, listener);
                 (Connection::new(self.catalog.clone(), control, member), resume, has_id)
@@ -167,7 +167,7 @@ impl Handler {
     ) -> Result<(), Refusal> {
         for stream in streams {
             let (label, from) = (stream.label.clone(), stream.from.clone());
-            let place = (&mut *place, listener.stream());
+            let place = (&mut *place, listener, Listed::NEW);
             let joined = self.join(stream, identity, place, waits).await;
             let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
             many.add(label, member, position_in(&from));
@@ -175,13 +175,12 @@ impl Handler {
         Ok(())
     }
 
-    /// Opens one stream for a client: within its connection's place, and under this name for
-    /// operators.
+    /// Opens one stream for a client: within its connection's place, and there on its listener.
     pub(super) async fn join(
         &self,
         wanted: WantedStream,
         identity: &mut Identity,
-        (place, listener): (&mut ConnectionSlot, Arc<Listener>),
+        (place, listener, listed): (&mut ConnectionSlot, &Arc<Listener>, Listed),
         waits: bool,
     ) -> Result<Member, Refusal> {
         let WantedStream { label, query, from, is_since } = wanted;
@@ -218,6 +217,7 @@ impl Handler {
             check_time(&found, &from)?;
         }
         let query = Query::beside(&query, &bound.values);
+        let listener = (listener.clone(), listed);
         let subscription = self.catalog.subscribe(&found, bound, from, listener);
         Ok(Member { subscription, query })
     }

@@ -18,29 +18,35 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bson::Timestamp;
 
+use super::query::{push_length, take_length};
 use crate::event::Position;
 use crate::event::seal::Ids;
 
 /// How a client tells a stream from the others of its connection: by its name, or by what the client
-/// calls it. One text, since there are many.
+/// calls it. In one piece, since there are many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// The stream's own name, and behind it the client's.
-    text: Box<str>,
-    /// Where the client's begins, if there is one.
-    alias_at: Option<u32>,
+    /// How long the client's name is, and one; 0: there is none. Then that name, and the stream's own.
+    bytes: Box<[u8]>,
 }
 
 impl Label {
     /// Of a stream; `alias` is what its client calls it.
     pub fn new(stream: &str, alias: Option<&str>) -> Label {
-        let alias_at = alias.and_then(|_| u32::try_from(stream.len()).ok());
-        Label { text: [stream, alias.unwrap_or_default()].concat().into(), alias_at }
+        let mut bytes = Vec::with_capacity(1 + alias.map_or(0, str::len) + stream.len());
+        push_length(&mut bytes, alias.map_or(0, |alias| alias.len() + 1));
+        bytes.extend_from_slice(alias.unwrap_or_default().as_bytes());
+        bytes.extend_from_slice(stream.as_bytes());
+        Label { bytes: bytes.into() }
     }
 
     fn parts(&self) -> (&str, Option<&str>) {
-        let at = self.alias_at.and_then(|at| self.text.split_at_checked(at as usize));
-        at.map_or((&self.text, None), |(stream, alias)| (stream, Some(alias)))
+        let mut rest = &*self.bytes;
+        let length = take_length(&mut rest).and_then(|length| length.checked_sub(1));
+        let (alias, stream) = rest.split_at_checked(length.unwrap_or(0)).unwrap_or_default();
+        // Both were text when they came in.
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+        (text(stream), length.map(|_| text(alias)))
     }
 
     /// The stream's own name.
@@ -55,7 +61,8 @@ impl Label {
 
     /// What it goes by on its connection.
     pub fn name(&self) -> &str {
-        self.alias().unwrap_or(&self.text)
+        let (stream, alias) = self.parts();
+        alias.unwrap_or(stream)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::session::catalog::Catalog;
 use crate::session::control::{Control, Ended};
 use crate::session::many::Many;
 use crate::session::query::Query;
-use crate::session::subscription::{FrameKind, From, Subscription};
+use crate::session::subscription::{FrameKind, From, Subscription, Timer};
 
 /// What a transport has to send: of which stream, and what.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Member {
 
 /// The streams of a connection.
 enum Streams {
-    One(Member),
+    One(Member, Timer),
     Many(Box<Many>),
 }
 
@@ -70,7 +70,8 @@ enum Step {
 impl Connection {
     /// With one stream, whose positions are its own.
     pub fn new(catalog: Arc<Catalog>, control: Control, member: Member) -> Connection {
-        Connection { catalog, streams: Streams::One(member), control }
+        let timer = member.subscription.timer();
+        Connection { catalog, streams: Streams::One(member, timer), control }
     }
 
     /// With streams under names.
@@ -81,7 +82,7 @@ impl Connection {
     /// Where streams have names: those, to add to and take from.
     pub fn many(&mut self) -> Option<&mut Many> {
         match &mut self.streams {
-            Streams::One(_) => None,
+            Streams::One(..) => None,
             Streams::Many(many) => Some(many),
         }
     }
@@ -89,7 +90,7 @@ impl Connection {
     /// A stream's name, where streams have names.
     pub fn label(&self, stream: u16) -> Option<&Label> {
         match &self.streams {
-            Streams::One(_) => None,
+            Streams::One(..) => None,
             Streams::Many(many) => many.label(stream),
         }
     }
@@ -98,14 +99,14 @@ impl Connection {
     pub fn bookmark(&self) -> Option<Bookmark> {
         match &self.streams {
             Streams::Many(many) if many.has_one_id => Some(many.bookmark()),
-            Streams::One(_) | Streams::Many(_) => None,
+            Streams::One(..) | Streams::Many(_) => None,
         }
     }
 
     /// How many streams there are.
     pub fn len(&self) -> usize {
         match &self.streams {
-            Streams::One(_) => 1,
+            Streams::One(..) => 1,
             Streams::Many(many) => many.len(),
         }
     }
@@ -121,7 +122,7 @@ impl Connection {
             return None;
         }
         let frame = match &mut self.streams {
-            Streams::One(member) => {
+            Streams::One(member, _) => {
                 let kind = member.subscription.next_ready()?;
                 Frame { stream: 0, kind }
             }
@@ -135,7 +136,7 @@ impl Connection {
     fn note_end(&mut self, frame: &Frame) {
         let FrameKind::End(ended) = frame.kind else { return };
         match &mut self.streams {
-            Streams::One(_) => self.control.end(ended),
+            Streams::One(..) => self.control.end(ended),
             Streams::Many(many) => {
                 many.end(frame.stream);
                 if many.is_over() {
@@ -184,9 +185,11 @@ impl Connection {
         let Connection { streams, control, .. } = self;
         let mut next = pin!(async {
             match streams {
-                Streams::One(member) => Step::Kind(0, member.subscription.next().await),
+                Streams::One(member, timer) => {
+                    Step::Kind(0, member.subscription.next(Some(timer)).await)
+                }
                 Streams::Many(many) => {
-                    let (stream, kind) = Box::pin(many.next()).await;
+                    let (stream, kind) = many.next().await;
                     Step::Kind(stream, kind)
                 }
             }
@@ -210,7 +213,7 @@ impl Connection {
     /// Whether there are streams that need no right; the others are done with.
     fn outlives_right(&mut self) -> bool {
         match &mut self.streams {
-            Streams::One(_) => false,
+            Streams::One(..) => false,
             Streams::Many(many) => many.end_protected(),
         }
     }
@@ -222,7 +225,7 @@ impl Connection {
             return None;
         }
         let stream = match &mut self.streams {
-            Streams::One(_) => {
+            Streams::One(..) => {
                 self.control.has_said_why = true;
                 0
             }
@@ -235,19 +238,16 @@ impl Connection {
     /// what the client is to be told.
     fn retire(&mut self, stream: u16) -> Option<Frame> {
         let caller = self.control.caller();
-        let (member, is_alone) = match &mut self.streams {
-            Streams::One(member) => (member, true),
-            Streams::Many(many) => (many.member(stream)?, false),
+        let member = match &mut self.streams {
+            Streams::One(member, _) => member,
+            Streams::Many(many) => many.member(stream)?,
         };
         if let Some(next) = reopen(&self.catalog, member, caller.as_deref()) {
             *member = next;
-            if !is_alone {
-                member.subscription.give_up_timer();
-            }
             return None;
         }
         match &mut self.streams {
-            Streams::One(_) => {
+            Streams::One(..) => {
                 self.control.end(Ended::FilterChanged);
                 None
             }
@@ -269,7 +269,7 @@ impl Connection {
         let catalog = &self.catalog;
         let fits = |member: &Member| fits(catalog, member, &before, &now);
         let all_fit = match &self.streams {
-            Streams::One(member) => fits(member),
+            Streams::One(member, _) => fits(member),
             Streams::Many(many) => many.members().all(fits),
         };
         if !all_fit {
@@ -280,7 +280,7 @@ impl Connection {
     /// Counts an event that was written of a stream.
     pub fn count_sent(&mut self, stream: u16) {
         match &mut self.streams {
-            Streams::One(member) => member.subscription.count_sent(),
+            Streams::One(member, _) => member.subscription.count_sent(),
             Streams::Many(many) => {
                 // Else it has ended meanwhile.
                 if let Some(member) = many.member(stream) {
@@ -300,7 +300,7 @@ fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option
     let bound = found.filter.bind(&pairs, claims).ok()?;
     let from = From::FilterChanged { was_ready: subscription.was_ready() };
     let query = Query::beside(&pairs, &bound.values);
-    let listener = subscription.listener().clone();
+    let listener = subscription.listener();
     Some(Member { subscription: catalog.subscribe(&found, bound, from, listener), query })
 }
 

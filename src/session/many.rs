@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::bookmark::{Bookmark, Label, place_of};
 use super::connection::{Frame, Member};
-use super::subscription::{FrameKind, Now, Subscription};
+use super::subscription::{FrameKind, Now, Timer};
 use crate::event::Position;
 use crate::filter::Access;
 
@@ -35,6 +35,15 @@ enum Woke {
     Timer,
 }
 
+/// What a look at all of them gave.
+enum Look {
+    Woke(Woke),
+    /// Nothing: all of them wait for their routes' wake-ups, as almost always.
+    AllFollow,
+    /// Nothing, and some wait for something else.
+    SomeWait,
+}
+
 /// The next frame of a stream that waits for more than its route's wake-up, and its place.
 type Other<'a> = (usize, Pin<Box<dyn Future<Output = Option<FrameKind>> + Send + 'a>>);
 
@@ -42,9 +51,8 @@ type Other<'a> = (usize, Pin<Box<dyn Future<Output = Option<FrameKind>> + Send +
 pub struct Many {
     /// By number. That of an ended stream is given again only when its last frame is long gone.
     slots: Vec<Slot>,
-    free: VecDeque<u16>,
-    /// Streams that have ended with the caller's right, and whose client was not told yet.
-    unauthorized: VecDeque<u16>,
+    /// Boxed, and not there before one has ended.
+    ended: Option<Box<EndedStreams>>,
     /// Whether one id says how far all of them are; else each has its own.
     pub has_one_id: bool,
     /// Whether the connection stays open without a stream.
@@ -55,7 +63,16 @@ pub struct Many {
     /// When there has to be a sign of life of the connection.
     beat: Instant,
     /// For that, and for those of the streams.
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
+}
+
+/// The numbers of streams that have ended.
+#[derive(Default)]
+struct EndedStreams {
+    /// For others.
+    free: VecDeque<u16>,
+    /// Of those that have ended with the caller's right, and whose client was not told yet.
+    unauthorized: VecDeque<u16>,
 }
 
 impl Many {
@@ -65,8 +82,7 @@ impl Many {
         let timer = Box::pin(sleep_until(beat));
         Many {
             slots: Vec::new(),
-            free: VecDeque::new(),
-            unauthorized: VecDeque::new(),
+            ended: None,
             has_one_id,
             stays_open,
             turn: 0,
@@ -77,11 +93,10 @@ impl Many {
     }
 
     /// Adds a stream under a name that no other has; `position` is where it goes on.
-    pub fn add(&mut self, label: Label, mut member: Member, position: Option<&Position>) {
-        member.subscription.give_up_timer();
+    pub fn add(&mut self, label: Label, member: Member, position: Option<&Position>) {
         let place = position.and_then(place_of);
         let slot = Slot { label, member: Some(member), place };
-        match self.free.pop_front() {
+        match self.ended.as_mut().and_then(|ended| ended.free.pop_front()) {
             Some(free) => self.slots[usize::from(free)] = slot,
             None => {
                 // There are many connections, with few streams each.
@@ -148,7 +163,7 @@ impl Many {
         if let Some(slot) = self.slots.get_mut(usize::from(stream))
             && slot.member.take().is_some()
         {
-            self.free.push_back(stream);
+            self.ended.get_or_insert_default().free.push_back(stream);
         }
     }
 
@@ -163,7 +178,7 @@ impl Many {
         for at in 0..self.slots.len() {
             if self.slots[at].member.as_ref().is_some_and(|member| !is_public(member)) {
                 self.slots[at].member = None;
-                self.unauthorized.push_back(number(at));
+                self.ended.get_or_insert_default().unauthorized.push_back(number(at));
             }
         }
         true
@@ -171,8 +186,9 @@ impl Many {
 
     /// One of those that were ended for want of a right, which its client is still to be told.
     pub(super) fn pop_unauthorized(&mut self) -> Option<u16> {
-        let stream = self.unauthorized.pop_front()?;
-        self.free.push_back(stream);
+        let ended = self.ended.as_mut()?;
+        let stream = ended.unauthorized.pop_front()?;
+        ended.free.push_back(stream);
         Some(stream)
     }
 
@@ -202,7 +218,13 @@ impl Many {
     /// force.
     pub(super) async fn next(&mut self) -> (u16, Option<FrameKind>) {
         loop {
-            match self.wait().await {
+            let woke = match self.look() {
+                Look::Woke(woke) => woke,
+                Look::AllFollow => poll_fn(|cx| self.poll_followed(cx)).await,
+                // Boxed: few connections wait so, and not for long.
+                Look::SomeWait => Box::pin(self.wait()).await,
+            };
+            match woke {
                 Woke::Timer => {
                     if let Some(keepalive) = self.beat() {
                         return (0, Some(keepalive));
@@ -220,31 +242,49 @@ impl Many {
         }
     }
 
-    /// Looks at each of them, and where there is nothing, waits for one of them or for the time of a
-    /// sign of life.
-    async fn wait(&mut self) -> Woke {
-        self.turn = (self.turn + 1) % self.slots.len().max(1);
-        let (timer, turn) = (&mut self.timer, self.turn);
-        // Exactly as many as there are: almost all of them wait for their routes' wake-ups.
-        let mut following: Vec<&mut Subscription> = Vec::with_capacity(self.slots.len());
-        let mut others: Vec<Other<'_>> = Vec::new();
-        let mut is_busy = false;
-        let (first, behind) = self.slots.split_at_mut(turn);
-        let numbered = (turn..).zip(behind).chain((0..).zip(first));
+    /// Looks at each of them, until one has something.
+    fn look(&mut self) -> Look {
+        let count = self.slots.len().max(1);
+        self.turn = (self.turn + 1) % count;
+        let (mut is_busy, mut all_follow) = (false, true);
+        let (first, behind) = self.slots.split_at_mut(self.turn);
+        let numbered = (self.turn..).zip(behind).chain((0..).zip(first));
         for (at, slot) in numbered {
             let Some(member) = &mut slot.member else { continue };
-            let subscription = &mut member.subscription;
-            match subscription.now() {
-                Now::Frame(kind) => return Woke::Frame(at, kind),
-                Now::Retired => return Woke::Retired(at),
+            match member.subscription.now() {
+                Now::Frame(kind) => return Look::Woke(Woke::Frame(at, kind)),
+                Now::Retired => return Look::Woke(Woke::Retired(at)),
                 Now::Busy => is_busy = true,
-                Now::Nothing if subscription.is_following() => following.push(subscription),
-                // Few, and not for long.
-                Now::Nothing => others.push((at, Box::pin(subscription.next()))),
+                Now::Nothing => all_follow &= member.subscription.is_following(),
             }
         }
-        if is_busy {
-            return Woke::Busy;
+        match all_follow {
+            _ if is_busy => Look::Woke(Woke::Busy),
+            true => Look::AllFollow,
+            false => Look::SomeWait,
+        }
+    }
+
+    /// Ready when one of them has been woken, or when it is time for a sign of life.
+    fn poll_followed(&mut self, cx: &mut Context<'_>) -> Poll<Woke> {
+        for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
+            if member.subscription.poll_woken(cx).is_ready() {
+                return Poll::Ready(Woke::Route);
+            }
+        }
+        self.timer.as_mut().poll(cx).map(|()| Woke::Timer)
+    }
+
+    /// Waits for one of them, or for the time of a sign of life.
+    async fn wait(&mut self) -> Woke {
+        let timer = &mut self.timer;
+        let (mut following, mut others): (Vec<_>, Vec<Other<'_>>) = (Vec::new(), Vec::new());
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(member) = &mut slot.member else { continue };
+            match member.subscription.is_following() {
+                true => following.push(&mut member.subscription),
+                false => others.push((at, Box::pin(member.subscription.next(None)))),
+            }
         }
         poll_fn(|cx| {
             for subscription in &mut following {

@@ -7,14 +7,15 @@ use crate::filter::BoundValues;
 /// Names and values, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Each text behind its length. `None`: the bound values say it.
-    bytes: Option<Box<[u8]>>,
+    /// Each text behind its length. `None`: the bound values say it, as almost always. Boxed twice, since
+    /// a pointer to a slice is two words.
+    bytes: Option<Box<Box<[u8]>>>,
 }
 
 impl Query {
     /// What was asked with, beside what was bound by it.
     pub fn beside(pairs: &[(String, String)], values: &BoundValues) -> Query {
-        let bytes = (!values.say_all_of(pairs)).then(|| Query::packed(pairs));
+        let bytes = (!values.say_all_of(pairs)).then(|| Box::new(Query::packed(pairs)));
         Query { bytes }
     }
 
@@ -31,7 +32,7 @@ impl Query {
     /// `values`: those that it was kept beside.
     pub fn pairs(&self, values: &BoundValues) -> Vec<(String, String)> {
         let Some(bytes) = &self.bytes else { return values.query() };
-        let mut rest = &**bytes;
+        let mut rest = &***bytes;
         let mut texts = std::iter::from_fn(|| {
             let length = take_length(&mut rest)?;
             let (text, behind) = rest.split_at_checked(length)?;
@@ -48,7 +49,7 @@ impl Query {
 }
 
 /// Seven bits a byte, the lowest first; all bytes but the last have the highest bit.
-fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
+pub(super) fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     while length >= 0x80 {
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
         bytes.push(length as u8 | 0x80);
@@ -58,7 +59,7 @@ fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     bytes.push(length as u8);
 }
 
-fn take_length(bytes: &mut &[u8]) -> Option<usize> {
+pub(super) fn take_length(bytes: &mut &[u8]) -> Option<usize> {
     let mut length = 0;
     for shift in (0..usize::BITS).step_by(7) {
         let (first, rest) = bytes.split_first()?;
@@ -123,7 +124,7 @@ mod tests {
         fn nothing_is_lost(
             pairs in proptest::collection::vec(("\\PC{0,5}", "(\\PC|\0){0,400}"), 0..5),
         ) {
-            let query = Query { bytes: Some(Query::packed(&pairs)) };
+            let query = Query { bytes: Some(Box::new(Query::packed(&pairs))) };
             proptest::prop_assert_eq!(query.pairs(&BoundValues::default()), pairs);
         }
     }

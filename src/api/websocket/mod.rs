@@ -26,6 +26,7 @@ use super::transport::{self, Encoder, Ending, Mark, Sink};
 use super::wanted::{self, Wanted};
 use crate::session::connection::{Connection, Frame};
 use crate::session::control::Ended;
+use crate::session::listeners::Listed;
 use crate::session::many::Many;
 use crate::session::subscription::FrameKind;
 use crate::trace::Span;
@@ -196,7 +197,7 @@ impl Handler {
             (open, listener) = self.take_place(address, Transport::WebSocket)?;
             match wanted {
                 Wanted::One(stream) => {
-                    let place = (&mut open.place, listener.clone());
+                    let place = (&mut open.place, &listener, Listed::ALONE);
                     let member = self.join(stream, &mut identity, place, false).await?;
                     let control = self.control(&mut identity, listener);
                     identity.forget_credentials();
@@ -384,7 +385,7 @@ impl Session<'_> {
             return Err(Problem::new(429, detail).into());
         }
         identity.follow(connection.control.caller());
-        let place = (&mut open.place, connection.control.listener().stream());
+        let place = (&mut open.place, connection.control.listener(), Listed::NEW);
         let member = handler.join(wanted, identity, place, false).await?;
         if let Some(right) = identity.right.take() {
             connection.control.set_right(*right);

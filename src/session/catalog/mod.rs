@@ -21,8 +21,8 @@ use crate::feed::journal::JournalLimits;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Bound, Filter, FilterSet};
 use crate::metrics::Metrics;
-use crate::session::listeners::Listener;
-use crate::session::subscription::{From, Shared, Subscription};
+use crate::session::listeners::{Listed, Listener};
+use crate::session::subscription::{From, Shared, Source, Subscription};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::budget::CursorBudget;
@@ -49,20 +49,24 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct ActiveStream {
     pub filter: Arc<Filter>,
-    /// What it is read from.
-    pub feed: Arc<Feed>,
+    source: Arc<Source>,
 }
 
 impl ActiveStream {
+    /// What it is read from.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.source.feed
+    }
+
     /// Whether its feed has ever been read up to the present. Before that, the present position is
     /// unknown.
     pub fn was_read(&self) -> bool {
-        self.feed.was_live()
+        self.feed().was_live()
     }
 
     /// The newest cluster time that was read.
     pub fn newest(&self) -> Option<Timestamp> {
-        self.feed.now().map(|(head, _)| head.time())
+        self.feed().now().map(|(head, _)| head.time())
     }
 }
 
@@ -224,6 +228,7 @@ impl Catalog {
                 }
             }
         }
+        state.find_sources(&self.shared);
         if !waiting.is_empty() {
             warn!(
                 streams = waiting.join(", "),
@@ -283,8 +288,8 @@ impl Catalog {
         let state = self.state.read();
         let found = state.filters.get(name).and_then(|filter| {
             // Every filter in force has one.
-            let feed = state.feeds.get(state.keys.get(name)?)?.feed.clone();
-            Some(ActiveStream { filter: filter.clone(), feed })
+            let source = state.sources.get(name)?.clone();
+            Some(ActiveStream { filter: filter.clone(), source })
         });
         found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
     }
@@ -295,7 +300,7 @@ impl Catalog {
         found: &ActiveStream,
         bound: Bound,
         from: From,
-        listener: Arc<Listener>,
+        listener: (Arc<Listener>, Listed),
     ) -> Subscription {
         // Who was away then holds documents of another filter, and nobody would tell.
         let is_of_before = |position: &Position| {
@@ -309,12 +314,13 @@ impl Catalog {
             }
             from => from,
         };
-        let (shared, feed) = (self.shared.clone(), found.feed.clone());
-        let subscription = Subscription::new(shared, feed, &found.filter, bound, from, listener);
+        let source = found.source.clone();
+        let subscription = Subscription::new(source, &found.filter, bound, from, listener);
         // Between finding a filter and joining its route somebody had to be asked who this is. Of a
         // file that was changed meanwhile everybody was told but this client, who was not there.
         let is_current = self.find(&found.filter.name).is_ok_and(|current| {
-            current.filter.is_same(subscription.filter()) && Arc::ptr_eq(&current.feed, &found.feed)
+            current.filter.is_same(subscription.filter())
+                && Arc::ptr_eq(current.feed(), found.feed())
         });
         if !is_current {
             subscription.retire();

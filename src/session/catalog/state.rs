@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::event::Position;
 use crate::feed::{Feed, FeedKey, Status};
 use crate::filter::{Filter, Namespace};
+use crate::session::subscription::{Shared, Source};
 use crate::upstream::inspection::{Finding, Weight};
 
 /// The streams, under the catalog's lock.
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub feeds: BTreeMap<FeedKey, Supplied>,
     /// By stream: the feed of each filter in force.
     pub keys: BTreeMap<String, FeedKey>,
+    /// By stream: what the subscriptions to each filter in force share.
+    pub sources: BTreeMap<String, Arc<Source>>,
     /// How far the clients of each stream may have been when its file was last edited.
     pub edited: BTreeMap<String, Position>,
     /// Collections that are read by themselves, since the rights are not on their database. Stays
@@ -106,6 +109,19 @@ impl State {
                 None => FeedKey::of(other) == key && other.namespace.collection.is_some(),
             });
             self.alone.extend(apart.map(|filter| filter.namespace.clone()));
+        }
+    }
+
+    /// Makes sure that every filter in force has a source that is read from its feed.
+    pub fn find_sources(&mut self, shared: &Arc<Shared>) {
+        let mut before = std::mem::take(&mut self.sources);
+        for name in self.filters.keys() {
+            let supplied = self.keys.get(name).and_then(|key| self.feeds.get(key));
+            let Some(Supplied { feed, .. }) = supplied else { continue };
+            let known = before.remove(name).filter(|known| Arc::ptr_eq(&known.feed, feed));
+            let source =
+                known.unwrap_or_else(|| Arc::new(Source::new(shared.clone(), feed.clone())));
+            self.sources.insert(name.clone(), source);
         }
     }
 

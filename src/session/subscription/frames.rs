@@ -1,5 +1,6 @@
 //! What a subscription gives: one frame after the other.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,8 +46,41 @@ impl FrameKind {
             | FrameKind::End(_) => None,
         }
     }
+
     /// Whether what the client has, and its position, are out of date from here on.
     pub fn replaces_documents(&self) -> bool {
         matches!(self, FrameKind::Snapshot(Some(_)))
+    }
+}
+
+/// Frames on their way to a client. Boxed, and not there while there is nothing: almost all subscriptions
+/// wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue(Option<Box<VecDeque<FrameKind>>>);
+
+impl Queue {
+    pub fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|frames| frames.is_empty())
+    }
+
+    pub fn back(&self) -> Option<&FrameKind> {
+        self.0.as_ref()?.back()
+    }
+
+    pub fn push_back(&mut self, frame: FrameKind) {
+        self.0.get_or_insert_default().push_back(frame);
+    }
+
+    pub fn pop_front(&mut self) -> Option<FrameKind> {
+        self.0.as_mut()?.pop_front()
+    }
+
+    pub fn extend(&mut self, frames: impl IntoIterator<Item = FrameKind>) {
+        self.0.get_or_insert_default().extend(frames);
+    }
+
+    /// Gives back what held the last frames; there are none now.
+    pub fn shrink(&mut self) {
+        self.0 = None;
     }
 }

@@ -17,10 +17,9 @@ mod frames;
 mod places;
 mod reading;
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,10 +34,11 @@ use crate::feed::routes::{DeliveryKind, ResetReason, Route, Seat};
 use crate::filter::{Bound, BoundValues, Filter};
 use crate::metrics::Metrics;
 use crate::session::beginning::Beginning;
-use crate::session::listeners::{Listener, Listeners, Progress};
+use crate::session::listeners::{Listed, Listener, Listeners, Progress};
 use crate::upstream::replay::{Replay, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
+use frames::Queue;
 pub use frames::{Documents, FrameKind};
 
 /// What a client came with.
@@ -57,6 +57,23 @@ pub enum From {
     },
 }
 
+/// What all subscriptions of one stream share: a reference in each of them, instead of three.
+#[derive(Debug)]
+pub struct Source {
+    pub shared: Arc<Shared>,
+    /// What the stream is read from.
+    pub feed: Arc<Feed>,
+    /// The stream's own counter, from its first subscription on.
+    events_sent: OnceLock<IntCounter>,
+}
+
+impl Source {
+    /// Of a stream that is read from this feed.
+    pub fn new(shared: Arc<Shared>, feed: Arc<Feed>) -> Source {
+        Source { shared, feed, events_sent: OnceLock::new() }
+    }
+}
+
 /// What all subscriptions share.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -68,6 +85,8 @@ pub struct Shared {
     pub ids: Ids,
     /// Who listens.
     pub listeners: Arc<Listeners>,
+    /// What the times of heartbeats are counted from.
+    pub began: Instant,
 }
 
 #[derive(Debug)]
@@ -125,62 +144,61 @@ enum Woke {
     Live,
 }
 
+/// What wakes a connection for its next sign of life. Never later than that is due, and set anew only when
+/// it has run out: setting a timer takes a lock that all clients share, and events come more often than
+/// heartbeats. Boxed, since a connection moves.
+pub type Timer = Pin<Box<Sleep>>;
+
 /// One stream of one client: its cursor in the feed.
 #[derive(Debug)]
 pub struct Subscription {
-    shared: Arc<Shared>,
-    feed: Arc<Feed>,
+    source: Arc<Source>,
     route: Arc<Route>,
+    /// What an operator sees of its connection, and where it is there.
+    listener: Arc<Listener>,
+    listed: Listed,
+    /// Whether [`FrameKind::Ready`] is out, or in `ready`.
+    was_ready: bool,
     epoch: u32,
     /// Among those that wait for the route.
     seat: Seat,
-    /// What an operator sees of it.
-    listener: Arc<Listener>,
     phase: Phase,
     position: Option<Position>,
-    ready: VecDeque<FrameKind>,
-    /// Whether [`FrameKind::Ready`] is out, or in `ready`.
-    was_ready: bool,
-    /// When there has to be a sign of life.
-    beat: Instant,
-    /// Never later than `beat`, and set anew only when it has run out: setting a timer takes a lock
-    /// that all clients share, and events come more often than heartbeats. Boxed, since a
-    /// subscription moves. `None` for one of several streams, whose connection has a timer for all.
-    timer: Option<Pin<Box<Sleep>>>,
-    /// This stream's own counter.
-    events_sent: IntCounter,
+    ready: Queue,
+    /// When there has to be a sign of life, in nanoseconds after [`Shared::began`]: half as large as an
+    /// [`Instant`].
+    beat: u64,
 }
 
 impl Subscription {
     /// Joins the route of a filter with these values.
     pub fn new(
-        shared: Arc<Shared>,
-        feed: Arc<Feed>,
+        source: Arc<Source>,
         filter: &Arc<Filter>,
         bound: Bound,
         from: From,
-        listener: Arc<Listener>,
+        (listener, listed): (Arc<Listener>, Listed),
     ) -> Subscription {
+        let Source { shared, feed, events_sent } = &*source;
         let joined = feed.join(filter, bound);
-        listener.listen_on(joined.route.clone());
-        shared.metrics.subscriptions.with_label_values(&[&filter.name]).inc();
-        let events_sent = shared.metrics.events_sent_total.with_label_values(&[&filter.name]);
-        let beat = Instant::now() + shared.heartbeat;
+        let listed = listener.listen_on(joined.route.clone(), listed);
+        let metrics = &shared.metrics;
+        metrics.subscriptions.with_label_values(&[&filter.name]).inc();
+        events_sent.get_or_init(|| metrics.events_sent_total.with_label_values(&[&filter.name]));
         let mut subscription = Subscription {
-            beat,
-            timer: Some(Box::pin(sleep_until(beat))),
-            events_sent,
-            phase: Phase::wait_for(&feed, Begin::There),
-            shared,
-            feed,
+            beat: 0,
+            phase: Phase::wait_for(feed, Begin::There),
+            source,
             route: joined.route,
             epoch: joined.epoch,
             seat: Seat::default(),
             listener,
+            listed,
             position: None,
-            ready: VecDeque::new(),
+            ready: Queue::default(),
             was_ready: matches!(from, From::FilterChanged { was_ready: true }),
         };
+        subscription.beat_after(Instant::now());
         match from {
             From::Now => subscription.go_to_now(),
             From::Position(position) => subscription.go_to(position),
@@ -193,7 +211,10 @@ impl Subscription {
 
     /// Counts an event that was written to this client.
     pub fn count_sent(&self) {
-        self.events_sent.inc();
+        // There since it was opened.
+        if let Some(counter) = self.source.events_sent.get() {
+            counter.inc();
+        }
     }
 
     /// The filter that its route was bound from; a newer one may be in force.
@@ -201,9 +222,10 @@ impl Subscription {
         self.route.filter()
     }
 
-    /// What an operator sees of it.
-    pub fn listener(&self) -> &Arc<Listener> {
-        &self.listener
+    /// What an operator sees of its connection, and where it is there: for another subscription that takes
+    /// its place.
+    pub fn listener(&self) -> (Arc<Listener>, Listed) {
+        (self.listener.clone(), self.listed)
     }
 
     /// What it listens with.
@@ -243,8 +265,8 @@ impl Subscription {
             if self.route.is_retired() {
                 return Now::Retired;
             }
-            if self.feed.epoch() != self.epoch {
-                self.epoch = self.feed.epoch();
+            if self.source.feed.epoch() != self.epoch {
+                self.epoch = self.source.feed.epoch();
                 // One that waits to be reset for another reason misses nothing more by this.
                 let begins = match &self.phase {
                     Phase::Waiting(waiting) => !matches!(waiting.begin, Begin::There),
@@ -263,90 +285,108 @@ impl Subscription {
                 }
                 continue;
             }
-            if self.route.is_retired() || self.feed.epoch() != self.epoch {
+            if self.route.is_retired() || self.source.feed.epoch() != self.epoch {
                 continue;
             }
             // Almost all subscriptions wait here: what held the last frames is given back.
-            self.ready = VecDeque::new();
+            self.ready.shrink();
             return Now::Nothing;
         }
     }
 
-    /// The next thing to send. Returns `None` when the filter is no longer the one in force.
-    pub async fn next(&mut self) -> Option<FrameKind> {
-        loop {
-            if let Some(frame) = self.ready.pop_front() {
-                self.note(&frame);
-                return Some(frame);
-            }
-            match self.now() {
-                Now::Frame(frame) => return Some(frame),
-                Now::Retired => return None,
-                Now::Busy => {
-                    tokio::task::yield_now().await;
-                    continue;
+    /// The next thing to send. Returns `None` when the filter is no longer the one in force. The timer is for
+    /// its sign of life; `None`: somebody else asks when it is time for one.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "a function would keep room for each of its arguments twice"
+    )]
+    pub fn next(
+        &mut self,
+        mut timer: Option<&mut Timer>,
+    ) -> impl Future<Output = Option<FrameKind>> + Send {
+        async move {
+            loop {
+                if let Some(frame) = self.ready.pop_front() {
+                    self.note(&frame);
+                    return Some(frame);
                 }
-                Now::Nothing => {}
-            }
-            let Subscription { route, seat, timer, phase, .. } = self;
-            // Boxed: almost all clients wait for nothing of this.
-            let mut other: Option<Pin<Box<dyn Future<Output = Woke> + Send + '_>>> = match phase {
-                Phase::Following(_) => None,
-                Phase::Waiting(waiting) => Some(Box::pin(async {
-                    live(&mut waiting.was_live).await;
-                    Woke::Live
-                })),
-                Phase::Replaying(replay) => Some(Box::pin(async {
-                    replay.changed().await;
-                    Woke::Wake
-                })),
-                Phase::Beginning(beginning) => Some(Box::pin(async {
-                    beginning.changed().await;
-                    Woke::Wake
-                })),
-            };
-            let woke = poll_fn(|cx| {
-                if route.wakers.poll_woken(seat, cx).is_ready() {
-                    return Poll::Ready(Woke::Wake);
+                match self.now() {
+                    Now::Frame(frame) => return Some(frame),
+                    Now::Retired => return None,
+                    Now::Busy => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Now::Nothing => {}
                 }
-                if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
-                    return Poll::Ready(Woke::Beat);
+                let Subscription { route, seat, phase, .. } = self;
+                // Boxed: almost all clients wait for nothing of this.
+                let mut other: Option<Pin<Box<dyn Future<Output = Woke> + Send + '_>>> = match phase
+                {
+                    Phase::Following(_) => None,
+                    Phase::Waiting(waiting) => Some(Box::pin(async {
+                        live(&mut waiting.was_live).await;
+                        Woke::Live
+                    })),
+                    Phase::Replaying(replay) => Some(Box::pin(async {
+                        replay.changed().await;
+                        Woke::Wake
+                    })),
+                    Phase::Beginning(beginning) => Some(Box::pin(async {
+                        beginning.changed().await;
+                        Woke::Wake
+                    })),
+                };
+                let woke = poll_fn(|cx| {
+                    if route.wakers.poll_woken(seat, cx).is_ready() {
+                        return Poll::Ready(Woke::Wake);
+                    }
+                    if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                        return Poll::Ready(Woke::Beat);
+                    }
+                    other.as_mut().map_or(Poll::Pending, |other| other.as_mut().poll(cx))
+                })
+                .await;
+                drop(other);
+                match woke {
+                    Woke::Wake => {}
+                    Woke::Beat if Instant::now() < self.beat() => {
+                        let beat = self.beat();
+                        if let Some(timer) = &mut timer {
+                            timer.as_mut().reset(beat);
+                        }
+                    }
+                    Woke::Beat => self.heartbeat(),
+                    Woke::Live => self.go_live(),
                 }
-                other.as_mut().map_or(Poll::Pending, |other| other.as_mut().poll(cx))
-            })
-            .await;
-            drop(other);
-            match woke {
-                Woke::Wake => {}
-                Woke::Beat if Instant::now() < self.beat => self.set_timer(),
-                Woke::Beat => self.heartbeat(),
-                Woke::Live => self.go_live(),
             }
         }
     }
 
-    fn set_timer(&mut self) {
-        if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(self.beat);
-        }
-    }
-
-    /// From now on somebody else asks when it is time for a sign of life.
-    pub fn give_up_timer(&mut self) {
-        self.timer = None;
+    /// For [`Subscription::next`], where there is no other.
+    pub fn timer(&self) -> Timer {
+        Box::pin(sleep_until(self.beat()))
     }
 
     /// When there has to be a sign of life.
     pub fn beat(&self) -> Instant {
-        self.beat
+        self.source.shared.began + Duration::from_nanos(self.beat)
+    }
+
+    /// The next sign of life is due a heartbeat after this moment.
+    fn beat_after(&mut self, now: Instant) {
+        let shared = &self.source.shared;
+        let beat = (now + shared.heartbeat).saturating_duration_since(shared.began);
+        // There are enough for five centuries.
+        self.beat = u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Has a sign of life ready if it is time for one; says whether it is a position.
     pub fn beat_if_due(&mut self, now: Instant) -> bool {
-        if now < self.beat {
+        if now < self.beat() {
             return false;
         }
-        self.beat = now + self.shared.heartbeat;
+        self.beat_after(now);
         self.heartbeat();
         matches!(self.ready.back(), Some(FrameKind::Position(_)))
     }
@@ -363,20 +403,21 @@ impl Subscription {
 
     /// Tells operators how far it is: all that it gave before was written.
     fn note_place(&self) {
-        self.listener.note(match &self.phase {
+        let progress = match &self.phase {
             Phase::Waiting(_) | Phase::Beginning(_) => Progress::Waiting,
             Phase::Following(cursor) => Progress::Following(*cursor),
             // It has one: a replay goes on from there.
             Phase::Replaying(_) => {
                 Progress::Replaying(self.position.as_ref().map_or(0, |had| had.time().time))
             }
-        });
+        };
+        self.listener.note(self.listed, progress);
     }
 
     fn heartbeat(&mut self) {
         let found = match &mut self.phase {
             Phase::Following(cursor) => {
-                let found = self.feed.position_without_document(&self.route, *cursor);
+                let found = self.source.feed.position_without_document(&self.route, *cursor);
                 found.map(|(position, next)| {
                     // Else it would seem to lag behind, when the journal has nothing so old any more.
                     *cursor = next;
@@ -405,9 +446,9 @@ impl Subscription {
             _ => None,
         };
         if let Some(reason) = reason {
-            self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
+            self.source.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         }
-        self.beat = Instant::now() + self.shared.heartbeat;
+        self.beat_after(Instant::now());
     }
 }
 
@@ -418,9 +459,11 @@ async fn live(was_live: &mut watch::Receiver<bool>) {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.metrics.subscriptions.with_label_values(&[&self.route.filter().name]).dec();
+        let Source { shared, feed, .. } = &*self.source;
+        shared.metrics.subscriptions.with_label_values(&[&self.route.filter().name]).dec();
         self.route.wakers.leave(&mut self.seat);
-        self.feed.leave(&self.route);
+        self.listener.leave(&self.route, self.listed);
+        feed.leave(&self.route);
     }
 }
 

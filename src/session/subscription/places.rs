@@ -18,15 +18,15 @@ impl Subscription {
     /// Goes on after a position: from the journal, or by a replay.
     pub(super) fn go_to(&mut self, position: Position) {
         self.position = Some(position.clone());
-        match self.feed.locate_for(self.route.filter(), &position) {
+        match self.source.feed.locate_for(self.route.filter(), &position) {
             Some(Located::At(cursor)) if self.is_plausible(&position) => {
-                self.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
+                self.source.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
                 self.phase = Phase::Following(cursor);
             }
             Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
             // The journal still reads what was before the start, and may get there.
-            _ if !self.feed.was_live() => {
-                self.phase = Phase::wait_for(&self.feed, Begin::There);
+            _ if !self.source.feed.was_live() => {
+                self.phase = Phase::wait_for(&self.source.feed, Begin::There);
             }
             _ => self.replay(position),
         }
@@ -48,8 +48,8 @@ impl Subscription {
 
     /// Goes on from so many seconds before the newest cluster time that was read.
     pub(super) fn go_back(&mut self, seconds: u32) {
-        match self.feed.now() {
-            Some((head, _)) if self.feed.was_live() => {
+        match self.source.feed.now() {
+            Some((head, _)) if self.source.feed.was_live() => {
                 self.go_to(Position::of_an_age(head.time().time.saturating_sub(seconds)));
             }
             _ => self.wait_to(Begin::Ago(seconds)),
@@ -58,13 +58,13 @@ impl Subscription {
 
     fn is_plausible(&self, position: &Position) -> bool {
         let Timestamp { time: ahead, .. } = position.time();
-        self.feed.now().is_none_or(|(head, _)| {
+        self.source.feed.now().is_none_or(|(head, _)| {
             ahead <= head.time().time.saturating_add(MAX_AHEAD_OF_JOURNAL_SECONDS)
         })
     }
 
     pub(super) fn replay(&mut self, position: Position) {
-        let replay = self.shared.replayer.start(&self.feed, &self.route, position);
+        let replay = self.source.shared.replayer.start(&self.source.feed, &self.route, position);
         self.phase = Phase::Replaying(Box::new(replay));
     }
 
@@ -84,22 +84,22 @@ impl Subscription {
         if self.has_snapshot() {
             return self.begin_again(Some(reason), None, reason != ResetReason::Started);
         }
-        self.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
+        self.source.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));
         self.begin_at(first);
     }
 
     /// A reset before the feed was read would be answered with data that is older than "now".
     fn wait_to(&mut self, begin: Begin) {
-        self.phase = Phase::wait_for(&self.feed, begin);
+        self.phase = Phase::wait_for(&self.source.feed, begin);
     }
 
     /// After a replay that the journal goes on from. Its end may be an event of another collection,
     /// whose token is none of this filter's: it is located as the sidecar's own, and kept as a place
     /// that shows no collection.
     pub(super) fn meet(&mut self, position: Position) {
-        let located = self.feed.locate(&position);
-        self.reach(self.feed.without_collection(position));
+        let located = self.source.feed.locate(&position);
+        self.reach(self.source.feed.without_collection(position));
         match located {
             Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
             _ => self.go_on(),
@@ -109,7 +109,7 @@ impl Subscription {
     /// After a replay, or a part of one: from where the client is now.
     pub(super) fn go_on(&mut self) {
         match self.position.clone() {
-            Some(position) => match self.feed.locate_for(self.route.filter(), &position) {
+            Some(position) => match self.source.feed.locate_for(self.route.filter(), &position) {
                 Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
                 _ => self.replay(position),
             },
@@ -125,7 +125,7 @@ impl Subscription {
         is_braked: bool,
     ) {
         let at = match is_braked {
-            true => self.shared.snapshots.brake(&self.route),
+            true => self.source.shared.snapshots.brake(&self.route),
             false => Instant::now(),
         };
         self.position = None;
@@ -146,7 +146,7 @@ impl Subscription {
             return false;
         }
         // None: something has come just now, and is sent first.
-        let found = self.feed.position_without_document(&self.route, cursor);
+        let found = self.source.feed.position_without_document(&self.route, cursor);
         let Some((position, next)) = found.filter(|_| !self.is_broken()) else { return false };
         self.phase = Phase::Following(next);
         // What the client has may be further: its own id, of a replica that had read more.
@@ -164,15 +164,15 @@ impl Subscription {
     /// comes back with it may be given that event, which it never had.
     fn find_now(&mut self) -> Option<Position> {
         self.position = None;
-        if !self.feed.was_live() {
+        if !self.source.feed.was_live() {
             return None;
         }
-        let (head, end) = self.feed.now()?;
+        let (head, end) = self.source.feed.now()?;
         self.phase = Phase::Following(end);
         // It may be newer than `head`: then what came in between is not for this route.
-        let first = self.feed.position_without_document(&self.route, end);
+        let first = self.source.feed.position_without_document(&self.route, end);
         let first = first.map_or_else(|| Position::before(head.time()), |(first, _)| first);
-        self.position = Some(first.clone().max(self.feed.without_collection(head)));
+        self.position = Some(first.clone().max(self.source.feed.without_collection(head)));
         Some(first)
     }
 }

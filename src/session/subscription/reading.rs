@@ -35,8 +35,12 @@ impl Subscription {
                 !self.is_broken() && self.take(look)
             }
             Phase::Beginning(beginning) => {
-                let look =
-                    beginning.look(&self.shared.snapshots, &self.feed, &self.route, &self.listener);
+                let look = beginning.look(
+                    &self.source.shared.snapshots,
+                    &self.source.feed,
+                    &self.route,
+                    &self.listener,
+                );
                 !self.is_broken() && self.begin(look)
             }
         }
@@ -89,7 +93,7 @@ impl Subscription {
         let Phase::Following(cursor) = &mut self.phase else {
             return false;
         };
-        let back = self.feed.look_back(&self.route, cursor, BATCH);
+        let back = self.source.feed.look_back(&self.route, cursor, BATCH);
         if self.is_broken() {
             return false;
         }
@@ -97,7 +101,7 @@ impl Subscription {
             Back::Deliveries(found) => self.queue(found),
             Back::Asked => return false,
             Back::Gone => {
-                self.shared.metrics.slow_clients_total.inc();
+                self.source.shared.metrics.slow_clients_total.inc();
                 match self.position.clone() {
                     Some(position) => self.replay(position),
                     None => self.reset(ResetReason::HistoryLost),
@@ -111,7 +115,7 @@ impl Subscription {
     /// look at the feed or the route, since what lies behind the break shows there at once; a client
     /// that were given its id and then cut off would come back behind the break, and never know.
     pub(super) fn is_broken(&self) -> bool {
-        self.feed.epoch() != self.epoch
+        self.source.feed.epoch() != self.epoch
     }
 
     pub(super) fn queue(&mut self, found: Vec<Arc<Delivery>>) {

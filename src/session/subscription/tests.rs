@@ -35,12 +35,15 @@ async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
         heartbeat: Duration::from_secs(60),
         ids: Ids::Token,
         listeners: Arc::default(),
+        began: Instant::now(),
     });
     let bound = filter.bind(&[], None).unwrap();
     let listener = shared.listeners.add(0, None);
-    let mut subscription =
-        Subscription::new(shared, feed.clone(), &filter, bound, From::Now, listener);
-    assert!(matches!(subscription.next().await, Some(FrameKind::Ready(..))));
+    let source = Arc::new(Source::new(shared, feed.clone()));
+    let listener = (listener, Listed::ALONE);
+    let mut subscription = Subscription::new(source, &filter, bound, From::Now, listener);
+    let mut timer = subscription.timer();
+    assert!(matches!(subscription.next(Some(&mut timer)).await, Some(FrameKind::Ready(..))));
 
     feed.restart_at(&before(20));
     subscription.heartbeat();
@@ -54,6 +57,6 @@ async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
     };
     assert!(feed.append(generation, ChangeEvent::parse(raw).unwrap()));
     assert!(subscription.next_ready().is_none());
-    let next = subscription.next().await;
+    let next = subscription.next(Some(&mut timer)).await;
     assert!(matches!(next, Some(FrameKind::Reset(ResetReason::HistoryLost, Some(_)))), "{next:?}");
 }
