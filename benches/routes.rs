@@ -204,7 +204,7 @@ fn row(name: &str, routes: usize, make: impl Fn(usize) -> Predicate) {
     let began = Instant::now();
     let mut index = Index::new();
     for (number, predicate) in predicates.iter().enumerate() {
-        index.insert(number as u64, predicate);
+        index.insert(number as u32, predicate);
     }
     let subscribe = began.elapsed() / routes as u32;
 
@@ -232,7 +232,7 @@ fn row(name: &str, routes: usize, make: impl Fn(usize) -> Predicate) {
     let leaving = routes.min(10_000);
     let began = Instant::now();
     for number in 0..leaving {
-        index.remove(&(number as u64));
+        index.remove(number as u32);
     }
     let leave = began.elapsed() / leaving as u32;
     println!(

@@ -7,9 +7,9 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use bson::{Bson, RawDocument, RawDocumentBuf};
-use bytes::Bytes;
 
 /// BSON's type bytes, and what lies behind each: the
 /// [BSON specification](https://bsonspec.org/spec.html)'s element types.
@@ -169,19 +169,13 @@ impl<'a> Value<'a> {
 #[derive(Clone)]
 pub(crate) enum Owned {
     /// In place: a number, an identifier, a short text.
-    Short {
-        tag: u8,
-        length: u8,
-        bytes: [u8; SHORT],
-    },
-    Long {
-        tag: u8,
-        data: Bytes,
-    },
+    Short { tag: u8, length: u8, bytes: [u8; SHORT] },
+    /// A part of what several may share.
+    Long { tag: u8, start: u32, length: u32, data: Arc<[u8]> },
 }
 
 /// As many bytes as fit where [`Owned::Long`] has its reference.
-const SHORT: usize = 37;
+const SHORT: usize = 29;
 
 impl PartialEq for Owned {
     fn eq(&self, other: &Owned) -> bool {
@@ -209,8 +203,9 @@ impl Owned {
     /// Copies the bytes, so that the value may outlive what it was read from.
     pub fn of(value: Value<'_>) -> Owned {
         Owned::short(value).unwrap_or_else(|| {
-            let data = Bytes::copy_from_slice(value.data);
-            Owned::Long { tag: value.tag, data }
+            // No document of MongoDB, and no request, is as long.
+            let length = u32::try_from(value.data.len()).unwrap_or(u32::MAX);
+            Owned::Long { tag: value.tag, start: 0, length, data: value.data.into() }
         })
     }
 
@@ -243,7 +238,11 @@ impl Owned {
                 let data = bytes.get(..usize::from(*length)).unwrap_or_default();
                 Value { tag: *tag, data }
             }
-            Owned::Long { tag, data } => Value { tag: *tag, data },
+            Owned::Long { tag, start, length, data } => {
+                let (start, length) = (*start as usize, *length as usize);
+                let data = data.get(start..).and_then(|data| data.get(..length));
+                Value { tag: *tag, data: data.unwrap_or_default() }
+            }
         }
     }
 
@@ -251,7 +250,11 @@ impl Owned {
     pub fn members(&self) -> Vec<Owned> {
         let member = |value: Value<'_>| match (Owned::short(value), self) {
             (None, Owned::Long { data, .. }) => {
-                Owned::Long { tag: value.tag, data: data.slice_ref(value.data) }
+                // It lies in these bytes, since it was read from them.
+                let start = value.data.as_ptr().addr().saturating_sub(data.as_ptr().addr());
+                let [start, length] =
+                    [start, value.data.len()].map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+                Owned::Long { tag: value.tag, start, length, data: data.clone() }
             }
             (short, _) => short.unwrap_or_else(|| Owned::of(value)),
         };
@@ -421,8 +424,8 @@ mod tests {
     // There may be one for each of a million clients, and several for each.
     #[test]
     fn a_short_value_is_held_in_place_and_equals_itself() {
-        assert_eq!(std::mem::size_of::<Owned>(), 40);
-        assert_eq!(std::mem::size_of::<Option<Owned>>(), 40);
+        assert_eq!(std::mem::size_of::<Owned>(), 32);
+        assert_eq!(std::mem::size_of::<Option<Owned>>(), 32);
         let text = |length: usize| Bson::String("x".repeat(length));
         for (value, is_short) in [
             (Bson::Null, true),

@@ -154,6 +154,7 @@ fn resolve(name: &str, text: &str, reporter: &mut Reporter<'_>) -> Option<Filter
         description,
         namespace,
         operations,
+        value_names: super::bind::names_of(&params, &template),
         template,
         params,
         projection,

@@ -67,7 +67,8 @@ impl<V, L> Test<V, L> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Set {
     values: Box<[Owned]>,
-    regexes: Box<[Arc<Pattern>]>,
+    /// Boxed, since few lists have any: [`Test`] is smaller then.
+    regexes: Option<Box<Vec<Arc<Pattern>>>>,
     has_null: bool,
 }
 
@@ -78,7 +79,8 @@ impl Set {
         values.sort_by(|a, b| compare::order(a.get(), b.get()));
         values.dedup_by(|a, b| compare::equal(a.get(), b.get()));
         let has_null = values.iter().any(|value| value.get().tag == tag::NULL);
-        Set { values: values.into(), regexes: regexes.into(), has_null }
+        let regexes = (!regexes.is_empty()).then(|| Box::new(regexes));
+        Set { values: values.into(), regexes, has_null }
     }
 
     /// Sorted in the order of BSON, each once; the regular expressions are not among them.
@@ -88,7 +90,7 @@ impl Set {
 
     /// Patterns that a value may match instead of being equal to one of the values.
     pub fn regexes(&self) -> &[Arc<Pattern>] {
-        &self.regexes
+        self.regexes.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// Which of the values equals this one, as `$eq` has it: missing, undefined and null are one.
@@ -109,7 +111,7 @@ impl Set {
         }
         let found =
             self.values.binary_search_by(|member| compare::order(member.get(), value)).is_ok();
-        found || self.regexes.iter().any(|regex| regex.matches(value))
+        found || self.regexes().iter().any(|regex| regex.matches(value))
     }
 }
 

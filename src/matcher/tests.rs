@@ -397,3 +397,10 @@ fn predicates_cross_threads() {
     crosses::<Predicate>();
     crosses::<projection::Projection>();
 }
+
+// There may be one for each of a million clients, with its counts in a piece of 64 bytes.
+#[test]
+fn a_condition_is_small() {
+    let size = size_of::<eval::BoundNode>();
+    assert!(size + 2 * size_of::<usize>() <= 64, "{size}");
+}

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::Feed;
 use crate::event::ChangeEvent;
-use crate::feed::routes::{Delivery, Finder, READ_BYTES, Route, RouteId};
+use crate::feed::routes::{Delivery, Finder, READ_BYTES, Route, RouteId, Slot};
 
 /// Of what the journal may hold, this may hold so much, and always
 const SHARE: usize = 8;
@@ -438,10 +438,11 @@ impl Pass {
     }
 
     /// Records which routes an event concerns. Returns how many predicates were evaluated.
-    fn take(&mut self, number: u64, event: &ChangeEvent, candidates: &mut Vec<RouteId>) -> usize {
+    fn take(&mut self, number: u64, event: &ChangeEvent, candidates: &mut Vec<Slot>) -> usize {
         self.finder.candidates(event, candidates);
-        for id in candidates.iter() {
-            let Some(search) = self.searches.get_mut(id) else { continue };
+        for slot in candidates.iter() {
+            let found = self.finder.get(*slot).map(|route| route.id());
+            let Some(search) = found.and_then(|id| self.searches.get_mut(&id)) else { continue };
             if search.wants(number) && search.route.wants(event) {
                 search.found.push(Entry { number, delivery: None });
                 self.bytes += size_of::<Entry>();

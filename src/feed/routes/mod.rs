@@ -24,7 +24,7 @@ mod wakers;
 
 pub(crate) use delivery::DocumentWriter;
 pub use delivery::{Delivery, DeliveryKind, ResetReason};
-pub(crate) use finder::Finder;
+pub(crate) use finder::{Finder, Slot};
 pub use index::{Description, Index};
 pub(crate) use large::LargeDeliveries;
 pub(crate) use route::READ_BYTES;

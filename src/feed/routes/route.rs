@@ -40,23 +40,30 @@ const DROPPED: usize = 32;
 
 #[derive(Debug)]
 struct Recent {
-    /// From here on all deliveries are here, or their numbers are in `dropped`.
-    known_from: u64,
     complete_from: u64,
     /// Boxed, since most of perhaps a million routes hold nothing.
     held: Option<Box<Held>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
+    /// From here on all deliveries are here, or their numbers are in `dropped`.
+    known_from: u64,
     /// So that a cursor that was up to date long ago is known to be behind by these alone.
     dropped: VecDeque<u64>,
     deliveries: VecDeque<Arc<Delivery>>,
 }
 
+impl Held {
+    /// Before the first delivery from this number on.
+    fn empty(known_from: u64) -> Held {
+        Held { known_from, dropped: VecDeque::new(), deliveries: VecDeque::new() }
+    }
+}
+
 impl Recent {
     fn starting_at(number: u64) -> Recent {
-        Recent { known_from: number, complete_from: number, held: None }
+        Recent { complete_from: number, held: None }
     }
 
     fn deliveries(&self) -> impl DoubleEndedIterator<Item = &Arc<Delivery>> {
@@ -74,7 +81,8 @@ impl Recent {
         while self.held.as_ref().is_some_and(|held| held.deliveries.len() >= keep) {
             self.drop_first();
         }
-        self.held.get_or_insert_default().deliveries.push_back(delivery);
+        let held = self.held.get_or_insert_with(|| Box::new(Held::empty(self.complete_from)));
+        held.deliveries.push_back(delivery);
     }
 
     /// Lets go of deliveries before `first`, and of their numbers before `oldest`; says whether any
@@ -111,14 +119,15 @@ impl Recent {
         if held.dropped.len() >= DROPPED
             && let Some(number) = held.dropped.pop_front()
         {
-            self.known_from = number + 1;
+            held.known_from = number + 1;
         }
         held.dropped.push_back(gone.number);
     }
 
     fn forget_first(&mut self) {
-        if let Some(number) = self.held.as_mut().and_then(|held| held.dropped.pop_front()) {
-            self.known_from = number + 1;
+        let Some(held) = &mut self.held else { return };
+        if let Some(number) = held.dropped.pop_front() {
+            held.known_from = number + 1;
         }
     }
 
@@ -128,7 +137,7 @@ impl Recent {
         if cursor >= self.complete_from {
             return None;
         }
-        let known = self.held.as_ref().filter(|_| cursor >= self.known_from).and_then(|held| {
+        let known = self.held.as_ref().filter(|held| cursor >= held.known_from).and_then(|held| {
             let at = held.dropped.partition_point(|number| *number < cursor);
             held.dropped.get(at).copied()
         });
@@ -140,7 +149,7 @@ impl Recent {
 #[derive(Debug)]
 pub struct Route {
     id: RouteId,
-    pub(super) key: Arc<Key>,
+    key: Key,
     predicate: Predicate,
     recent: Mutex<Recent>,
     /// How many deliveries are kept: `clients.max_buffered`.
@@ -156,7 +165,7 @@ impl Route {
     /// A route that is complete from the journal's number `complete_from` on.
     pub(super) fn new(
         id: RouteId,
-        key: Arc<Key>,
+        key: Key,
         predicate: Predicate,
         complete_from: u64,
         keep: usize,
@@ -175,7 +184,7 @@ impl Route {
     }
 
     /// What routes have in common that show the same, whichever comes after the other.
-    pub fn key(&self) -> &Arc<Key> {
+    pub fn key(&self) -> &Key {
         &self.key
     }
 

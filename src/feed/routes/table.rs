@@ -1,12 +1,13 @@
 //! All routes of one upstream, and which of them an event concerns.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::delivery::Delivery;
-use super::finder::Finder;
+use super::finder::{Finder, Slot};
 use super::route::{Effect, Route};
 use super::tally::{Tallies, Tally};
 use crate::event::ChangeEvent;
@@ -17,12 +18,18 @@ use crate::matcher::Predicate;
 const LARGE: usize = 256 * 1024;
 
 /// Of one table; never used twice.
-pub type RouteId = u64;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RouteId {
+    /// In the table's finder.
+    pub(super) slot: Slot,
+    /// Tells it from those that were in that slot before.
+    serial: u32,
+}
 
 /// What makes two subscriptions the same route: the file as it was read, and the bound values.
 ///
 /// Small, since there may be a million of them: a reference to the filter instead of its name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Key {
     filter: Arc<Filter>,
     values: BoundValues,
@@ -58,13 +65,36 @@ impl Hash for Key {
     }
 }
 
+/// A route, found by its key.
+struct Keyed(Arc<Route>);
+
+impl Borrow<Key> for Keyed {
+    fn borrow(&self) -> &Key {
+        self.0.key()
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Keyed) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for Keyed {}
+
+impl Hash for Keyed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
 /// Only touched under the feed's lock.
 pub struct RouteTable {
-    by_key: HashMap<Arc<Key>, RouteId>,
+    by_key: HashSet<Keyed>,
     finder: Finder,
-    next: RouteId,
+    serial: u32,
     /// Routes that hold deliveries: what trimming has to look at, out of perhaps a million.
-    holding: HashSet<RouteId>,
+    holding: HashSet<Slot>,
     /// The events whose deliveries may still be held, and what those of each take; some of them
     /// may be gone already.
     held: VecDeque<(u64, usize)>,
@@ -73,7 +103,7 @@ pub struct RouteTable {
     max_bytes: usize,
     tallies: Tallies,
     /// Kept for its memory.
-    candidates: Vec<RouteId>,
+    candidates: Vec<Slot>,
 }
 
 /// An event and the routes that it may concern, to be judged without the feed's lock.
@@ -138,9 +168,9 @@ impl RouteTable {
     /// Routes that together hold deliveries of so many bytes, or those of a single larger event.
     pub fn new(max_bytes: usize) -> RouteTable {
         RouteTable {
-            by_key: HashMap::new(),
+            by_key: HashSet::new(),
             finder: Finder::default(),
-            next: 0,
+            serial: 0,
             holding: HashSet::new(),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -162,20 +192,20 @@ impl RouteTable {
         if let Some(route) = self.known(&key) {
             return route;
         }
-        self.add(Arc::new(key), bound.predicate, complete_from, keep)
+        self.add(key, bound.predicate, complete_from, keep)
     }
 
     /// The route that is to this table what `other` is to its own, for the same clients.
     pub fn join_as(&mut self, other: &Route, complete_from: u64, keep: usize) -> Arc<Route> {
-        if let Some(route) = self.known(&other.key) {
+        if let Some(route) = self.known(other.key()) {
             return route;
         }
-        let (key, predicate) = (other.key.clone(), other.predicate().clone());
+        let (key, predicate) = (other.key().clone(), other.predicate().clone());
         self.add(key, predicate, complete_from, keep)
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Route>> {
-        let route = self.finder.get(*self.by_key.get(key)?)?;
+        let Keyed(route) = self.by_key.get(key)?;
         // A file that is changed and changed back has the same key. Whoever was told to leave and
         // has not yet must not have newcomers join him.
         if route.is_retired() {
@@ -187,16 +217,17 @@ impl RouteTable {
 
     fn add(
         &mut self,
-        key: Arc<Key>,
+        key: Key,
         predicate: Predicate,
         complete_from: u64,
         keep: usize,
     ) -> Arc<Route> {
-        let id = self.next;
-        self.next += 1;
-        self.by_key.insert(key.clone(), id);
+        self.serial = self.serial.wrapping_add(1);
+        let id = RouteId { slot: self.finder.next_slot(), serial: self.serial };
         let route = Route::new(id, key, predicate, complete_from, keep);
         let route = Arc::new(route);
+        // A retired one makes room.
+        self.by_key.replace(Keyed(route.clone()));
         route.subscribers.fetch_add(1, Ordering::Relaxed);
         self.finder.add(route.clone());
         self.tallies.add_route(&route.filter().name);
@@ -208,21 +239,24 @@ impl RouteTable {
         if route.subscribers.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
-        if !self.finder.remove(route) {
+        if self.finder.get(route.id().slot).is_none_or(|there| there.id() != route.id()) {
             return;
         }
+        self.finder.remove(route.id().slot);
         self.tallies.remove_route(&route.filter().name);
-        if self.by_key.get(&route.key) == Some(&route.id()) {
-            self.by_key.remove(&route.key);
+        // A retired one may have made room for another.
+        if self.by_key.get(route.key()).is_some_and(|Keyed(known)| known.id() == route.id()) {
+            self.by_key.remove(route.key());
         }
-        self.holding.remove(&route.id());
+        self.holding.remove(&route.id().slot);
     }
 
     /// The routes that an event may concern.
     pub(crate) fn offer(&mut self, number: u64, event: Arc<ChangeEvent>) -> Offer {
         let mut candidates = std::mem::take(&mut self.candidates);
         self.finder.candidates(&event, &mut candidates);
-        let routes = candidates.iter().filter_map(|id| self.finder.get(*id).cloned()).collect();
+        let routes = candidates.iter().filter_map(|slot| self.finder.get(*slot).cloned());
+        let routes = routes.collect();
         self.candidates = candidates;
         Offer { number, event, routes }
     }
@@ -231,7 +265,7 @@ impl RouteTable {
     pub(crate) fn hand_out(&mut self, made: Made) {
         for (route, delivery) in made.deliveries {
             if route.begin_holding() {
-                self.holding.insert(route.id());
+                self.holding.insert(route.id().slot);
             }
             route.push(delivery);
         }
@@ -275,7 +309,8 @@ impl RouteTable {
             self.held_bytes -= bytes;
         }
         let finder = &self.finder;
-        self.holding.retain(|id| finder.get(*id).is_some_and(|route| route.trim(first, oldest)));
+        self.holding
+            .retain(|slot| finder.get(*slot).is_some_and(|route| route.trim(first, oldest)));
     }
 
     /// Forgets everything after a break in the history.

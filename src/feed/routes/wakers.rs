@@ -2,7 +2,8 @@
 //!
 //! Like `tokio::sync::Notify`, of which only `notify_waiters` would be used, but what each of perhaps
 //! ten thousands of waiting clients holds is a number of eight bytes and its waker in a shared list,
-//! instead of a node of its own. A client with many streams waits on many routes.
+//! instead of a node of its own. A client with many streams waits on many routes. Where a single one
+//! waits, as on most routes with values of their own, its waker is in place.
 //!
 //! Invariants:
 //!
@@ -29,7 +30,36 @@ pub struct Wakers {
     /// The first free place, or [`NONE`]. Read and changed under the lock only: beside it, since it
     /// then takes the room that is left by the round.
     free: AtomicU32,
-    places: Mutex<Vec<Place>>,
+    places: Mutex<Places>,
+}
+
+/// The wakers, each at its place.
+#[derive(Debug)]
+enum Places {
+    /// The first one, and no other.
+    One(Waker),
+    /// Boxed, so that this is no larger than a waker. `None`: nobody.
+    Several(Option<Box<Vec<Place>>>),
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places::Several(None)
+    }
+}
+
+impl Places {
+    /// The waker at a place, if it is taken.
+    fn waker(&mut self, at: u32) -> Option<&mut Waker> {
+        match self {
+            Places::One(waker) if at == 0 => Some(waker),
+            Places::Several(Some(several)) => match several.get_mut(at as usize)? {
+                Place::Taken(waker) => Some(waker),
+                Place::Free(_) => None,
+            },
+            Places::One(_) | Places::Several(None) => None,
+        }
+    }
 }
 
 /// A waker, or the next free place.
@@ -79,15 +109,28 @@ impl Wakers {
         if self.round.load(Ordering::Acquire) != seat.round {
             return Poll::Ready(());
         }
-        match places.get_mut(seat.place as usize) {
-            Some(Place::Taken(waker)) => waker.clone_from(cx.waker()),
-            _ => seat.place = self.add(&mut places, cx.waker().clone()),
+        match places.waker(seat.place) {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => seat.place = self.add(&mut places, cx.waker().clone()),
         }
         Poll::Pending
     }
 
-    fn add(&self, places: &mut Vec<Place>, waker: Waker) -> u32 {
-        let place = Place::Taken(waker);
+    fn add(&self, places: &mut Places, waker: Waker) -> u32 {
+        let mut several = match std::mem::take(places) {
+            Places::Several(None) => {
+                *places = Places::One(waker);
+                return 0;
+            }
+            Places::One(first) => Box::new(vec![Place::Taken(first)]),
+            Places::Several(Some(several)) => several,
+        };
+        let place = self.add_to(&mut several, Place::Taken(waker));
+        *places = Places::Several(Some(several));
+        place
+    }
+
+    fn add_to(&self, places: &mut Vec<Place>, place: Place) -> u32 {
         let free = self.free.load(Ordering::Relaxed);
         if let Some(known) = places.get_mut(free as usize) {
             let next = match std::mem::replace(known, place) {
@@ -98,7 +141,7 @@ impl Wakers {
             return free;
         }
         if places.len() == places.capacity() {
-            // Most routes have one client, and by itself a list begins with room for four.
+            // By itself, a list begins with room for four.
             places.reserve_exact(places.len().max(1));
         }
         places.push(place);
@@ -116,8 +159,13 @@ impl Wakers {
         if self.round.load(Ordering::Acquire) != seat.round {
             return;
         }
-        if let Some(place) = places.get_mut(at as usize) {
-            *place = Place::Free(self.free.swap(at, Ordering::Relaxed));
+        match &mut *places {
+            Places::One(_) => *places = Places::default(),
+            Places::Several(several) => {
+                if let Some(place) = several.as_mut().and_then(|them| them.get_mut(at as usize)) {
+                    *place = Place::Free(self.free.swap(at, Ordering::Relaxed));
+                }
+            }
         }
     }
 
@@ -129,9 +177,14 @@ impl Wakers {
             self.free.store(NONE, Ordering::Relaxed);
             std::mem::take(&mut *places)
         };
-        for place in places {
-            if let Place::Taken(waker) = place {
-                waker.wake();
+        match places {
+            Places::One(waker) => waker.wake(),
+            Places::Several(several) => {
+                for place in several.into_iter().flat_map(|several| *several) {
+                    if let Place::Taken(waker) = place {
+                        waker.wake();
+                    }
+                }
             }
         }
     }
@@ -231,7 +284,9 @@ mod tests {
             seats.iter_mut().for_each(|seat| assert!(!poll(&wakers, seat, &count)));
             seats.iter_mut().for_each(|seat| wakers.leave(seat));
         }
-        assert_eq!(wakers.places.lock().len(), 3);
+        let places = wakers.places.lock();
+        assert!(matches!(&*places, Places::Several(Some(several)) if several.len() == 3));
+        drop(places);
         // One that was left in an earlier round is not somebody else's now.
         assert!(!poll(&wakers, &mut seats[0], &count));
         wakers.wake_all();
@@ -245,6 +300,23 @@ mod tests {
     #[test]
     fn a_place_is_as_small_as_a_waker() {
         assert_eq!((size_of::<Place>(), size_of::<Seat>()), (size_of::<Waker>(), 8));
-        assert!(size_of::<Wakers>() <= 40, "{}", size_of::<Wakers>());
+        assert_eq!((size_of::<Places>(), size_of::<Wakers>()), (16, 32));
+    }
+
+    #[test]
+    fn a_single_one_comes_and_goes_without_a_list() {
+        let wakers = Wakers::default();
+        let count = Arc::new(Count::default());
+        let [mut first, mut second] = [Seat::default(), Seat::default()];
+        for seat in [&mut first, &mut second] {
+            assert!(!poll(&wakers, seat, &count) && !poll(&wakers, seat, &count));
+            assert!(matches!(*wakers.places.lock(), Places::One(_)));
+            wakers.leave(seat);
+            assert!(matches!(*wakers.places.lock(), Places::Several(None)));
+        }
+        assert!(!poll(&wakers, &mut first, &count) && !poll(&wakers, &mut second, &count));
+        wakers.leave(&mut first);
+        wakers.wake_all();
+        assert_eq!((count.0.load(Ordering::Relaxed), Arc::strong_count(&count)), (1, 1));
     }
 }

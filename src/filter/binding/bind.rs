@@ -3,6 +3,8 @@
 //! A query is hostile until it is typed: each value becomes a value of the declared type, or a
 //! refusal that names the parameter. A value never becomes an operator.
 
+use std::sync::Arc;
+
 use bson::{Bson, RawDocument};
 
 use crate::config::RESERVED_QUERY;
@@ -11,8 +13,8 @@ use crate::event::raw::Owned;
 use crate::filter::access::AccessRule;
 use crate::filter::limits::MAX_VALUE_BYTES;
 use crate::filter::params::{MAX_VALUES, Param};
-use crate::filter::{Access, Filter, claims};
-use crate::matcher::{Placeholder, Predicate, Role};
+use crate::filter::{Access, Filter, Params, claims};
+use crate::matcher::{Placeholder, Predicate, Role, Template};
 
 /// A filter with its values in.
 #[derive(Debug, Clone)]
@@ -23,15 +25,15 @@ pub struct Bound {
 
 /// The bound values in one canonical form, as bytes of BSON: equal only where the same documents match,
 /// as far as the values tell. So the order of a document's fields counts, as it does for `mongod`.
-/// Sets are sorted and hold nothing twice. The predicate shares the bytes.
+/// Sets are sorted and hold nothing twice. The predicate shares the bytes, and the filter the names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct BoundValues(Box<[(String, Option<Owned>)]>);
+pub struct BoundValues(Box<[(Arc<str>, Option<Owned>)]>);
 
 impl BoundValues {
     /// Name and value of every parameter, in the order of the declaration, and of every claim; `None`:
     /// left out.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<Bson>)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_ref().map(Owned::to_bson)))
+        self.0.iter().map(|(name, value)| (&**name, value.as_ref().map(Owned::to_bson)))
     }
 
     /// The query that says the same, defaults written out.
@@ -70,10 +72,19 @@ pub struct ParamError {
     pub message: String,
 }
 
-type Values = Vec<(String, Option<Owned>)>;
+type Values = Vec<(Arc<str>, Option<Owned>)>;
+
+/// The names of all values that can be bound to a filter.
+pub(in crate::filter) fn names_of(params: &Params, template: &Template) -> Box<[Arc<str>]> {
+    let claims = template.uses().iter().filter_map(|used| match &used.placeholder {
+        Placeholder::Claim(claim) => Some(claims::shown(claim).into()),
+        Placeholder::Param(_) => None,
+    });
+    params.iter().map(|param| param.name.as_str().into()).chain(claims).collect()
+}
 
 fn value_among(values: &Values, name: &str) -> Option<Owned> {
-    values.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone())
+    values.iter().find(|(known, _)| **known == *name).and_then(|(_, value)| value.clone())
 }
 
 /// Whether claims match `access`, with the values of parameters where they are known yet.
@@ -197,6 +208,11 @@ impl Filter {
             })
     }
 
+    fn value_name(&self, name: &str) -> Arc<str> {
+        let known = self.value_names.iter().find(|known| ***known == *name);
+        known.cloned().unwrap_or_else(|| name.into())
+    }
+
     fn values(&self, query: &[(String, String)]) -> Result<Values, ParamError> {
         for (name, _) in query {
             self.check_declared(name)?;
@@ -204,7 +220,7 @@ impl Filter {
         let mut values = Vec::with_capacity(self.params.list.len());
         for param in &self.params.list {
             let value = value_of(param, query)?;
-            values.push((param.name.clone(), value.as_ref().map(Owned::from_bson)));
+            values.push((self.value_name(&param.name), value.as_ref().map(Owned::from_bson)));
         }
         Ok(values)
     }
@@ -226,7 +242,7 @@ impl Filter {
                         None
                     }
                 };
-                bound.push((claims::shown(claim), value.clone()));
+                bound.push((self.value_name(&claims::shown(claim)), value.clone()));
                 value
             }
         });

@@ -135,7 +135,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Slots {
-    by_key: HashMap<Arc<RouteKey>, Slot>,
+    by_key: HashMap<RouteKey, Slot>,
     /// Those of no use are looked for when so many are here, and then at every doubling.
     sweep_at: usize,
 }

@@ -4,7 +4,7 @@
 //! whole document: what the key alone proves is true of the whole document too.
 
 use std::collections::{BTreeMap, HashMap, btree_map, hash_map};
-use std::hash::{Hash, RandomState};
+use std::hash::RandomState;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -28,18 +28,21 @@ const CROWD: usize = 32;
 /// Terms and ways that are counted before a choice, which bounds what adding costs.
 const COUNTED_TERMS: usize = 8;
 
+/// Where a route is in an index: given when it is added, and needed to remove it.
+pub type IndexSlot = u32;
+
 /// Routes by id, filed under the best term of their predicates.
 ///
-/// Memory: about 130 bytes a route with one equality. Adding and removing cost the same whatever
+/// Memory: about 70 bytes a route with one equality. Adding and removing cost the same whatever
 /// the number of routes; so does looking up, apart from the candidates it finds.
 #[derive(Debug)]
 pub struct Index<Id> {
-    /// Ids by slot, apart from the rest: looking up touches nothing else of a route.
-    ids: Vec<Option<Id>>,
+    /// Ids by slot, apart from the rest: looking up touches nothing else of a route. Nothing refers to
+    /// that of a free slot.
+    ids: Vec<Id>,
     /// Where the terms of each slot are filed.
-    places: Vec<Box<[Location]>>,
-    free: Vec<u32>,
-    by_id: HashMap<Id, u32>,
+    filed: Vec<Filed>,
+    free: Vec<IndexSlot>,
     /// Hash of path and value, to routes. Two values that share a hash share their candidates.
     equal: HashMap<u64, Postings, Hashed>,
     paths: Vec<PathEntry>,
@@ -53,6 +56,27 @@ pub struct Index<Id> {
     always: Vec<Entry>,
     /// Keyed, since the values come from clients.
     state: RandomState,
+}
+
+/// Where the terms of a route are filed.
+#[derive(Debug, Default)]
+enum Filed {
+    /// There is no route.
+    #[default]
+    Free,
+    /// In place, since most routes have one.
+    One(Location),
+    Several(Box<[Location]>),
+}
+
+impl Filed {
+    fn locations(&mut self) -> &mut [Location] {
+        match self {
+            Filed::Free => &mut [],
+            Filed::One(location) => std::slice::from_mut(location),
+            Filed::Several(locations) => locations,
+        }
+    }
 }
 
 /// Where one term of a route is filed.
@@ -93,20 +117,19 @@ impl PathEntry {
     }
 }
 
-impl<Id: Copy + Eq + Hash + Ord> Default for Index<Id> {
+impl<Id: Copy + Ord> Default for Index<Id> {
     fn default() -> Self {
         Index::new()
     }
 }
 
-impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
+impl<Id: Copy + Ord> Index<Id> {
     /// An empty index.
     pub fn new() -> Index<Id> {
         Index {
             ids: Vec::new(),
-            places: Vec::new(),
+            filed: Vec::new(),
             free: Vec::new(),
-            by_id: HashMap::new(),
             equal: HashMap::default(),
             paths: Vec::new(),
             path_numbers: HashMap::new(),
@@ -120,52 +143,60 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
 
     /// How many routes there are.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.ids.len() - self.free.len()
     }
 
     /// Whether there is no route.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.len() == 0
     }
 
-    /// Adds a route. One with that id is replaced.
-    pub fn insert(&mut self, id: Id, predicate: &Predicate) {
-        self.remove(&id);
-        let slot = self.free.pop().unwrap_or(self.ids.len() as u32);
+    /// Adds a route, whose id no other has. Gives its slot.
+    pub fn insert(&mut self, id: Id, predicate: &Predicate) -> IndexSlot {
+        let slot = self.free.pop().unwrap_or(self.ids.len() as IndexSlot);
         let terms = self.choose(terms::ways(predicate));
-        let places: Box<[Location]> = match terms {
-            None => Box::new([self.file(File::Always, Entry { slot, term: 0 })]),
-            Some(terms) => terms
-                .into_iter()
-                .enumerate()
-                .map(|(term, demand)| {
-                    let file = self.locate(demand);
-                    self.file(file, Entry { slot, term: term as u32 })
-                })
-                .collect(),
+        let filed = match terms.as_deref() {
+            None => Filed::One(self.file(File::Always, Entry { slot, term: 0 })),
+            Some([only]) => Filed::One(self.file_term(only, Entry { slot, term: 0 })),
+            Some(terms) => {
+                let numbered = terms.iter().zip(0..);
+                let file = |(term, number)| self.file_term(term, Entry { slot, term: number });
+                Filed::Several(numbered.map(file).collect())
+            }
         };
-        if slot as usize == self.ids.len() {
-            self.ids.push(None);
-            self.places.push(Box::default());
+        match self.ids.get_mut(slot as usize) {
+            Some(free) => {
+                *free = id;
+                self.filed[slot as usize] = filed;
+            }
+            None => {
+                self.ids.push(id);
+                self.filed.push(filed);
+            }
         }
-        self.ids[slot as usize] = Some(id);
-        self.places[slot as usize] = places;
-        self.by_id.insert(id, slot);
+        slot
     }
 
-    /// Removes a route; false where there is none with that id.
-    pub fn remove(&mut self, id: &Id) -> bool {
-        let Some(slot) = self.by_id.remove(id) else { return false };
-        for term in 0..self.places[slot as usize].len() {
+    /// Removes the route in this slot; false where there is none.
+    pub fn remove(&mut self, slot: IndexSlot) -> bool {
+        let at = slot as usize;
+        if matches!(self.filed.get(at), None | Some(Filed::Free)) {
+            return false;
+        }
+        for term in 0..self.filed[at].locations().len() {
             // One by one and in place: what moves up may be a later entry of this same route.
             let gone = Location { file: File::Always, place: 0 };
-            let place = std::mem::replace(&mut self.places[slot as usize][term], gone);
+            let place = std::mem::replace(&mut self.filed[at].locations()[term], gone);
             self.unfile(place);
         }
-        self.ids[slot as usize] = None;
-        self.places[slot as usize] = Box::default();
+        self.filed[at] = Filed::Free;
         self.free.push(slot);
         true
+    }
+
+    fn file_term(&mut self, term: &Term, entry: Entry) -> Location {
+        let file = self.locate(term.clone());
+        self.file(file, entry)
     }
 
     /// Adds the routes that may want the document to `out`, each once. Every route whose predicate
@@ -427,7 +458,7 @@ impl<Id: Copy + Eq + Hash + Ord> Index<Id> {
             File::Always => swap_remove(&mut self.always, place),
         };
         if let Removed::Moved(entry) = removed {
-            self.places[entry.slot as usize][entry.term as usize].place = place;
+            self.filed[entry.slot as usize].locations()[entry.term as usize].place = place;
         }
         if let Some(path) = used_path {
             self.release_path(path);
@@ -479,7 +510,7 @@ fn sort_tail<Id: Copy + Ord>(out: &mut Vec<Id>, start: usize) {
 /// The candidates of one document on their way out.
 struct Found<'a, Id> {
     out: &'a mut Vec<Id>,
-    ids: &'a [Option<Id>],
+    ids: &'a [Id],
     /// From how many lists they came: within one, each route stands once.
     lists: usize,
 }
@@ -491,7 +522,7 @@ impl<Id: Copy> Found<'_, Id> {
         }
         // A route stands twice in a list if two of its values share a hash.
         self.lists += 1 + usize::from(entries.iter().any(|entry| entry.term > 0));
-        let ids = entries.iter().filter_map(|entry| *self.ids.get(entry.slot as usize)?);
+        let ids = entries.iter().filter_map(|entry| self.ids.get(entry.slot as usize).copied());
         self.out.extend(ids);
     }
 }
