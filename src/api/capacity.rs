@@ -116,9 +116,16 @@ struct Streams {
     values: HashMap<u64, usize>,
 }
 
-/// What a connection is counted by for its caller.
-#[derive(Debug)]
+/// What a connection is counted by, where there is a limit for it.
+#[derive(Debug, Default)]
 struct Counted {
+    address: Option<IpAddr>,
+    caller: Option<CountedCaller>,
+}
+
+/// The same for its caller.
+#[derive(Debug)]
+struct CountedCaller {
     subject: [u8; 32],
     /// What its streams listen with, each once.
     values: Vec<u64>,
@@ -128,9 +135,8 @@ struct Counted {
 #[derive(Debug)]
 pub struct ConnectionSlot {
     limits: Arc<StreamLimits>,
-    /// Counted only where there is a limit for it.
-    address: Option<Box<IpAddr>>,
-    subject: Option<Box<Counted>>,
+    /// Boxed, since few have any.
+    counted: Option<Box<Counted>>,
 }
 
 impl StreamLimits {
@@ -158,7 +164,7 @@ impl StreamLimits {
     /// What is used up.
     pub fn take(self: &Arc<StreamLimits>, address: Option<IpAddr>) -> Result<ConnectionSlot, Full> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let mut place = ConnectionSlot { limits: self.clone(), address: None, subject: None };
+        let mut place = ConnectionSlot { limits: self.clone(), counted: None };
         if open >= self.most {
             return Err(Full::Connections);
         }
@@ -176,7 +182,7 @@ impl StreamLimits {
                 return Err(Full::Address);
             }
             *open += 1;
-            place.address = Some(Box::new(address));
+            place.counted.get_or_insert_default().address = Some(address);
         }
         Ok(place)
     }
@@ -195,12 +201,12 @@ impl ConnectionSlot {
         let values = limits.hasher.hash_one(values);
         let mut subjects = limits.subjects.lock();
         let streams = subjects.entry(caller.subject).or_default();
-        let counted = self.subject.as_ref();
+        let counted = self.counted.as_ref().and_then(|counted| counted.caller.as_ref());
         if counted.is_some_and(|counted| counted.values.contains(&values)) {
             return Ok(());
         }
         let is_new = !streams.values.contains_key(&values);
-        let is_first = self.subject.is_none();
+        let is_first = counted.is_none();
         let full = if is_first && limits.per_subject.is_some_and(|most| streams.open >= most) {
             Some(Full::Subject)
         } else if is_new && limits.values_per_subject.is_some_and(|m| streams.values.len() >= m) {
@@ -214,8 +220,9 @@ impl ConnectionSlot {
         streams.open += usize::from(is_first);
         *streams.values.entry(values).or_default() += 1;
         drop(subjects);
-        let none = || Box::new(Counted { subject: caller.subject, values: Vec::new() });
-        self.subject.get_or_insert_with(none).values.push(values);
+        let none = || CountedCaller { subject: caller.subject, values: Vec::new() };
+        let counted = self.counted.get_or_insert_default();
+        counted.caller.get_or_insert_with(none).values.push(values);
         Ok(())
     }
 }
@@ -223,10 +230,11 @@ impl ConnectionSlot {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::AcqRel);
-        if let Some(address) = &self.address {
-            lower(self.limits.addresses.lock().entry(**address));
+        let Some(counted) = self.counted.take() else { return };
+        if let Some(address) = counted.address {
+            lower(self.limits.addresses.lock().entry(address));
         }
-        if let Some(counted) = self.subject.take() {
+        if let Some(counted) = counted.caller {
             let mut subjects = self.limits.subjects.lock();
             if let Entry::Occupied(mut streams) = subjects.entry(counted.subject) {
                 streams.get_mut().open -= 1;

@@ -68,9 +68,11 @@ impl<V, L> Test<V, L> {
 pub(crate) struct Set {
     values: Box<[Owned]>,
     /// Boxed, since few lists have any: [`Test`] is smaller then.
-    regexes: Option<Box<Vec<Arc<Pattern>>>>,
+    regexes: Option<Box<Patterns>>,
     has_null: bool,
 }
+
+type Patterns = Vec<Arc<Pattern>>;
 
 impl Set {
     /// Sorts the values and drops duplicates, as well as those that BSON cannot hold.

@@ -48,7 +48,8 @@ pub struct Member {
 /// The streams of a connection.
 enum Streams {
     One(Member, Timer),
-    Many(Box<Many>),
+    /// In place: it is no larger.
+    Many(Many),
 }
 
 /// One client with its streams: yields their frames in order until it ends.
@@ -76,7 +77,7 @@ impl Connection {
 
     /// With streams under names.
     pub fn with_many(catalog: Arc<Catalog>, control: Control, many: Many) -> Connection {
-        Connection { catalog, streams: Streams::Many(Box::new(many)), control }
+        Connection { catalog, streams: Streams::Many(many), control }
     }
 
     /// Where streams have names: those, to add to and take from.

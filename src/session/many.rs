@@ -30,17 +30,16 @@ enum Woke {
     Retired(usize),
     /// A stream has something to look at.
     Route,
-    /// Some have more to look at, and others may have their turn.
-    Busy,
     Timer,
 }
 
-/// What a look at all of them gave.
-enum Look {
-    Woke(Woke),
-    /// Nothing: all of them wait for their routes' wake-ups, as almost always.
+/// Why a look at all of them gave nothing.
+enum Idle {
+    /// Some have more to look at, and others may have their turn.
+    Busy,
+    /// All of them wait for their routes' wake-ups, as almost always.
     AllFollow,
-    /// Nothing, and some wait for something else.
+    /// Some wait for something else.
     SomeWait,
 }
 
@@ -58,7 +57,7 @@ pub struct Many {
     /// Whether the connection stays open without a stream.
     pub stays_open: bool,
     /// Where the next look begins, so that each has its turn.
-    turn: usize,
+    turn: u16,
     heartbeat: Duration,
     /// When there has to be a sign of life of the connection.
     beat: Instant,
@@ -203,10 +202,10 @@ impl Many {
     /// What can be given without waiting.
     pub(super) fn next_ready(&mut self) -> Option<Frame> {
         for _ in 0..self.slots.len() {
-            self.turn = (self.turn + 1) % self.slots.len();
-            let Some(member) = &mut self.slots[self.turn].member else { continue };
+            let at = self.next_turn();
+            let Some(member) = &mut self.slots[at].member else { continue };
             if let Some(kind) = member.subscription.next_ready()
-                && let Some(frame) = self.take(self.turn, kind)
+                && let Some(frame) = self.take(at, kind)
             {
                 return Some(frame);
             }
@@ -218,51 +217,67 @@ impl Many {
     /// force.
     pub(super) async fn next(&mut self) -> (u16, Option<FrameKind>) {
         loop {
-            let woke = match self.look() {
-                Look::Woke(woke) => woke,
-                Look::AllFollow => poll_fn(|cx| self.poll_followed(cx)).await,
-                // Boxed: few connections wait so, and not for long.
-                Look::SomeWait => Box::pin(self.wait()).await,
+            let idle = match self.look() {
+                Ok(woke) => match self.heed(woke) {
+                    Some(found) => return found,
+                    None => continue,
+                },
+                Err(idle) => idle,
             };
-            match woke {
-                Woke::Timer => {
-                    if let Some(keepalive) = self.beat() {
-                        return (0, Some(keepalive));
-                    }
+            let woke = match idle {
+                Idle::Busy => {
+                    tokio::task::yield_now().await;
+                    continue;
                 }
-                Woke::Retired(at) => return (number(at), None),
-                Woke::Frame(at, kind) => {
-                    if let Some(frame) = self.take(at, kind) {
-                        return (frame.stream, Some(frame.kind));
-                    }
-                }
-                Woke::Route => {}
-                Woke::Busy => tokio::task::yield_now().await,
+                Idle::AllFollow => poll_fn(|cx| self.poll_followed(cx)).await,
+                // Boxed: few connections wait so, and not for long.
+                Idle::SomeWait => Box::pin(self.wait()).await,
+            };
+            if let Some(found) = self.heed(woke) {
+                return found;
             }
         }
     }
 
+    /// What a wake-up has for the client, as in [`Many::next`].
+    fn heed(&mut self, woke: Woke) -> Option<(u16, Option<FrameKind>)> {
+        match woke {
+            Woke::Timer => self.beat().map(|keepalive| (0, Some(keepalive))),
+            Woke::Retired(at) => Some((number(at), None)),
+            Woke::Frame(at, kind) => {
+                self.take(at, kind).map(|frame| (frame.stream, Some(frame.kind)))
+            }
+            Woke::Route => None,
+        }
+    }
+
+    /// Whose turn it is: where there are none, 0.
+    fn next_turn(&mut self) -> usize {
+        let turn = (usize::from(self.turn) + 1) % self.slots.len().max(1);
+        self.turn = number(turn);
+        turn
+    }
+
     /// Looks at each of them, until one has something.
-    fn look(&mut self) -> Look {
-        let count = self.slots.len().max(1);
-        self.turn = (self.turn + 1) % count;
+    fn look(&mut self) -> Result<Woke, Idle> {
+        let turn = self.next_turn();
         let (mut is_busy, mut all_follow) = (false, true);
-        let (first, behind) = self.slots.split_at_mut(self.turn);
-        let numbered = (self.turn..).zip(behind).chain((0..).zip(first));
+        let (first, behind) = self.slots.split_at_mut(turn);
+        let numbered = (turn..).zip(behind).chain((0..).zip(first));
         for (at, slot) in numbered {
             let Some(member) = &mut slot.member else { continue };
             match member.subscription.now() {
-                Now::Frame(kind) => return Look::Woke(Woke::Frame(at, kind)),
-                Now::Retired => return Look::Woke(Woke::Retired(at)),
+                Now::Frame(kind) => return Ok(Woke::Frame(at, kind)),
+                Now::Retired => return Ok(Woke::Retired(at)),
                 Now::Busy => is_busy = true,
                 Now::Nothing => all_follow &= member.subscription.is_following(),
             }
         }
-        match all_follow {
-            _ if is_busy => Look::Woke(Woke::Busy),
-            true => Look::AllFollow,
-            false => Look::SomeWait,
-        }
+        Err(match all_follow {
+            _ if is_busy => Idle::Busy,
+            true => Idle::AllFollow,
+            false => Idle::SomeWait,
+        })
     }
 
     /// Ready when one of them has been woken, or when it is time for a sign of life.

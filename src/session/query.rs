@@ -3,6 +3,7 @@
 //! times the memory.
 
 use crate::filter::BoundValues;
+use crate::session::bookmark::{push_length, take_length};
 
 /// Names and values, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,30 +47,6 @@ impl Query {
         }
         pairs
     }
-}
-
-/// Seven bits a byte, the lowest first; all bytes but the last have the highest bit.
-pub(super) fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
-    while length >= 0x80 {
-        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
-        bytes.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "less than 128")]
-    bytes.push(length as u8);
-}
-
-pub(super) fn take_length(bytes: &mut &[u8]) -> Option<usize> {
-    let mut length = 0;
-    for shift in (0..usize::BITS).step_by(7) {
-        let (first, rest) = bytes.split_first()?;
-        *bytes = rest;
-        length |= usize::from(first & 0x7f) << shift;
-        if first & 0x80 == 0 {
-            return Some(length);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

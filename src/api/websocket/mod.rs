@@ -458,6 +458,13 @@ async fn say_goodbye<D: Duplex>(wire: &mut D, incoming: &mut Incoming, close: &C
 mod tests {
     use super::*;
 
+    // What an idle WebSocket has opened fits a piece of 256 bytes.
+    #[test]
+    fn what_is_open_is_small() {
+        let size = size_of::<(Opened, Identity)>();
+        assert!(size <= 256, "{size}");
+    }
+
     #[test]
     fn refusals_are_close_codes() {
         let retry = Duration::from_secs(2);

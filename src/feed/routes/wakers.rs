@@ -39,7 +39,7 @@ enum Places {
     /// The first one, and no other.
     One(Waker),
     /// Boxed, so that this is no larger than a waker. `None`: nobody.
-    Several(Option<Box<Vec<Place>>>),
+    Several(Option<Box<List>>),
 }
 
 impl Default for Places {
@@ -61,6 +61,8 @@ impl Places {
         }
     }
 }
+
+type List = Vec<Place>;
 
 /// A waker, or the next free place.
 #[derive(Debug)]

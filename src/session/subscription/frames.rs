@@ -56,25 +56,32 @@ impl FrameKind {
 /// Frames on their way to a client. Boxed, and not there while there is nothing: almost all subscriptions
 /// wait.
 #[derive(Debug, Default)]
-pub(super) struct Queue(Option<Box<VecDeque<FrameKind>>>);
+pub(super) struct Queue(Option<Box<Frames>>);
+
+type Frames = VecDeque<FrameKind>;
 
 impl Queue {
+    /// Whether there is nothing to give.
     pub fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|frames| frames.is_empty())
     }
 
+    /// The one that is given last.
     pub fn back(&self) -> Option<&FrameKind> {
         self.0.as_ref()?.back()
     }
 
+    /// Adds one behind the others.
     pub fn push_back(&mut self, frame: FrameKind) {
         self.0.get_or_insert_default().push_back(frame);
     }
 
+    /// The one that is given next.
     pub fn pop_front(&mut self) -> Option<FrameKind> {
         self.0.as_mut()?.pop_front()
     }
 
+    /// Adds these behind the others.
     pub fn extend(&mut self, frames: impl IntoIterator<Item = FrameKind>) {
         self.0.get_or_insert_default().extend(frames);
     }

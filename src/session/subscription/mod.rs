@@ -296,7 +296,7 @@ impl Subscription {
 
     /// The next thing to send. Returns `None` when the filter is no longer the one in force. The timer is for
     /// its sign of life; `None`: somebody else asks when it is time for one.
-    #[expect(
+    #[allow(
         clippy::manual_async_fn,
         reason = "a function would keep room for each of its arguments twice"
     )]
@@ -337,17 +337,18 @@ impl Subscription {
                         Woke::Wake
                     })),
                 };
-                let woke = poll_fn(|cx| {
+                // Moved in: what is borrowed instead has room beside it.
+                let mut beat = timer.as_deref_mut();
+                let woke = poll_fn(move |cx| {
                     if route.wakers.poll_woken(seat, cx).is_ready() {
                         return Poll::Ready(Woke::Wake);
                     }
-                    if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                    if beat.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
                         return Poll::Ready(Woke::Beat);
                     }
                     other.as_mut().map_or(Poll::Pending, |other| other.as_mut().poll(cx))
                 })
                 .await;
-                drop(other);
                 match woke {
                     Woke::Wake => {}
                     Woke::Beat if Instant::now() < self.beat() => {
