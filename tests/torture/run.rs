@@ -194,8 +194,8 @@ impl Run {
         // Everything of its time: a position without a document may lie before it.
         let mark: String =
             last.map(|last| last.token.chars().take(18).collect()).unwrap_or_default();
-        self.await_clients(&mark).await;
-        self.check(phase, &mark, &mut report);
+        let behind = self.await_clients(&mark).await;
+        self.check(phase, (&mark, &behind), &mut report);
         self.compare(phase, &mut report).await;
         report.memory = self.cluster.memory.figures();
         let now = self.replays().await;
@@ -211,18 +211,29 @@ impl Run {
         (self.cluster.metric(&name("memory")).await, self.cluster.metric(&name("oplog")).await)
     }
 
-    /// Returns when all are there, or when the time is over: the check says who is not.
-    async fn await_clients(&self, mark: &str) {
+    /// Returns when all have been there, or when the time is over: those, by their numbers, that have
+    /// not. One that was may begin anew meanwhile, with a snapshot of before.
+    async fn await_clients(&self, mark: &str) -> HashSet<usize> {
         let began = Instant::now();
-        let is_there = |client: &Client| {
-            client.log.lock().last_id.as_ref().is_some_and(|id| id.as_str() >= mark)
-        };
-        while !self.clients.iter().all(is_there) && began.elapsed() < LIVENESS {
+        let mut behind: HashSet<usize> = (0..self.clients.len()).collect();
+        loop {
+            behind.retain(|number| {
+                let log = self.clients[*number].log.lock();
+                log.last_id.as_ref().is_none_or(|id| id.as_str() < mark)
+            });
+            if behind.is_empty() || began.elapsed() >= LIVENESS {
+                return behind;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    fn check(&mut self, phase: &Phase, mark: &str, report: &mut Report) {
+    fn check(
+        &mut self,
+        phase: &Phase,
+        (mark, behind): (&str, &HashSet<usize>),
+        report: &mut Report,
+    ) {
         let truth = &self.witness.truth;
         report.written = truth.iter().filter(|change| change.token > self.done).count();
         self.check_witness(report);
@@ -230,7 +241,7 @@ impl Run {
         // Whoever was given a snapshot of before that cannot be held to it.
         let (base, known) = (&self.base, remembered_since(&self.done));
         let states = self.cursors.iter_mut().zip(&mut self.checked);
-        for (client, (cursor, checked)) in self.clients.iter().zip(states) {
+        for (number, (client, (cursor, checked))) in self.clients.iter().zip(states).enumerate() {
             let stream = &STREAMS[client.stream];
             let (mut records, last_id): (Vec<Record>, _) = {
                 let log = client.log.lock();
@@ -263,7 +274,7 @@ impl Run {
                 *report.resets.entry(reason).or_default() += 1;
             }
             let mut violations = verdict.violations;
-            if last_id.as_ref().is_none_or(|id| id.as_str() < mark) {
+            if behind.contains(&number) {
                 violations.push(Violation::Behind { at: last_id, mark: mark.to_string() });
             }
             let named = violations.into_iter().map(|violation| (client.name.clone(), violation));
