@@ -133,6 +133,8 @@ impl Upstream {
         let mut pace = ReadMode::Batches;
         // A cursor said in passing that its place is lost.
         let mut is_doubted = false;
+        // It was opened again at once.
+        let mut has_hurried = false;
         loop {
             let (generation, collections) = self.feed.collections();
             let error = match patience.open(self.open(&resume, &collections, pace)).await {
@@ -144,7 +146,7 @@ impl Upstream {
                     drop(counted);
                     resume = Resume::FromHead;
                     if has_read {
-                        (failures, is_doubted) = (0, false);
+                        (failures, is_doubted, has_hurried) = (0, false, false);
                     }
                     match ended {
                         CursorEnd::Relisted => {
@@ -167,10 +169,11 @@ impl Upstream {
                             continue;
                         }
                         // An election, a connection that broke: nearly always it can be opened again
-                        // at once.
+                        // at once. Where it cannot, that says more than this error.
                         CursorEnd::Failed(DeploymentError::Driver(error))
-                            if has_read && failure::is_of_the_way(&error) =>
+                            if !has_hurried && failure::is_of_the_way(&error) =>
                         {
+                            has_hurried = true;
                             self.count_restart(Failure::of(&error).reason());
                             continue;
                         }
