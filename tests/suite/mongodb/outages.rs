@@ -146,8 +146,19 @@ async fn errors_of_the_cursor() {
         }
     }
     // What a cursor says once is asked again, and costs nobody a reset.
-    for code in [280, 286] {
+    for (code, reason) in [(280, "fatal"), (286, "history-lost")] {
         own.fail(&["getMore"], doc! { "times": 1 }, "sidecar-under-test", code).await;
+        insert(&orders, next..next + 2).await;
+        expect(&mut stream, next..next + 2).await;
+        let restarts = format!(
+            "sidestream_upstream_restarts_total{{reason=\"{reason}\",upstream=\"shop/updateLookup\"}}"
+        );
+        until("the cursor has said it", || async {
+            sidecar::metric(sidecar.admin, &restarts).await >= 1.0
+        })
+        .await;
+        // The next one has read something: what that says is once again, and not twice.
+        next += 2;
         insert(&orders, next..next + 2).await;
         expect(&mut stream, next..next + 2).await;
         next += 2;
