@@ -24,7 +24,7 @@ use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::Collation;
+use mongodb::options::{Collation, SessionOptions};
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 
@@ -174,8 +174,17 @@ pub async fn read(
     bounds: Bounds,
 ) -> Result<Snapshot, SnapshotError> {
     let mut documents = Vec::new();
-    let position = read_each(client, wanted, bounds, &mut documents).await?;
-    Ok(Snapshot { position, documents })
+    let found = read_each(client, wanted, bounds, &mut documents).await?;
+    Ok(Snapshot { position: found.position, documents })
+}
+
+/// Where a snapshot was read.
+struct Found {
+    /// Behind its documents.
+    position: Position,
+    /// A time by which the collection was still not there, and perhaps no longer: one that was made
+    /// before the position, and dropped between it and this, is not in the snapshot.
+    missing_at: Option<Timestamp>,
 }
 
 /// Hands over each document, and says the position behind them.
@@ -184,20 +193,23 @@ async fn read_each(
     wanted: SnapshotQuery<'_>,
     bounds: Bounds,
     collect: &mut impl Collect,
-) -> Result<Position, SnapshotError> {
+) -> Result<Found, SnapshotError> {
     let has_begun = AtomicBool::new(false);
     let reading = async {
-        if let Some(position) = read_all(client, wanted, bounds, &has_begun, collect).await? {
-            return Ok(position);
+        let wanted = (wanted, bounds);
+        if let Some(time) = read_all(client, wanted, None, &has_begun, collect).await?.time {
+            return Ok(Found { position: behind(time), missing_at: None });
         }
-        // There is no such collection, so nobody says a moment. Nor is there one after this time,
-        // unless what made it comes behind it.
-        let before = deployment::ask(client).await.map_err(|error| match error {
-            DeploymentError::Driver(error) => SnapshotError::of(error),
-            other => SnapshotError::Unsupported(other.to_string()),
-        })?;
-        let position = read_all(client, wanted, bounds, &has_begun, collect).await?;
-        Ok(position.unwrap_or(behind(before.majority_time)))
+        // There is no such collection, so nobody says a moment. It is read at one that is known to have
+        // passed: a server that does not know of it yet, such as one that was the primary, has to wait,
+        // and cannot pass over what has made the collection since.
+        let time = majority_time(client).await?;
+        let read = read_all(client, wanted, Some(time), &has_begun, collect).await?;
+        let missing_at = match read.documents {
+            0 => Some(majority_time(client).await?),
+            _ => None,
+        };
+        Ok(Found { position: behind(time), missing_at })
     };
     match tokio::time::timeout(bounds.time, reading).await {
         Ok(read) => read,
@@ -208,16 +220,34 @@ async fn read_each(
     }
 }
 
-/// `None`: the collection is not there.
+/// What a majority has committed by now.
+async fn majority_time(client: &Client) -> Result<Timestamp, SnapshotError> {
+    let deployment = deployment::ask(client).await.map_err(|error| match error {
+        DeploymentError::Driver(error) => SnapshotError::of(error),
+        other => SnapshotError::Unsupported(other.to_string()),
+    })?;
+    Ok(deployment.majority_time)
+}
+
+/// What one query has read.
+struct ReadAt {
+    /// `None`: the collection is not there, and the server has no moment to tell.
+    time: Option<Timestamp>,
+    documents: usize,
+}
+
+/// At a moment of the server's choice where none is given.
 async fn read_all(
     client: &Client,
-    wanted: SnapshotQuery<'_>,
-    bounds: Bounds,
+    (wanted, bounds): (SnapshotQuery<'_>, Bounds),
+    at: Option<Timestamp>,
     has_begun: &AtomicBool,
     collect: &mut impl Collect,
-) -> Result<Option<Position>, SnapshotError> {
+) -> Result<ReadAt, SnapshotError> {
     let SnapshotQuery { database, collection, predicate, projection } = wanted;
-    let mut session = client.start_session().snapshot(true).await.map_err(SnapshotError::of)?;
+    let options = SessionOptions::builder().snapshot(true).snapshot_time(at).build();
+    let session = client.start_session().with_options(options).await;
+    let mut session = session.map_err(SnapshotError::of)?;
     let collection = client.database(database).collection::<Document>(collection);
     // A default collation would find by other rules than the matcher's.
     let simple = Collation::builder().locale("simple").build();
@@ -253,14 +283,11 @@ async fn read_all(
         Ok::<_, SnapshotError>(judged.documents)
     };
     let (time, documents) = tokio::try_join!(reading, judging)?;
-    match time {
-        Some(time) => Ok(Some(behind(time))),
-        None if documents == 0 => Ok(None),
-        None => {
-            let message = "the server does not tell the moment that it read";
-            Err(SnapshotError::Unsupported(message.to_string()))
-        }
+    if time.is_none() && documents > 0 {
+        let message = "the server does not tell the moment that it read";
+        return Err(SnapshotError::Unsupported(message.to_string()));
     }
+    Ok(ReadAt { time, documents })
 }
 
 /// Whether the server has sent everything.

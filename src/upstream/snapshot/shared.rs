@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bson::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -51,6 +52,8 @@ const LINE: usize = 256;
 /// First and longest pause after a failure that will pass.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
+/// How often it is looked whether the feed has come far enough.
+const LOOK: Duration = Duration::from_millis(50);
 /// How often the log is told of trouble, at most.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -340,10 +343,36 @@ impl State {
         let wanted = SnapshotQuery { database, collection, predicate, projection };
         let writer = DocumentWriter::new((database, collection), projection);
         let mut encoding = Encoding::new(writer, |position, chunks| growing.add(position, chunks));
-        let position = read_each(&client, wanted, self.bounds, &mut encoding).await?;
+        let found = read_each(&client, wanted, self.bounds, &mut encoding).await?;
         let rest = encoding.rest();
-        growing.complete(&position, rest);
+        if let Some(time) = found.missing_at {
+            self.has_been_missing(feed, &found.position, time).await?;
+        }
+        growing.complete(&found.position, rest);
         Ok(())
+    }
+
+    /// Waits until the feed has read past a time, and holds that no collection was dropped from the
+    /// position on: there, the collection may have had documents.
+    async fn has_been_missing(
+        &self,
+        feed: &Feed,
+        position: &Position,
+        time: Timestamp,
+    ) -> Result<(), SnapshotError> {
+        let reached = Position::before(time);
+        let waiting = async {
+            while feed.now().is_none_or(|(head, _)| head < reached) {
+                sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(self.bounds.time, waiting).await.is_err() {
+            return Err(SnapshotError::Silent);
+        }
+        match feed.locate(position) {
+            Some(Located::At(cursor)) if !feed.has_dropped_since(cursor) => Ok(()),
+            _ => Err(SnapshotError::Passed("a collection was dropped meanwhile".to_string())),
+        }
     }
 
     /// Remembers, and tells, that it is of no use to try again.
