@@ -64,7 +64,8 @@ impl Encoder for Sse {
                 return out.extend([Bytes::from(head), rest, Bytes::from(end_of(frame, mark))]);
             }
             FrameKind::Document(json) => {
-                let label = mark.label.map(|_| Bytes::from(format!("{{{}", mark.members())));
+                let label =
+                    mark.label.as_ref().map(|_| Bytes::from(format!("{{{}", mark.members())));
                 let rest = label.as_ref().map_or_else(|| json.clone(), |_| json.slice(1..));
                 out.push(Bytes::from_static(b"event: document\ndata: "));
                 out.extend(label.into_iter().chain([rest, Bytes::from_static(b"\n\n")]));

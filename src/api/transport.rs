@@ -59,7 +59,7 @@ pub trait Encoder: Sync {
 #[derive(Debug)]
 pub struct Mark<'a> {
     /// The stream, where a connection has several.
-    pub label: Option<&'a Label>,
+    pub label: Option<Label<'a>>,
     /// How clients see positions.
     pub ids: &'a Ids,
     /// Where one id says it of all streams.
@@ -70,7 +70,7 @@ impl<'a> Mark<'a> {
     /// A frame's, by its connection; `ids` is how clients see positions.
     pub fn of(frame: &Frame, connection: &'a Connection, ids: &'a Ids) -> Mark<'a> {
         let label = connection.label(frame.stream);
-        let bookmark = label.and_then(|_| connection.bookmark());
+        let bookmark = label.as_ref().and_then(|_| connection.bookmark());
         Mark { label, ids, bookmark }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Mark<'a> {
     /// The members that name the stream, at the beginning of a JSON object: with a comma at their
     /// end, or nothing.
     pub fn members(&self) -> String {
-        let Some(label) = self.label else { return String::new() };
+        let Some(label) = &self.label else { return String::new() };
         let stream = json!(label.stream());
         match label.alias() {
             Some(alias) => format!("\"stream\":{stream},\"as\":{},", json!(alias)),

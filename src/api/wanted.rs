@@ -13,7 +13,7 @@ use crate::session::subscription::From;
 /// One stream.
 #[derive(Debug)]
 pub struct WantedStream {
-    pub label: Label,
+    pub label: Label<'static>,
     /// Its parameters.
     pub query: Vec<(String, String)>,
     pub from: From,
@@ -64,7 +64,7 @@ pub fn of(
         None | Some("") => Ok(Bookmark::default()),
         Some(id) => Bookmark::parse(id, ids),
     };
-    let from_of = |label: &Label| match &bookmark {
+    let from_of = |label: &Label<'_>| match &bookmark {
         Err(_) => From::Invalid,
         Ok(bookmark) => match bookmark.get(label.name()) {
             Some(place) => From::Position(place.clone()),
@@ -124,8 +124,8 @@ fn too_many(most: usize) -> String {
     }
 }
 
-fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label>, Problem> {
-    let mut labels: Vec<Label> = Vec::new();
+fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label<'static>>, Problem> {
+    let mut labels: Vec<Label<'static>> = Vec::new();
     for (_, value) in query.iter().filter(|(name, _)| name == "stream") {
         let label = match value.split_once(':') {
             Some((alias, stream)) => Label::new(stream, Some(alias)),

@@ -14,6 +14,9 @@
 //!   place                      the number of its place
 //! ```
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bson::Timestamp;
@@ -24,21 +27,23 @@ use crate::event::seal::Ids;
 /// How a client tells a stream from the others of its connection: by its name, or by what the client
 /// calls it. In one piece, since there are many.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Label {
+pub struct Label<'a> {
     /// How long the client's name is, and one; 0: there is none. Then that name, and the stream's own.
-    bytes: Box<[u8]>,
+    bytes: Cow<'a, [u8]>,
 }
 
-impl Label {
+impl Label<'static> {
     /// Of a stream; `alias` is what its client calls it.
-    pub fn new(stream: &str, alias: Option<&str>) -> Label {
+    pub fn new(stream: &str, alias: Option<&str>) -> Label<'static> {
         let mut bytes = Vec::with_capacity(1 + alias.map_or(0, str::len) + stream.len());
         push_length(&mut bytes, alias.map_or(0, |alias| alias.len() + 1));
         bytes.extend_from_slice(alias.unwrap_or_default().as_bytes());
         bytes.extend_from_slice(stream.as_bytes());
         Label { bytes: bytes.into() }
     }
+}
 
+impl Label<'_> {
     fn parts(&self) -> (&str, Option<&str>) {
         let mut rest = &*self.bytes;
         let length = take_length(&mut rest).and_then(|length| length.checked_sub(1));
@@ -62,6 +67,45 @@ impl Label {
     pub fn name(&self) -> &str {
         let (stream, alias) = self.parts();
         alias.unwrap_or(stream)
+    }
+}
+
+/// The labels of a connection, by the numbers of its streams. In one piece, too.
+#[derive(Debug, Default)]
+pub struct Labels {
+    /// Each label's bytes behind their length.
+    bytes: Box<[u8]>,
+}
+
+impl Labels {
+    /// Puts a label in the place of another, or behind all of them.
+    pub fn put(&mut self, at: usize, label: &Label<'_>) {
+        let mut bytes = Vec::with_capacity(self.bytes.len() + label.bytes.len() + 1);
+        let others = self.iter().enumerate();
+        let (before, behind): (Vec<_>, Vec<_>) =
+            others.filter(|(number, _)| *number != at).partition(|(number, _)| *number < at);
+        let all = before.iter().map(|(_, it)| it).chain([label]);
+        for label in all.chain(behind.iter().map(|(_, it)| it)) {
+            push_length(&mut bytes, label.bytes.len());
+            bytes.extend_from_slice(&label.bytes);
+        }
+        self.bytes = bytes.into();
+    }
+
+    /// `None` where there was no stream of this number.
+    pub fn get(&self, at: usize) -> Option<Label<'_>> {
+        self.iter().nth(at)
+    }
+
+    /// All of them, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = Label<'_>> {
+        let mut rest = &*self.bytes;
+        std::iter::from_fn(move || {
+            let length = take_length(&mut rest)?;
+            let (bytes, behind) = rest.split_at_checked(length)?;
+            rest = behind;
+            Some(Label { bytes: bytes.into() })
+        })
     }
 }
 
@@ -121,7 +165,17 @@ pub fn place_of(position: &Position) -> Option<Position> {
     if position.names_document() {
         return position.past_event();
     }
-    Some(Position::before(position.time()))
+    // Streams of many connections are told of the same place, and come to it one after the other: they
+    // share its text.
+    LAST.with_borrow_mut(|last| {
+        last.take_if(|last| last.time() != position.time());
+        Some(last.get_or_insert_with(|| Position::before(position.time())).clone())
+    })
+}
+
+thread_local! {
+    /// The last place that a mark was written as.
+    static LAST: RefCell<Option<Position>> = const { RefCell::new(None) };
 }
 
 impl Bookmark {
@@ -284,6 +338,27 @@ mod tests {
         let mark = position("8266F3AAAA000000012B0229296E04");
         assert_eq!(place_of(&mark).unwrap().as_str(), "8266F3AAAA00000001");
         assert!(place_of(&position(EVENT_TOKEN)).is_none_or(|place| !place.names_document()));
+    }
+
+    #[test]
+    fn labels_are_found_by_their_numbers() {
+        let mut labels = Labels::default();
+        let long = "x".repeat(200);
+        let put = [("orders", None), ("chat", Some("a")), ("shop/a", Some("")), (&*long, None)];
+        for (at, (stream, alias)) in put.into_iter().enumerate() {
+            labels.put(at, &Label::new(stream, alias));
+        }
+        labels.put(1, &Label::new("chat", Some(&long)));
+        let found: Vec<_> = labels.iter().collect();
+        let parts = found.iter().map(|label| (label.stream(), label.alias(), label.name()));
+        let expected = [
+            ("orders", None, "orders"),
+            ("chat", Some(&*long), &*long),
+            ("shop/a", Some(""), ""),
+            (&*long, None, &*long),
+        ];
+        assert!(parts.eq(expected) && labels.get(4).is_none());
+        assert_eq!(labels.get(2), Some(Label::new("shop/a", Some(""))));
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Connection {
     }
 
     /// A stream's name, where streams have names.
-    pub fn label(&self, stream: u16) -> Option<&Label> {
+    pub fn label(&self, stream: u16) -> Option<Label<'_>> {
         match &self.streams {
             Streams::One(..) => None,
             Streams::Many(many) => many.label(stream),
@@ -239,12 +239,15 @@ impl Connection {
     /// what the client is to be told.
     fn retire(&mut self, stream: u16) -> Option<Frame> {
         let caller = self.control.caller();
-        let member = match &mut self.streams {
-            Streams::One(member, _) => member,
+        let (subscription, query) = match &self.streams {
+            Streams::One(member, _) => (&member.subscription, &member.query),
             Streams::Many(many) => many.member(stream)?,
         };
-        if let Some(next) = reopen(&self.catalog, member, caller.as_deref()) {
-            *member = next;
+        if let Some(next) = reopen(&self.catalog, subscription, query, caller.as_deref()) {
+            match &mut self.streams {
+                Streams::One(member, _) => *member = next,
+                Streams::Many(many) => many.replace(stream, next),
+            }
             return None;
         }
         match &mut self.streams {
@@ -268,9 +271,9 @@ impl Connection {
     fn hold_against_caller(&mut self) {
         let Some((before, now)) = self.control.take_change() else { return };
         let catalog = &self.catalog;
-        let fits = |member: &Member| fits(catalog, member, &before, &now);
+        let fits = |(subscription, query)| fits(catalog, subscription, query, (&before, &now));
         let all_fit = match &self.streams {
-            Streams::One(member, _) => fits(member),
+            Streams::One(member, _) => fits((&member.subscription, &member.query)),
             Streams::Many(many) => many.members().all(fits),
         };
         if !all_fit {
@@ -284,8 +287,8 @@ impl Connection {
             Streams::One(member, _) => member.subscription.count_sent(),
             Streams::Many(many) => {
                 // Else it has ended meanwhile.
-                if let Some(member) = many.member(stream) {
-                    member.subscription.count_sent();
+                if let Some((subscription, _)) = many.member(stream) {
+                    subscription.count_sent();
                 }
             }
         }
@@ -293,8 +296,12 @@ impl Connection {
 }
 
 /// Opens a stream again after its filter was edited, if that is still possible.
-fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option<Member> {
-    let Member { subscription, query } = member;
+fn reopen(
+    catalog: &Catalog,
+    subscription: &Subscription,
+    query: &Query,
+    caller: Option<&Caller>,
+) -> Option<Member> {
     let claims = caller.map(|caller| caller.claims.document());
     let found = catalog.find(&subscription.filter().name).ok()?;
     let pairs = query.pairs(subscription.values());
@@ -305,8 +312,12 @@ fn reopen(catalog: &Catalog, member: &Member, caller: Option<&Caller>) -> Option
     Some(Member { subscription: catalog.subscribe(&found, bound, from, listener), query })
 }
 
-fn fits(catalog: &Catalog, member: &Member, before: &Caller, now: &Caller) -> bool {
-    let Member { subscription, query } = member;
+fn fits(
+    catalog: &Catalog,
+    subscription: &Subscription,
+    query: &Query,
+    (before, now): (&Caller, &Caller),
+) -> bool {
     if matches!(subscription.filter().access, Access::Public) {
         return true;
     }

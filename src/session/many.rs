@@ -2,24 +2,53 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::bookmark::{Bookmark, Label, place_of};
+use super::bookmark::{Bookmark, Label, Labels, place_of};
 use super::connection::{Frame, Member};
-use super::subscription::{FrameKind, Now, Timer};
+use super::query::Query;
+use super::subscription::{FrameKind, Now, Subscription, Timer};
 use crate::event::Position;
 use crate::filter::Access;
 
 struct Slot {
-    label: Label,
     /// `None` once the stream has ended: its last frames still name it.
-    member: Option<Member>,
-    /// How far the client is, as an id of the connection says it.
-    place: Option<Position>,
+    subscription: Option<Subscription>,
+    /// How far the client is, as an id of the connection says it: in [`Shared::places`].
+    place: Option<NonZeroU16>,
+}
+
+/// What the streams of a connection share.
+#[derive(Default)]
+struct Shared {
+    /// By the numbers of the streams.
+    labels: Labels,
+    /// Where streams are, from 1 on. Those that wait are told of the same place.
+    places: Vec<Position>,
+    /// Boxed, and not there where there is nothing of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few connections have.
+#[derive(Default)]
+struct Rare {
+    /// Of the streams whose values do not say it.
+    queries: Vec<(u16, Query)>,
+    /// Numbers of streams that have ended, for others.
+    free: VecDeque<u16>,
+    /// Those of streams that have ended with the caller's right, and whose client was not told yet.
+    unauthorized: VecDeque<u16>,
+}
+
+impl Shared {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 /// What ended a wait.
@@ -50,8 +79,7 @@ type Other<'a> = (usize, Pin<Box<dyn Future<Output = Option<FrameKind>> + Send +
 pub struct Many {
     /// By number. That of an ended stream is given again only when its last frame is long gone.
     slots: Vec<Slot>,
-    /// Boxed, and not there before one has ended.
-    ended: Option<Box<EndedStreams>>,
+    shared: Box<Shared>,
     /// Whether one id says how far all of them are; else each has its own.
     pub has_one_id: bool,
     /// Whether the connection stays open without a stream.
@@ -65,15 +93,6 @@ pub struct Many {
     timer: Timer,
 }
 
-/// The numbers of streams that have ended.
-#[derive(Default)]
-struct EndedStreams {
-    /// For others.
-    free: VecDeque<u16>,
-    /// Of those that have ended with the caller's right, and whose client was not told yet.
-    unauthorized: VecDeque<u16>,
-}
-
 impl Many {
     /// `has_one_id`: each frame's id says how far all streams are.
     pub fn new(has_one_id: bool, stays_open: bool, heartbeat: Duration) -> Many {
@@ -81,7 +100,7 @@ impl Many {
         let timer = Box::pin(sleep_until(beat));
         Many {
             slots: Vec::new(),
-            ended: None,
+            shared: Box::default(),
             has_one_id,
             stays_open,
             turn: 0,
@@ -92,35 +111,88 @@ impl Many {
     }
 
     /// Adds a stream under a name that no other has; `position` is where it goes on.
-    pub fn add(&mut self, label: Label, member: Member, position: Option<&Position>) {
-        let place = position.and_then(place_of);
-        let slot = Slot { label, member: Some(member), place };
-        match self.ended.as_mut().and_then(|ended| ended.free.pop_front()) {
-            Some(free) => self.slots[usize::from(free)] = slot,
+    pub fn add(&mut self, label: Label<'_>, member: Member, position: Option<&Position>) {
+        let Member { subscription, query } = member;
+        let slot = Slot { subscription: Some(subscription), place: None };
+        let at = match self.shared.rare.as_mut().and_then(|rare| rare.free.pop_front()) {
+            Some(free) => {
+                self.slots[usize::from(free)] = slot;
+                usize::from(free)
+            }
             None => {
                 // There are many connections, with few streams each.
                 self.slots.reserve_exact(1);
                 self.slots.push(slot);
+                self.slots.len() - 1
             }
+        };
+        self.shared.labels.put(at, &label);
+        self.keep_query(number(at), query);
+        if let Some(place) = position.and_then(place_of) {
+            self.go_to(at, place);
         }
+    }
+
+    fn keep_query(&mut self, stream: u16, query: Query) {
+        if let Some(rare) = &mut self.shared.rare {
+            rare.queries.retain(|(of, _)| *of != stream);
+        }
+        if query != Query::SAID {
+            self.shared.rare().queries.push((stream, query));
+        }
+    }
+
+    fn query(&self, stream: u16) -> &Query {
+        let mut queries = self.shared.rare.iter().flat_map(|rare| &rare.queries);
+        let found = queries.find(|(of, _)| *of == stream);
+        found.map_or(&Query::SAID, |(_, query)| query)
+    }
+
+    /// Notes how far a stream's client is. Where another stream is there, they share the place.
+    fn go_to(&mut self, at: usize, place: Position) {
+        self.slots[at].place = None;
+        let Many { slots, shared, .. } = self;
+        let is_used = |index: usize| slots.iter().any(|slot| slot.index() == Some(index));
+        let places = &mut shared.places;
+        let index = places.iter().position(|known| *known == place);
+        let index = index.or_else(|| {
+            let free = (0..places.len()).find(|index| !is_used(*index))?;
+            places[free] = place.clone();
+            Some(free)
+        });
+        let index = index.unwrap_or_else(|| {
+            places.reserve_exact(1);
+            places.push(place);
+            places.len() - 1
+        });
+        self.slots[at].place = NonZeroU16::new(number(index + 1));
+    }
+
+    fn place(&self, slot: &Slot) -> Option<&Position> {
+        self.shared.places.get(slot.index()?)
+    }
+
+    fn find(&self, name: &str) -> Option<u16> {
+        let mut streams = (0..).zip(&self.slots).filter(|(_, slot)| slot.is_open());
+        let named = |at: &u16| self.label(*at).is_some_and(|label| label.name() == name);
+        streams.find(|(at, _)| named(at)).map(|(at, _)| at)
     }
 
     /// Takes away the stream of this name; says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
-        let found = self.slots.iter().position(|slot| slot.is_open() && slot.label.name() == name);
-        let Some(number) = found.and_then(|at| u16::try_from(at).ok()) else { return false };
+        let Some(number) = self.find(name) else { return false };
         self.end(number);
         true
     }
 
     /// Whether a stream goes by this name.
     pub fn has(&self, name: &str) -> bool {
-        self.slots.iter().any(|slot| slot.is_open() && slot.label.name() == name)
+        self.find(name).is_some()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.members().count()
+        self.slots.iter().filter(|slot| slot.is_open()).count()
     }
 
     /// Whether all streams have ended; the client may still open others.
@@ -129,27 +201,39 @@ impl Many {
     }
 
     /// By the number that its frames have, also after its end. `None` if there was no such stream.
-    pub fn label(&self, stream: u16) -> Option<&Label> {
-        self.slots.get(usize::from(stream)).map(|slot| &slot.label)
+    pub fn label(&self, stream: u16) -> Option<Label<'_>> {
+        self.shared.labels.get(usize::from(stream))
     }
 
     /// How far all of them are.
     pub fn bookmark(&self) -> Bookmark {
         let mut bookmark = Bookmark::default();
-        for slot in self.slots.iter().filter(|slot| slot.is_open()) {
-            if let Some(place) = &slot.place {
-                bookmark.put(slot.label.name(), place.clone());
+        for (slot, label) in self.slots.iter().zip(self.shared.labels.iter()) {
+            if let Some(place) = self.place(slot).filter(|_| slot.is_open()) {
+                bookmark.put(label.name(), place.clone());
             }
         }
         bookmark
     }
 
-    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.slots.iter().filter_map(|slot| slot.member.as_ref())
+    /// All of them, each with its query.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&Subscription, &Query)> {
+        let numbered = (0..).zip(&self.slots);
+        numbered.filter_map(|(at, slot)| Some((slot.subscription.as_ref()?, self.query(at))))
     }
 
-    pub(super) fn member(&mut self, stream: u16) -> Option<&mut Member> {
-        self.slots.get_mut(usize::from(stream))?.member.as_mut()
+    /// One of them, with its query. `None`: it has ended.
+    pub(super) fn member(&self, stream: u16) -> Option<(&Subscription, &Query)> {
+        let slot = self.slots.get(usize::from(stream))?;
+        Some((slot.subscription.as_ref()?, self.query(stream)))
+    }
+
+    /// Has another stream in the place of one.
+    pub(super) fn replace(&mut self, stream: u16, member: Member) {
+        if let Some(slot) = self.slots.get_mut(usize::from(stream)) {
+            slot.subscription = Some(member.subscription);
+            self.keep_query(stream, member.query);
+        }
     }
 
     /// Whether the connection has nothing more to wait for.
@@ -160,24 +244,22 @@ impl Many {
     /// Ends a stream; its number is free for another.
     pub(super) fn end(&mut self, stream: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(stream))
-            && slot.member.take().is_some()
+            && slot.subscription.take().is_some()
         {
-            self.ended.get_or_insert_default().free.push_back(stream);
+            self.shared.rare().free.push_back(stream);
         }
     }
 
     /// Ends those that need a right, where others, or the connection by itself, go on without; says
     /// whether they do.
     pub(super) fn end_protected(&mut self) -> bool {
-        let is_public =
-            |member: &Member| matches!(member.subscription.filter().access, Access::Public);
-        if !self.stays_open && !self.members().any(is_public) {
+        let is_public = |one: &Subscription| matches!(one.filter().access, Access::Public);
+        if !self.stays_open && !self.members().any(|(subscription, _)| is_public(subscription)) {
             return false;
         }
-        for at in 0..self.slots.len() {
-            if self.slots[at].member.as_ref().is_some_and(|member| !is_public(member)) {
-                self.slots[at].member = None;
-                self.ended.get_or_insert_default().unauthorized.push_back(number(at));
+        for (at, slot) in (0..).zip(&mut self.slots) {
+            if slot.subscription.take_if(|subscription| !is_public(subscription)).is_some() {
+                self.shared.rare().unauthorized.push_back(at);
             }
         }
         true
@@ -185,9 +267,9 @@ impl Many {
 
     /// One of those that were ended for want of a right, which its client is still to be told.
     pub(super) fn pop_unauthorized(&mut self) -> Option<u16> {
-        let ended = self.ended.as_mut()?;
-        let stream = ended.unauthorized.pop_front()?;
-        ended.free.push_back(stream);
+        let rare = self.shared.rare.as_mut()?;
+        let stream = rare.unauthorized.pop_front()?;
+        rare.free.push_back(stream);
         Some(stream)
     }
 
@@ -203,8 +285,8 @@ impl Many {
     pub(super) fn next_ready(&mut self) -> Option<Frame> {
         for _ in 0..self.slots.len() {
             let at = self.next_turn();
-            let Some(member) = &mut self.slots[at].member else { continue };
-            if let Some(kind) = member.subscription.next_ready()
+            let Some(subscription) = &mut self.slots[at].subscription else { continue };
+            if let Some(kind) = subscription.next_ready()
                 && let Some(frame) = self.take(at, kind)
             {
                 return Some(frame);
@@ -265,12 +347,12 @@ impl Many {
         let (first, behind) = self.slots.split_at_mut(turn);
         let numbered = (turn..).zip(behind).chain((0..).zip(first));
         for (at, slot) in numbered {
-            let Some(member) = &mut slot.member else { continue };
-            match member.subscription.now() {
+            let Some(subscription) = &mut slot.subscription else { continue };
+            match subscription.now() {
                 Now::Frame(kind) => return Ok(Woke::Frame(at, kind)),
                 Now::Retired => return Ok(Woke::Retired(at)),
                 Now::Busy => is_busy = true,
-                Now::Nothing => all_follow &= member.subscription.is_following(),
+                Now::Nothing => all_follow &= subscription.is_following(),
             }
         }
         Err(match all_follow {
@@ -282,8 +364,8 @@ impl Many {
 
     /// Ready when one of them has been woken, or when it is time for a sign of life.
     fn poll_followed(&mut self, cx: &mut Context<'_>) -> Poll<Woke> {
-        for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
-            if member.subscription.poll_woken(cx).is_ready() {
+        for subscription in self.slots.iter_mut().filter_map(|slot| slot.subscription.as_mut()) {
+            if subscription.poll_woken(cx).is_ready() {
                 return Poll::Ready(Woke::Route);
             }
         }
@@ -295,10 +377,10 @@ impl Many {
         let timer = &mut self.timer;
         let (mut following, mut others): (Vec<_>, Vec<Other<'_>>) = (Vec::new(), Vec::new());
         for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Some(member) = &mut slot.member else { continue };
-            match member.subscription.is_following() {
-                true => following.push(&mut member.subscription),
-                false => others.push((at, Box::pin(member.subscription.next(None)))),
+            let Some(subscription) = &mut slot.subscription else { continue };
+            match subscription.is_following() {
+                true => following.push(subscription),
+                false => others.push((at, Box::pin(subscription.next(None)))),
             }
         }
         poll_fn(|cx| {
@@ -323,9 +405,9 @@ impl Many {
         let now = Instant::now();
         let mut next = now + self.heartbeat;
         let mut has_position = false;
-        for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
-            has_position |= member.subscription.beat_if_due(now);
-            next = next.min(member.subscription.beat());
+        for subscription in self.slots.iter_mut().filter_map(|slot| slot.subscription.as_mut()) {
+            has_position |= subscription.beat_if_due(now);
+            next = next.min(subscription.beat());
         }
         let keepalive = (now >= self.beat && !has_position).then_some(FrameKind::Keepalive);
         if keepalive.is_some() {
@@ -349,10 +431,7 @@ impl Many {
         }
         // One of a form that cannot be said leaves the place where it was.
         if let Some(place) = kind.position().as_ref().and_then(place_of) {
-            // Streams that wait are told of the same place: they share its text.
-            let mut known = self.slots.iter().filter_map(|slot| slot.place.as_ref());
-            let known = known.find(|known| **known == place).cloned();
-            self.slots[at].place = Some(known.unwrap_or(place));
+            self.go_to(at, place);
         }
         self.note();
         Some(Frame { stream: number(at), kind })
@@ -370,6 +449,10 @@ fn number(at: usize) -> u16 {
 
 impl Slot {
     fn is_open(&self) -> bool {
-        self.member.is_some()
+        self.subscription.is_some()
+    }
+
+    fn index(&self) -> Option<usize> {
+        self.place.map(|place| usize::from(place.get()) - 1)
     }
 }

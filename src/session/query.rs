@@ -14,6 +14,9 @@ pub struct Query {
 }
 
 impl Query {
+    /// Nothing but what the bound values say.
+    pub const SAID: Query = Query { bytes: None };
+
     /// What was asked with, beside what was bound by it.
     pub fn beside(pairs: &[(String, String)], values: &BoundValues) -> Query {
         let bytes = (!values.say_all_of(pairs)).then(|| Box::new(Query::packed(pairs)));
