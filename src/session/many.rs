@@ -150,13 +150,15 @@ impl Many {
 
     /// Notes how far a stream's client is. Where another stream is there, they share the place.
     fn go_to(&mut self, at: usize, place: Position) {
+        let before = self.slots[at].index();
         self.slots[at].place = None;
         let Many { slots, shared, .. } = self;
         let is_used = |index: usize| slots.iter().any(|slot| slot.index() == Some(index));
         let places = &mut shared.places;
         let index = places.iter().position(|known| *known == place);
         let index = index.or_else(|| {
-            let free = (0..places.len()).find(|index| !is_used(*index))?;
+            // Nearly always its own.
+            let free = before.into_iter().chain(0..places.len()).find(|index| !is_used(*index))?;
             places[free] = place.clone();
             Some(free)
         });
