@@ -431,8 +431,11 @@ impl Many {
             // Who is cut off before it is complete gets it anew.
             self.slots[at].place = None;
         }
-        // One of a form that cannot be said leaves the place where it was.
-        if let Some(place) = kind.position().as_ref().and_then(place_of) {
+        // One of a form that cannot be said leaves the place where it was. Nobody asks for it where each
+        // has its own id.
+        if self.has_one_id
+            && let Some(place) = kind.position().as_ref().and_then(place_of)
+        {
             self.go_to(at, place);
         }
         self.note();
