@@ -11,8 +11,8 @@ CARGO := scripts/cargo
 # What `make test` runs: first these; then two lists beside each other, since most of both is waiting;
 # then what replaces the program that the others start.
 FIRST := fmt-check lint
-ENGINE := cargo-test torture-short bench-smoke
-AROUND := fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny
+ENGINE := cargo-test bench-smoke
+AROUND := fuzz-short browser-test clients-test websocket-test asyncapi-test check-docs helm-check deny torture-short
 LAST := image-test
 
 .PHONY: help
