@@ -10,10 +10,10 @@ use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
 use crate::support::{mongo, unique};
 
-const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
+pub(super) const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
 
 /// Whether the server splits events of more than 16 MB, as of 6.0.9.
-async fn splits(client: &Client) -> bool {
+pub(super) async fn splits(client: &Client) -> bool {
     let told = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.unwrap();
     let version: Vec<i32> =
         told.get_array("versionArray").unwrap().iter().filter_map(Bson::as_i32).collect();
@@ -34,7 +34,7 @@ async fn expect_large(stream: &mut Stream, splits: bool) {
     }
 }
 
-async fn shared() -> Client {
+pub(super) async fn shared() -> Client {
     Client::with_uri_str(mongo::uri()).await.expect("a client")
 }
 

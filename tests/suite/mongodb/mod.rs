@@ -6,6 +6,7 @@ mod checks;
 mod feeds;
 mod history;
 mod impossible;
+mod large;
 mod outages;
 mod panics;
 mod rights;
