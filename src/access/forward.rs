@@ -19,12 +19,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Caller;
 use super::claims::{Claims, MAX_BYTES};
 use super::credentials::Forwarded;
 use super::http::{Answer, Http};
 use super::limited::Limited;
 use super::sessions::{Session, Sessions, Turns};
+use super::{Caller, RightEnd};
 use crate::config::{ClaimsFrom, ForwardAuth};
 use crate::tasks::Tasks;
 
@@ -201,7 +201,7 @@ impl Forward {
         self.sessions.lock().of(credentials.digest(), self.settings.cache)
     }
 
-    /// Asks again and again; returns when the right to this stream has ended. `fits` says whether an
+    /// Asks again and again; returns when the right to this stream has ended, and why. `fits` says whether an
     /// open stream may go on with what is known of its caller now; `is_due` is true while a question
     /// is due or under way, and has not been answered or given up yet.
     pub async fn watch(
@@ -210,7 +210,7 @@ impl Forward {
         mut at: Instant,
         is_due: &AtomicBool,
         mut fits: impl FnMut(&Arc<Caller>) -> bool,
-    ) {
+    ) -> RightEnd {
         let ForwardAuth { recheck, max_outage, .. } = self.settings;
         loop {
             // Never later than `recheck`; earlier by chance, so that those who came together do
@@ -222,7 +222,7 @@ impl Forward {
                 is_due.store(false, Ordering::Relaxed);
                 match said {
                     Some(said) => break said,
-                    None if at.elapsed() >= recheck + max_outage => return,
+                    None if at.elapsed() >= recheck + max_outage => return RightEnd::Unanswered,
                     None => {
                         let pause = PAUSE.max(recheck / 4).min(Duration::from_secs(30));
                         let end = at + recheck + max_outage;
@@ -234,7 +234,7 @@ impl Forward {
                 AuthAnswer::Vouched(again) if fits(&again.caller) => {
                     (vouched, at) = (again, said.at)
                 }
-                _ => return,
+                _ => return RightEnd::Refused,
             }
         }
     }

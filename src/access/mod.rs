@@ -143,6 +143,16 @@ pub struct Right {
     until: Until,
 }
 
+/// Why a right has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RightEnd {
+    /// It expired, or the authentication service refused it.
+    Refused,
+    /// Nobody has said for `auth.forward.max_outage` whether it still holds. Temporary: whoever comes
+    /// back may have it again.
+    Unanswered,
+}
+
 #[derive(Debug)]
 enum Until {
     /// Seconds since 1970.
@@ -166,13 +176,14 @@ impl Right {
         self.is_recheck_due.load(Ordering::Relaxed)
     }
 
-    /// Resolves when the right has ended. Where other claims are known of the caller than before,
+    /// Resolves when the right has ended, with the reason. Where other claims are known of the caller than before,
     /// [`Right::caller`] is another one from then on; whether its streams may go on with that is for
     /// them to say.
-    pub async fn ended(&self) {
+    pub async fn ended(&self) -> RightEnd {
         match &self.until {
             Until::Expiry(expires_at) => {
                 tokio::time::sleep(token::remaining(*expires_at, now(), fastrand::f64())).await;
+                RightEnd::Refused
             }
             Until::Refused { forward, vouched, at } => {
                 let is_same = |again: &Arc<Caller>| {
@@ -183,7 +194,7 @@ impl Right {
                     }
                     is_same
                 };
-                forward.watch(vouched.clone(), *at, &self.is_recheck_due, is_same).await;
+                forward.watch(vouched.clone(), *at, &self.is_recheck_due, is_same).await
             }
         }
     }

@@ -216,8 +216,10 @@ pub(super) async fn send_large<S: Sink>(
     while !rest.is_empty() {
         send(sink, control, pace, &take_piece(&mut rest)).await?;
         let over = poll_fn(|cx| Poll::Ready(pin!(control.ended()).poll(cx))).await;
-        if !rest.is_empty() && over == Poll::Ready(Ended::Unauthorized) {
-            return Err(Ending::cut(Ended::Unauthorized));
+        if !rest.is_empty()
+            && let Poll::Ready(ended @ (Ended::Unauthorized | Ended::AuthUnavailable)) = over
+        {
+            return Err(Ending::cut(ended));
         }
     }
     Ok(())

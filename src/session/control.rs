@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use crate::access::{Caller, Right};
+use crate::access::{Caller, Right, RightEnd};
 use crate::drain::Drain;
 use crate::session::listeners::Listener;
 use crate::upstream::snapshot::Refused;
@@ -27,6 +27,9 @@ pub enum Ended {
     FilterChanged,
     /// The caller's right has ended.
     Unauthorized,
+    /// The authentication service has not answered for so long that the caller's right is in doubt.
+    /// Its client is not told of an end, since coming back helps.
+    AuthUnavailable,
     /// By an operator, who wants it to come back.
     Operator,
     /// There are more documents than the settings let a stream begin with.
@@ -57,6 +60,7 @@ impl Ended {
             Ended::Expired => "expired",
             Ended::FilterChanged => "filter-changed",
             Ended::Unauthorized => "unauthorized",
+            Ended::AuthUnavailable => "auth-unavailable",
             Ended::Operator => "operator",
             Ended::SnapshotTooLarge => "snapshot-too-large",
             Ended::SnapshotUnavailable => "snapshot-unavailable",
@@ -99,7 +103,7 @@ struct Watched {
     right: Arc<Right>,
     /// Who it was when the streams were last held against it.
     caller: Arc<Caller>,
-    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: Pin<Box<dyn Future<Output = RightEnd> + Send>>,
 }
 
 impl Control {
@@ -156,9 +160,12 @@ impl Control {
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Some(watched) = &mut self.right
-            && watched.ended.as_mut().poll(cx).is_ready()
+            && let Poll::Ready(why) = watched.ended.as_mut().poll(cx)
         {
-            return Poll::Ready(Ended::Unauthorized);
+            return Poll::Ready(match why {
+                RightEnd::Refused => Ended::Unauthorized,
+                RightEnd::Unanswered => Ended::AuthUnavailable,
+            });
         }
         // Before the looks: what is said after them wakes the task.
         self.listener.register(cx.waker());

@@ -128,6 +128,9 @@ impl Close {
             Ended::Expired => Some(Close::new(1001, "clients.max_duration is over")),
             Ended::FilterChanged => Some(Close::new(4404, "the stream's filter file was edited")),
             Ended::Unauthorized => Some(Close::new(4401, "the right to this stream has ended")),
+            Ended::AuthUnavailable => {
+                Some(Close::new(1013, "the authentication service is unavailable"))
+            }
             Ended::Operator => Some(Close::new(1013, "ended by an operator: come back")),
             Ended::SnapshotTooLarge | Ended::SnapshotUnavailable | Ended::SnapshotBusy => {
                 Some(Close::new(1013, ended.reason()))
