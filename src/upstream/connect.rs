@@ -95,6 +95,9 @@ impl Server {
                     // and that attempt is tried again, the second one goes without the token, from
                     // where the stream once began. Every read here is repeated by us.
                     options.retry_reads = Some(false);
+                    // As well: MongoDB refuses a change stream that is asked for with `local`. What
+                    // needs another one says so.
+                    options.read_concern = None;
                     match Connected::new(options) {
                         Ok(connected) => {
                             self.connected.send_replace(State::Connected(Box::new(connected)));
@@ -164,7 +167,8 @@ impl Server {
     /// A driver that was told of a replica set forgets for good a host that turns out to be a
     /// standalone server or of another set, and the hosts of the URI once the set calls its members
     /// otherwise; and it takes the primary of a set that was set up anew for an outdated one. When
-    /// somebody has made it right, only a new client looks there again.
+    /// somebody has made it right, only a new client looks there again. Nor does a driver sign in
+    /// again on a connection whose user was dropped and created again.
     pub fn renew(&self) {
         let State::Connected(old) = self.connected.borrow().clone() else {
             return;

@@ -62,6 +62,7 @@ impl Failure {
                 CHANGE_STREAM_FATAL | INVALID_RESUME_TOKEN => Failure::Fatal,
                 BSON_OBJECT_TOO_LARGE => Failure::TooLarge,
                 NO_MATCHING_DOCUMENT => Failure::Unreadable,
+                UNAUTHORIZED if is_signed_out(error) => Failure::Authentication,
                 UNAUTHORIZED => Failure::Privileges,
                 AUTHENTICATION_FAILED => Failure::Authentication,
                 ONLY_ON_REPLICA_SETS => Failure::Standalone,
@@ -176,6 +177,17 @@ pub(super) fn is_of_the_way(error: &Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the server does not, or no longer, count a connection's user as signed in. The latter
+/// happens to all connections when the user is dropped, and they stay so when it is created again.
+pub(super) fn is_signed_out(error: &Error) -> bool {
+    // The code is that of missing privileges.
+    let is_told = |message: &str| message.contains("requires authentication");
+    matches!(
+        error.kind.as_ref(),
+        ErrorKind::Command(command) if command.code == UNAUTHORIZED && is_told(&command.message)
+    )
 }
 
 /// The driver's message without what is only for its own ears (labels, sources), and without

@@ -348,7 +348,13 @@ impl Upstream {
         );
         let needs_a_person = failure.needs_a_person();
         self.feed.set_status(Status::Away(Absence { reason: message, needs_a_person }));
-        if matches!(error, DeploymentError::InVain { .. }) && failure.needs_a_person() {
+        // The driver signs in once for each connection, and uses it again whatever it is told there.
+        let needs_new_client = match error {
+            DeploymentError::InVain { .. } => failure.needs_a_person(),
+            DeploymentError::Driver(error) => failure::is_signed_out(error),
+            _ => false,
+        };
+        if needs_new_client {
             self.server.renew();
         }
         (failure, pause)

@@ -150,3 +150,29 @@ async fn a_second_collection_does_not_cost_the_first_its_stream() {
     expect(&mut stream, 3..5).await;
     sidecar.finish().await;
 }
+
+#[tokio::test]
+async fn a_user_that_was_dropped_is_signed_in_again_when_it_is_back() {
+    let own = Own::start(Setup { auth: true, ..Setup::default() }).await;
+    let (root, uri) = user_of(&own, &["orders"]).await;
+    let orders = collection(&root, "shop", "orders");
+    insert(&orders, 0..1).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    until("it is read", || async { is_ready(&sidecar, "orders").await }).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+
+    let admin = root.database("admin");
+    admin.run_command(doc! { "dropUser": "shopper" }).await.unwrap();
+    insert(&orders, 1..3).await;
+    until("it is told that nobody is signed in", || async {
+        let (state, reason) = stream_of(&sidecar, "orders").await;
+        state == "waiting" && reason.contains("check user, password and authSource")
+    })
+    .await;
+    let user = doc! { "createUser": "shopper", "pwd": "x", "roles": ["some"] };
+    admin.run_command(user).await.unwrap();
+    expect(&mut stream, 1..3).await;
+    sidecar.finish().await;
+}

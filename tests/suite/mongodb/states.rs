@@ -181,7 +181,7 @@ async fn tls_credentials_and_a_read_preference() {
     let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
     let trusted = own.certificate(0);
     let uri = format!(
-        "{}&tls=true&tlsCAFile={}&readPreference=secondaryPreferred",
+        "{}&tls=true&tlsCAFile={}&readPreference=secondaryPreferred&readConcernLevel=local",
         own.uri(),
         trusted.display()
     );
