@@ -1,6 +1,7 @@
 //! `sidestream check`: validates filter files, and the settings on the way; with `--mongodb` also
 //! against a deployment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,8 +14,10 @@ use super::settings::SettingsFile;
 use super::{BAD_INPUT, UNAVAILABLE, bounds, runtime};
 use crate::config::{Config, MongodbUri};
 use crate::diagnostic::{Diagnostic, Format, Severity, Source};
+use crate::feed::FeedKey;
 use crate::filter::{self, CheckReport, Filter};
 use crate::session::examples;
+use crate::upstream::budget::{self, CursorBudget};
 use crate::upstream::connect::ProbeError;
 use crate::upstream::inspection::{self, Finding, Weight};
 use crate::upstream::snapshot::Bounds;
@@ -65,13 +68,20 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         }
     };
     let working_dir = sources.working_dir.clone();
-    let (dir, has_source, needs, mistakes) = match Config::load(sources) {
+    let (dir, has_source, needs, cursors, mistakes) = match Config::load(sources) {
         Ok(config) => {
             let needs = Needs { window: config.replay.window, snapshots: bounds(config.snapshot) };
-            (config.filters, config.auth.has_source(), needs, Vec::new())
+            let given = args.mongodb.as_deref().filter(|uri| !uri.is_empty());
+            let pool = budget::pool_of(given.unwrap_or(config.mongodb.uri.expose()));
+            let (most, replays) = (config.mongodb.max_cursors, config.replay.max_concurrent);
+            let cursors = CursorBudget::new(most, replays, pool);
+            (config.filters, config.auth.has_source(), needs, cursors, Vec::new())
         }
         // Whether they name a source is not known, so nothing is said about that.
-        Err(errors) => (PathBuf::from("./filters"), true, Needs::default(), errors.diagnostics),
+        Err(errors) => {
+            let (dir, needs) = (PathBuf::from("./filters"), Needs::default());
+            (dir, true, needs, CursorBudget::ample(), errors.diagnostics)
+        }
     };
     // As short as it was written.
     let dir = dir.strip_prefix(&working_dir).map(PathBuf::from).unwrap_or(dir);
@@ -79,6 +89,7 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     // Then it is not known which deployment is meant.
     let has_deployment = mistakes.is_empty() || args.mongodb.as_deref() != Some("");
     report.diagnostics.splice(0..0, mistakes);
+    report.diagnostics.extend(waiting(&report, &cursors));
     let (examples, failed) = examples::run(&report.filters);
     report.example_count = examples;
     report.diagnostics.extend(failed);
@@ -102,6 +113,22 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         return ExitCode::from(if report.is_good() { UNAVAILABLE } else { BAD_INPUT });
     }
     printed
+}
+
+/// The streams that would wait for a change stream, since those before them take all.
+fn waiting(report: &CheckReport, cursors: &CursorBudget) -> Vec<Diagnostic> {
+    // In the order in which `run` opens them.
+    let mut feeds: BTreeMap<FeedKey, Vec<&Arc<Filter>>> = BTreeMap::new();
+    for filter in report.filters.0.values() {
+        feeds.entry(FeedKey::of(filter)).or_default().push(filter);
+    }
+    let message = format!("this stream would wait: {}", cursors.explain());
+    let told = |filter: &Arc<Filter>| Diagnostic {
+        severity: Severity::Warning,
+        message: message.clone(),
+        ..filter.at_collection.clone()
+    };
+    feeds.into_values().skip(cursors.feeds()).flatten().map(told).collect()
 }
 
 enum Failure {

@@ -4,7 +4,10 @@
 //! on the server. Without a limit, too many of them would take connections from each other and slow
 //! all streams down. A stream beyond the limit waits, and this is reported.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,6 +37,12 @@ pub struct CursorBudget {
 pub struct CursorSlot {
     _cursor: OwnedSemaphorePermit,
     _feed: Option<OwnedSemaphorePermit>,
+}
+
+/// What a feed has when it is made: a change stream's place, or its turn to get one.
+pub enum CursorPlace {
+    Taken(CursorSlot),
+    Waiting(Pin<Box<dyn Future<Output = CursorSlot> + Send>>),
 }
 
 /// A cursor that is counted as open.
@@ -81,11 +90,21 @@ impl CursorBudget {
         u32::try_from(max_cursors.saturating_add(others)).unwrap_or(u32::MAX)
     }
 
-    /// A feed's place, if one is free.
-    pub fn try_feed(&self) -> Option<CursorSlot> {
-        let feed = self.feeds.clone().try_acquire_owned().ok()?;
-        let cursor = self.cursors.clone().try_acquire_owned().ok()?;
-        Some(CursorSlot { _cursor: cursor, _feed: Some(feed) })
+    /// How many feeds there is room for.
+    pub fn feeds(&self) -> usize {
+        self.max_cursors - self.kept
+    }
+
+    /// A feed's place, or its turn, which counts from this call on.
+    pub fn line_up(&self) -> CursorPlace {
+        let budget = self.clone();
+        // Not held up by what else the task that asks has done.
+        let mut turn = Box::pin(tokio::task::unconstrained(async move { budget.feed().await }));
+        // A semaphore serves in the order in which it is first asked.
+        match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(slot) => CursorPlace::Taken(slot),
+            Poll::Pending => CursorPlace::Waiting(turn),
+        }
     }
 
     /// A feed's place, when one is free; in the order of asking.
@@ -148,11 +167,15 @@ mod tests {
         let mut feeds = vec![budget.feed().await, budget.feed().await];
         let replays = [budget.replay().await, budget.replay().await];
         // A third feed would be within its share, and waits for a replay's end all the same.
-        assert!(budget.try_feed().is_none());
+        let taken = || match budget.line_up() {
+            CursorPlace::Taken(slot) => Some(slot),
+            CursorPlace::Waiting(_) => None,
+        };
+        assert!(taken().is_none());
         drop(replays);
-        feeds.extend(budget.try_feed());
-        assert_eq!(feeds.len(), 3);
-        assert!(budget.try_feed().is_none());
+        feeds.extend(taken());
+        assert_eq!(feeds.len(), budget.feeds());
+        assert!(taken().is_none());
         let replay = budget.replay().await;
         let waiting = budget.feed();
         tokio::pin!(waiting);
@@ -161,6 +184,23 @@ mod tests {
         feeds.pop();
         waiting.await;
         drop(replay);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_in_the_order_of_lining_up_whoever_waits_first() {
+        let budget = CursorBudget::new(2, 8, None);
+        let only = budget.feed().await;
+        let turn = || match budget.line_up() {
+            CursorPlace::Waiting(turn) => turn,
+            CursorPlace::Taken(_) => panic!("there was no place"),
+        };
+        let (mut first, mut second) = (turn(), turn());
+        let soon = std::time::Duration::from_secs(1);
+        assert!(tokio::time::timeout(soon, &mut second).await.is_err());
+        drop(only);
+        assert!(tokio::time::timeout(soon, &mut second).await.is_err());
+        drop(tokio::time::timeout(soon, &mut first).await.expect("the first has its turn"));
+        tokio::time::timeout(soon, &mut second).await.expect("then the second");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use budget::{Counted, CursorBudget, CursorSlot};
+use budget::{Counted, CursorBudget, CursorPlace};
 use connect::Server;
 use cursor::{Events, ReadMode, Start};
 use deployment::{Deployment, DeploymentError};
@@ -58,8 +58,8 @@ pub struct Upstream {
     pub budget: CursorBudget,
     /// Told when the change stream is read, after it was not.
     pub news: Arc<Notify>,
-    /// Its own, as long as it has one; waited for where there is none.
-    pub slot: Mutex<Option<CursorSlot>>,
+    /// Its own, as long as it has one, or its turn to get it.
+    pub place: Mutex<Option<CursorPlace>>,
     /// Turns true when the feed is not wanted any more.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -117,13 +117,24 @@ impl Upstream {
     }
 
     async fn take_slot(&self) {
-        if self.slot.lock().is_some() {
-            return;
-        }
+        let turn = {
+            let mut place = self.place.lock();
+            match place.take() {
+                Some(CursorPlace::Waiting(turn)) => Some(turn),
+                taken @ Some(CursorPlace::Taken(_)) => {
+                    *place = taken;
+                    return;
+                }
+                None => None,
+            }
+        };
         let absence = Absence { reason: self.budget.explain(), needs_a_person: true };
         self.feed.set_status(Status::Away(absence));
-        let slot = self.budget.feed().await;
-        *self.slot.lock() = Some(slot);
+        let slot = match turn {
+            Some(turn) => turn.await,
+            None => self.budget.feed().await,
+        };
+        *self.place.lock() = Some(CursorPlace::Taken(slot));
         self.feed.set_status(Status::Starting);
     }
 

@@ -25,7 +25,7 @@ use crate::session::listeners::{Listed, Listener};
 use crate::session::subscription::{From, Shared, Source, Subscription};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
-use crate::upstream::budget::CursorBudget;
+use crate::upstream::budget::{CursorBudget, CursorPlace};
 use crate::upstream::connect::Server;
 use crate::upstream::inspection::{Finding, Inspection};
 
@@ -244,15 +244,15 @@ impl Catalog {
         let feed = Arc::new(feed.within(&self.tasks));
         feed.read_also(filters);
         let (stop, stopped) = watch::channel(false);
-        let slot = self.settings.budget.try_feed();
-        let has_slot = slot.is_some();
+        let place = self.settings.budget.line_up();
+        let has_slot = matches!(place, CursorPlace::Taken(_));
         let upstream = Upstream {
             server: self.server.clone(),
             feed: feed.clone(),
             window: self.settings.window,
             metrics: self.metrics.clone(),
             budget: self.settings.budget.clone(),
-            slot: Mutex::new(slot),
+            place: Mutex::new(Some(place)),
             news: self.settings.news.clone(),
             shutdown: stopped,
         };

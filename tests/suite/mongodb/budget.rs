@@ -87,6 +87,14 @@ async fn a_directory_that_would_open_too_many_is_told_which_files_wait() {
         ("SIDESTREAM_REPLAY__MAX_BYTES", "1KiB"),
         ("SIDESTREAM_REPLAY__WINDOW", "1s"),
     ];
+    let dir = filters.path().display().to_string();
+    let mut check = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidestream"));
+    let checked = check.args(["check", &dir]).envs(settings).output().await.unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    let told = String::from_utf8(checked.stdout).unwrap();
+    let waits = told.matches("would wait: mongodb.max_cursors allows 4 change streams").count();
+    assert_eq!(waits, 2, "{told}");
+    assert!(told.contains("s3.yaml:") && told.contains("s4.yaml:"), "{told}");
     let sidecar = sidecar::start(&uri, &filters, &settings).await;
     let client = Client::with_uri_str(mongo::uri()).await.unwrap();
     let most = Arc::new(AtomicUsize::new(0));
