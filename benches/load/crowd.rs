@@ -102,6 +102,10 @@ pub struct Crowd {
     opened: usize,
     /// The number of the first of its source addresses.
     first_address: usize,
+    /// What is read into, and what epoll says: kept, since clearing them for a turn that finds two
+    /// clients would cost more than reading from those.
+    buffer: Box<[u8]>,
+    ready: Vec<epoll::Event>,
     pub seen: Seen,
 }
 
@@ -126,7 +130,9 @@ impl Crowd {
         let first_address =
             NEXT_ADDRESS.fetch_add(count.div_ceil(PER_ADDRESS).max(1), Ordering::Relaxed);
         let (clients, seen) = (Vec::new(), Seen::default());
-        let mut crowd = Crowd { poll, clients, opened: 0, first_address, seen };
+        let buffer = vec![0; 64 * 1024].into_boxed_slice();
+        let ready = Vec::with_capacity(1024);
+        let mut crowd = Crowd { poll, clients, opened: 0, first_address, buffer, ready, seen };
         while crowd.clients.len() < count {
             for number in crowd.clients.len()..(crowd.clients.len() + wave).min(count) {
                 let (path, wants) = ask(number);
@@ -226,21 +232,20 @@ impl Crowd {
 
     /// One wait for whatever is ready.
     pub fn turn(&mut self, patience: Duration) -> Result<(), String> {
-        let mut ready: Vec<epoll::Event> = Vec::with_capacity(1024);
+        self.ready.clear();
         let patience = Timespec::try_from(patience).map_err(|e| e.to_string())?;
-        match epoll::wait(&self.poll, spare_capacity(&mut ready), Some(&patience)) {
+        match epoll::wait(&self.poll, spare_capacity(&mut self.ready), Some(&patience)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.to_string()),
         }
-        let mut buffer = [0; 64 * 1024];
         let mut answer = Vec::new();
-        for event in &ready {
+        for event in &self.ready {
             let client = &mut self.clients[event.data.u64() as usize];
             let Some(socket) = &mut client.socket else { continue };
-            match socket.read(&mut buffer) {
+            match socket.read(&mut self.buffer) {
                 Ok(0) => close(client, &mut self.seen),
                 Ok(length) => {
-                    client.feed(&buffer[..length], &mut self.seen, &mut answer)?;
+                    client.feed(&self.buffer[..length], &mut self.seen, &mut answer)?;
                     // Who polls is between two answers most of the time.
                     if !client.has_opened && (client.is_open() || !answer.is_empty()) {
                         client.has_opened = client.is_open() || client.speaks == Speaks::Poll;

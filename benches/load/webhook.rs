@@ -11,9 +11,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::Bench;
-use super::process::{Process, free_port, log_in, loopback, wait_for_port};
+use super::process::{Process, free_port, log_in, loopback};
 use super::report::{Goal, Row};
 use super::secure::{certificate, connector};
+use super::sidecar::get;
 
 const REVIEWS: u64 = 8_000;
 const CONNECTIONS: u64 = 4;
@@ -62,8 +63,13 @@ fn start(program: &Path, dir: &Path, cert: &Path, key: &Path) -> (Process, Socke
         format!("--key-file={}", key.display()),
     ];
     let process = Process::start(program, &arguments, &[], &log_in(dir, "webhook"));
-    let patience = Duration::from_secs(10);
-    assert!(wait_for_port(listen, patience), "the webhook: {}", process.said());
+    let patience = Duration::from_secs(30);
+    // It listens before it has read its certificate, and says on the other port when it has.
+    let began = Instant::now();
+    while get(loopback(probes), "/readyz").is_none_or(|(status, _)| status != 200) {
+        assert!(began.elapsed() < patience, "the webhook: {}", process.said());
+        std::thread::sleep(Duration::from_millis(5));
+    }
     (process, loopback(listen))
 }
 
