@@ -101,7 +101,7 @@ impl Handler {
         let (connection, resume, has_id) = match wanted {
             Wanted::One(stream) => {
                 let has_id = has_id(&stream);
-                let show = |position| self.pace.ids.show(position).into_owned();
+                let show = |position| self.pace.ids.show_kept(position);
                 let resume = position_in(&stream.from).map(show);
                 let place = (&mut open.place, &listener, Listed::ALONE);
                 let member = self.join(stream, &mut identity, place, waits).await?;
@@ -116,6 +116,7 @@ impl Handler {
                 self.join_all(&mut many, streams, &mut identity, place, waits).await?;
                 let resume = many.bookmark();
                 let resume = (!resume.is_empty()).then(|| resume.to_text(&self.pace.ids)).flatten();
+                let resume = resume.map(Arc::from);
                 let control = self.control(&mut identity, listener);
                 (Connection::with_many(self.catalog.clone(), control, many), resume, has_id)
             }
@@ -132,11 +133,7 @@ impl Handler {
                 Ok(Answer::Plain(Plain { status: 200, headers: fields, body: Vec::new() }))
             }
             Transport::Poll => {
-                let answers_at_once = !has_id;
-                let resume = resume.map(String::into_boxed_str);
-                let fields = Vec::new();
-                let polling = Polling { opened, wait, answers_at_once, resume, fields };
-                Ok(Answer::Poll(Box::new(polling)))
+                Ok(Answer::Poll(Box::new(Polling::new(opened, wait, !has_id, resume))))
             }
             _ => Ok(Answer::Stream(Box::new(opened), fields)),
         }

@@ -5,13 +5,12 @@
 //! takes nothing holds its place among them, not the documents.
 
 use std::collections::HashSet;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::capacity::{ByteBudget, Lease};
 use super::envelope;
@@ -21,7 +20,7 @@ use super::transport::{self, Encoder, Ending, Mark, Sink};
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
 use crate::session::control::Ended;
-use crate::session::subscription::FrameKind;
+use crate::session::subscription::{FrameKind, Timer};
 
 /// How long a poll waits that does not say, and how long at most.
 const WAIT: Duration = Duration::from_secs(20);
@@ -62,14 +61,21 @@ impl Encoder for Poll {
 
 /// A poll that was let in.
 pub struct Polling {
-    pub opened: Opened,
-    pub wait: Duration,
-    /// It came without an id, or its wait is over: it is answered as soon as nothing is missing.
-    pub answers_at_once: bool,
+    opened: Opened,
+    began: Instant,
+    /// That of the connection: for signs of life, which advance `resume`, and for the end of the wait.
+    timer: Timer,
     /// Where to go on, when nothing has come.
-    pub resume: Option<Box<str>>,
-    /// Of the head, beside those that all answers to polls have.
-    pub fields: Vec<(&'static str, String)>,
+    resume: Option<Arc<str>>,
+    /// Of the head, for pages of other origins.
+    pub(super) cors: Box<[(&'static str, String)]>,
+    wait_millis: u32,
+    /// How many of its streams are up to date.
+    ready: u16,
+    /// It came without an id, or its wait is over: it is answered as soon as nothing is missing.
+    answers_at_once: bool,
+    /// Whether the wait is over, and what the client has missed is still being read.
+    is_late: bool,
 }
 
 /// What to answer a poll with.
@@ -83,8 +89,6 @@ pub enum PollAnswer {
 pub struct BegunPoll {
     polling: Box<Polling>,
     found: Option<Box<Found>>,
-    /// When it has waited long enough.
-    until: Instant,
 }
 
 /// What has come.
@@ -94,7 +98,6 @@ struct Found {
     /// Of what has come, with what was sent before.
     size: usize,
     events: usize,
-    ready: usize,
     /// Streams whose snapshots have begun and are not complete: those go into one answer.
     begun: HashSet<u16>,
     sent: Vec<(u16, Arc<Delivery>)>,
@@ -103,8 +106,8 @@ struct Found {
     room: usize,
     /// Whether it is sent as it comes.
     is_sent: bool,
-    /// Whether the wait is over, and what the client has missed is still being read.
-    is_late: bool,
+    /// How long the client should stay away, by the end of a stream.
+    retry: Option<Duration>,
 }
 
 /// How far an answer is.
@@ -179,29 +182,54 @@ pub fn wait_of(text: Option<&str>) -> Result<Duration, Problem> {
 }
 
 impl Polling {
+    /// Begins to wait; `resume` is where to go on, when nothing comes.
+    pub(super) fn new(
+        mut opened: Opened,
+        wait: Duration,
+        answers_at_once: bool,
+        resume: Option<Arc<str>>,
+    ) -> Polling {
+        let began = Instant::now();
+        let until = began + wait;
+        let timer = opened.connection.take_timer();
+        let mut timer = timer.unwrap_or_else(|| Box::pin(sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        // No more than a minute.
+        let wait_millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        Polling {
+            opened,
+            began,
+            timer,
+            resume,
+            cors: Box::default(),
+            wait_millis,
+            ready: 0,
+            answers_at_once,
+            is_late: false,
+        }
+    }
+
     /// Waits for the first event, and answers with what has come by then. What the client has missed is
     /// read first, which `wait` does not cut short. It stays where it is: a future that owned it would
     /// have room for it twice.
     pub async fn answer(mut self: Box<Self>) -> PollAnswer {
         // Boxed when there is something: almost all polls wait.
         let mut found: Option<Box<Found>> = None;
-        let until = Instant::now() + self.wait;
-        {
-            let mut over = pin!(sleep_until(until));
-            loop {
-                match self.step(over.as_mut(), &mut found).await {
-                    Step::Complete => break,
-                    Step::More => {}
-                    Step::Full => {
-                        let fields = self.fields();
-                        let begun = BegunPoll { polling: self, found, until };
-                        return PollAnswer::Begun(Box::new(begun), fields);
-                    }
+        loop {
+            match self.step(&mut found).await {
+                Step::Complete => break,
+                Step::More => {}
+                Step::Full => {
+                    let fields = self.fields(found.as_deref());
+                    let begun = BegunPoll { polling: self, found };
+                    return PollAnswer::Begun(Box::new(begun), fields);
                 }
             }
         }
         let mut found = found.unwrap_or_default();
-        let (text, headers) = (self.end(), self.fields());
+        let (text, headers) = (self.end(), self.fields(Some(&found)));
         let Opened { mut connection, open } = self.opened;
         transport::count(&open.handler.pace.metrics, &mut connection, &found.sent);
         let end = End { text, _leases: found.leases, _open: open };
@@ -212,9 +240,13 @@ impl Polling {
     }
 
     /// All fields of the head.
-    fn fields(&mut self) -> Vec<(&'static str, String)> {
+    fn fields(&mut self, found: Option<&Found>) -> Vec<(&'static str, String)> {
         let mut fields = fields_of(POLL);
-        fields.append(&mut self.fields);
+        fields.extend(std::mem::take(&mut self.cors));
+        self.opened.open.handler.vary(&mut fields);
+        if let Some(retry) = found.and_then(|found| found.retry) {
+            fields.push(("Retry-After", retry.as_secs().to_string()));
+        }
         fields
     }
 
@@ -222,65 +254,95 @@ impl Polling {
         format!("],\"resume\":{}}}", json!(self.resume))
     }
 
-    /// Takes the next frame, and those that are ready behind it. `over`: when it has waited enough.
-    async fn step(&mut self, mut over: Pin<&mut Sleep>, found: &mut Option<Box<Found>>) -> Step {
+    /// When it has waited long enough.
+    fn until(&self) -> Instant {
+        let wait = Duration::from_millis(self.wait_millis.into());
+        self.began + if self.is_late { wait.max(CATCH_UP) } else { wait }
+    }
+
+    /// Whether nothing is missing of what its streams had when it came.
+    fn is_there(&self) -> bool {
+        usize::from(self.ready) >= self.opened.connection.len()
+    }
+
+    /// It is time for a sign of life, or the wait is over.
+    fn wake(&mut self, found: &mut Option<Box<Found>>) -> Step {
+        let now = Instant::now();
+        // A snapshot that has begun is sent whole.
+        let may_end = found.as_ref().is_none_or(|found| found.begun.is_empty());
+        if may_end && self.until() <= now {
+            if self.is_there() || self.is_late {
+                return Step::Complete;
+            }
+            (self.is_late, self.answers_at_once) = (true, true);
+            if self.until() <= now {
+                return Step::Complete;
+            }
+        }
+        let (beat, until) = (self.opened.connection.beat(), self.until());
+        self.timer.as_mut().reset(if until > now { beat.min(until) } else { beat });
+        Step::More
+    }
+
+    /// Takes the next frame, and those that are ready behind it.
+    async fn step(&mut self, found: &mut Option<Box<Found>>) -> Step {
         let next = tokio::select! {
             biased;
             next = self.opened.connection.next() => next,
-            () = over.as_mut(), if found.as_ref().is_none_or(|it| it.begun.is_empty()) => {
-                let found = found.get_or_insert_default();
-                let is_there = found.ready >= self.opened.connection.len();
-                if is_there || found.is_late || self.wait >= CATCH_UP {
-                    return Step::Complete;
-                }
-                found.is_late = true;
-                self.answers_at_once = true;
-                let until = over.deadline() + (CATCH_UP - self.wait);
-                over.reset(until);
-                return Step::More;
-            }
+            () = self.timer.as_mut() => return self.wake(found),
         };
         // Draining, or the right has ended: what has come is answered all the same.
         let Ok(frame) = next else { return Step::Complete };
-        let found = found.get_or_insert_default();
         self.take(frame, found);
-        let mut has_room = found.has_room();
-        while has_room && let Some(frame) = self.opened.connection.next_ready() {
+        let has_room =
+            |found: &mut Option<Box<Found>>| found.as_mut().is_none_or(|it| it.has_room());
+        let mut is_room = has_room(found);
+        while is_room && let Some(frame) = self.opened.connection.next_ready() {
             self.take(frame, found);
-            has_room = found.has_room();
+            is_room = has_room(found);
         }
-        let is_there = found.ready >= self.opened.connection.len();
-        let has_come = found.events > 0 || (self.answers_at_once && is_there);
-        match found.begun.is_empty() {
+        let (has_events, is_whole) = match found {
+            Some(found) => (found.events > 0, found.begun.is_empty()),
+            None => (false, true),
+        };
+        let has_come = has_events || (self.answers_at_once && self.is_there());
+        match is_whole {
             true if has_come => Step::Complete,
-            false if !has_room => Step::Full,
+            false if !is_room => Step::Full,
             _ => Step::More,
         }
     }
 
-    fn take(&mut self, frame: Frame, found: &mut Found) {
+    /// Nothing is held for frames that say only how far the client is: almost all polls wait, and have
+    /// had no others.
+    fn take(&mut self, frame: Frame, found: &mut Option<Box<Found>>) {
         let Opened { connection, open, .. } = &self.opened;
         let mark = Mark::of(&frame, connection, &open.handler.pace.ids);
         if let Some(id) = mark.id(&frame) {
-            self.resume = Some(id.into());
+            self.resume = Some(id);
         }
+        let is_ready = matches!(frame.kind, FrameKind::Ready(..));
+        self.ready = self.ready.saturating_add(u16::from(is_ready));
+        if matches!(
+            frame.kind,
+            FrameKind::Position(_) | FrameKind::Keepalive | FrameKind::Ready(_, None)
+        ) {
+            return;
+        }
+        let found = found.get_or_insert_default();
         match frame.kind {
-            FrameKind::Position(_) | FrameKind::Keepalive => return,
-            FrameKind::Ready(_, documents) => {
-                found.ready += 1;
-                found.begun.remove(&frame.stream);
-                if documents.is_none() {
-                    return;
-                }
-            }
+            FrameKind::Ready(..) => drop(found.begun.remove(&frame.stream)),
             FrameKind::Snapshot(_) => drop(found.begun.insert(frame.stream)),
             FrameKind::End(ended) => {
                 found.begun.remove(&frame.stream);
-                if let Some(retry) = ended.retry() {
-                    self.fields.push(("Retry-After", retry.as_secs().to_string()));
-                }
+                found.retry = found.retry.max(ended.retry());
             }
-            FrameKind::Delivery(_) | FrameKind::Document(_) | FrameKind::Reset(..) => {}
+            // The last two were nothing to be held.
+            FrameKind::Delivery(_)
+            | FrameKind::Document(_)
+            | FrameKind::Reset(..)
+            | FrameKind::Position(_)
+            | FrameKind::Keepalive => {}
         }
         let begin = found.pieces.len();
         if found.events > 0 {
@@ -299,8 +361,7 @@ impl Polling {
 impl BegunPoll {
     /// Sends the answer as its client takes it. The head has been sent.
     pub async fn serve<S: Sink>(&mut self, sink: &mut S) -> Ending {
-        let BegunPoll { polling, found, until } = self;
-        let mut over = pin!(sleep_until(*until));
+        let BegunPoll { polling, found } = self;
         let mut pieces = vec![Bytes::from_static(BEGIN)];
         let mut step = Step::Full;
         loop {
@@ -323,7 +384,7 @@ impl BegunPoll {
             held.was_sent();
             step = tokio::select! {
                 biased;
-                step = polling.step(over.as_mut(), found) => step,
+                step = polling.step(found) => step,
                 () = sink.closed() => return Ending::cut(Ended::ClientGone),
             };
         }

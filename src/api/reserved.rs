@@ -245,22 +245,29 @@ impl Handler {
         };
         let headers = match &mut answer {
             Answer::Stream(_, headers) => headers,
-            Answer::Poll(polling) => &mut polling.fields,
+            // Its own fields are known when it is answered, and not kept while it waits.
+            Answer::Poll(polling) => {
+                polling.cors = cors.into();
+                return answer;
+            }
             Answer::Plain(plain) => &mut plain.headers,
             // Its origin was looked at, and a browser looks at nothing more.
             Answer::WebSocket(_) => return answer,
         };
         headers.extend(cors);
         if is_negotiated {
-            if !self.compression.is_empty() {
-                vary_by(headers, "Accept-Encoding");
-            }
-            // Also a refusal is another one for who accepts event streams.
-            vary_by(headers, "Accept");
+            self.vary(headers);
         }
-        // A poll keeps them while it waits.
-        headers.shrink_to_fit();
         answer
+    }
+
+    /// Says that another request may be answered by another transport, or compressed in another way.
+    pub(super) fn vary(&self, headers: &mut Vec<(&'static str, String)>) {
+        if !self.compression.is_empty() {
+            vary_by(headers, "Accept-Encoding");
+        }
+        // Also a refusal is another one for who accepts event streams.
+        vary_by(headers, "Accept");
     }
 
     async fn decide(

@@ -82,14 +82,14 @@ impl<'a> Mark<'a> {
     /// What to come back with after this frame, where it says so. Where one id says it of all streams,
     /// a snapshot that takes the place of what a client has already does: that stream is no longer in
     /// it, and who is cut off before `ready` begins that snapshot again.
-    pub fn id(&self, frame: &Frame) -> Option<String> {
+    pub fn id(&self, frame: &Frame) -> Option<Arc<str>> {
         let position = frame.kind.position();
         match &self.bookmark {
             Some(bookmark) if position.is_some() || frame.kind.replaces_documents() => {
-                bookmark.to_text(self.ids)
+                bookmark.to_text(self.ids).map(Arc::from)
             }
             Some(_) => None,
-            None => position.map(|position| self.ids.show(&position).into_owned()),
+            None => position.map(|position| self.ids.show_kept(&position)),
         }
     }
 

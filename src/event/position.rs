@@ -111,6 +111,11 @@ impl Position {
         &self.0
     }
 
+    /// The same, shared with all copies of this position.
+    pub fn text(&self) -> Arc<str> {
+        self.0.clone()
+    }
+
     /// The cluster time at its beginning.
     pub fn time(&self) -> Timestamp {
         let part = |range: std::ops::Range<usize>| {

@@ -67,6 +67,14 @@ impl Ids {
         }
     }
 
+    /// The same as a text to be kept, which is the position's own where they are the same.
+    pub fn show_kept(&self, position: &Position) -> Arc<str> {
+        match self {
+            Ids::Token => position.text(),
+            Ids::Sealed(_) => self.show(position).into(),
+        }
+    }
+
     /// The same as bytes to be sent, which share the position's own where they are the same.
     pub fn show_shared(&self, position: &Position) -> Bytes {
         match self.show(position) {

@@ -19,6 +19,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use tokio::time::Instant;
+
 use crate::access::Caller;
 use crate::filter::Access;
 use crate::session::bookmark::Bookmark;
@@ -47,7 +49,8 @@ pub struct Member {
 
 /// The streams of a connection.
 enum Streams {
-    One(Member, Timer),
+    /// Its timer may be elsewhere; see [`Connection::take_timer`].
+    One(Member, Option<Timer>),
     /// In place: it is no larger.
     Many(Many),
 }
@@ -72,12 +75,32 @@ impl Connection {
     /// With one stream, whose positions are its own.
     pub fn new(catalog: Arc<Catalog>, control: Control, member: Member) -> Connection {
         let timer = member.subscription.timer();
-        Connection { catalog, streams: Streams::One(member, timer), control }
+        Connection { catalog, streams: Streams::One(member, Some(timer)), control }
     }
 
     /// With streams under names.
     pub fn with_many(catalog: Arc<Catalog>, control: Control, many: Many) -> Connection {
         Connection { catalog, streams: Streams::Many(many), control }
+    }
+
+    /// Gives away what wakes it for its next sign of life, to somebody who has something else to be
+    /// woken for: one timer is enough. Whoever has it calls [`Connection::beat`] when that is due.
+    pub fn take_timer(&mut self) -> Option<Timer> {
+        match &mut self.streams {
+            Streams::One(_, timer) => timer.take(),
+            Streams::Many(many) => many.timer.take(),
+        }
+    }
+
+    /// Has a sign of life ready where it is time for one; says when to ask again.
+    pub fn beat(&mut self) -> Instant {
+        match &mut self.streams {
+            Streams::One(member, _) => {
+                member.subscription.beat_if_due(Instant::now());
+                member.subscription.beat()
+            }
+            Streams::Many(many) => many.beat().1,
+        }
     }
 
     /// Where streams have names: those, to add to and take from.
@@ -187,7 +210,7 @@ impl Connection {
         let mut next = pin!(async {
             match streams {
                 Streams::One(member, timer) => {
-                    Step::Kind(0, member.subscription.next(Some(timer)).await)
+                    Step::Kind(0, member.subscription.next(timer.as_mut()).await)
                 }
                 Streams::Many(many) => {
                     let (stream, kind) = many.next().await;

@@ -89,15 +89,16 @@ pub struct Many {
     heartbeat: Duration,
     /// When there has to be a sign of life of the connection.
     beat: Instant,
-    /// For that, and for those of the streams.
-    timer: Timer,
+    /// For that, and for those of the streams. It may be elsewhere; see
+    /// [`Connection::take_timer`](super::connection::Connection::take_timer).
+    pub(super) timer: Option<Timer>,
 }
 
 impl Many {
     /// `has_one_id`: each frame's id says how far all streams are.
     pub fn new(has_one_id: bool, stays_open: bool, heartbeat: Duration) -> Many {
         let beat = Instant::now() + heartbeat;
-        let timer = Box::pin(sleep_until(beat));
+        let timer = Some(Box::pin(sleep_until(beat)));
         Many {
             slots: Vec::new(),
             shared: Box::default(),
@@ -326,7 +327,13 @@ impl Many {
     /// What a wake-up has for the client, as in [`Many::next`].
     fn heed(&mut self, woke: Woke) -> Option<(u16, Option<FrameKind>)> {
         match woke {
-            Woke::Timer => self.beat().map(|keepalive| (0, Some(keepalive))),
+            Woke::Timer => {
+                let (keepalive, next) = self.beat();
+                if let Some(timer) = &mut self.timer {
+                    timer.as_mut().reset(next);
+                }
+                keepalive.map(|keepalive| (0, Some(keepalive)))
+            }
             Woke::Retired(at) => Some((number(at), None)),
             Woke::Frame(at, kind) => {
                 self.take(at, kind).map(|frame| (frame.stream, Some(frame.kind)))
@@ -371,7 +378,7 @@ impl Many {
                 return Poll::Ready(Woke::Route);
             }
         }
-        self.timer.as_mut().poll(cx).map(|()| Woke::Timer)
+        poll_timer(&mut self.timer, cx)
     }
 
     /// Waits for one of them, or for the time of a sign of life.
@@ -397,13 +404,14 @@ impl Many {
                     return Poll::Ready(kind.map_or(retired, |kind| Woke::Frame(*at, kind)));
                 }
             }
-            timer.as_mut().poll(cx).map(|()| Woke::Timer)
+            poll_timer(timer, cx)
         })
         .await
     }
 
-    /// The time of a sign of life has come, of one of them or of all; says which, if it is of all.
-    fn beat(&mut self) -> Option<FrameKind> {
+    /// Has signs of life ready where it is time for them. Gives one that is of all streams, and when to
+    /// ask again.
+    pub(super) fn beat(&mut self) -> (Option<FrameKind>, Instant) {
         let now = Instant::now();
         let mut next = now + self.heartbeat;
         let mut has_position = false;
@@ -418,8 +426,7 @@ impl Many {
         if self.beat > now {
             next = next.min(self.beat);
         }
-        self.timer.as_mut().reset(next);
-        keepalive
+        (keepalive, next)
     }
 
     /// Notes how far a frame brings its client. `None` for a sign of life: there is one for all.
@@ -444,6 +451,13 @@ impl Many {
 
     fn note(&mut self) {
         self.beat = Instant::now() + self.heartbeat;
+    }
+}
+
+fn poll_timer(timer: &mut Option<Timer>, cx: &mut Context<'_>) -> Poll<Woke> {
+    match timer {
+        Some(timer) => timer.as_mut().poll(cx).map(|()| Woke::Timer),
+        None => Poll::Pending,
     }
 }
 
