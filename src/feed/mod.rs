@@ -66,8 +66,6 @@ struct Inner {
 pub struct Feed {
     key: FeedKey,
     limits: JournalLimits,
-    /// Deliveries that a route keeps for slow readers.
-    keep: usize,
     inner: Mutex<Inner>,
     /// Whose tokens are taken.
     known: Arc<KnownCollections>,
@@ -99,10 +97,9 @@ impl Feed {
         Feed {
             key,
             limits,
-            keep,
             inner: Mutex::new(Inner {
                 journal: None,
-                routes: RouteTable::new((limits.max_bytes / SHARE).max(LEAST_HELD)),
+                routes: RouteTable::new((limits.max_bytes / SHARE).max(LEAST_HELD), keep),
                 collections: Collections::These(BTreeSet::new()),
                 is_alone: false,
                 generation: 0,
@@ -175,7 +172,7 @@ impl Feed {
     pub fn join(&self, filter: &Arc<Filter>, bound: Bound) -> Joined {
         let mut inner = self.inner.lock();
         let complete_from = inner.journal.as_ref().map_or(0, Journal::end);
-        let route = inner.routes.join(filter, bound, complete_from, self.keep);
+        let route = inner.routes.join(filter, bound, complete_from);
         Joined { route, epoch: self.epoch() }
     }
 
@@ -183,7 +180,7 @@ impl Feed {
     pub fn join_as(&self, other: &Route) -> Arc<Route> {
         let mut inner = self.inner.lock();
         let complete_from = inner.journal.as_ref().map_or(0, Journal::end);
-        inner.routes.join_as(other, complete_from, self.keep)
+        inner.routes.join_as(other, complete_from)
     }
 
     /// One subscription less; the last one takes the route along.

@@ -185,17 +185,18 @@ impl Template {
     /// The same for values that are held elsewhere, too: the predicate shares their bytes.
     pub(crate) fn bind_owned(&self, lookup: Lookup<'_>) -> Predicate {
         let root = bind::bind(&self.root, lookup).unwrap_or(BoundNode::And(Vec::new()));
-        Predicate { root: Arc::new(root) }
+        Predicate { root }
     }
 }
 
-/// A `match` with every value known. Cheap to clone.
+/// A `match` with every value known. In place where it is held: there may be one for each client. Copies
+/// share its lists and its long values.
 ///
 /// Two predicates are equal when they come from the same `match` and were bound to the same
 /// values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Predicate {
-    root: Arc<BoundNode>,
+    root: BoundNode,
 }
 
 impl Predicate {

@@ -66,7 +66,8 @@ impl<V, L> Test<V, L> {
 /// A closed list: sorted, so that asking it costs a binary search.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Set {
-    values: Box<[Owned]>,
+    /// Shared by the copies of a predicate: there may be a thousand.
+    values: Arc<[Owned]>,
     /// Boxed, since few lists have any: [`Test`] is smaller then.
     regexes: Option<Box<Patterns>>,
     has_null: bool,

@@ -77,7 +77,7 @@ impl Trial {
 /// Tries an event on a filter with its values in.
 pub fn try_event(filter: &Arc<Filter>, bound: Bound, event: &ChangeEvent) -> Trial {
     let predicate = bound.predicate.clone();
-    let route = RouteTable::new(0).join(filter, bound, 0, 1);
+    let route = RouteTable::new(0, 1).join(filter, bound, 0);
     match route.deliver(0, event) {
         Some(delivery) => Trial::Sent {
             event: delivery.event_name(),

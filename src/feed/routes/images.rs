@@ -13,8 +13,8 @@ use crate::filter::tests::good;
 /// What a client of this filter is told of a change of document 1, through the index.
 fn told(filter: &str, operation: &str, before: Option<&str>, after: Option<&str>) -> String {
     let filter = Arc::new(good(filter));
-    let mut table = RouteTable::new(1 << 20);
-    let route = table.join(&filter, filter.bind(&[], None).unwrap(), 0, 16);
+    let mut table = RouteTable::new(1 << 20, 16);
+    let route = table.join(&filter, filter.bind(&[], None).unwrap(), 0);
     let mut raw = rawdoc! {
         "_id": { "_data": "8200000014000000012B022C0100296E04" },
         "operationType": operation,

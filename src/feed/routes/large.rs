@@ -78,10 +78,10 @@ mod tests {
         let text = "match: { size: { $gte: { $param: size } } }\nparams: { size: { type: int } }\n";
         let filter = |rest: &str| Arc::new(good(&format!("{text}{rest}")));
         let (whole, part) = (filter(""), filter("project: { size: 1 }\n"));
-        let mut table = RouteTable::new(0);
+        let mut table = RouteTable::new(0, 1);
         let mut join = |filter: &Arc<Filter>, size: i32| {
             let bound = filter.bind(&[("size".to_string(), size.to_string())], None).unwrap();
-            table.join(filter, bound, 0, 1)
+            table.join(filter, bound, 0)
         };
         let [first, second, too_large] = [1, 2, 11].map(|size| join(&whole, size));
         let other = join(&part, 1);

@@ -101,6 +101,8 @@ pub struct RouteTable {
     held_bytes: usize,
     /// What the deliveries that all routes hold may take.
     max_bytes: usize,
+    /// How many deliveries a route keeps for slow readers: `clients.max_buffered`.
+    keep: usize,
     tallies: Tallies,
     /// Kept for its memory.
     candidates: Vec<Slot>,
@@ -165,8 +167,9 @@ impl Offer {
 }
 
 impl RouteTable {
-    /// Routes that together hold deliveries of so many bytes, or those of a single larger event.
-    pub fn new(max_bytes: usize) -> RouteTable {
+    /// Routes that together hold deliveries of so many bytes, or those of a single larger event; each at
+    /// most `keep` of them.
+    pub fn new(max_bytes: usize, keep: usize) -> RouteTable {
         RouteTable {
             by_key: HashSet::new(),
             finder: Finder::default(),
@@ -175,33 +178,28 @@ impl RouteTable {
             held: VecDeque::new(),
             held_bytes: 0,
             max_bytes,
+            keep,
             tallies: Tallies::default(),
             candidates: Vec::new(),
         }
     }
 
     /// The route of a filter with these values, made if it is new; the caller is counted.
-    pub fn join(
-        &mut self,
-        filter: &Arc<Filter>,
-        bound: Bound,
-        complete_from: u64,
-        keep: usize,
-    ) -> Arc<Route> {
+    pub fn join(&mut self, filter: &Arc<Filter>, bound: Bound, complete_from: u64) -> Arc<Route> {
         let key = Key { filter: filter.clone(), values: bound.values };
         if let Some(route) = self.known(&key) {
             return route;
         }
-        self.add(key, bound.predicate, complete_from, keep)
+        self.add(key, bound.predicate, complete_from)
     }
 
     /// The route that is to this table what `other` is to its own, for the same clients.
-    pub fn join_as(&mut self, other: &Route, complete_from: u64, keep: usize) -> Arc<Route> {
+    pub fn join_as(&mut self, other: &Route, complete_from: u64) -> Arc<Route> {
         if let Some(route) = self.known(other.key()) {
             return route;
         }
         let (key, predicate) = (other.key().clone(), other.predicate().clone());
-        self.add(key, predicate, complete_from, keep)
+        self.add(key, predicate, complete_from)
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Route>> {
@@ -215,17 +213,10 @@ impl RouteTable {
         Some(route.clone())
     }
 
-    fn add(
-        &mut self,
-        key: Key,
-        predicate: Predicate,
-        complete_from: u64,
-        keep: usize,
-    ) -> Arc<Route> {
+    fn add(&mut self, key: Key, predicate: Predicate, complete_from: u64) -> Arc<Route> {
         self.serial = self.serial.wrapping_add(1);
         let id = RouteId { slot: self.finder.next_slot(), serial: self.serial };
-        let route = Route::new(id, key, predicate, complete_from, keep);
-        let route = Arc::new(route);
+        let route = Arc::new(Route::new(id, key, predicate, complete_from));
         // A retired one makes room.
         self.by_key.replace(Keyed(route.clone()));
         route.subscribers.fetch_add(1, Ordering::Relaxed);
@@ -267,7 +258,7 @@ impl RouteTable {
             if route.begin_holding() {
                 self.holding.insert(route.id().slot);
             }
-            route.push(delivery);
+            route.push(delivery, self.keep);
         }
         for (filter, delivery) in &made.made {
             self.tallies.add(&filter.name, delivery.json.len(), delivery.wall_millis);
@@ -389,7 +380,7 @@ mod tests {
 
     fn join(table: &mut RouteTable, filter: &Arc<Filter>, size: i32) -> Arc<Route> {
         let bound = filter.bind(&[("size".to_string(), size.to_string())], None).unwrap();
-        table.join(filter, bound, 0, KEEP)
+        table.join(filter, bound, 0)
     }
 
     fn event(number: u64, size: i32, pad: usize) -> ChangeEvent {
@@ -418,7 +409,7 @@ mod tests {
     #[test]
     fn routes_of_a_filter_share_what_they_send() {
         let (whole, part) = (filter(""), filter("project: { _id: 1 }\n"));
-        let mut table = RouteTable::new(1 << 20);
+        let mut table = RouteTable::new(1 << 20, KEEP);
         let [first, second, too_large] = [1, 2, 11].map(|size| join(&mut table, &whole, size));
         let other = join(&mut table, &part, 1);
         offer(&mut table, 0, event(0, 10, 100));
@@ -433,7 +424,7 @@ mod tests {
     #[test]
     fn what_routes_hold_is_bounded_by_its_size() {
         let filter = filter("");
-        let mut table = RouteTable::new(100_000);
+        let mut table = RouteTable::new(100_000, KEEP);
         let (busy, other) = (join(&mut table, &filter, 1), join(&mut table, &filter, 2));
         for number in 0..KEEP as u64 {
             offer(&mut table, number, event(number, 10, 2_000));
@@ -463,7 +454,7 @@ mod tests {
     #[test]
     fn a_quiet_route_lags_by_what_it_lacks_alone() {
         let (quiet, busy) = (filter(""), filter("project: { _id: 1, pad: 1 }\n"));
-        let mut table = RouteTable::new(50_000);
+        let mut table = RouteTable::new(50_000, KEEP);
         let (quiet, _busy) = (join(&mut table, &quiet, 10), join(&mut table, &busy, 0));
         for number in 0..20 {
             offer(&mut table, number, event(number, 5, 2_000));
