@@ -50,7 +50,7 @@ fuzz_target!(|target: &[u8]| {
             let again = BOUND.bind(&query, None).expect("bound before");
             assert_eq!(bound.values, again.values);
             assert_eq!(bound.predicate, again.predicate);
-            for (_, value) in bound.values.iter() {
+            for (_, value) in bound.values.iter(&BOUND) {
                 let _ = format!("{value:?}");
             }
             // Sets have no order, and other names come once.

@@ -213,7 +213,7 @@ impl Handler {
         if is_since {
             check_time(&found, &from)?;
         }
-        let query = Query::beside(&query, &bound.values);
+        let query = Query::beside(&query, &found.filter, &bound.values);
         let listener = (listener.clone(), listed);
         let subscription = self.catalog.subscribe(&found, bound, from, listener);
         Ok(Member { subscription, query })

@@ -62,8 +62,8 @@ pub struct Filter {
     /// The `match`, placeholders still open. Empty: every document.
     pub template: Template,
     pub params: Params,
-    /// How the values are called that are bound to it, for all who bind some to share.
-    value_names: Box<[Arc<str>]>,
+    /// How the values are called that are bound to it, in the order in which they are bound.
+    value_names: Box<[Box<str>]>,
     /// `None`: whole documents.
     pub projection: Option<Projection>,
     pub full_document: FullDocument,

@@ -327,10 +327,10 @@ fn reopen(
 ) -> Option<Member> {
     let claims = caller.map(|caller| caller.claims.document());
     let found = catalog.find(&subscription.filter().name).ok()?;
-    let pairs = query.pairs(subscription.values());
+    let pairs = query.pairs(subscription.filter(), subscription.values());
     let bound = found.filter.bind(&pairs, claims).ok()?;
     let from = From::FilterChanged { was_ready: subscription.was_ready() };
-    let query = Query::beside(&pairs, &bound.values);
+    let query = Query::beside(&pairs, &found.filter, &bound.values);
     let listener = subscription.listener();
     Some(Member { subscription: catalog.subscribe(&found, bound, from, listener), query })
 }
@@ -344,9 +344,10 @@ fn fits(
     if matches!(subscription.filter().access, Access::Public) {
         return true;
     }
+    let pairs = query.pairs(subscription.filter(), subscription.values());
     let bind = |caller: &Caller| {
         let found = catalog.find(&subscription.filter().name).ok()?;
-        found.filter.bind(&query.pairs(subscription.values()), Some(caller.claims.document())).ok()
+        found.filter.bind(&pairs, Some(caller.claims.document())).ok()
     };
     match (bind(before), bind(now)) {
         (Some(before), Some(now)) => before.values == now.values,

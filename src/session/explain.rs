@@ -95,7 +95,7 @@ impl Explanation {
             operations: Operations::names(filter.operations).collect(),
             declared: relaxed(filter.template.declared()),
             values: values
-                .iter()
+                .iter(filter)
                 .map(|(name, value)| (name.to_string(), value.as_ref().map_or(Value::Null, shown)))
                 .collect(),
             index: index::describe(&predicate),

@@ -2,7 +2,7 @@
 //! filter is bound to it. Stored in one piece, since a string for each name and value takes several
 //! times the memory.
 
-use crate::filter::BoundValues;
+use crate::filter::{BoundValues, Filter};
 use crate::session::bookmark::{push_length, take_length};
 
 /// Names and values, in their order.
@@ -17,9 +17,10 @@ impl Query {
     /// Nothing but what the bound values say.
     pub const SAID: Query = Query { bytes: None };
 
-    /// What was asked with, beside what was bound by it.
-    pub fn beside(pairs: &[(String, String)], values: &BoundValues) -> Query {
-        let bytes = (!values.say_all_of(pairs)).then(|| Box::new(Query::packed(pairs)));
+    /// What was asked with, beside what was bound to the filter by it.
+    pub fn beside(pairs: &[(String, String)], filter: &Filter, values: &BoundValues) -> Query {
+        let is_said = values.say_all_of(filter, pairs);
+        let bytes = (!is_said).then(|| Box::new(Query::packed(pairs)));
         Query { bytes }
     }
 
@@ -33,9 +34,9 @@ impl Query {
         bytes.into()
     }
 
-    /// `values`: those that it was kept beside.
-    pub fn pairs(&self, values: &BoundValues) -> Vec<(String, String)> {
-        let Some(bytes) = &self.bytes else { return values.query() };
+    /// With the filter and the values that it was kept beside.
+    pub fn pairs(&self, filter: &Filter, values: &BoundValues) -> Vec<(String, String)> {
+        let Some(bytes) = &self.bytes else { return values.query(filter) };
         let mut rest = &***bytes;
         let mut texts = std::iter::from_fn(|| {
             let length = take_length(&mut rest)?;
@@ -81,9 +82,9 @@ mod tests {
         ] {
             let asked = pairs(asked);
             let values = filter.bind(&asked, None).unwrap().values;
-            let query = Query::beside(&asked, &values);
+            let query = Query::beside(&asked, &filter, &values);
             assert_eq!(query.bytes.is_some(), is_kept, "{asked:?}");
-            let again = query.pairs(&values);
+            let again = query.pairs(&filter, &values);
             assert_eq!(filter.bind(&again, None).unwrap().values, values, "{asked:?}");
             if is_kept {
                 assert_eq!(again, asked);
@@ -105,7 +106,8 @@ mod tests {
             pairs in proptest::collection::vec(("\\PC{0,5}", "(\\PC|\0){0,400}"), 0..5),
         ) {
             let query = Query { bytes: Some(Box::new(Query::packed(&pairs))) };
-            proptest::prop_assert_eq!(query.pairs(&BoundValues::default()), pairs);
+            let filter = crate::filter::tests::good("");
+            proptest::prop_assert_eq!(query.pairs(&filter, &BoundValues::default()), pairs);
         }
     }
 }

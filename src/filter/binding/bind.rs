@@ -3,7 +3,7 @@
 //! A query is hostile until it is typed: each value becomes a value of the declared type, or a
 //! refusal that names the parameter. A value never becomes an operator.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use bson::{Bson, RawDocument};
 
@@ -25,27 +25,38 @@ pub struct Bound {
 
 /// The bound values in one canonical form, as bytes of BSON: equal only where the same documents match,
 /// as far as the values tell. So the order of a document's fields counts, as it does for `mongod`.
-/// Sets are sorted and hold nothing twice. The predicate shares the bytes, and the filter the names.
+/// Sets are sorted and hold nothing twice. The predicate shares the bytes, and the filter has the names.
+///
+/// Of every parameter and every claim, in the order of their names, which does not depend on how the file
+/// is written. `None`: left out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct BoundValues(Box<[(Arc<str>, Option<Owned>)]>);
+pub struct BoundValues(Box<[Option<Owned>]>);
 
 impl BoundValues {
-    /// Name and value of every parameter, in the order of the declaration, and of every claim; `None`:
-    /// left out.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<Bson>)> {
-        self.0.iter().map(|(name, value)| (&**name, value.as_ref().map(Owned::to_bson)))
+    /// Name and value of every parameter, in the order of the declaration, and of every claim that was
+    /// needed; `None`: left out. `filter` is the one that they were bound to.
+    pub fn iter<'v>(&'v self, filter: &'v Filter) -> impl Iterator<Item = (&'v str, Option<Bson>)> {
+        let names = &filter.value_names;
+        let value = |name: &str| {
+            let value = self.0.get(place_of(names, name)?)?;
+            value.as_ref().map(Owned::to_bson)
+        };
+        let params = filter.params.iter().map(|param| param.name.as_str());
+        let claims = names.iter().map(|name| &**name).filter(|name| claims::is_shown(name));
+        let bound_claims = claims.filter_map(move |name| Some((name, Some(value(name)?))));
+        params.map(move |name| (name, value(name))).chain(bound_claims)
     }
 
-    /// The query that says the same, defaults written out.
-    pub fn query(&self) -> Vec<(String, String)> {
-        let params = self.iter().filter(|(name, _)| !claims::is_shown(name));
+    /// The query that says the same, defaults written out; `filter` is the one that they were bound to.
+    pub fn query(&self, filter: &Filter) -> Vec<(String, String)> {
+        let params = self.iter(filter).filter(|(name, _)| !claims::is_shown(name));
         let texts = |(name, value): (&str, Option<Bson>)| {
             let values = match value {
                 None => Vec::new(),
                 Some(Bson::Array(values)) => values,
                 Some(value) => vec![value],
             };
-            let name = name.to_owned();
+            let name = name.to_string();
             values.into_iter().map(move |value| (name.clone(), super::value::text(&value)))
         };
         params.flat_map(texts).collect()
@@ -53,8 +64,8 @@ impl BoundValues {
 
     /// Whether a query says these values and nothing else, by the same texts: then it need not be
     /// kept, since [`BoundValues::query`] is as good.
-    pub fn say_all_of(&self, query: &[(String, String)]) -> bool {
-        let own = self.query();
+    pub fn say_all_of(&self, filter: &Filter, query: &[(String, String)]) -> bool {
+        let own = self.query(filter);
         let given = query.iter().filter(|(name, _)| !RESERVED_QUERY.contains(&name.as_str()));
         let (mut own, mut given): (Vec<_>, Vec<_>) = (own.iter().collect(), given.collect());
         own.sort_unstable();
@@ -72,27 +83,45 @@ pub struct ParamError {
     pub message: String,
 }
 
-type Values = Vec<(Arc<str>, Option<Owned>)>;
-
-/// The names of all values that can be bound to a filter.
-pub(in crate::filter) fn names_of(params: &Params, template: &Template) -> Box<[Arc<str>]> {
-    let claims = template.uses().iter().filter_map(|used| match &used.placeholder {
-        Placeholder::Claim(claim) => Some(claims::shown(claim).into()),
-        Placeholder::Param(_) => None,
-    });
-    params.iter().map(|param| param.name.as_str().into()).chain(claims).collect()
+/// Values on their way to be bound, by the names that they have in a filter.
+struct Values<'f> {
+    names: &'f [Box<str>],
+    values: Vec<Option<Owned>>,
 }
 
-fn value_among(values: &Values, name: &str) -> Option<Owned> {
-    values.iter().find(|(known, _)| **known == *name).and_then(|(_, value)| value.clone())
+fn place_of(names: &[Box<str>], name: &str) -> Option<usize> {
+    names.binary_search_by(|known| (**known).cmp(name)).ok()
+}
+
+impl Values<'_> {
+    fn get(&self, name: &str) -> Option<Owned> {
+        self.values[place_of(self.names, name)?].clone()
+    }
+
+    fn put(&mut self, name: &str, value: Option<Owned>) {
+        if let Some(place) = place_of(self.names, name) {
+            self.values[place] = value;
+        }
+    }
+}
+
+/// The names of all values that can be bound to a filter, in their order.
+pub(in crate::filter) fn names_of(params: &Params, template: &Template) -> Box<[Box<str>]> {
+    let claims = template.uses().iter().filter_map(|used| match &used.placeholder {
+        Placeholder::Claim(claim) => Some(claims::shown(claim)),
+        Placeholder::Param(_) => None,
+    });
+    let names = params.iter().map(|param| param.name.clone()).chain(claims);
+    let names: BTreeSet<Box<str>> = names.map(String::into_boxed_str).collect();
+    names.into_iter().collect()
 }
 
 /// Whether claims match `access`, with the values of parameters where they are known yet.
-fn is_admitted(rule: &AccessRule, claims: &RawDocument, values: Option<&Values>) -> bool {
+fn is_admitted(rule: &AccessRule, claims: &RawDocument, values: Option<&Values<'_>>) -> bool {
     let mut is_complete = true;
     let predicate = rule.template.bind_owned(&mut |placeholder| {
         let value = match placeholder {
-            Placeholder::Param(name) => values.and_then(|values| value_among(values, name)),
+            Placeholder::Param(name) => values.and_then(|values| values.get(name)),
             Placeholder::Claim(_) => None,
         };
         is_complete &= value.is_some() || values.is_none();
@@ -208,32 +237,26 @@ impl Filter {
             })
     }
 
-    fn value_name(&self, name: &str) -> Arc<str> {
-        let known = self.value_names.iter().find(|known| ***known == *name);
-        known.cloned().unwrap_or_else(|| name.into())
-    }
-
-    fn values(&self, query: &[(String, String)]) -> Result<Values, ParamError> {
+    fn values(&self, query: &[(String, String)]) -> Result<Values<'_>, ParamError> {
         for (name, _) in query {
             self.check_declared(name)?;
         }
-        let mut values = Vec::with_capacity(self.params.list.len());
+        let names = &self.value_names;
+        let mut values = Values { names, values: vec![None; names.len()] };
         for param in &self.params.list {
-            let value = value_of(param, query)?;
-            values.push((self.value_name(&param.name), value.as_ref().map(Owned::from_bson)));
+            values.put(&param.name, value_of(param, query)?.as_ref().map(Owned::from_bson));
         }
         Ok(values)
     }
 
     fn bind_values(
         &self,
-        mut values: Values,
+        mut values: Values<'_>,
         claims: Option<&RawDocument>,
     ) -> Result<Bound, BindError> {
-        let mut bound: Values = Vec::new();
         let mut refused = None;
         let predicate = self.template.bind_owned(&mut |placeholder| match placeholder {
-            Placeholder::Param(name) => value_among(&values, name),
+            Placeholder::Param(name) => values.get(name),
             Placeholder::Claim(claim) => {
                 let value = match claims::value(claims, claim) {
                     Ok(value) => Some(Owned::from_bson(&value)),
@@ -242,7 +265,7 @@ impl Filter {
                         None
                     }
                 };
-                bound.push((self.value_name(&claims::shown(claim)), value.clone()));
+                values.put(&claims::shown(claim), value.clone());
                 value
             }
         });
@@ -251,8 +274,7 @@ impl Filter {
             return Err(error);
         }
         self.check_sets(claims)?;
-        values.extend(bound);
-        Ok(Bound { predicate, values: BoundValues(values.into()) })
+        Ok(Bound { predicate, values: BoundValues(values.values.into()) })
     }
 
     /// A claim that is read as a type and holds a list is a set, which fits only where a set does.

@@ -24,7 +24,7 @@ fn orders() -> Filter {
 fn values_come_in() {
     let filter = orders();
     let bound = filter.bind(&query(&[("status", "paid")]), None).unwrap();
-    let values: Vec<_> = bound.values.iter().collect();
+    let values: Vec<_> = bound.values.iter(&filter).collect();
     assert_eq!(
         values,
         [
@@ -338,7 +338,34 @@ fn a_claim_and_its_reading_are_told_apart() {
     let bind = |filter: &Filter| filter.bind(&[], Some(&claims)).unwrap();
     let (text, id) = (file(""), file(", type: objectId"));
     assert_ne!(bind(&text).values, bind(&id).values);
-    assert_eq!(bind(&id).values.iter().next().unwrap().0, "$claim sub as objectId");
+    assert_eq!(bind(&id).values.iter(&id).next().unwrap().0, "$claim sub as objectId");
+}
+
+/// Who listens by a file that says the same in another order shares the routes, and gets no others.
+#[test]
+fn the_order_in_a_file_is_none_of_the_values() {
+    let file = |conditions: [&str; 3], params: [&str; 2]| {
+        parse(&format!(
+            "collection: shop.orders\naccess: authenticated\nmatch: {{ {} }}\nparams: {{ {} }}\n",
+            conditions.join(", "),
+            params.join(", ")
+        ))
+        .unwrap()
+    };
+    let [p, q] = ["p: { type: int }", "q: { type: int }"];
+    let [a, b, c] =
+        ["a: { $param: p }", "b: { $param: q }", "c: { $in: [{ $claim: x }, { $claim: y }] }"];
+    let swapped = "c: { $in: [{ $claim: y }, { $claim: x }] }";
+    let (one, other) = (file([a, b, c], [p, q]), file([swapped, b, a], [q, p]));
+    assert_eq!(one.meaning, other.meaning);
+    let bind = |filter: &Filter, pairs: [(&str, &str); 2], x: i32, y: i32| {
+        filter.bind(&query(&pairs), Some(&rawdoc! { "x": x, "y": y })).unwrap().values
+    };
+    let bound = bind(&one, [("p", "1"), ("q", "2")], 3, 4);
+    assert_eq!(bound, bind(&other, [("p", "1"), ("q", "2")], 3, 4));
+    assert_ne!(bound, bind(&other, [("p", "2"), ("q", "1")], 3, 4));
+    assert_ne!(bound, bind(&other, [("p", "1"), ("q", "2")], 4, 3));
+    assert_eq!(bound.query(&one), query(&[("p", "1"), ("q", "2")]));
 }
 
 #[test]
