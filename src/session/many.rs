@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::num::NonZeroU16;
+use std::num::NonZeroU8;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,19 +16,16 @@ use super::subscription::{FrameKind, Now, Subscription, Timer};
 use crate::event::Position;
 use crate::filter::Access;
 
-struct Slot {
-    /// `None` once the stream has ended: its last frames still name it.
-    subscription: Option<Subscription>,
-    /// How far the client is, as an id of the connection says it: in [`Shared::places`].
-    place: Option<NonZeroU16>,
-}
+/// `None` once the stream has ended: its last frames still name it.
+type Slot = Option<Subscription>;
 
 /// What the streams of a connection share.
 #[derive(Default)]
 struct Shared {
     /// By the numbers of the streams.
     labels: Labels,
-    /// Where streams are, from 1 on. Those that wait are told of the same place.
+    /// Where streams are, as an id of the connection says it; see [`Subscription::place`]. Those that wait
+    /// are told of the same place.
     places: Vec<Position>,
     /// Boxed, and not there where there is nothing of it.
     rare: Option<Box<Rare>>,
@@ -114,7 +111,7 @@ impl Many {
     /// Adds a stream under a name that no other has; `position` is where it goes on.
     pub fn add(&mut self, label: Label<'_>, member: Member, position: Option<&Position>) {
         let Member { subscription, query } = member;
-        let slot = Slot { subscription: Some(subscription), place: None };
+        let slot = Some(subscription);
         let at = match self.shared.rare.as_mut().and_then(|rare| rare.free.pop_front()) {
             Some(free) => {
                 self.slots[usize::from(free)] = slot;
@@ -151,10 +148,10 @@ impl Many {
 
     /// Notes how far a stream's client is. Where another stream is there, they share the place.
     fn go_to(&mut self, at: usize, place: Position) {
-        let before = self.slots[at].index();
-        self.slots[at].place = None;
+        let before = index_of(&self.slots[at]);
+        self.leave_place(at);
         let Many { slots, shared, .. } = self;
-        let is_used = |index: usize| slots.iter().any(|slot| slot.index() == Some(index));
+        let is_used = |index: usize| slots.iter().any(|slot| index_of(slot) == Some(index));
         let places = &mut shared.places;
         let index = places.iter().position(|known| *known == place);
         let index = index.or_else(|| {
@@ -168,15 +165,25 @@ impl Many {
             places.push(place);
             places.len() - 1
         });
-        self.slots[at].place = NonZeroU16::new(number(index + 1));
+        if let Some(subscription) = &mut slots[at] {
+            // An id says it of far fewer streams.
+            subscription.place = u8::try_from(index + 1).ok().and_then(NonZeroU8::new);
+        }
+    }
+
+    /// Nobody can say any more how far a stream's client is.
+    fn leave_place(&mut self, at: usize) {
+        if let Some(subscription) = &mut self.slots[at] {
+            subscription.place = None;
+        }
     }
 
     fn place(&self, slot: &Slot) -> Option<&Position> {
-        self.shared.places.get(slot.index()?)
+        self.shared.places.get(index_of(slot)?)
     }
 
     fn find(&self, name: &str) -> Option<u16> {
-        let mut streams = (0..).zip(&self.slots).filter(|(_, slot)| slot.is_open());
+        let mut streams = (0..).zip(&self.slots).filter(|(_, slot)| slot.is_some());
         let named = |at: &u16| self.label(*at).is_some_and(|label| label.name() == name);
         streams.find(|(at, _)| named(at)).map(|(at, _)| at)
     }
@@ -195,7 +202,7 @@ impl Many {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.is_open()).count()
+        self.slots.iter().filter(|slot| slot.is_some()).count()
     }
 
     /// Whether all streams have ended; the client may still open others.
@@ -212,7 +219,7 @@ impl Many {
     pub fn bookmark(&self) -> Bookmark {
         let mut bookmark = Bookmark::default();
         for (slot, label) in self.slots.iter().zip(self.shared.labels.iter()) {
-            if let Some(place) = self.place(slot).filter(|_| slot.is_open()) {
+            if let Some(place) = self.place(slot) {
                 bookmark.put(label.name(), place.clone());
             }
         }
@@ -222,19 +229,21 @@ impl Many {
     /// All of them, each with its query.
     pub(super) fn members(&self) -> impl Iterator<Item = (&Subscription, &Query)> {
         let numbered = (0..).zip(&self.slots);
-        numbered.filter_map(|(at, slot)| Some((slot.subscription.as_ref()?, self.query(at))))
+        numbered.filter_map(|(at, slot)| Some((slot.as_ref()?, self.query(at))))
     }
 
     /// One of them, with its query. `None`: it has ended.
     pub(super) fn member(&self, stream: u16) -> Option<(&Subscription, &Query)> {
         let slot = self.slots.get(usize::from(stream))?;
-        Some((slot.subscription.as_ref()?, self.query(stream)))
+        Some((slot.as_ref()?, self.query(stream)))
     }
 
     /// Has another stream in the place of one.
     pub(super) fn replace(&mut self, stream: u16, member: Member) {
         if let Some(slot) = self.slots.get_mut(usize::from(stream)) {
-            slot.subscription = Some(member.subscription);
+            let place = slot.as_ref().and_then(|before| before.place);
+            let next = slot.insert(member.subscription);
+            next.place = place;
             self.keep_query(stream, member.query);
         }
     }
@@ -247,7 +256,7 @@ impl Many {
     /// Ends a stream; its number is free for another.
     pub(super) fn end(&mut self, stream: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(stream))
-            && slot.subscription.take().is_some()
+            && slot.take().is_some()
         {
             self.shared.rare().free.push_back(stream);
         }
@@ -261,7 +270,7 @@ impl Many {
             return false;
         }
         for (at, slot) in (0..).zip(&mut self.slots) {
-            if slot.subscription.take_if(|subscription| !is_public(subscription)).is_some() {
+            if slot.take_if(|subscription| !is_public(subscription)).is_some() {
                 self.shared.rare().unauthorized.push_back(at);
             }
         }
@@ -278,7 +287,7 @@ impl Many {
 
     /// Ends one of them, and says which.
     pub(super) fn pop(&mut self) -> Option<u16> {
-        let at = self.slots.iter().position(Slot::is_open)?;
+        let at = self.slots.iter().position(Option::is_some)?;
         let number = u16::try_from(at).ok()?;
         self.end(number);
         Some(number)
@@ -288,7 +297,7 @@ impl Many {
     pub(super) fn next_ready(&mut self) -> Option<Frame> {
         for _ in 0..self.slots.len() {
             let at = self.next_turn();
-            let Some(subscription) = &mut self.slots[at].subscription else { continue };
+            let Some(subscription) = &mut self.slots[at] else { continue };
             if let Some(kind) = subscription.next_ready()
                 && let Some(frame) = self.take(at, kind)
             {
@@ -356,7 +365,7 @@ impl Many {
         let (first, behind) = self.slots.split_at_mut(turn);
         let numbered = (turn..).zip(behind).chain((0..).zip(first));
         for (at, slot) in numbered {
-            let Some(subscription) = &mut slot.subscription else { continue };
+            let Some(subscription) = slot else { continue };
             match subscription.now() {
                 Now::Frame(kind) => return Ok(Woke::Frame(at, kind)),
                 Now::Retired => return Ok(Woke::Retired(at)),
@@ -373,7 +382,7 @@ impl Many {
 
     /// Ready when one of them has been woken, or when it is time for a sign of life.
     fn poll_followed(&mut self, cx: &mut Context<'_>) -> Poll<Woke> {
-        for subscription in self.slots.iter_mut().filter_map(|slot| slot.subscription.as_mut()) {
+        for subscription in self.slots.iter_mut().flatten() {
             if subscription.poll_woken(cx).is_ready() {
                 return Poll::Ready(Woke::Route);
             }
@@ -386,7 +395,7 @@ impl Many {
         let timer = &mut self.timer;
         let (mut following, mut others): (Vec<_>, Vec<Other<'_>>) = (Vec::new(), Vec::new());
         for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Some(subscription) = &mut slot.subscription else { continue };
+            let Some(subscription) = slot else { continue };
             match subscription.is_following() {
                 true => following.push(subscription),
                 false => others.push((at, Box::pin(subscription.next(None)))),
@@ -415,7 +424,7 @@ impl Many {
         let now = Instant::now();
         let mut next = now + self.heartbeat;
         let mut has_position = false;
-        for subscription in self.slots.iter_mut().filter_map(|slot| slot.subscription.as_mut()) {
+        for subscription in self.slots.iter_mut().flatten() {
             has_position |= subscription.beat_if_due(now);
             next = next.min(subscription.beat());
         }
@@ -436,7 +445,7 @@ impl Many {
         }
         if matches!(kind, FrameKind::Snapshot(_)) {
             // Who is cut off before it is complete gets it anew.
-            self.slots[at].place = None;
+            self.leave_place(at);
         }
         // One of a form that cannot be said leaves the place where it was. Nobody asks for it where each
         // has its own id.
@@ -466,12 +475,7 @@ fn number(at: usize) -> u16 {
     u16::try_from(at).unwrap_or(u16::MAX)
 }
 
-impl Slot {
-    fn is_open(&self) -> bool {
-        self.subscription.is_some()
-    }
-
-    fn index(&self) -> Option<usize> {
-        self.place.map(|place| usize::from(place.get()) - 1)
-    }
+/// In [`Shared::places`].
+fn index_of(slot: &Slot) -> Option<usize> {
+    slot.as_ref()?.place.map(|place| usize::from(place.get()) - 1)
 }

@@ -18,6 +18,7 @@ mod places;
 mod reading;
 
 use std::future::{Future, poll_fn};
+use std::num::NonZeroU8;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -159,6 +160,9 @@ pub struct Subscription {
     listed: Listed,
     /// Whether [`FrameKind::Ready`] is out, or in `ready`.
     was_ready: bool,
+    /// How far its client is, where one id says it of several streams: the number of a place that the
+    /// connection keeps. Here, since there is a byte left.
+    pub(super) place: Option<NonZeroU8>,
     epoch: u32,
     /// Among those that wait for the route.
     seat: Seat,
@@ -197,6 +201,7 @@ impl Subscription {
             position: None,
             ready: Queue::default(),
             was_ready: matches!(from, From::FilterChanged { was_ready: true }),
+            place: None,
         };
         subscription.beat_after(Instant::now());
         match from {

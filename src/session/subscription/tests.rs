@@ -60,3 +60,9 @@ async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
     let next = subscription.next(Some(&mut timer)).await;
     assert!(matches!(next, Some(FrameKind::Reset(ResetReason::HistoryLost, Some(_)))), "{next:?}");
 }
+
+// A connection may have many of them, side by side.
+#[test]
+fn one_of_several_is_small() {
+    assert!(size_of::<Option<Subscription>>() <= 88, "{}", size_of::<Option<Subscription>>());
+}
