@@ -38,6 +38,9 @@ async fn pages_of_other_origins_need_to_be_allowed() {
         let credentials = answer.head.field("access-control-allow-credentials");
         assert_eq!(credentials, is_cors.then_some("true"), "{origin}");
         assert_eq!(answer.head.field("vary"), Some("Accept, Origin"), "{origin}");
+        let poll = request(listen, "GET", "/_events/a?transport=poll", &fields).await;
+        assert_eq!(poll.head.field("access-control-allow-origin"), allowed, "{origin}");
+        assert_eq!(poll.head.field("vary"), Some("Accept, Origin"), "{origin}");
 
         // A page may read why it was refused, if it is one that may ask.
         let refused = knock(listen, "/_events/b", &fields).await;

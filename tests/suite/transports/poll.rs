@@ -94,6 +94,38 @@ async fn an_empty_answer_moves_the_position_on() {
     sidecar.finish().await;
 }
 
+// Else who polls a quiet stream would come back, after a long wait, from where it was before.
+#[tokio::test]
+async fn the_position_moves_on_while_a_poll_waits() {
+    let database = unique("poll");
+    let filters = Filters::new(&[
+        ("quiet", &filter(&format!("{database}.quiet"), "")),
+        ("busy", &filter(&format!("{database}.busy"), "")),
+    ]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let listen = sidecar.listen;
+    // On a slow machine, what is inserted may be read only when a short wait is over.
+    for attempt in 0..6 {
+        let start = next(&poll(listen, "/_events/quiet").await);
+        let busy = next(&poll(listen, "/_events/busy").await);
+        let target = format!("/_events/quiet?lastEventId={start}&wait={}s", 1 << attempt);
+        let waiting = tokio::spawn(async move { poll(listen, &target).await });
+        until("it waits", || async {
+            let open = metric(sidecar.admin, "sidestream_subscriptions{stream=\"quiet\"}");
+            waiting.is_finished() || open.await == 1.0
+        })
+        .await;
+        insert(&database, "busy", attempt..attempt + 1).await;
+        let event = next(&poll(listen, &format!("/_events/busy?lastEventId={busy}")).await);
+        let answer = waiting.await.expect("an answer");
+        assert_eq!(answer["events"], json!([]));
+        if next(&answer) > event {
+            return sidecar.finish().await;
+        }
+    }
+    panic!("its position stays where it was when it came");
+}
+
 // What came before this sidecar is read from the oplog, which takes a moment: a client that waits less,
 // and repeats its poll, would never get it.
 #[tokio::test]
