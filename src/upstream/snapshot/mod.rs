@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use crate::event::Position;
 use crate::matcher::Predicate;
 use crate::matcher::projection::{Projection, Shown};
-use crate::upstream::deployment::{self, DeploymentError};
+use crate::upstream::deployment::{self, Deployment, DeploymentError};
 use crate::upstream::failure::{self, UNAUTHORIZED};
 
 pub use queue::Asker;
@@ -203,10 +203,12 @@ async fn read_each(
         // There is no such collection, so nobody says a moment. It is read at one that is known to have
         // passed: a server that does not know of it yet, such as one that was the primary, has to wait,
         // and cannot pass over what has made the collection since.
-        let time = majority_time(client).await?;
+        let time = ask(client).await?.majority_time;
         let read = read_all(client, wanted, Some(time), &has_begun, collect).await?;
         let missing_at = match read.documents {
-            0 => Some(majority_time(client).await?),
+            // Not the time of a majority: MongoDB 6.0 finds nothing where the server that is asked has
+            // dropped the collection since, also before a majority has.
+            0 => Some(ask(client).await?.cluster_time),
             _ => None,
         };
         Ok(Found { position: behind(time), missing_at })
@@ -220,13 +222,12 @@ async fn read_each(
     }
 }
 
-/// What a majority has committed by now.
-async fn majority_time(client: &Client) -> Result<Timestamp, SnapshotError> {
-    let deployment = deployment::ask(client).await.map_err(|error| match error {
+/// How far the deployment is.
+async fn ask(client: &Client) -> Result<Deployment, SnapshotError> {
+    deployment::ask(client).await.map_err(|error| match error {
         DeploymentError::Driver(error) => SnapshotError::of(error),
         other => SnapshotError::Unsupported(other.to_string()),
-    })?;
-    Ok(deployment.majority_time)
+    })
 }
 
 /// What one query has read.

@@ -360,9 +360,10 @@ impl State {
         position: &Position,
         time: Timestamp,
     ) -> Result<(), SnapshotError> {
-        let reached = Position::before(time);
+        // A feed that was opened at the time is right there, and what happened at it still comes.
+        let before = Position::before(time);
         let waiting = async {
-            while feed.now().is_none_or(|(head, _)| head < reached) {
+            while feed.now().is_none_or(|(head, _)| head <= before) {
                 sleep(LOOK).await;
             }
         };

@@ -3,6 +3,7 @@
 
 mod again;
 mod long;
+mod missing;
 mod property;
 mod refused;
 mod sharing;

@@ -1,0 +1,211 @@
+//! Snapshots of a collection that comes and goes: what one shows is what the collection held at the
+//! position that came with it, and it is empty only where nothing was there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
+use mongodb::bson::{Document, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
+use mongodb::{Client, Collection, Database};
+use sidestream::Sidecar;
+use sidestream::event::Position;
+
+use super::{Page, client, fill, filter};
+use crate::support::mongo::{Own, Setup};
+use crate::support::sidecar::{self, Filters};
+use crate::support::{mongo, unique, until};
+
+/// Each page has a query of its own, and sees all documents.
+const OWN_QUERY: &str =
+    "match: { _id: { $ne: { $param: page } } }\nparams: { page: { type: long } }\n";
+
+/// What pages showed, and at which position.
+type Shown = Vec<(Position, BTreeSet<i64>)>;
+
+/// Opens so many pages, which nobody had before, up to the end of their first snapshots.
+async fn open(sidecar: &Sidecar, pages: std::ops::Range<i64>) -> Shown {
+    let opened = pages.map(async |page| {
+        let target = format!("/_events/orders?page=-{}", page + 1);
+        let mut page = Page::open(sidecar.listen, &target).await;
+        page.complete(1).await;
+        let id = page.stream.last_event_id.as_ref().expect("an id with `ready`");
+        (Position::parse(id).unwrap(), page.ids().into_iter().collect())
+    });
+    join_all(opened).await
+}
+
+/// `orders`, whose writes wait for so many members.
+fn orders(database: &Database, members: Acknowledgment) -> Collection<Document> {
+    let concern = WriteConcern::builder().w(members).build();
+    let options = CollectionOptions::builder().write_concern(concern).build();
+    database.collection_with_options("orders", options)
+}
+
+/// What happened in a database, as MongoDB tells it.
+struct History {
+    database: Database,
+    events: ChangeStream<Document>,
+    /// The `_id`s of each collection's documents behind the last event.
+    collections: BTreeMap<String, BTreeSet<i64>>,
+    /// Those of `orders` behind each event.
+    orders: Vec<(Position, BTreeSet<i64>)>,
+}
+
+impl History {
+    /// Of a database in which there is nothing.
+    async fn of(database: &Database) -> History {
+        let events = database.watch().await.unwrap().with_type::<Document>();
+        let (collections, orders) = (BTreeMap::new(), Vec::new());
+        History { database: database.clone(), events, collections, orders }
+    }
+
+    /// Takes in what has happened by now.
+    async fn read(&mut self) {
+        let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
+        let end = self.database.collection::<Document>("end");
+        end.insert_one(doc! {}).write_concern(majority).await.unwrap();
+        loop {
+            let event = self.events.next_if_any().await.expect("the history");
+            let Some(event) = event else { continue };
+            let text = |path: [&str; 2]| {
+                let value = event.get_document(path[0]).unwrap().get_str(path[1]).unwrap();
+                value.to_string()
+            };
+            let name = text(["ns", "coll"]);
+            match event.get_str("operationType").unwrap() {
+                "insert" if name == "end" => return,
+                "insert" => {
+                    let id = event.get_document("documentKey").unwrap().get_i64("_id").unwrap();
+                    self.collections.entry(name).or_default().insert(id);
+                }
+                "drop" => drop(self.collections.remove(&name)),
+                "rename" => {
+                    let documents = self.collections.remove(&name).unwrap_or_default();
+                    self.collections.insert(text(["to", "coll"]), documents);
+                }
+                other => panic!("{other}: {event}"),
+            }
+            let behind = Position::from_server(&text(["_id", "_data"])).expect("its token");
+            let orders = self.collections.get("orders").cloned().unwrap_or_default();
+            self.orders.push((behind, orders));
+        }
+    }
+
+    /// Reads on, and compares.
+    async fn holds(&mut self, shown: &Shown) {
+        self.read().await;
+        for (position, ids) in shown {
+            let last = self.orders.iter().rev().find(|(behind, _)| behind <= position);
+            let there = last.map(|(_, ids)| ids.clone()).unwrap_or_default();
+            assert_eq!(*ids, there, "shown, and there, at {position} ({:?})", position.time());
+        }
+    }
+}
+
+async fn rename(client: &Client, database: &Database, from: &str, to: &str) {
+    let (from, to) = (format!("{}.{from}", database.name()), format!("{}.{to}", database.name()));
+    let one = doc! { "w": 1 };
+    let command =
+        doc! { "renameCollection": from, "to": to, "dropTarget": true, "writeConcern": one };
+    client.database("admin").run_command(command).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_comes_and_goes_while_pages_open() {
+    const PAGES: i64 = 4;
+    let name = unique("comes");
+    let client = client().await;
+    let filters = Filters::new(&[("orders", &filter(&name, OWN_QUERY))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let database = client.database(&name);
+    let mut history = History::of(&database).await;
+    let orders = orders(&database, Acknowledgment::Nodes(1));
+    let mut ids = 0..;
+    let mut next = || {
+        let first = ids.next().unwrap() * 3;
+        first..first + 3
+    };
+    for round in 0..8 {
+        let writing = async {
+            for _ in 0..4 {
+                fill(&orders, next()).await;
+                orders.drop().await.unwrap();
+                fill(&orders, next()).await;
+                rename(&client, &database, "orders", "aside").await;
+            }
+            match round % 3 {
+                0 => {}
+                1 => fill(&orders, next()).await,
+                _ => rename(&client, &database, "aside", "orders").await,
+            }
+        };
+        let pages = open(&sidecar, round * PAGES..(round + 1) * PAGES);
+        let (shown, ()) = tokio::join!(pages, writing);
+        history.holds(&shown).await;
+    }
+    sidecar.finish().await;
+}
+
+/// How many `find`s a server was asked for, by everybody.
+async fn finds(server: &Client) -> i64 {
+    let status = server.database("admin").run_command(doc! { "serverStatus": 1 }).await.unwrap();
+    let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
+    commands.get_document("find").unwrap().get_i64("total").unwrap()
+}
+
+/// Holds up a member's replication, or lets it go on.
+async fn hold(member: &Client, is_held: bool) {
+    let mode = if is_held { "alwaysOn" } else { "off" };
+    let point = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
+    member.database("admin").run_command(point).await.expect("test commands");
+}
+
+/// Leaves the primary what it is, also where the machine is so busy that members seem to be gone.
+async fn settle(own: &Own, secondary: usize) {
+    // One that is just made does not take another configuration at once.
+    until("the primary stays", || async {
+        let told = own.admin(doc! { "replSetGetConfig": 1 }).await.unwrap();
+        let mut config = told.get_document("config").unwrap().clone();
+        let version = config.get_i32("version").unwrap();
+        config.insert("version", version + 1);
+        let members = config.get_array_mut("members").unwrap();
+        members[secondary].as_document_mut().unwrap().insert("priority", 0);
+        let settings = config.get_document_mut("settings").unwrap();
+        settings.insert("electionTimeoutMillis", 60_000);
+        own.admin(doc! { "replSetReconfig": config }).await.is_ok()
+    })
+    .await;
+}
+
+// The server that drops it no longer shows it. A position is of what a majority has.
+#[tokio::test]
+async fn one_that_is_gone_on_the_primary_and_not_yet_for_a_majority() {
+    let own = Own::start(Setup { members: 2, ..Setup::default() }).await;
+    let primary = own.primary().await;
+    settle(&own, 1 - primary).await;
+    let (client, name) = (own.client().await, unique("gone"));
+    let database = client.database(&name);
+    let filters = Filters::new(&[("orders", &filter(&name, OWN_QUERY))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let mut history = History::of(&database).await;
+    let (primary, other) = (own.direct(primary).await, own.direct(1 - primary).await);
+    for page in 0..2 {
+        let ids = page * 3..page * 3 + 3;
+        fill(&orders(&database, Acknowledgment::Majority), ids).await;
+        hold(&other, true).await;
+        match page {
+            0 => orders(&database, Acknowledgment::Nodes(1)).drop().await.unwrap(),
+            _ => rename(&client, &database, "orders", "aside").await,
+        }
+        let before = finds(&primary).await;
+        let letting_go = async {
+            // That which finds no collection, and that which asks at a known time.
+            until("it is asked for", || async { finds(&primary).await >= before + 2 }).await;
+            hold(&other, false).await;
+        };
+        let (shown, ()) = tokio::join!(open(&sidecar, page..page + 1), letting_go);
+        history.holds(&shown).await;
+    }
+    sidecar.finish().await;
+}
