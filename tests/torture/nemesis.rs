@@ -81,7 +81,10 @@ impl Fault {
     /// checked by the history instead.
     pub fn may_reset(self, stream: &str, reason: &str) -> bool {
         match self {
-            Fault::EditFilters => stream == "orders" && reason == "filter-changed",
+            // `victims`: its file was back before the stream was told that it had gone.
+            Fault::EditFilters => {
+                matches!(stream, "orders" | "victims") && reason == "filter-changed"
+            }
             Fault::ShortOplog => reason == "history-lost",
             Fault::FailFatal => matches!(reason, "history-lost" | "invalid-token"),
             _ => false,

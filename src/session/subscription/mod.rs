@@ -41,6 +41,7 @@ use crate::upstream::snapshot::Snapshots;
 
 use frames::Queue;
 pub use frames::{Documents, FrameKind};
+use places::Begun;
 
 /// What a client came with.
 #[derive(Debug, Clone)]
@@ -158,8 +159,7 @@ pub struct Subscription {
     /// What an operator sees of its connection, and where it is there.
     listener: Arc<Listener>,
     listed: Listed,
-    /// Whether [`FrameKind::Ready`] is out, or in `ready`.
-    was_ready: bool,
+    begun: Begun,
     /// How far its client is, where one id says it of several streams: the number of a place that the
     /// connection keeps. Here, since there is a byte left.
     pub(super) place: Option<NonZeroU8>,
@@ -200,7 +200,7 @@ impl Subscription {
             listed,
             position: None,
             ready: Queue::default(),
-            was_ready: matches!(from, From::FilterChanged { was_ready: true }),
+            begun: Begun::new(matches!(from, From::FilterChanged { was_ready: true })),
             place: None,
         };
         subscription.beat_after(Instant::now());
@@ -240,7 +240,7 @@ impl Subscription {
 
     /// Whether the client was told that its stream is ready.
     pub fn was_ready(&self) -> bool {
-        self.was_ready
+        self.begun.was_ready()
     }
 
     /// Tells all subscriptions of this route that its filter is no longer in force.

@@ -9,10 +9,43 @@ use crate::event::Position;
 use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
 use crate::session::beginning::Beginning;
+use crate::upstream::snapshot::{MAX_ROUND, Round};
 
 /// A position without a document is taken on trust; further ahead than this it is of another
 /// deployment. Replicas differ by what one of them has not read yet.
 const MAX_AHEAD_OF_JOURNAL_SECONDS: u32 = 300;
+
+/// How far a stream has begun: whether [`FrameKind::Ready`] is out, or in `ready`, and after which
+/// pause its snapshot last began again. In one byte, since every stream has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun(u8);
+
+const IS_READY: u8 = !MAX_ROUND;
+
+impl Begun {
+    pub fn new(was_ready: bool) -> Begun {
+        Begun(if was_ready { IS_READY } else { 0 })
+    }
+
+    pub fn was_ready(self) -> bool {
+        self.0 & IS_READY != 0
+    }
+
+    /// Makes it ready; says whether it was.
+    pub fn replace_ready(&mut self) -> bool {
+        let was_ready = self.was_ready();
+        self.0 |= IS_READY;
+        was_ready
+    }
+
+    fn round(self) -> Round {
+        self.0 & MAX_ROUND
+    }
+
+    fn set_round(&mut self, round: Round) {
+        self.0 = (self.0 & IS_READY) | (round & MAX_ROUND);
+    }
+}
 
 impl Subscription {
     /// Goes on after a position: from the journal, or by a replay.
@@ -125,7 +158,12 @@ impl Subscription {
         is_braked: bool,
     ) {
         let at = match is_braked {
-            true => self.source.shared.snapshots.brake(&self.route),
+            true => {
+                let (at, round) =
+                    self.source.shared.snapshots.brake(&self.route, self.begun.round());
+                self.begun.set_round(round);
+                at
+            }
             false => Instant::now(),
         };
         self.position = None;
@@ -134,7 +172,7 @@ impl Subscription {
 
     /// Nothing has been missed at this place, since nothing was asked for before.
     fn begin_at(&mut self, first: Position) {
-        if !std::mem::replace(&mut self.was_ready, true) {
+        if !self.begun.replace_ready() {
             self.ready.push_back(FrameKind::Ready(first, None));
         }
     }
@@ -142,7 +180,7 @@ impl Subscription {
     /// Up to date for the first time; says whether there was anything to do.
     pub(super) fn say_ready(&mut self) -> bool {
         let Phase::Following(cursor) = self.phase else { return false };
-        if self.was_ready {
+        if self.begun.was_ready() {
             return false;
         }
         // None: something has come just now, and is sent first.

@@ -69,7 +69,7 @@ impl Subscription {
                 self.ready.extend(found.into_iter().map(FrameKind::Document));
             }
             SnapshotStep::Done { position, cursor, documents } => {
-                self.was_ready = true;
+                self.begun.replace_ready();
                 self.position = Some(position.clone());
                 let documents = Some(u32::try_from(documents).unwrap_or(u32::MAX));
                 self.ready.push_back(FrameKind::Ready(position.clone(), documents));

@@ -34,6 +34,7 @@ use crate::matcher::projection::{Projection, Shown};
 use crate::upstream::deployment::{self, Deployment, DeploymentError};
 use crate::upstream::failure::{self, UNAUTHORIZED};
 
+pub use brake::{MAX_ROUND, Round};
 pub use queue::Asker;
 pub use shared::{PendingQuery, Refused, SnapshotAnswer, Snapshots};
 pub use taken::{Given, Reading, Taken};

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::brake::Brake;
+use super::brake::{Brake, Round};
 use super::encoding::Encoding;
 use super::kept::Kept;
 use super::queue::{Asker, Place, Queue, Ticket};
@@ -250,9 +250,10 @@ impl Snapshots {
         self.0.furthest.lock().get(stream).cloned()
     }
 
-    /// When a client of this route may begin again that had a snapshot, or was about to.
-    pub fn brake(&self, route: &Arc<Route>) -> Instant {
-        self.0.slots.lock().of(route).brake.next(Instant::now())
+    /// When a client of this route may begin again that had a snapshot, or was about to, and in which
+    /// round that is; `had` is the one in which it last did.
+    pub fn brake(&self, route: &Arc<Route>, had: Round) -> (Instant, Round) {
+        self.0.slots.lock().of(route).brake.next(had, Instant::now())
     }
 }
 

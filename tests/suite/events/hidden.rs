@@ -281,7 +281,8 @@ async fn generated_updates_show_what_find_shows_by_lookup() {
 async fn a_hidden_change_is_sent_if_it_may_have_brought_the_document_in() {
     let database = unique("moves");
     let more = "match: { status: paid }\nproject: { total: 1 }\n";
-    let images = format!("{more}fullDocumentBeforeChange: whenAvailable\n");
+    let images =
+        format!("{more}fullDocument: whenAvailable\nfullDocumentBeforeChange: whenAvailable\n");
     let namespace = format!("{database}.orders");
     let filters = Filters::new(&[
         ("lookup", &filter(&namespace, more)),

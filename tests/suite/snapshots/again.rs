@@ -150,11 +150,13 @@ async fn a_loop_is_braked() {
     );
     tokio::join!(writing, reading);
     assert!(page.reasons[1..].iter().all(|reason| reason == "history-lost"), "{:?}", page.reasons);
-    assert!(page.reasons.len() <= 2 * 30, "{} snapshots", page.reasons.len());
+    // The first, one at once, and one after each pause of 1, 2, 4, … seconds, however slow the machine is.
+    let pauses = (began.elapsed().as_secs() + 1).ilog2() as usize;
     let taken = "sidestream_snapshots_total{outcome=\"taken\",stream=\"orders\"}";
     let taken = metric(sidecar.admin, taken).await;
-    assert!((2.0..=60.0).contains(&taken), "{taken} queries for {n} changes");
-    assert!(n > 3 * taken as i64, "{taken} queries for {n} changes");
+    let most = 2 + pauses;
+    assert!(page.reasons.len() <= most, "{:?} in {:?}", page.reasons, began.elapsed());
+    assert!((2.0..=most as f64).contains(&taken), "{taken} queries in {:?}", began.elapsed());
     sidecar.finish().await;
 }
 

@@ -23,7 +23,8 @@ use super::{free_port, until};
 /// from it again, and know when it began.
 pub fn uri() -> String {
     static SERVER: OnceLock<Own> = OnceLock::new();
-    let setup = Setup { oplog_mib: 2048, ..Setup::default() };
+    // It is always there: on a busy machine it may only be slow.
+    let setup = Setup { oplog_mib: 2048, connect_timeout_ms: 60_000, ..Setup::default() };
     // A thread of its own, since the caller may be inside a runtime.
     let start = move || {
         std::thread::spawn(move || {
@@ -76,11 +77,20 @@ pub struct Setup {
     /// Takes TLS too, with a certificate for 127.0.0.1 that is its own authority.
     pub tls: bool,
     pub oplog_mib: u32,
+    /// How long a client waits for a server that is asked whether it is there.
+    pub connect_timeout_ms: u32,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { members: 1, is_initiated: true, auth: false, tls: false, oplog_mib: 64 }
+        Setup {
+            members: 1,
+            is_initiated: true,
+            auth: false,
+            tls: false,
+            oplog_mib: 64,
+            connect_timeout_ms: 2_000,
+        }
     }
 }
 
@@ -174,7 +184,8 @@ impl Own {
             false => String::new(),
         };
         let set = if self.setup.members > 0 { "replicaSet=rs0&" } else { "" };
-        let hurry = "heartbeatFrequencyMS=500&connectTimeoutMS=2000";
+        let patience = self.setup.connect_timeout_ms;
+        let hurry = format!("heartbeatFrequencyMS=500&connectTimeoutMS={patience}");
         format!("mongodb://{user}{}/?{set}{hurry}", hosts.join(","))
     }
 
