@@ -77,7 +77,10 @@ impl Refusal {
         }
         let mut headers = sse::HEADERS.map(|(name, value)| (name, value.to_string())).to_vec();
         headers.push(after);
-        let body = format!("retry: {}\n: {}\n", pause.as_millis(), problem.detail);
+        // It may name what the client sent.
+        let ends_lines = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+        let comment = problem.detail.replace(ends_lines, " ");
+        let body = format!("retry: {}\n: {comment}\n", pause.as_millis());
         Plain { status: 200, headers, body: vec![Bytes::from(body)] }
     }
 }
@@ -109,6 +112,9 @@ mod tests {
                 assert!(after >= f64::from(millis) / 1000.0, "{after}");
             }
         }
+        let named = Refusal::full(429, "too many").of_stream("a\nid: 1\r\u{85}\u{2028}b");
+        let body = String::from_utf8(named.into_answer(true).body.concat()).unwrap();
+        assert!(body.ends_with("\n: stream `a id: 1   b`: too many\n"), "{body:?}");
         let last = Refusal::from(Problem::new(404, "no such stream")).into_answer(true);
         assert_eq!(last.status, 404);
     }

@@ -14,9 +14,9 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use crate::event::json;
 use crate::event::seal::Ids;
 use crate::feed::routes::{Delivery, DeliveryKind};
 use crate::metrics::Metrics;
@@ -102,9 +102,10 @@ impl<'a> Mark<'a> {
     /// end, or nothing.
     pub fn members(&self) -> String {
         let Some(label) = &self.label else { return String::new() };
-        let stream = json!(label.stream());
+        let stream = json::text(label.stream());
         match label.alias() {
-            Some(alias) => format!("\"stream\":{stream},\"as\":{},", json!(alias)),
+            // As its client chose it: what ends lines is escaped, as within documents.
+            Some(alias) => format!("\"stream\":{stream},\"as\":{},", json::text(alias)),
             None => format!("\"stream\":{stream},"),
         }
     }
@@ -368,6 +369,14 @@ mod tests {
             Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };
         let sent = send_large(&mut sink, &mut control, &pace, vec![event.clone()]).await;
         (sent, sink)
+    }
+
+    #[test]
+    fn what_a_client_calls_its_streams_ends_no_line() {
+        let label = Label::new("chat", Some("\u{85}\n\r\u{2028}\u{2029}\"é"));
+        let mark = Mark { label: Some(label), ..Mark::plain(&Ids::Token) };
+        let expected = r#""stream":"chat","as":"\u0085\n\r\u2028\u2029\"é","#;
+        assert_eq!(mark.members(), expected);
     }
 
     // Otherwise it would be cut in its middle, and again each time that the client comes back.

@@ -169,6 +169,13 @@ fn write_double(double: f64, out: &mut Vec<u8>) {
     write_display(format_args!(r#"{{"$numberDouble":"{name}"}}"#), out);
 }
 
+/// A quoted text, with what ends lines for some readers of event streams escaped as within documents.
+pub(crate) fn text(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    write_text(text.as_bytes(), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// A quoted text.
 fn write_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');

@@ -5,6 +5,7 @@
 
 mod request_log;
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use prometheus::core::Collector;
@@ -298,17 +299,20 @@ impl Metrics {
         // Not there: it was never told.
         let _ = self.events_read_total.remove_label_values(&[upstream]);
         let _ = self.upstream_lag_seconds.remove_label_values(&[upstream]);
-        for family in self.upstream_restarts_total.collect() {
-            for metric in family.get_metric() {
-                let labels = metric.get_label();
-                let of = |name| labels.iter().find(|it| it.name() == name).map(|it| it.value());
-                if let (Some(of_upstream), Some(reason)) = (of("upstream"), of("reason"))
-                    && of_upstream == upstream
-                {
-                    let _ = self.upstream_restarts_total.remove_label_values(&[upstream, reason]);
-                }
-            }
+        forget(&self.upstream_restarts_total, "upstream", upstream);
+    }
+
+    /// Removes the metrics of a stream that is gone. Says whether it did, which it does not as long as
+    /// somebody listens.
+    pub fn forget_stream(&self, stream: &str) -> bool {
+        if self.subscriptions.with_label_values(&[stream]).get() > 0 {
+            return false;
         }
+        // Not there: it was never told.
+        let _ = self.subscriptions.remove_label_values(&[stream]);
+        let _ = self.events_sent_total.remove_label_values(&[stream]);
+        forget(&self.snapshots_total, "stream", stream);
+        true
     }
 
     /// In the
@@ -318,6 +322,20 @@ impl Metrics {
         match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             Ok(()) => String::from_utf8_lossy(&out).into_owned(),
             Err(error) => format!("# the metrics cannot be encoded: {error}\n"),
+        }
+    }
+}
+
+/// Removes all series with this label, whatever their others.
+fn forget(counters: &IntCounterVec, name: &str, value: &str) {
+    for family in counters.collect() {
+        for metric in family.get_metric() {
+            let labels: HashMap<&str, &str> =
+                metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
+            if labels.get(name) == Some(&value) {
+                // There is none to miss: it was just told.
+                let _ = counters.remove(&labels);
+            }
         }
     }
 }

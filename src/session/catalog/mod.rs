@@ -179,6 +179,7 @@ impl Catalog {
             reloaded.removed.push(name);
             retired.push(old);
         }
+        state.gone.extend(reloaded.removed.iter().cloned());
         let keys = std::mem::take(&mut state.keys);
         self.supply(state);
         // Whoever listens to another feed than the stream has now goes on there.
@@ -260,9 +261,19 @@ impl Catalog {
         (Supplied { feed, stop, unused_since: None }, has_slot)
     }
 
+    /// Forgets what metrics tell of streams that are gone, once their last client is, too.
+    fn forget_gone(&self) {
+        if self.state.read().gone.is_empty() {
+            return;
+        }
+        let State { gone, filters, .. } = &mut *self.state.write();
+        gone.retain(|name| !filters.contains_key(name) && !self.metrics.forget_stream(name));
+    }
+
     /// Closes the feeds that no filter has used for a while: their cursors, their journals and what
     /// metrics tell of them. Waits until they are gone.
     pub async fn close_unused(&self) {
+        self.forget_gone();
         let grace = GRACE.min(self.settings.window);
         let is_due = |supplied: &Supplied| {
             supplied.unused_since.is_some_and(|since| since.elapsed() >= grace)

@@ -34,6 +34,8 @@ pub(super) struct State {
     pub sources: BTreeMap<String, Arc<Source>>,
     /// How far the clients of each stream may have been when its file was last edited.
     pub edited: BTreeMap<String, Position>,
+    /// Streams that are no longer in force, and of which metrics still tell.
+    pub gone: BTreeSet<String>,
     /// Collections that are read by themselves, since the rights are not on their database. Stays
     /// so while the process runs: moving a stream resets it.
     pub alone: BTreeSet<Namespace>,

@@ -98,6 +98,7 @@ async fn an_image_mode_that_was_only_tried_goes_with_its_cursor() {
     until("nothing is told of it any more", || async {
         let metrics = http::get(sidecar.admin, "/metrics").await.text();
         !metrics.contains(&format!("{database}/default"))
+            && !metrics.contains("stream=\"plain\"")
             && metrics.contains("sidestream_upstream_cursors 1\n")
     })
     .await;
