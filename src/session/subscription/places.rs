@@ -23,10 +23,12 @@ pub(super) struct Begun(u8);
 const IS_READY: u8 = !MAX_ROUND;
 
 impl Begun {
+    /// In no round yet.
     pub fn new(was_ready: bool) -> Begun {
         Begun(if was_ready { IS_READY } else { 0 })
     }
 
+    /// Whether the client was told that its stream is ready, or will be next.
     pub fn was_ready(self) -> bool {
         self.0 & IS_READY != 0
     }
