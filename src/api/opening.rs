@@ -10,7 +10,7 @@ use super::negotiation::{Chosen, Transport};
 use super::poll::{self, Polling};
 use super::problem::Problem;
 use super::refusal::Refusal;
-use super::reserved::{Answer, Ask, Handler, Open, Opened, Plain};
+use super::reserved::{Answer, Ask, Handler, Open, Opened};
 use super::wanted::{self, Wanted, WantedStream};
 use crate::access::credentials::Credentials;
 use crate::access::{self, Caller, Right};
@@ -129,10 +129,8 @@ impl Handler {
         }
         let opened = Opened { connection, open };
         match transport {
-            Transport::Poll if is_head => {
-                Ok(Answer::Plain(Plain { status: 200, headers: fields, body: Vec::new() }))
-            }
-            Transport::Poll => {
+            // Of a HEAD, nothing is sent but the head: the length is not known.
+            Transport::Poll if !is_head => {
                 Ok(Answer::Poll(Box::new(Polling::new(opened, wait, !has_id, resume))))
             }
             _ => Ok(Answer::Stream(Box::new(opened), fields)),
@@ -167,7 +165,12 @@ impl Handler {
             let place = (&mut *place, listener, Listed::NEW);
             let joined = self.join(stream, identity, place, waits).await;
             let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
-            many.add(label, member, position_in(&from));
+            let position = match from {
+                // Who is cut off before its first event has to come back to the same place.
+                From::Ago(_) => member.subscription.position().cloned(),
+                from => position_in(&from).cloned(),
+            };
+            many.add(label, member, position.as_ref());
         }
         Ok(())
     }

@@ -26,7 +26,8 @@ use crate::session::subscription::{FrameKind, Timer};
 const WAIT: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long a poll may read what its client has missed, whatever `wait` says: one that never got
-/// as far would answer with nothing, and the next one begin again.
+/// as far would answer with nothing, and the next one begin again. When something of it has come, the
+/// rest is waited for as well: of answers with a few events, each would be a replay.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// So much goes into one answer, and one event more; documents of snapshots are not counted.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -305,9 +306,9 @@ impl Polling {
             Some(found) => (found.events > 0, found.begun.is_empty()),
             None => (false, true),
         };
-        let has_come = has_events || (self.answers_at_once && self.is_there());
+        let has_come = has_events || self.answers_at_once;
         match is_whole {
-            true if has_come => Step::Complete,
+            true if has_come && (self.is_there() || !is_room) => Step::Complete,
             false if !is_room => Step::Full,
             _ => Step::More,
         }

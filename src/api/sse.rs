@@ -81,8 +81,9 @@ impl Encoder for Sse {
             FrameKind::Snapshot(_) => "snapshot",
             FrameKind::Ready(..) => "ready",
             FrameKind::End(ended) => {
-                // Of one stream among several, it would keep the others away too.
-                if let Some(retry) = ended.retry().filter(|_| mark.label.is_none()) {
+                // Of one stream among others, it would keep them away too.
+                let keeps_none = mark.label.is_none() || mark.is_last;
+                if let Some(retry) = ended.retry().filter(|_| keeps_none) {
                     out.push(Bytes::from(format!("retry: {}\n", retry.as_millis())));
                 }
                 "end"

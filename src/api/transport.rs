@@ -64,6 +64,8 @@ pub struct Mark<'a> {
     pub ids: &'a Ids,
     /// Where one id says it of all streams.
     bookmark: Option<Bookmark>,
+    /// Whether no stream of the connection is left.
+    pub is_last: bool,
 }
 
 impl<'a> Mark<'a> {
@@ -71,12 +73,13 @@ impl<'a> Mark<'a> {
     pub fn of(frame: &Frame, connection: &'a Connection, ids: &'a Ids) -> Mark<'a> {
         let label = connection.label(frame.stream);
         let bookmark = label.as_ref().and_then(|_| connection.bookmark());
-        Mark { label, ids, bookmark }
+        let ends = matches!(frame.kind, FrameKind::End(_));
+        Mark { label, ids, bookmark, is_last: ends && connection.is_empty() }
     }
 
     /// That of a connection with one stream.
     pub fn plain(ids: &'a Ids) -> Mark<'a> {
-        Mark { label: None, ids, bookmark: None }
+        Mark { label: None, ids, bookmark: None, is_last: false }
     }
 
     /// What to come back with after this frame, where it says so. Where one id says it of all streams,

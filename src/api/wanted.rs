@@ -132,10 +132,16 @@ fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label<'static>>
             None => Label::new(value, None),
         };
         if labels.iter().any(|known| known.name() == label.name()) {
-            let detail = format!(
-                "stream `{0}`: named twice; give each a name of its own, as in `stream=a:{0}`",
-                label.name()
-            );
+            let name = label.name();
+            let detail = match label.alias() {
+                None => format!(
+                    "stream `{name}`: named twice; give each a name of its own, as in \
+                     `stream=a:{name}`"
+                ),
+                Some(_) => {
+                    format!("stream `{name}`: two streams have this name; give each one of its own")
+                }
+            };
             return Err(Problem::new(400, detail));
         }
         labels.push(label);
@@ -146,9 +152,10 @@ fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label<'static>>
     Ok(labels)
 }
 
-/// The header wins over the query.
+/// The header wins over the query. An empty one says nothing, as in a client that sets it always.
 fn id_of(last_event_id: Option<&[u8]>, query: &[(String, String)]) -> Option<String> {
-    let in_header = last_event_id.map(|id| String::from_utf8_lossy(id).into_owned());
+    let in_header = last_event_id.filter(|id| !id.is_empty());
+    let in_header = in_header.map(|id| String::from_utf8_lossy(id).into_owned());
     in_header.or_else(|| value(query, "lastEventId").map(str::to_string))
 }
 
@@ -217,6 +224,8 @@ mod tests {
         assert_eq!(found.iter().map(Label::name).collect::<Vec<_>>(), ["orders", "a", "b"]);
         assert_eq!(found[1].stream(), "chat");
         assert!(labels(&["chat", "chat"]).unwrap_err().detail.contains("stream=a:chat"));
+        let refused = labels(&["a:chat", "a:orders"]).unwrap_err();
+        assert!(refused.detail.contains("`a`: two streams"), "{refused:?}");
         let refused = labels(&["a", "b", "c", "d"]).unwrap_err();
         assert!(refused.detail.starts_with("more than 3 streams on one connection"), "{refused:?}");
         // However many a WebSocket may have: there is no room for more in one id.

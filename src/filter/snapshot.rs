@@ -78,4 +78,13 @@ pub(super) fn check(
             ),
         );
     }
+    // Some other field may tell documents apart, but not where one leaves: that tells the key alone.
+    if filter.projection.as_ref().is_some_and(|shown| !shown.shows_whole(b"_id")) {
+        reporter.warning(
+            place_of(declaration.project.or(declaration.snapshot)),
+            "`project` hides `_id`: with a snapshot, clients cannot tell which document changes or \
+             leaves",
+            "show `_id`, or remove `snapshot`",
+        );
+    }
 }

@@ -329,7 +329,7 @@ fn reopen(
     let found = catalog.find(&subscription.filter().name).ok()?;
     let pairs = query.pairs(subscription.filter(), subscription.values());
     let bound = found.filter.bind(&pairs, claims).ok()?;
-    let from = From::FilterChanged { was_ready: subscription.was_ready() };
+    let from = From::FilterChanged { was_ready: subscription.was_ready(), beyond: None };
     let query = Query::beside(&pairs, &found.filter, &bound.values);
     let listener = subscription.listener();
     Some(Member { subscription: catalog.subscribe(&found, bound, from, listener), query })

@@ -35,13 +35,14 @@ impl Message {
         })
     }
 
-    /// Which member names the subscription that a message asks for, and its value: also of a message
+    /// Which member names the subscription that a message is about, and its value: also of a message
     /// that is wrong otherwise, as long as it is JSON.
     pub fn name_in(text: &str) -> Option<(&'static str, String)> {
         let message = serde_json::from_str::<Map<String, Value>>(text).ok()?;
         let value = |member: &str| message.get(member)?.as_str().map(str::to_string);
         let name = value("as").map(|alias| ("as", alias));
-        name.or_else(|| Some(("stream", value("subscribe")?)))
+        let name = name.or_else(|| Some(("stream", value("subscribe")?)));
+        name.or_else(|| Some(("as", value("unsubscribe")?)))
     }
 
     /// The stream that it subscribes to.

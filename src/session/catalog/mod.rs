@@ -191,7 +191,9 @@ impl Catalog {
             let supplied = keys.get(&filter.name).and_then(|key| state.feeds.get(key));
             if let Some(supplied) = supplied {
                 supplied.feed.retire(&filter);
-                let read = supplied.feed.now().map(|(head, _)| head);
+                // A quiet client is told of a place behind the newest event, before the next one.
+                let read =
+                    supplied.feed.now().map(|(head, _)| supplied.feed.without_collection(head));
                 let given = self.shared.snapshots.furthest(&filter.name);
                 let edited = read.max(given).map(|furthest| (filter.name.clone(), furthest));
                 state.edited.extend(edited);
@@ -314,15 +316,23 @@ impl Catalog {
         listener: (Arc<Listener>, Listed),
     ) -> Subscription {
         // Who was away then holds documents of another filter, and nobody would tell.
-        let is_of_before = |position: &Position| {
+        let edited_since = |position: &Position| {
             let state = self.state.read();
             let edited = state.edited.get(&found.filter.name);
-            found.filter.snapshot().is_some() && edited.is_some_and(|edited| position <= edited)
+            let edited = edited.filter(|_| found.filter.snapshot().is_some());
+            edited.filter(|edited| position <= edited).cloned()
         };
         let from = match from {
-            From::Position(position) if is_of_before(&position) => {
-                From::FilterChanged { was_ready: false }
-            }
+            From::Position(position) => match edited_since(&position) {
+                Some(edited) => {
+                    // A snapshot that was kept from before the edit, by a file that meant the same,
+                    // would bring the client here again with each id. Nothing newer can be read before
+                    // there is something newer.
+                    let has_more = found.feed().now().is_some_and(|(head, _)| head > edited);
+                    From::FilterChanged { was_ready: false, beyond: has_more.then_some(edited) }
+                }
+                None => From::Position(position),
+            },
             from => from,
         };
         let source = found.source.clone();

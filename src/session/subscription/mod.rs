@@ -52,10 +52,12 @@ pub enum From {
     Invalid,
     /// Everything of the last so many seconds, counted from the newest cluster time that was read.
     Ago(u32),
-    /// Goes on from now, after the filter file of its stream was edited; and whether the client was
-    /// told before that its stream is ready.
+    /// Goes on from now, after the filter file of its stream was edited.
     FilterChanged {
+        /// Whether the client was told before that its stream is ready.
         was_ready: bool,
+        /// A snapshot has to be of a moment behind this place.
+        beyond: Option<Position>,
     },
 }
 
@@ -200,7 +202,7 @@ impl Subscription {
             listed,
             position: None,
             ready: Queue::default(),
-            begun: Begun::new(matches!(from, From::FilterChanged { was_ready: true })),
+            begun: Begun::new(matches!(from, From::FilterChanged { was_ready: true, .. })),
             place: None,
         };
         subscription.beat_after(Instant::now());
@@ -209,7 +211,9 @@ impl Subscription {
             From::Position(position) => subscription.go_to(position),
             From::Ago(seconds) => subscription.go_back(seconds),
             From::Invalid => subscription.reset(ResetReason::InvalidToken),
-            From::FilterChanged { .. } => subscription.reset(ResetReason::FilterChanged),
+            From::FilterChanged { beyond, .. } => {
+                subscription.reset_beyond(ResetReason::FilterChanged, beyond);
+            }
         }
         subscription
     }
@@ -236,6 +240,11 @@ impl Subscription {
     /// What it listens with.
     pub fn values(&self) -> &BoundValues {
         self.route.values()
+    }
+
+    /// What the client has, or where it begins; `None`: not known yet, or the documents come first.
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
     }
 
     /// Whether the client was told that its stream is ready.

@@ -115,9 +115,14 @@ impl Subscription {
     /// Tells the client what was lost, and goes on from now; a stream with a snapshot sends that
     /// instead.
     pub(super) fn reset(&mut self, reason: ResetReason) {
+        self.reset_beyond(reason, None);
+    }
+
+    /// The same, where a snapshot has to be of a moment behind a place.
+    pub(super) fn reset_beyond(&mut self, reason: ResetReason, beyond: Option<Position>) {
         let Some(first) = self.find_now() else { return self.wait_to(Begin::Reset(reason)) };
         if self.has_snapshot() {
-            return self.begin_again(Some(reason), None, reason != ResetReason::Started);
+            return self.begin_again(Some(reason), beyond, reason != ResetReason::Started);
         }
         self.source.shared.metrics.resets_total.with_label_values(&[reason.name()]).inc();
         self.ready.push_back(FrameKind::Reset(reason, Some(first.clone())));

@@ -8,7 +8,7 @@ use sidestream::event::Position;
 use super::{Page, client, fill, filter, hold_find, orders, up_to};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
-use crate::support::{mongo, unique, until};
+use crate::support::{PATIENCE, http, mongo, unique, until};
 
 const SMALL_JOURNAL: (&str, &str) = ("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB");
 
@@ -90,6 +90,63 @@ async fn a_filter_that_is_edited() {
     page.complete(3).await;
     assert_eq!((page.last_reason(), page.ids()), ("filter-changed", up_to(5)));
     sidecar.finish().await;
+}
+
+// Each poll is a client that was away: it has to be told of the edit, once. What was kept is older than that:
+// who polls with its id would be sent it again and again.
+#[tokio::test]
+async fn a_filter_that_is_edited_and_edited_back() {
+    let database = unique("back");
+    let orders = orders(&client().await, &database).await;
+    fill(&orders, 0..3).await;
+    let file = |most: i64| filter(&database, &format!("match: {{ n: {{ $lt: {most} }} }}\n"));
+    // Of the same change stream: what it has told has been read.
+    let plain = filter(&database, "").replace("snapshot: true\n", "");
+    let filters = Filters::new(&[("orders", &file(3)), ("plain", &plain)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut witness = Stream::open(sidecar.listen, "/_events/plain").await;
+    witness.until_ready().await;
+    let poll = async |id: &str| {
+        let target = format!("/_events/orders?transport=poll&wait=0s&lastEventId={id}");
+        let answer = http::get(sidecar.listen, &target).await.json();
+        let names: Vec<String> =
+            answer["events"].as_array().unwrap().iter().map(|it| text(&it["event"])).collect();
+        (names, text(&answer["resume"]))
+    };
+    let is_snapshot = |names: &[String]| names.iter().any(|name| name == "snapshot");
+    let (mut names, mut id) = poll("").await;
+    assert!(is_snapshot(&names));
+    for (at, most) in [(10_i64, 5), (11, 3)] {
+        orders.insert_one(doc! { "_id": at, "n": 100 }).await.unwrap();
+        assert_eq!(witness.event().await.name(), "insert");
+        filters.write("orders", &file(most));
+        let in_force = async {
+            loop {
+                (names, id) = poll(&id).await;
+                if is_snapshot(&names) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, in_force).await.expect("the new file in force");
+    }
+    // From here on, there is something newer than the edit to be read.
+    orders.insert_one(doc! { "_id": 12_i64, "n": 100 }).await.unwrap();
+    assert_eq!(witness.event().await.name(), "insert");
+    let mut times = 0;
+    while is_snapshot(&names) {
+        assert!(times < 3, "the same snapshot, again and again");
+        (names, id) = poll(&id).await;
+        times += 1;
+    }
+    orders.insert_one(doc! { "_id": 13_i64, "n": 1 }).await.unwrap();
+    assert_eq!(witness.event().await.name(), "insert");
+    assert_eq!(poll(&id).await.0, ["insert"]);
+    sidecar.finish().await;
+}
+
+fn text(value: &serde_json::Value) -> String {
+    value.as_str().unwrap_or_default().to_string()
 }
 
 #[tokio::test]

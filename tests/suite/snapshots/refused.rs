@@ -53,15 +53,17 @@ async fn too_many_documents() {
     let end = json!({ "event": "end", "data": { "reason": "snapshot-too-large" } });
     assert_eq!(poll.json(), json!({ "events": [end], "resume": null }));
     // Beside others, it is the end of one stream.
-    let mut two = Stream::open(sidecar.listen, "/_events?stream=orders&stream=a:orders").await;
-    let mut ended = Vec::new();
-    while let Some(block) = two.block().await {
-        if block.name() == "end" {
-            ended.push(block.json());
-        }
-    }
+    let two = "/_events?stream=orders&stream=a:orders";
+    let told = to_the_end(Stream::open(sidecar.listen, two).await).await;
+    let ended: Vec<&Block> = told.iter().filter(|block| block.name() == "end").collect();
     assert_eq!(ended.len(), 2, "{ended:?}");
-    assert!(ended.iter().all(|end| end["reason"] == "snapshot-too-large"));
+    assert!(ended.iter().all(|end| end.json()["reason"] == "snapshot-too-large"));
+    // Before the last of them: who comes back at once would be told the same.
+    let retries: Vec<_> = told[1..].iter().map(|block| block.retry).collect();
+    assert_eq!(retries, [None, Some(60_000), None], "{told:?}");
+    let poll = http::get(sidecar.listen, &format!("{two}&transport=poll")).await;
+    let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("retry-after");
+    assert_eq!(poll.head.fields.iter().filter(named).count(), 1, "{:?}", poll.head);
 
     let profile =
         client.database(&database).collection::<mongodb::bson::Document>("system.profile");

@@ -135,6 +135,9 @@ async fn the_id_comes_in_the_query_too_and_the_header_wins() {
     assert_eq!(keys(&resumed.events(2).await), [1, 2]);
     let mut resumed = Stream::resume(sidecar.listen, &in_query, &id(1)).await;
     assert_eq!(keys(&resumed.events(1).await), [2]);
+    // An empty one says nothing.
+    let mut resumed = Stream::resume(sidecar.listen, &in_query, "").await;
+    assert_eq!(keys(&resumed.events(2).await), [1, 2]);
     sidecar.finish().await;
 }
 

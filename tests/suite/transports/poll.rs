@@ -1,8 +1,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mongodb::bson::doc;
 use serde_json::{Value, json};
 
+use super::ndjson::Lines;
 use super::{filter, insert, key};
 use crate::support::http::{self, Connection};
 use crate::support::sidecar::{self, Filters, metric};
@@ -150,6 +152,35 @@ async fn what_was_missed_is_read_whatever_the_wait() {
     assert_eq!(seen, [0, 1]);
     // Nothing is missing, and nothing is waited for.
     assert_eq!(poll(sidecar.listen, &target).await["events"], json!([]));
+    sidecar.finish().await;
+}
+
+// Each answer with a few of them would be a query of its own.
+#[tokio::test]
+async fn all_that_was_missed_comes_in_one_answer() {
+    let database = unique("poll");
+    let collection = format!("{database}.a");
+    let filters = Filters::new(&[("a", &filter(&collection, "")), ("b", &filter(&collection, ""))]);
+    // Most of it is in the oplog alone.
+    let small = [("SIDESTREAM_REPLAY__MAX_BYTES", "64KiB")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &small).await;
+    let one = next(&poll(sidecar.listen, "/_events/a").await);
+    let two = next(&poll(sidecar.listen, "/_events?stream=a&stream=b").await);
+    let mut witness = Lines::open(sidecar.listen, "/_events/a", "").await;
+    witness.event().await;
+    let documents = (0..600_i64).map(|id| doc! { "_id": id, "pad": "x".repeat(100) });
+    super::collection(&database, "a").await.insert_many(documents).await.unwrap();
+    while key(&witness.event().await) < 599 {}
+    for wait in ["0s", "20s"] {
+        let target = format!("/_events/a?wait={wait}&lastEventId={one}");
+        assert_eq!(keys(&poll(sidecar.listen, &target).await), Vec::from_iter(0..600));
+        let target = format!("/_events?stream=a&stream=b&wait={wait}&lastEventId={two}");
+        assert_eq!(keys(&poll(sidecar.listen, &target).await).len(), 1200);
+    }
+    // A HEAD waits for nothing, and does not know how long the answer would be.
+    let head = http::request(sidecar.listen, "HEAD", "/_events/a", ACCEPT).await.head;
+    assert_eq!((head.status, head.field("content-length")), (200, None));
+    assert_eq!(head.field("content-type"), Some("application/json"));
     sidecar.finish().await;
 }
 

@@ -1,6 +1,6 @@
 use futures_util::StreamExt;
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_tungstenite::connect_async;
 
 use super::ndjson::Lines;
@@ -68,6 +68,22 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
     let mut begun = [stream.event().await, stream.event().await];
     begun.sort_by_key(|event| event["as"].is_string());
     assert!(begun.iter().all(|event| key(event) <= 1), "{begun:?}");
+    // Who is cut off behind its first event has not lost the others' beginning.
+    let mut stream = Lines::open(sidecar.listen, "/_events?stream=a&stream=b:a&since=1h", "").await;
+    let first = stream.event().await;
+    let id = first["id"].as_str().expect("an id");
+    let rest = format!("/_events?stream=a&stream=b:a&lastEventId={id}");
+    let mut stream = Lines::open(sidecar.listen, &rest, "").await;
+    let other = loop {
+        let event = stream.event().await;
+        if event["as"] != first["as"] {
+            break event;
+        }
+    };
+    assert_eq!(
+        (&other["event"], &other["data"]["documentKey"]["_id"]),
+        (&json!("insert"), &json!(0))
+    );
     // A poll without an id does not wait, whether anything has happened since or not.
     for (since, count) in [(&all, number), (&time(later.1 + 1), 0)] {
         for target in ["/_events/a?", "/_events?stream=a&"] {

@@ -181,7 +181,7 @@ async fn streams_come_and_go_by_the_clients_word() {
         (json!({ "subscribe": "chat", "as": "6", "parms": { "id": 7 } }), 400, Some("6")),
         (json!({ "subscribe": "chat", "as": "7", "params": [] }), 400, Some("7")),
         (json!({ "subscribe": "chat", "as": "8", "resume": 8 }), 400, Some("8")),
-        (json!({ "unsubscribe": "5" }), 404, None),
+        (json!({ "unsubscribe": "5" }), 404, Some("5")),
         (json!({ "listen": "orders" }), 400, None),
         (json!([1]), 400, None),
     ] {
