@@ -184,8 +184,13 @@ impl Handler {
         waits: bool,
     ) -> Result<Member, Refusal> {
         let WantedStream { label, query, from, is_since } = wanted;
-        let found = self.catalog.find(label.stream());
-        let found = found.map_err(|error| Problem::new(404, error.to_string()))?;
+        let found = self.catalog.find(label.stream()).map_err(|error| {
+            // A page that was open before a restart must not give up for a mistake that is mended.
+            match self.catalog.may_come(label.stream()) {
+                true => Refusal::passing(503, "the filter file cannot be read", self.pace.retry),
+                false => Problem::new(404, error.to_string()).into(),
+            }
+        })?;
         let caller = match found.filter.access {
             Access::Public => None,
             Access::Authenticated | Access::Match(_) => {

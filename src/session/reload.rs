@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::diagnostic::Diagnostic;
 use crate::filter::{self, Loaded, Stamp};
 use crate::metrics::Metrics;
-use crate::session::catalog::Catalog;
+use crate::session::catalog::{Catalog, Unread};
 use crate::trace::SpanSide;
 
 /// Changes that follow each other faster than this are one.
@@ -116,7 +116,8 @@ impl Reload {
         span.set("sidestream.broken_files", troubles.len() as i64);
         let (trouble_count, result) =
             (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
-        let reloaded = self.catalog.put(filters, troubles);
+        let unread = Unread { names: broken, is_incomplete: !is_complete };
+        let reloaded = self.catalog.put(filters, troubles, unread);
         *self.findings.0.lock() = Arc::new(Findings { dir: self.dir.clone(), diagnostics });
         self.metrics.filter_reloads_total.with_label_values(&[result]).inc();
         for (what, names) in [

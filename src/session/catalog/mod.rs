@@ -30,7 +30,7 @@ use crate::upstream::connect::Server;
 use crate::upstream::inspection::{Finding, Inspection};
 
 use state::{State, Supplied};
-pub use state::{StreamReport, StreamState};
+pub use state::{StreamReport, StreamState, Unread};
 
 /// How long after the start the process is not ready because of a feed that has not been read.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -121,10 +121,15 @@ impl Catalog {
     /// Puts a set of filters in force. Filters whose meaning did not change keep their routes and
     /// their clients; those of a changed or removed one are told. `troubles` are the files that are
     /// not in force as they are, with what is wrong.
-    pub fn put(&self, set: FilterSet, troubles: BTreeMap<String, String>) -> Reloaded {
+    pub fn put(
+        &self,
+        set: FilterSet,
+        troubles: BTreeMap<String, String>,
+        unread: Unread,
+    ) -> Reloaded {
         let mut state = self.state.write();
         state.declared = set.0;
-        state.troubles = troubles;
+        (state.troubles, state.unread) = (troubles, unread);
         let State { declared, refused, .. } = &mut *state;
         refused.retain(|name, (filter, _)| {
             declared.get(name).is_some_and(|declared| declared.is_same(filter))
@@ -305,6 +310,12 @@ impl Catalog {
             Some(ActiveStream { filter: filter.clone(), source })
         });
         found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
+    }
+
+    /// Whether a stream that is not found may be there once its file can be read.
+    pub fn may_come(&self, name: &str) -> bool {
+        let unread = &self.state.read().unread;
+        unread.is_incomplete || unread.names.contains(name)
     }
 
     /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.

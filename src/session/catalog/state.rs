@@ -24,6 +24,7 @@ pub(super) struct State {
     pub refused: BTreeMap<String, (Arc<Filter>, String)>,
     /// The files that are not in force as they are, and why.
     pub troubles: BTreeMap<String, String>,
+    pub unread: Unread,
     /// What the last look at the deployment found.
     pub findings: Vec<Finding>,
     pub oplog: Option<Duration>,
@@ -39,6 +40,15 @@ pub(super) struct State {
     /// Collections that are read by themselves, since the rights are not on their database. Stays
     /// so while the process runs: moving a stream resets it.
     pub alone: BTreeSet<Namespace>,
+}
+
+/// What of the files could not be read the last time.
+#[derive(Debug, Default)]
+pub struct Unread {
+    /// The streams whose files have mistakes.
+    pub names: BTreeSet<String>,
+    /// Of the directory, or of a part of it, nothing is known.
+    pub is_incomplete: bool,
 }
 
 /// A feed, and its upstream's task.

@@ -2,12 +2,13 @@
 
 use mongodb::Client;
 use mongodb::bson::doc;
+use tokio::sync::watch;
 
 use super::sharing::cursors;
 use super::{collection, expect, filter, insert};
 use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::{self, Filters, metric};
-use crate::support::sse::Stream;
+use crate::support::sse::{EventSource, Stream};
 use crate::support::{http, mongo, unique, until};
 
 /// So that what is not used goes soon.
@@ -136,4 +137,31 @@ async fn a_broken_file_is_told_with_its_place() {
     let metrics = http::get(sidecar.admin, "/metrics").await.text();
     assert!(!metrics.contains("stream=\"new\""), "{metrics}");
     sidecar.finish().await;
+}
+
+// As after a restart: who was there before has to find its stream again.
+#[tokio::test]
+async fn a_page_comes_back_until_its_file_can_be_read() {
+    const TOLD: &str = "sidestream_connections_total{outcome=\"503\",transport=\"sse\"}";
+    let good = filter(&format!("{}.orders", unique("mended")));
+    let settings = [("SIDESTREAM_CLIENTS__RETRY", "10ms")];
+    for has_directory in [true, false] {
+        let filters = Filters::new(&[("new", "collection: [nonsense\n")]);
+        if !has_directory {
+            std::fs::remove_dir_all(filters.path()).unwrap();
+        }
+        let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+        assert_eq!(http::get(sidecar.listen, "/_events/new").await.head.status, 503);
+        let (_address, address) = watch::channel(sidecar.listen);
+        let page = EventSource::open(address, "/_events/new");
+        let is_told = || async { metric(sidecar.admin, TOLD).await >= 3.0 };
+        until("the page was told to come back", is_told).await;
+        std::fs::create_dir_all(filters.path()).unwrap();
+        filters.write("new", &good);
+        until("the page has its stream", || async { page.has_seen("ready", 1) }).await;
+        assert!(page.is_alive());
+        assert_eq!(http::get(sidecar.listen, "/_events/nothing").await.head.status, 404);
+        drop(page);
+        sidecar.finish().await;
+    }
 }

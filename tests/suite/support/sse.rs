@@ -69,7 +69,7 @@ pub enum Refused {
 /// An open stream.
 pub struct Stream {
     connection: Connection,
-    /// Else it is an answer that is known whole, and its connection ends with it.
+    /// Else it is an answer of a known length, which ends the stream and not its connection.
     is_chunked: bool,
     text: String,
     /// What a browser would send when it comes back.
@@ -108,8 +108,13 @@ impl Stream {
         assert_eq!(head.field("content-type"), Some("text/event-stream"));
         assert_eq!(head.field("cache-control"), Some("no-store, no-transform"));
         assert_eq!(head.field("x-accel-buffering"), Some("no"));
-        let is_chunked = head.field("transfer-encoding").is_some();
-        Ok(Stream { connection, is_chunked, text: String::new(), last_event_id: None })
+        let length = head.field("content-length").map(|length| length.parse().expect("a length"));
+        let mut text = String::new();
+        if let Some(length) = length {
+            let body = connection.exactly(length).await.ok_or(Refused::Connection)?;
+            text = String::from_utf8(body).expect("UTF-8");
+        }
+        Ok(Stream { connection, is_chunked: length.is_none(), text, last_event_id: None })
     }
 
     /// The next block, or the next line that stands for itself; `None` at the clean end of the
@@ -129,10 +134,10 @@ impl Stream {
                 }
                 return Some(block);
             }
-            let chunk = match self.is_chunked {
-                true => self.connection.chunk().await?,
-                false => Some(self.connection.rest().await).filter(|rest| !rest.is_empty())?,
-            };
+            if !self.is_chunked {
+                return None;
+            }
+            let chunk = self.connection.chunk().await?;
             self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
