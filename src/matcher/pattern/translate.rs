@@ -351,7 +351,8 @@ impl Translator {
             }
             Some(open @ ('<' | '\'')) => self.named(if open == '<' { '>' } else { '\'' }),
             Some('P') if self.rest.peek() == Some(&'<') => self.named('>'),
-            Some(flag @ ('i' | 'm' | 's' | 'x' | 'U' | 'J' | 'n' | '-' | '^')) => {
+            // `(?)` sets none.
+            Some(flag @ ('i' | 'm' | 's' | 'x' | 'U' | 'J' | 'n' | '-' | '^' | ')')) => {
                 self.flags(flag)?;
             }
             _ => return refuse("a reference, a condition or a call", LINEAR),
