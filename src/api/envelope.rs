@@ -8,13 +8,14 @@ use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
 use crate::session::subscription::FrameKind;
 
-/// Appends the object in pieces; what a delivery says is shared, and not copied.
-pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+/// Appends the object in pieces; what a delivery says is shared, and not copied. `end` is its last
+/// brace with what comes behind it, since each piece has its price.
+pub fn encode(frame: &Frame, mark: &Mark<'_>, end: &'static str, out: &mut Vec<Bytes>) {
     // By far the most: pieces that are made once for all.
     if let FrameKind::Delivery(delivery) = &frame.kind
         && mark.label.is_none()
     {
-        return encode_delivery(delivery, mark, out);
+        return encode_delivery(delivery, mark, end, out);
     }
     // A sign of life is of all streams, and so is a position that all of them share.
     let mut members = match &frame.kind {
@@ -29,15 +30,16 @@ pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
         FrameKind::Delivery(delivery) => {
             let head = format!("{{{members}\"event\":\"{}\",\"data\":", delivery.event_name());
             let data = delivery.json.clone();
-            return out.extend([Bytes::from(head), data, Bytes::from_static(b"}")]);
+            return out.extend([Bytes::from(head), data, Bytes::from_static(end.as_bytes())]);
         }
         FrameKind::Position(_) | FrameKind::Keepalive => {
             let members = members.trim_end_matches(',');
-            return out.push(Bytes::from(format!("{{{members}}}")));
+            return out.push(Bytes::from(format!("{{{members}{end}")));
         }
         FrameKind::Document(json) => {
             let head = format!("{{{members}\"event\":\"document\",\"data\":");
-            return out.extend([Bytes::from(head), json.clone(), Bytes::from_static(b"}")]);
+            let end = Bytes::from_static(end.as_bytes());
+            return out.extend([Bytes::from(head), json.clone(), end]);
         }
         FrameKind::Snapshot(_) => "snapshot",
         FrameKind::Ready(..) => "ready",
@@ -45,18 +47,18 @@ pub fn encode(frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
         FrameKind::End(_) => "end",
     };
     let data = self::members(&frame.kind);
-    out.push(Bytes::from(format!("{{{members}\"event\":\"{event}\",\"data\":{{{data}}}}}")));
+    out.push(Bytes::from(format!("{{{members}\"event\":\"{event}\",\"data\":{{{data}}}{end}")));
 }
 
 /// A delivery on a connection with one stream.
-fn encode_delivery(delivery: &Delivery, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+fn encode_delivery(delivery: &Delivery, mark: &Mark<'_>, end: &'static str, out: &mut Vec<Bytes>) {
     let event = Bytes::from_static(event_of(delivery));
     match delivery.shown_id(mark.ids) {
         Some(id) => out.extend([Bytes::from_static(b"{\"id\":\""), id, event]),
         // Without the end of an id that is not there.
         None => out.extend([Bytes::from_static(b"{"), event.slice(2..)]),
     }
-    out.extend([delivery.json.clone(), Bytes::from_static(b"}")]);
+    out.extend([delivery.json.clone(), Bytes::from_static(end.as_bytes())]);
 }
 
 /// What stands between the id of a delivery and its data.

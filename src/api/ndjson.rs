@@ -30,7 +30,6 @@ impl Encoder for Ndjson {
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
-        envelope::encode(frame, mark, out);
-        out.push(Bytes::from_static(b"\n"));
+        envelope::encode(frame, mark, "}\n", out);
     }
 }

@@ -56,7 +56,7 @@ impl Encoder for Poll {
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
-        envelope::encode(frame, mark, out);
+        envelope::encode(frame, mark, "}", out);
     }
 }
 

@@ -85,7 +85,7 @@ impl Encoder for WebSocket {
             out.push(frame_of(OpCode::Control(Control::Ping), b""));
         }
         let begin = out.len();
-        envelope::encode(frame, mark, out);
+        envelope::encode(frame, mark, "}", out);
         let length: usize = out[begin..].iter().map(Bytes::len).sum();
         out.insert(begin, head_of(OpCode::Data(Data::Text), length));
     }
