@@ -11,6 +11,8 @@ use super::PATIENCE;
 pub struct Connection {
     pub socket: TcpStream,
     buffer: Vec<u8>,
+    /// What broke it; where nothing did, it came to its end.
+    broke: Option<std::io::Error>,
 }
 
 /// An answer's head.
@@ -54,7 +56,7 @@ impl Connection {
     pub async fn try_open(address: SocketAddr) -> std::io::Result<Connection> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
-        Ok(Connection { socket, buffer: Vec::new() })
+        Ok(Connection { socket, buffer: Vec::new(), broke: None })
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -66,7 +68,13 @@ impl Connection {
     async fn fill(&mut self) -> bool {
         self.buffer.reserve(16 * 1024);
         let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.buffer));
-        matches!(read.await.expect("bytes in time"), Ok(1..))
+        match read.await.expect("bytes in time") {
+            Ok(count) => count > 0,
+            Err(error) => {
+                self.broke = Some(error);
+                false
+            }
+        }
     }
 
     /// A line without its CR LF; `None` at the end of the connection.
@@ -168,7 +176,14 @@ pub async fn request(address: SocketAddr, method: &str, target: &str, fields: &s
         "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n"
     );
     connection.send(head).await;
-    connection.answer(method).await.expect("an answer")
+    match connection.answer(method).await {
+        Some(answer) => answer,
+        None => panic!(
+            "no whole answer to {method} {target} of {address}: {:?}, after {:?}",
+            connection.broke,
+            String::from_utf8_lossy(&connection.buffer)
+        ),
+    }
 }
 
 pub async fn get(address: SocketAddr, target: &str) -> Answer {
