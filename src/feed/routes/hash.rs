@@ -10,12 +10,13 @@ use crate::matcher::value::number::Number;
 /// look at a predicate and nothing else.
 const MAX_DEPTH: u32 = 16;
 
-/// The hash of a value at a path; `None` is a missing field, which equals null.
-pub(super) fn of<S: BuildHasher>(state: &S, path: u32, value: Option<Value<'_>>) -> u64 {
+/// The hash of a value at a path; `None` is a missing field, which equals null. Half of one, since
+/// there are as many as there are routes: should two values share it, that costs a look at a predicate.
+pub(super) fn of<S: BuildHasher>(state: &S, path: u32, value: Option<Value<'_>>) -> u32 {
     let mut hasher = state.build_hasher();
     hasher.write_u32(path);
     write(&mut hasher, value.unwrap_or(Value::NULL), MAX_DEPTH);
-    hasher.finish()
+    hasher.finish() as u32
 }
 
 fn write(hasher: &mut impl Hasher, value: Value<'_>, depth: u32) {
@@ -64,7 +65,7 @@ fn write_number(hasher: &mut impl Hasher, number: Number) {
     hasher.write_u64(if double.is_nan() { u64::MAX } else { double.to_bits() });
 }
 
-/// Hands on hashes that are hashes already.
+/// Hands on hashes of [`of`].
 #[derive(Clone, Copy, Default)]
 pub(super) struct Hashed(u64);
 
@@ -75,8 +76,9 @@ impl Hasher for Hashed {
         }
     }
 
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+    fn write_u32(&mut self, hash: u32) {
+        // A map looks at the lowest and at the highest bits.
+        self.0 = u64::from(hash) << 32 | u64::from(hash);
     }
 
     fn finish(&self) -> u64 {

@@ -13,7 +13,7 @@ use bson::RawDocument;
 pub use super::describe::{Description, TermDescription, TermKind, describe};
 use super::hash::{self, Hashed};
 use super::ordered::{Ordered, Ranked};
-use super::postings::{Entry, Postings, Removed};
+use super::postings::{Entry, Lists, Postings, Removed};
 use super::terms::{self, Term, Terms};
 use crate::event::raw::{Elements, Value, tag};
 use crate::matcher::Predicate;
@@ -33,7 +33,7 @@ pub type IndexSlot = u32;
 
 /// Routes by id, filed under the best term of their predicates.
 ///
-/// Memory: about 70 bytes a route with one equality. Adding and removing cost the same whatever
+/// Memory: about 50 bytes a route with one equality. Adding and removing cost the same whatever
 /// the number of routes; so does looking up, apart from the candidates it finds.
 #[derive(Debug)]
 pub struct Index<Id> {
@@ -44,7 +44,9 @@ pub struct Index<Id> {
     filed: Vec<Filed>,
     free: Vec<IndexSlot>,
     /// Hash of path and value, to routes. Two values that share a hash share their candidates.
-    equal: HashMap<u64, Postings, Hashed>,
+    equal: HashMap<u32, Postings, Hashed>,
+    /// Of all keys that several routes share.
+    lists: Lists,
     paths: Vec<PathEntry>,
     path_numbers: HashMap<Arc<Path>, u32>,
     /// Paths by their first part, for documents to be gone over once where there are many paths.
@@ -88,13 +90,15 @@ struct Location {
 
 #[derive(Clone, Debug)]
 enum File {
-    Equal { path: u32, hash: u64, is_null: bool },
+    Equal { path: u32, hash: u32, is_null: bool },
     // Boxed, since most routes are filed under an equality.
     AtLeast { path: u32, value: Box<Ordered> },
     AtMost { path: u32, value: Box<Ordered> },
     Exists { path: u32 },
     Always,
 }
+
+type Ranges = BTreeMap<Ordered, Postings>;
 
 #[derive(Debug)]
 struct PathEntry {
@@ -103,8 +107,8 @@ struct PathEntry {
     equal: usize,
     /// Of these, by null: they want documents without the field, too.
     nulls: usize,
-    at_least: BTreeMap<Ordered, Postings>,
-    at_most: BTreeMap<Ordered, Postings>,
+    at_least: Ranges,
+    at_most: Ranges,
     exists: Vec<Entry>,
 }
 
@@ -131,6 +135,7 @@ impl<Id: Copy + Ord> Index<Id> {
             filed: Vec::new(),
             free: Vec::new(),
             equal: HashMap::default(),
+            lists: Lists::default(),
             paths: Vec::new(),
             path_numbers: HashMap::new(),
             by_first_part: HashMap::new(),
@@ -268,7 +273,7 @@ impl<Id: Copy + Ord> Index<Id> {
         if entry.equal > 0
             && let Some(postings) = self.equal.get(&hash::of(&self.state, number, value))
         {
-            found.take(postings.entries());
+            found.take(postings.entries(&self.lists));
         }
         let Some(value) = value else { return };
         if !entry.at_least.is_empty() {
@@ -278,7 +283,7 @@ impl<Id: Copy + Ord> Index<Id> {
                 if !of_its_type(&key) {
                     break;
                 }
-                found.take(postings.entries());
+                found.take(postings.entries(&self.lists));
             }
         }
         if !entry.at_most.is_empty() {
@@ -287,7 +292,7 @@ impl<Id: Copy + Ord> Index<Id> {
                 if rank(key.get().tag) != rank(value.tag) {
                     break;
                 }
-                found.take(postings.entries());
+                found.take(postings.entries(&self.lists));
             }
         }
     }
@@ -315,7 +320,7 @@ impl<Id: Copy + Ord> Index<Id> {
         let Term::Equal(path, value) = term else { return 0 };
         let Some(number) = self.path_numbers.get(path) else { return 0 };
         let hash = hash::of(&self.state, *number, Some(value.get()));
-        self.equal.get(&hash).map_or(0, Postings::len)
+        self.equal.get(&hash).map_or(0, |postings| postings.len(&self.lists))
     }
 
     fn locate(&mut self, term: Term) -> File {
@@ -400,18 +405,20 @@ impl<Id: Copy + Ord> Index<Id> {
                     }
                 }
                 match self.equal.entry(*hash) {
-                    hash_map::Entry::Occupied(mut there) => there.get_mut().add(entry),
+                    hash_map::Entry::Occupied(mut there) => {
+                        there.get_mut().add(entry, &mut self.lists)
+                    }
                     hash_map::Entry::Vacant(free) => {
-                        free.insert(Postings::One(entry));
+                        free.insert(Postings::one(entry));
                         0
                     }
                 }
             }
             File::AtLeast { path, value } => {
-                add_ranged(&mut self.paths[*path as usize].at_least, value, entry)
+                add_ranged(&mut self.paths[*path as usize].at_least, &mut self.lists, value, entry)
             }
             File::AtMost { path, value } => {
-                add_ranged(&mut self.paths[*path as usize].at_most, value, entry)
+                add_ranged(&mut self.paths[*path as usize].at_most, &mut self.lists, value, entry)
             }
             File::Exists { path } => push(&mut self.paths[*path as usize].exists, entry),
             File::Always => push(&mut self.always, entry),
@@ -434,7 +441,7 @@ impl<Id: Copy + Ord> Index<Id> {
                 }
                 match self.equal.entry(*hash) {
                     hash_map::Entry::Occupied(mut there) => {
-                        let removed = there.get_mut().remove(place);
+                        let removed = there.get_mut().remove(place, &mut self.lists);
                         if matches!(removed, Removed::Empty) {
                             there.remove();
                         }
@@ -445,11 +452,21 @@ impl<Id: Copy + Ord> Index<Id> {
             }
             File::AtLeast { path, value } => {
                 used_path = Some(*path);
-                remove_ranged(&mut self.paths[*path as usize].at_least, value, place)
+                remove_ranged(
+                    &mut self.paths[*path as usize].at_least,
+                    &mut self.lists,
+                    value,
+                    place,
+                )
             }
             File::AtMost { path, value } => {
                 used_path = Some(*path);
-                remove_ranged(&mut self.paths[*path as usize].at_most, value, place)
+                remove_ranged(
+                    &mut self.paths[*path as usize].at_most,
+                    &mut self.lists,
+                    value,
+                    place,
+                )
             }
             File::Exists { path } => {
                 used_path = Some(*path);
@@ -476,19 +493,19 @@ fn swap_remove(entries: &mut Vec<Entry>, place: u32) -> Removed {
     entries.get(place as usize).map_or(Removed::Last, |moved| Removed::Moved(*moved))
 }
 
-fn add_ranged(map: &mut BTreeMap<Ordered, Postings>, value: &Ordered, entry: Entry) -> u32 {
+fn add_ranged(map: &mut Ranges, lists: &mut Lists, value: &Ordered, entry: Entry) -> u32 {
     match map.entry(value.clone()) {
-        btree_map::Entry::Occupied(mut there) => there.get_mut().add(entry),
+        btree_map::Entry::Occupied(mut there) => there.get_mut().add(entry, lists),
         btree_map::Entry::Vacant(free) => {
-            free.insert(Postings::One(entry));
+            free.insert(Postings::one(entry));
             0
         }
     }
 }
 
-fn remove_ranged(map: &mut BTreeMap<Ordered, Postings>, value: &Ordered, place: u32) -> Removed {
+fn remove_ranged(map: &mut Ranges, lists: &mut Lists, value: &Ordered, place: u32) -> Removed {
     let Some(postings) = map.get_mut(value) else { return Removed::Last };
-    let removed = postings.remove(place);
+    let removed = postings.remove(place, lists);
     if matches!(removed, Removed::Empty) {
         map.remove(value);
     }
