@@ -210,7 +210,7 @@ impl Handler {
         })?;
         drop(span);
         if let Some(caller) = &caller {
-            let values = (&found.filter.name, &bound.values);
+            let values = (&found.filter.name, bound.values());
             place.count_for(caller, &values).map_err(|full| self.full(full))?;
             self.count_auth("allowed");
         }
@@ -221,7 +221,7 @@ impl Handler {
         if is_since {
             check_time(&found, &from)?;
         }
-        let query = Query::beside(&query, &found.filter, &bound.values);
+        let query = Query::beside(&query, &found.filter, bound.values());
         let listener = (listener.clone(), listed);
         let subscription = self.catalog.subscribe(&found, bound, from, listener);
         Ok(Member { subscription, query })

@@ -72,6 +72,9 @@ impl<'a> Value<'a> {
     /// Also stands in for a missing field where MongoDB makes no difference between the two.
     pub const NULL: Value<'static> = Value { tag: tag::NULL, data: &[] };
 
+    /// Equal to nothing.
+    pub const IMPOSSIBLE: Value<'static> = Value { tag: tag::IMPOSSIBLE, data: &[] };
+
     /// A whole document as a value, its bytes shared.
     pub fn document(document: &'a RawDocument) -> Value<'a> {
         Value { tag: tag::DOCUMENT, data: document.as_bytes() }
@@ -218,7 +221,7 @@ impl Owned {
 
     /// A value that BSON cannot write becomes one that equals nothing: never a missing condition.
     pub fn from_bson(value: &Bson) -> Owned {
-        let impossible = Owned::of(Value { tag: tag::IMPOSSIBLE, data: &[] });
+        let impossible = Owned::of(Value::IMPOSSIBLE);
         // A document is the way into the encoder; the copy is made once, at binding.
         let mut holder = bson::Document::new();
         holder.insert("", value.clone());

@@ -37,8 +37,9 @@ use binding::{access, bind, claims, limits, params, value};
 use files::directory;
 
 pub use crate::diagnostic::{Diagnostic, Severity};
+pub use crate::matcher::BoundValues;
 pub use binding::access::{Access, AccessRule};
-pub use binding::bind::{BindError, Bound, BoundValues, ParamError};
+pub use binding::bind::{BindError, Bound, ParamError};
 pub use binding::params::{Param, Params};
 pub use binding::value::ParamType;
 pub use example::{Example, Expect};

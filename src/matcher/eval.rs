@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::expr;
 use super::node::{Node, Set, Test};
+use super::operand::Filled;
 use super::path::{Leaf, Path};
 use super::pattern::Pattern;
 use super::value::compare;
+use super::values::BoundValues;
 use crate::event::raw::{Elements, Owned, Value};
 
-pub(crate) type BoundNode = Node<Owned, Set>;
-pub(crate) type BoundTest = Test<Owned, Set>;
+pub(crate) type BoundNode = Node<Filled, Set, Owned>;
+pub(crate) type BoundTest = Test<Filled, Set, Owned>;
 
 /// Where a condition looks: into the fields of a document, or at one element of an array, which
 /// has no path.
@@ -23,18 +25,23 @@ pub(crate) enum Subject<'a> {
 
 /// Whether the subject fulfils the condition, and no `$expr` on the way failed: a failure under a
 /// negation is no match either.
-pub(crate) fn holds(node: &BoundNode, subject: Subject<'_>) -> bool {
+pub(crate) fn holds(node: &BoundNode, values: &BoundValues, subject: Subject<'_>) -> bool {
     let failed = Cell::new(false);
-    matches(node, subject, &failed) && !failed.get()
+    matches(node, values, subject, &failed) && !failed.get()
 }
 
-fn matches(node: &BoundNode, subject: Subject<'_>, failed: &Cell<bool>) -> bool {
+fn matches(
+    node: &BoundNode,
+    values: &BoundValues,
+    subject: Subject<'_>,
+    failed: &Cell<bool>,
+) -> bool {
     match node {
         Node::Constant(verdict) => *verdict,
-        Node::And(nodes) => nodes.iter().all(|node| matches(node, subject, failed)),
-        Node::Or(nodes) => nodes.iter().any(|node| matches(node, subject, failed)),
-        Node::Not(node) => !matches(node, subject, failed),
-        Node::Field { path, test } => field_matches(path, test, subject),
+        Node::And(nodes) => nodes.iter().all(|node| matches(node, values, subject, failed)),
+        Node::Or(nodes) => nodes.iter().any(|node| matches(node, values, subject, failed)),
+        Node::Not(node) => !matches(node, values, subject, failed),
+        Node::Field { path, test } => field_matches(path, test, values, subject),
         Node::All { path, members } => all_match(path, members, subject),
         Node::Schema(schema) => match subject {
             Subject::Fields(document) => schema.admits(document),
@@ -52,13 +59,18 @@ fn matches(node: &BoundNode, subject: Subject<'_>, failed: &Cell<bool>) -> bool 
     }
 }
 
-fn field_matches(path: &Path, test: &BoundTest, subject: Subject<'_>) -> bool {
+fn field_matches(
+    path: &Path,
+    test: &BoundTest,
+    values: &BoundValues,
+    subject: Subject<'_>,
+) -> bool {
     let leaf = if test.asks_for_array() { Leaf::Whole } else { Leaf::Spread };
     match subject {
         Subject::Fields(value) => {
-            path.any(Elements::new(value.data), leaf, &mut |value| passes(test, value))
+            path.any(Elements::new(value.data), leaf, &mut |value| passes(test, values, value))
         }
-        Subject::Element(value) => passes(test, Some(value)),
+        Subject::Element(value) => passes(test, values, Some(value)),
     }
 }
 
@@ -114,9 +126,9 @@ fn has_all(members: &Set, some_value: SomeValue<'_>) -> bool {
 }
 
 /// Whether one value (`None`: the field is missing) passes the test.
-pub(crate) fn passes(test: &BoundTest, value: Option<Value<'_>>) -> bool {
+pub(crate) fn passes(test: &BoundTest, values: &BoundValues, value: Option<Value<'_>>) -> bool {
     if let Test::Compare(comparison, operand) = test {
-        return compare::passes(*comparison, value, operand.get());
+        return compare::passes(*comparison, value, operand.get(values));
     }
     if let Test::In(set) = test {
         return set.contains(value);
@@ -128,12 +140,14 @@ pub(crate) fn passes(test: &BoundTest, value: Option<Value<'_>>) -> bool {
         Test::ElementDocument(node) => {
             value.is_array()
                 && value.elements().any(|(_, element)| {
-                    element.is_container() && holds(node, Subject::Fields(element))
+                    element.is_container() && holds(node, values, Subject::Fields(element))
                 })
         }
         Test::ElementValue(node) => {
             value.is_array()
-                && value.elements().any(|(_, element)| holds(node, Subject::Element(element)))
+                && value
+                    .elements()
+                    .any(|(_, element)| holds(node, values, Subject::Element(element)))
         }
     }
 }

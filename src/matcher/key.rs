@@ -8,15 +8,18 @@ use super::eval::{self, BoundNode};
 use super::expr;
 use super::node::Node;
 use super::path::{Leaf, Path};
+use super::values::BoundValues;
 use crate::event::raw::{Elements, Value, tag};
 
 /// The verdict, where no field outside the key can change it.
-pub(crate) fn decide(node: &BoundNode, key: &RawDocument) -> Option<bool> {
+pub(crate) fn decide(node: &BoundNode, values: &BoundValues, key: &RawDocument) -> Option<bool> {
     match node {
         Node::Constant(verdict) => Some(*verdict),
-        Node::And(nodes) => all(nodes.iter().map(|node| decide(node, key))),
-        Node::Or(nodes) => all(nodes.iter().map(|node| decide(node, key).map(|v| !v))).map(|v| !v),
-        Node::Not(node) => decide(node, key).map(|verdict| !verdict),
+        Node::And(nodes) => all(nodes.iter().map(|node| decide(node, values, key))),
+        Node::Or(nodes) => {
+            all(nodes.iter().map(|node| decide(node, values, key).map(|v| !v))).map(|v| !v)
+        }
+        Node::Not(node) => decide(node, values, key).map(|verdict| !verdict),
         Node::Field { path, test } => {
             let known = known(path, key)?;
             if known.may_be_missing && test.sees_null() {
@@ -24,7 +27,7 @@ pub(crate) fn decide(node: &BoundNode, key: &RawDocument) -> Option<bool> {
             }
             let leaf = if test.asks_for_array() { Leaf::Whole } else { Leaf::Spread };
             Some(Path::any_below(known.rest, known.value, leaf, &mut |value| {
-                eval::passes(test, value)
+                eval::passes(test, values, value)
             }))
         }
         Node::All { path, members } => {

@@ -13,11 +13,9 @@
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::bind::OpenNode;
+use super::bind::{OpenNode, OpenTest};
 use super::node::{Node, Test};
-use super::operand::{OpenSet, Operand};
-
-type OpenTest = Test<Operand, OpenSet>;
+use super::operand::OpenSet;
 
 /// Of this process only: not for storing.
 pub(super) fn digest(root: &OpenNode) -> u64 {

@@ -4,7 +4,7 @@
 //! [`Template`], which may hold placeholders; binding them gives a [`Predicate`].
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bson::{Bson, Document, RawDocument};
 
@@ -25,12 +25,15 @@ pub mod projection;
 mod query;
 mod schema;
 pub(crate) mod value;
+mod values;
 mod why;
 
 use crate::event::raw::{Owned, Value};
 use bind::OpenNode;
+use bind::share::{PlaceOf, Shared};
 use eval::{BoundNode, Subject};
 use operand::Lookup;
+pub use values::BoundValues;
 pub use why::Objection;
 
 /// One step from the root of a `match` or `project` declaration to a place in it.
@@ -96,6 +99,8 @@ pub struct Template {
     placeholders: Arc<[PlaceholderUse]>,
     is_empty: bool,
     regex_bytes: usize,
+    /// The condition that all clients share, from the first of them on.
+    shared: Arc<OnceLock<Option<Shared>>>,
 }
 
 impl Template {
@@ -115,6 +120,7 @@ impl Template {
             root: Arc::new(root),
             placeholders: parser.uses.into(),
             regex_bytes: parser.regexes.spent(),
+            shared: Arc::default(),
         })
     }
 
@@ -185,25 +191,40 @@ impl Template {
     /// The same for values that are held elsewhere, too: the predicate shares their bytes.
     pub(crate) fn bind_owned(&self, lookup: Lookup<'_>) -> Predicate {
         let root = bind::bind(&self.root, lookup).unwrap_or(BoundNode::And(Vec::new()));
-        Predicate { root }
+        Predicate { root: Arc::new(root), values: BoundValues::default() }
+    }
+
+    /// The same for all values of a client, which the predicate keeps. `place_of` says at which place
+    /// a placeholder's is, and says the same each time.
+    pub(crate) fn bind_values(&self, values: BoundValues, place_of: PlaceOf<'_>) -> Predicate {
+        let shared = self.shared.get_or_init(|| Shared::of(&self.root, place_of));
+        if let Some(shared) = shared
+            && shared.fits(&values)
+        {
+            return Predicate { root: shared.root.clone(), values };
+        }
+        let lookup = &mut |placeholder: &Placeholder| values.owned(place_of(placeholder)?);
+        let Predicate { root, .. } = self.bind_owned(lookup);
+        Predicate { root, values }
     }
 }
 
-/// A `match` with every value known. In place where it is held: there may be one for each client. Copies
-/// share its lists and its long values.
+/// A `match` with every value known. Small, since there may be one for each client: nearly all clients
+/// of a filter share its conditions, and each has the values that these are about.
 ///
 /// Two predicates are equal when they come from the same `match` and were bound to the same
 /// values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Predicate {
-    root: BoundNode,
+    root: Arc<BoundNode>,
+    values: BoundValues,
 }
 
 impl Predicate {
     /// Whether the document matches, as `mongod` would say. A document that breaks off is taken
     /// as ending there.
     pub fn matches(&self, document: &RawDocument) -> bool {
-        eval::holds(&self.root, Subject::Fields(Value::document(document)))
+        eval::holds(&self.root, &self.values, Subject::Fields(Value::document(document)))
     }
 
     /// Whether an update's changes can make a difference to the verdict, as far as their paths
@@ -215,7 +236,7 @@ impl Predicate {
     /// What to ask `find` for, with the simple collation: every document that matches is found by it,
     /// and perhaps others. Empty: all of them.
     pub fn query(&self) -> Document {
-        query::of(&self.root).unwrap_or_default()
+        query::of(&self.root, &self.values).unwrap_or_default()
     }
 
     /// The names of the top-level fields that the verdict depends on; `None` where it may be any.
@@ -228,13 +249,18 @@ impl Predicate {
         &self.root
     }
 
+    /// What it was bound to, where it was bound to all values of a client; else none.
+    pub fn values(&self) -> &BoundValues {
+        &self.values
+    }
+
     /// What a key alone decides: `Some` where no other field can change the verdict.
     ///
     /// The key is a delete's `documentKey`: every field in it is known whole, also below a dotted
     /// name, and any other field of the document may be anything. A null outside `_id` may stand
     /// for a missing field, as shard keys have it.
     pub fn matches_key(&self, key: &RawDocument) -> Option<bool> {
-        key::decide(&self.root, key)
+        key::decide(&self.root, &self.values, key)
     }
 }
 

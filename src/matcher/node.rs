@@ -1,7 +1,8 @@
 //! The shape of a parsed `match`, the same before and after binding.
 //!
-//! `V` is a value and `L` a list of values: open ([`operand::Operand`](super::operand::Operand))
-//! in a template, closed ([`Owned`], [`Set`]) in a predicate.
+//! `V` is a value, `L` a list of values, and `E` a value in an expression: open
+//! ([`operand::Operand`](super::operand::Operand)) in a template; in a predicate
+//! [`Filled`](super::operand::Filled), and closed ([`Set`], [`Owned`]).
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -16,38 +17,38 @@ use crate::event::raw::{Owned, Value, tag};
 
 /// One condition, or several under a logical operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Node<V, L> {
+pub(crate) enum Node<V, L, E> {
     Constant(bool),
-    And(Vec<Node<V, L>>),
-    Or(Vec<Node<V, L>>),
-    Not(Box<Node<V, L>>),
+    And(Vec<Node<V, L, E>>),
+    Or(Vec<Node<V, L, E>>),
+    Not(Box<Node<V, L, E>>),
     /// Some value at the path passes the test.
     Field {
         path: Arc<Path>,
-        test: Test<V, L>,
+        test: Test<V, L, E>,
     },
     /// For each member, some value at the path equals it.
     All {
         path: Arc<Path>,
         members: L,
     },
-    Expression(Expression<V>),
+    Expression(Expression<E>),
     Schema(Arc<Schema>),
 }
 
 /// What is asked of one value at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Test<V, L> {
+pub(crate) enum Test<V, L, E> {
     Compare(Comparison, V),
     In(L),
     Operator(Operator),
     /// Some element, a document, matches as a document.
-    ElementDocument(Box<Node<V, L>>),
+    ElementDocument(Box<Node<V, L, E>>),
     /// Some element passes tests of its own; the paths of these are empty.
-    ElementValue(Box<Node<V, L>>),
+    ElementValue(Box<Node<V, L, E>>),
 }
 
-impl<V, L> Test<V, L> {
+impl<V, L, E> Test<V, L, E> {
     /// Whether the test is about an array as such, so that its elements are not asked.
     pub fn asks_for_array(&self) -> bool {
         match self {

@@ -6,8 +6,9 @@ use bson::Bson;
 
 use super::node::Set;
 use super::pattern::Pattern;
+use super::values::BoundValues;
 use super::{Claim, Placeholder, Role};
-use crate::event::raw::Owned;
+use crate::event::raw::{Owned, Value};
 
 /// Gives the value of a placeholder, or nothing.
 pub(crate) type Lookup<'l> = &'l mut dyn FnMut(&Placeholder) -> Option<Owned>;
@@ -19,6 +20,34 @@ pub(crate) enum Operand {
     Open(Placeholder, Role),
     /// A document or array with placeholders somewhere inside.
     Nested(Arc<Bson>),
+}
+
+/// A value in a predicate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Filled {
+    Fixed(Owned),
+    /// That at this place of the bound values: the condition is the same for all clients.
+    Bound(u16),
+}
+
+impl Filled {
+    /// The value itself, or what the client's values have in its place.
+    #[inline]
+    pub fn get<'v>(&'v self, values: &'v BoundValues) -> Value<'v> {
+        match self {
+            Filled::Fixed(value) => value.get(),
+            // It is there, or the condition would have gone. Else it equals nothing.
+            Filled::Bound(place) => values.get(usize::from(*place)).unwrap_or(Value::IMPOSSIBLE),
+        }
+    }
+
+    /// The same as a value of its own.
+    pub fn owned(&self, values: &BoundValues) -> Owned {
+        match self {
+            Filled::Fixed(value) => value.clone(),
+            Filled::Bound(_) => Owned::of(self.get(values)),
+        }
+    }
 }
 
 /// What an operand is once bound.

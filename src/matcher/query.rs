@@ -11,14 +11,16 @@ use super::eval::{BoundNode, BoundTest};
 use super::node::{Node, Set, Test};
 use super::path::Path;
 use super::value::compare::Comparison;
-use crate::event::raw::{Owned, tag};
+use super::values::BoundValues;
+use crate::event::raw::{Value, tag};
 
 /// `None`: every document may match.
-pub(super) fn of(node: &BoundNode) -> Option<Document> {
+pub(super) fn of(node: &BoundNode, bound: &BoundValues) -> Option<Document> {
     match node {
         Node::Constant(false) => Some(nothing()),
         Node::And(nodes) => {
-            let mut conditions: Vec<Document> = nodes.iter().filter_map(of).collect();
+            let mut conditions: Vec<Document> =
+                nodes.iter().filter_map(|node| of(node, bound)).collect();
             match conditions.len() {
                 0 => None,
                 1 => conditions.pop(),
@@ -27,10 +29,11 @@ pub(super) fn of(node: &BoundNode) -> Option<Document> {
         }
         Node::Or(branches) if branches.is_empty() => Some(nothing()),
         Node::Or(branches) => {
-            let conditions: Option<Vec<Document>> = branches.iter().map(of).collect();
+            let conditions: Option<Vec<Document>> =
+                branches.iter().map(|branch| of(branch, bound)).collect();
             Some(doc! { "$or": conditions? })
         }
-        Node::Field { path, test } => field(path, test),
+        Node::Field { path, test } => field(path, test, bound),
         Node::All { path, members } => {
             let values = listed(members)?;
             (!values.is_empty()).then(|| on(path, doc! { "$all": values }))?
@@ -44,9 +47,9 @@ fn nothing() -> Document {
     doc! { "_id": { "$in": [] } }
 }
 
-fn field(path: &Path, test: &BoundTest) -> Option<Document> {
+fn field(path: &Path, test: &BoundTest, bound: &BoundValues) -> Option<Document> {
     let condition = match test {
-        Test::Compare(Comparison::Equal, value) if value.get().tag == tag::IMPOSSIBLE => {
+        Test::Compare(Comparison::Equal, value) if value.get(bound).tag == tag::IMPOSSIBLE => {
             return Some(nothing());
         }
         Test::Compare(comparison, value) => {
@@ -57,7 +60,7 @@ fn field(path: &Path, test: &BoundTest) -> Option<Document> {
                 Comparison::Greater => "$gt",
                 Comparison::GreaterOrEqual => "$gte",
             };
-            doc! { operator: plain(value)? }
+            doc! { operator: plain(value.get(bound))? }
         }
         Test::In(set) => doc! { "$in": listed(set)? },
         Test::Operator(operator) => operator.query()?,
@@ -77,13 +80,13 @@ fn listed(set: &Set) -> Option<Vec<Bson>> {
         return None;
     }
     // In a list a document could be taken for an operator.
-    let is_safe = |value: &Owned| value.get().tag != tag::DOCUMENT;
-    set.values().iter().map(|value| is_safe(value).then(|| plain(value))?).collect()
+    let is_safe = |value: Value<'_>| value.tag != tag::DOCUMENT;
+    let values = set.values().iter().map(|value| value.get());
+    values.map(|value| is_safe(value).then(|| plain(value))?).collect()
 }
 
 /// A value that means the same to `find` under every operator here.
-fn plain(value: &Owned) -> Option<Bson> {
-    let value = value.get();
+fn plain(value: Value<'_>) -> Option<Bson> {
     if !matches!(
         value.tag,
         tag::DOUBLE

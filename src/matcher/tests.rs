@@ -398,9 +398,10 @@ fn predicates_cross_threads() {
     crosses::<projection::Projection>();
 }
 
-// There may be one for each of a million clients, with its counts in a piece of 64 bytes.
+// There may be one for each of a million clients, whose condition has its counts in a piece of 64 bytes.
 #[test]
-fn a_condition_is_small() {
+fn a_predicate_is_small() {
     let size = size_of::<eval::BoundNode>();
     assert!(size + 2 * size_of::<usize>() <= 64, "{size}");
+    assert_eq!(size_of::<Predicate>(), 32);
 }

@@ -12,6 +12,7 @@ use super::operator::Operator;
 use super::path::{Leaf, Path};
 use super::value::compare::Comparison;
 use super::value::write::Writer;
+use super::values::BoundValues;
 use crate::event::json::write_relaxed_document;
 use crate::event::raw::{Elements, Value};
 
@@ -36,19 +37,20 @@ pub struct Objection {
 impl Predicate {
     /// The first condition that says no to a document; `None` where it matches.
     pub fn objection(&self, document: &RawDocument) -> Option<Objection> {
-        objection(&self.root, Value::document(document))
+        objection(&self.root, &self.values, Value::document(document))
     }
 }
 
-fn objection(node: &BoundNode, document: Value<'_>) -> Option<Objection> {
-    if eval::holds(node, Subject::Fields(document)) {
+fn objection(node: &BoundNode, bound: &BoundValues, document: Value<'_>) -> Option<Objection> {
+    if eval::holds(node, bound, Subject::Fields(document)) {
         return None;
     }
-    let condition = condition(node);
+    let condition = condition(node, bound);
     Some(match node {
-        Node::And(nodes) => return nodes.iter().find_map(|node| objection(node, document)),
+        Node::And(nodes) => return nodes.iter().find_map(|node| objection(node, bound, document)),
         Node::Or(nodes) => {
-            let branches = nodes.iter().filter_map(|node| objection(node, document)).collect();
+            let branches =
+                nodes.iter().filter_map(|node| objection(node, bound, document)).collect();
             Objection { condition, saw: Vec::new(), is_of_field: false, branches }
         }
         node => {
@@ -77,20 +79,20 @@ fn values_at(path: &Path, document: Value<'_>) -> Vec<String> {
 }
 
 /// A condition as JSON.
-fn condition(node: &BoundNode) -> String {
+fn condition(node: &BoundNode, bound: &BoundValues) -> String {
     match node {
         Node::Constant(verdict) => {
             format!("{{\"$always{}\":1}}", if *verdict { "True" } else { "False" })
         }
-        Node::And(nodes) => listed("$and", nodes),
-        Node::Or(nodes) => listed("$or", nodes),
-        Node::Field { path, test } => of_field(path, &operator(test)),
+        Node::And(nodes) => listed("$and", nodes, bound),
+        Node::Or(nodes) => listed("$or", nodes, bound),
+        Node::Field { path, test } => of_field(path, &operator(test, bound)),
         Node::All { path, members } => of_field(path, &format!("{{\"$all\":{}}}", set(members))),
         Node::Expression(_) => "{\"$expr\":…}".to_owned(),
         Node::Schema(_) => "{\"$jsonSchema\":…}".to_owned(),
         Node::Not(inner) => match inner.as_ref() {
             Node::Field { path, test: Test::Compare(Comparison::Equal, value) } => {
-                of_field(path, &format!("{{\"$ne\":{}}}", json(value.get())))
+                of_field(path, &format!("{{\"$ne\":{}}}", json(value.get(bound))))
             }
             Node::Field { path, test: Test::In(members) } => {
                 of_field(path, &format!("{{\"$nin\":{}}}", set(members)))
@@ -99,16 +101,17 @@ fn condition(node: &BoundNode) -> String {
                 of_field(path, "{\"$exists\":false}")
             }
             Node::Field { path, test } => {
-                of_field(path, &format!("{{\"$not\":{}}}", operator(test)))
+                of_field(path, &format!("{{\"$not\":{}}}", operator(test, bound)))
             }
-            Node::Or(nodes) => listed("$nor", nodes),
-            inner => format!("{{\"$nor\":[{}]}}", condition(inner)),
+            Node::Or(nodes) => listed("$nor", nodes, bound),
+            inner => format!("{{\"$nor\":[{}]}}", condition(inner, bound)),
         },
     }
 }
 
-fn listed(operator: &str, nodes: &[BoundNode]) -> String {
-    let mut shown: Vec<String> = nodes.iter().take(MAX_SHOWN).map(condition).collect();
+fn listed(operator: &str, nodes: &[BoundNode], bound: &BoundValues) -> String {
+    let mut shown: Vec<String> =
+        nodes.iter().take(MAX_SHOWN).map(|node| condition(node, bound)).collect();
     if nodes.len() > MAX_SHOWN {
         shown.push("…".to_owned());
     }
@@ -123,18 +126,18 @@ fn of_field(path: &Path, operator: &str) -> String {
     format!("{{{}:{operator}}}", serde_json::Value::String(path.dotted()))
 }
 
-fn operator(test: &BoundTest) -> String {
+fn operator(test: &BoundTest, bound: &BoundValues) -> String {
     let compared = |operator: &str, value: Value<'_>| format!("{{\"{operator}\":{}}}", json(value));
     match test {
-        Test::Compare(Comparison::Equal, value) => json(value.get()),
-        Test::Compare(Comparison::Less, value) => compared("$lt", value.get()),
-        Test::Compare(Comparison::LessOrEqual, value) => compared("$lte", value.get()),
-        Test::Compare(Comparison::Greater, value) => compared("$gt", value.get()),
-        Test::Compare(Comparison::GreaterOrEqual, value) => compared("$gte", value.get()),
+        Test::Compare(Comparison::Equal, value) => json(value.get(bound)),
+        Test::Compare(Comparison::Less, value) => compared("$lt", value.get(bound)),
+        Test::Compare(Comparison::LessOrEqual, value) => compared("$lte", value.get(bound)),
+        Test::Compare(Comparison::Greater, value) => compared("$gt", value.get(bound)),
+        Test::Compare(Comparison::GreaterOrEqual, value) => compared("$gte", value.get(bound)),
         Test::In(members) => format!("{{\"$in\":{}}}", set(members)),
         Test::Operator(operator) => operator.text(),
         Test::ElementDocument(node) | Test::ElementValue(node) => {
-            format!("{{\"$elemMatch\":{}}}", condition(node))
+            format!("{{\"$elemMatch\":{}}}", condition(node, bound))
         }
     }
 }

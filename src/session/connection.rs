@@ -330,7 +330,7 @@ fn reopen(
     let pairs = query.pairs(subscription.filter(), subscription.values());
     let bound = found.filter.bind(&pairs, claims).ok()?;
     let from = From::FilterChanged { was_ready: subscription.was_ready(), beyond: None };
-    let query = Query::beside(&pairs, &found.filter, &bound.values);
+    let query = Query::beside(&pairs, &found.filter, bound.values());
     let listener = subscription.listener();
     Some(Member { subscription: catalog.subscribe(&found, bound, from, listener), query })
 }
@@ -350,7 +350,7 @@ fn fits(
         found.filter.bind(&pairs, Some(caller.claims.document())).ok()
     };
     match (bind(before), bind(now)) {
-        (Some(before), Some(now)) => before.values == now.values,
+        (Some(before), Some(now)) => before.values() == now.values(),
         _ => false,
     }
 }

@@ -63,7 +63,7 @@ impl Explanation {
         query: &[(String, String)],
         claims: &RawDocument,
     ) -> Result<Explanation, BindError> {
-        let Bound { predicate, values } = filter.bind_unasked(query, Some(claims))?;
+        let Bound { predicate } = filter.bind_unasked(query, Some(claims))?;
         let upstream = FeedKey::of(filter);
         let sharing: Vec<_> =
             set.0.values().filter(|other| FeedKey::of(other) == upstream).collect();
@@ -94,7 +94,8 @@ impl Explanation {
             },
             operations: Operations::names(filter.operations).collect(),
             declared: relaxed(filter.template.declared()),
-            values: values
+            values: predicate
+                .values()
                 .iter(filter)
                 .map(|(name, value)| (name.to_string(), value.as_ref().map_or(Value::Null, shown)))
                 .collect(),

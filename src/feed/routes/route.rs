@@ -150,7 +150,6 @@ impl Recent {
 pub struct Route {
     id: RouteId,
     key: Key,
-    predicate: Predicate,
     recent: Mutex<Recent>,
     pub(super) subscribers: AtomicU32,
     is_retired: AtomicBool,
@@ -161,11 +160,10 @@ pub struct Route {
 
 impl Route {
     /// A route that is complete from the journal's number `complete_from` on.
-    pub(super) fn new(id: RouteId, key: Key, predicate: Predicate, complete_from: u64) -> Route {
+    pub(super) fn new(id: RouteId, key: Key, complete_from: u64) -> Route {
         Route {
             id,
             key,
-            predicate,
             recent: Mutex::new(Recent::starting_at(complete_from)),
             subscribers: AtomicU32::new(0),
             is_retired: AtomicBool::new(false),
@@ -196,7 +194,7 @@ impl Route {
 
     /// The filter's `match` with those values, as events are tested by it.
     pub fn predicate(&self) -> &Predicate {
-        &self.predicate
+        self.key.predicate()
     }
 
     /// Whether the filter has been changed or removed since: its subscriptions have to move.
@@ -289,11 +287,11 @@ impl Route {
     /// not sent when that does not decide, so that no one learns of a document never theirs.
     fn matches_delete(&self, event: &ChangeEvent) -> Option<Option<View>> {
         if let Some(before) = event.full_document_before_change() {
-            let is_leave = self.predicate.matches(before);
+            let is_leave = self.predicate().matches(before);
             return is_leave.then_some(Some(View::Leave));
         }
         let view = self.wants_view().then_some(View::Leave);
-        let is_decided = self.predicate.matches_key(event.document_key()?) == Some(true);
+        let is_decided = self.predicate().matches_key(event.document_key()?) == Some(true);
         is_decided.then_some(view)
     }
 
@@ -301,12 +299,12 @@ impl Route {
         let before = match (event.operation(), event.full_document_before_change()) {
             _ if !self.wants_view() => None,
             (OperationType::Insert, _) => Some(false),
-            (_, Some(document)) => Some(self.predicate.matches(document)),
+            (_, Some(document)) => Some(self.predicate().matches(document)),
             // The server did not keep it: the view cannot be told, the match still can.
             (_, None) => None,
         };
         let after = match event.full_document() {
-            Some(document) => self.predicate.matches(document),
+            Some(document) => self.predicate().matches(document),
             None => return self.judge_without_document(event, before),
         };
         let view = match (before, after) {
@@ -327,7 +325,7 @@ impl Route {
         if before == Some(true) && self.filter().full_document == FullDocument::UpdateLookup {
             return Some(Effect::Event(Some(View::Leave)));
         }
-        let by_key = event.document_key().and_then(|key| self.predicate.matches_key(key));
+        let by_key = event.document_key().and_then(|key| self.predicate().matches_key(key));
         match by_key {
             Some(true) => {
                 let view = before.map(|was_in| if was_in { View::Stay } else { View::Enter });
@@ -363,7 +361,7 @@ impl Route {
         let may_have_moved = match view {
             Some(View::Stay) => false,
             Some(View::Enter | View::Leave) => true,
-            None => self.predicate.may_depend_on(update),
+            None => self.predicate().may_depend_on(update),
         };
         !may_have_moved && projection.hides_update(update, images(event))
     }
@@ -466,10 +464,10 @@ pub(super) enum Effect {
 mod tests {
     use super::*;
 
-    // There may be one for each client. With its predicate, but for what that has boxed.
+    // There may be one for each client. With its values, but for long ones.
     #[test]
     fn a_route_is_small() {
         let counts = 2 * size_of::<usize>();
-        assert!(size_of::<Route>() + counts <= 160, "{}", size_of::<Route>());
+        assert!(size_of::<Route>() + counts <= 128, "{}", size_of::<Route>());
     }
 }

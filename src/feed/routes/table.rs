@@ -28,11 +28,12 @@ pub struct RouteId {
 
 /// What makes two subscriptions the same route: the file as it was read, and the bound values.
 ///
-/// Small, since there may be a million of them: a reference to the filter instead of its name.
+/// Small, since there may be a million of them: a reference to the filter instead of its name, and the
+/// values where the predicate has them.
 #[derive(Debug, Clone)]
 pub struct Key {
     filter: Arc<Filter>,
-    values: BoundValues,
+    predicate: Predicate,
 }
 
 impl Key {
@@ -43,11 +44,16 @@ impl Key {
 
     /// In the form that the filter's placeholders are bound to.
     pub fn values(&self) -> &BoundValues {
-        &self.values
+        self.predicate.values()
+    }
+
+    /// The filter's `match` with those values, as events are tested by it.
+    pub fn predicate(&self) -> &Predicate {
+        &self.predicate
     }
 
     fn parts(&self) -> (&str, u64, &BoundValues) {
-        (&self.filter.name, self.filter.meaning, &self.values)
+        (&self.filter.name, self.filter.meaning, self.values())
     }
 }
 
@@ -186,11 +192,11 @@ impl RouteTable {
 
     /// The route of a filter with these values, made if it is new; the caller is counted.
     pub fn join(&mut self, filter: &Arc<Filter>, bound: Bound, complete_from: u64) -> Arc<Route> {
-        let key = Key { filter: filter.clone(), values: bound.values };
+        let key = Key { filter: filter.clone(), predicate: bound.predicate };
         if let Some(route) = self.known(&key) {
             return route;
         }
-        self.add(key, bound.predicate, complete_from)
+        self.add(key, complete_from)
     }
 
     /// The route that is to this table what `other` is to its own, for the same clients.
@@ -198,8 +204,7 @@ impl RouteTable {
         if let Some(route) = self.known(other.key()) {
             return route;
         }
-        let (key, predicate) = (other.key().clone(), other.predicate().clone());
-        self.add(key, predicate, complete_from)
+        self.add(other.key().clone(), complete_from)
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Route>> {
@@ -213,10 +218,10 @@ impl RouteTable {
         Some(route.clone())
     }
 
-    fn add(&mut self, key: Key, predicate: Predicate, complete_from: u64) -> Arc<Route> {
+    fn add(&mut self, key: Key, complete_from: u64) -> Arc<Route> {
         self.serial = self.serial.wrapping_add(1);
         let id = RouteId { slot: self.finder.next_slot(), serial: self.serial };
-        let route = Arc::new(Route::new(id, key, predicate, complete_from));
+        let route = Arc::new(Route::new(id, key, complete_from));
         // A retired one makes room.
         self.by_key.replace(Keyed(route.clone()));
         route.subscribers.fetch_add(1, Ordering::Relaxed);

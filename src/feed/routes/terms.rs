@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::event::raw::{Owned, tag};
-use crate::matcher::Predicate;
 use crate::matcher::eval::{BoundNode, BoundTest};
 use crate::matcher::node::{Node, Test};
 use crate::matcher::path::Path;
 use crate::matcher::value::compare::Comparison;
+use crate::matcher::{BoundValues, Predicate};
 
 /// Values of one `$in`, branches of one `$or`: beyond this a term is no longer worth its entries.
 const MAX_ENTRIES: usize = 1_000;
@@ -31,7 +31,7 @@ pub(super) type Terms = Vec<Term>;
 /// without terms means that nothing can match.
 pub(super) fn ways(predicate: &Predicate) -> Vec<Terms> {
     let mut ways = Vec::new();
-    collect(predicate.root(), &mut ways);
+    collect(predicate.root(), predicate.values(), &mut ways);
     // Stable, so that of equal ones the first written stays first.
     ways.sort_by_key(cost);
     ways
@@ -59,14 +59,14 @@ fn coarseness(term: &Term) -> u8 {
 }
 
 /// Collects all demands of a condition; each is a way of its own, since all must be fulfilled.
-fn collect(node: &BoundNode, ways: &mut Vec<Terms>) {
+fn collect(node: &BoundNode, bound: &BoundValues, ways: &mut Vec<Terms>) {
     match node {
-        Node::And(nodes) => nodes.iter().for_each(|node| collect(node, ways)),
-        Node::Or(branches) => ways.extend(alternatives(branches)),
+        Node::And(nodes) => nodes.iter().for_each(|node| collect(node, bound, ways)),
+        Node::Or(branches) => ways.extend(alternatives(branches, bound)),
         Node::Constant(false) => ways.push(Vec::new()),
-        Node::Field { path, test } => collect_test(path, test, ways),
+        Node::Field { path, test } => collect_test(path, test, bound, ways),
         Node::All { path, members } => {
-            ways.extend(members.values().iter().filter_map(|value| equal(path, value)));
+            ways.extend(members.values().iter().filter_map(|value| equal(path, value.clone())));
             if members.values().is_empty() && members.regexes().is_empty() {
                 ways.push(Vec::new());
             }
@@ -79,11 +79,11 @@ fn collect(node: &BoundNode, ways: &mut Vec<Terms>) {
 }
 
 /// An `$or` demands one of its branches: the best way of each, taken together.
-fn alternatives(branches: &[BoundNode]) -> Option<Terms> {
+fn alternatives(branches: &[BoundNode], bound: &BoundValues) -> Option<Terms> {
     let mut all = Vec::new();
     for branch in branches {
         let mut ways = Vec::new();
-        collect(branch, &mut ways);
+        collect(branch, bound, &mut ways);
         ways.sort_by_key(cost);
         all.extend(ways.into_iter().next()?);
         if all.len() > MAX_ENTRIES {
@@ -93,9 +93,9 @@ fn alternatives(branches: &[BoundNode]) -> Option<Terms> {
     Some(all)
 }
 
-fn collect_test(path: &Arc<Path>, test: &BoundTest, ways: &mut Vec<Terms>) {
+fn collect_test(path: &Arc<Path>, test: &BoundTest, bound: &BoundValues, ways: &mut Vec<Terms>) {
     match test {
-        Test::Compare(Comparison::Equal, value) => ways.extend(equal(path, value)),
+        Test::Compare(Comparison::Equal, value) => ways.extend(equal(path, value.owned(bound))),
         Test::In(set) if set.regexes().is_empty() && set.values().len() <= MAX_ENTRIES => {
             let terms = set.values().iter().map(|v| Term::Equal(Arc::clone(path), v.clone()));
             ways.push(terms.collect());
@@ -106,8 +106,10 @@ fn collect_test(path: &Arc<Path>, test: &BoundTest, ways: &mut Vec<Terms>) {
                 ways.push(vec![Term::Exists(Arc::clone(path))]);
             }
         }
-        Test::Compare(comparison, value) => ways.extend(range(path, *comparison, value)),
-        Test::ElementDocument(node) => collect_element(path, node, ways),
+        Test::Compare(comparison, value) => {
+            ways.extend(range(path, *comparison, value.owned(bound)))
+        }
+        Test::ElementDocument(node) => collect_element(path, node, bound, ways),
         Test::ElementValue(node) => {
             // At an index, an array is one value and its elements are not spread.
             let ends_in_index = path
@@ -115,7 +117,7 @@ fn collect_test(path: &Arc<Path>, test: &BoundTest, ways: &mut Vec<Terms>) {
                 .last()
                 .is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
             if !ends_in_index {
-                collect_itself(path, node, ways);
+                collect_itself(path, node, bound, ways);
             }
             ways.push(vec![Term::Exists(Arc::clone(path))]);
         }
@@ -125,13 +127,13 @@ fn collect_test(path: &Arc<Path>, test: &BoundTest, ways: &mut Vec<Terms>) {
 
 /// Conditions on an element as such are conditions on some value at the path. Except that a
 /// further `$elemMatch` asks for values one array deeper, where the path does not lead.
-fn collect_itself(path: &Arc<Path>, node: &BoundNode, ways: &mut Vec<Terms>) {
+fn collect_itself(path: &Arc<Path>, node: &BoundNode, bound: &BoundValues, ways: &mut Vec<Terms>) {
     match node {
-        Node::And(nodes) => nodes.iter().for_each(|node| collect_itself(path, node, ways)),
+        Node::And(nodes) => nodes.iter().for_each(|node| collect_itself(path, node, bound, ways)),
         Node::Field { test: Test::ElementDocument(_) | Test::ElementValue(_), .. } => {}
-        Node::Field { test, .. } => collect_test(path, test, ways),
+        Node::Field { test, .. } => collect_test(path, test, bound, ways),
         Node::All { members, .. } => {
-            ways.extend(members.values().iter().filter_map(|value| equal(path, value)));
+            ways.extend(members.values().iter().filter_map(|value| equal(path, value.clone())));
         }
         Node::Constant(_) | Node::Or(_) | Node::Not(_) | Node::Expression(_) | Node::Schema(_) => {}
     }
@@ -141,9 +143,9 @@ fn collect_itself(path: &Arc<Path>, node: &BoundNode, ways: &mut Vec<Terms>) {
 /// inside starts with a number: it may be the index of an array inside the array, where the
 /// longer path does not lead. And except where a missing field fulfils them: below an array
 /// without documents a longer path is not even missing.
-fn collect_element(path: &Arc<Path>, node: &BoundNode, ways: &mut Vec<Terms>) {
+fn collect_element(path: &Arc<Path>, node: &BoundNode, bound: &BoundValues, ways: &mut Vec<Terms>) {
     let mut inner = Vec::new();
-    collect(node, &mut inner);
+    collect(node, bound, &mut inner);
     for way in inner {
         let is_usable = way.iter().all(|term| {
             let (Term::Equal(path, _)
@@ -178,20 +180,20 @@ fn relocate(terms: Terms, to: impl Fn(&Path) -> Arc<Path>) -> Terms {
 }
 
 /// A value that equals nothing needs no entry.
-fn equal(path: &Arc<Path>, value: &Owned) -> Option<Terms> {
+fn equal(path: &Arc<Path>, value: Owned) -> Option<Terms> {
     Some(match value.get().tag {
         tag::IMPOSSIBLE => Vec::new(),
-        _ => vec![Term::Equal(Arc::clone(path), value.clone())],
+        _ => vec![Term::Equal(Arc::clone(path), value)],
     })
 }
 
-fn range(path: &Arc<Path>, comparison: Comparison, value: &Owned) -> Option<Terms> {
+fn range(path: &Arc<Path>, comparison: Comparison, value: Owned) -> Option<Terms> {
     match value.get().tag {
         tag::IMPOSSIBLE => Some(Vec::new()),
         // These let a missing field pass.
         tag::NULL | tag::UNDEFINED | tag::MIN_KEY | tag::MAX_KEY => None,
         _ => {
-            let (path, value) = (Arc::clone(path), value.clone());
+            let path = Arc::clone(path);
             Some(vec![match comparison {
                 Comparison::Greater | Comparison::GreaterOrEqual => Term::AtLeast(path, value),
                 _ => Term::AtMost(path, value),

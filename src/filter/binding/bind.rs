@@ -14,33 +14,28 @@ use crate::filter::access::AccessRule;
 use crate::filter::limits::MAX_VALUE_BYTES;
 use crate::filter::params::{MAX_VALUES, Param};
 use crate::filter::{Access, Filter, Params, claims};
-use crate::matcher::{Placeholder, Predicate, Role, Template};
+use crate::matcher::{BoundValues, Placeholder, Predicate, Role, Template};
 
 /// A filter with its values in.
 #[derive(Debug, Clone)]
 pub struct Bound {
+    /// Bound to the values, which it keeps.
     pub predicate: Predicate,
-    pub values: BoundValues,
 }
 
-/// The bound values in one canonical form, as bytes of BSON: equal only where the same documents match,
-/// as far as the values tell. So the order of a document's fields counts, as it does for `mongod`.
-/// Sets are sorted and hold nothing twice. The predicate shares the bytes, and the filter has the names.
-///
-/// Of every parameter and every claim, in the order of their names, which does not depend on how the file
-/// is written. `None`: left out.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct BoundValues(Box<[Option<Owned>]>);
+impl Bound {
+    /// Of every parameter and every claim.
+    pub fn values(&self) -> &BoundValues {
+        self.predicate.values()
+    }
+}
 
 impl BoundValues {
     /// Name and value of every parameter, in the order of the declaration, and of every claim that was
     /// needed; `None`: left out. `filter` is the one that they were bound to.
     pub fn iter<'v>(&'v self, filter: &'v Filter) -> impl Iterator<Item = (&'v str, Option<Bson>)> {
         let names = &filter.value_names;
-        let value = |name: &str| {
-            let value = self.0.get(place_of(names, name)?)?;
-            value.as_ref().map(Owned::to_bson)
-        };
+        let value = |name: &str| Some(self.owned(place_of(names, name)?)?.to_bson());
         let params = filter.params.iter().map(|param| param.name.as_str());
         let claims = names.iter().map(|name| &**name).filter(|name| claims::is_shown(name));
         let bound_claims = claims.filter_map(move |name| Some((name, Some(value(name)?))));
@@ -254,27 +249,21 @@ impl Filter {
         mut values: Values<'_>,
         claims: Option<&RawDocument>,
     ) -> Result<Bound, BindError> {
-        let mut refused = None;
-        let predicate = self.template.bind_owned(&mut |placeholder| match placeholder {
-            Placeholder::Param(name) => values.get(name),
-            Placeholder::Claim(claim) => {
-                let value = match claims::value(claims, claim) {
-                    Ok(value) => Some(Owned::from_bson(&value)),
-                    Err(error) => {
-                        refused.get_or_insert(error);
-                        None
-                    }
-                };
-                values.put(&claims::shown(claim), value.clone());
-                value
+        for used in self.template.uses() {
+            if let Placeholder::Claim(claim) = &used.placeholder {
+                // An absent claim must never widen a filter.
+                let value = claims::value(claims, claim)?;
+                values.put(&claims::shown(claim), Some(Owned::from_bson(&value)));
             }
-        });
-        // An absent claim must never widen a filter.
-        if let Some(error) = refused {
-            return Err(error);
         }
         self.check_sets(claims)?;
-        Ok(Bound { predicate, values: BoundValues(values.values.into()) })
+        let Values { names, values } = values;
+        let predicate =
+            self.template.bind_values(BoundValues::new(values), &|placeholder| match placeholder {
+                Placeholder::Param(name) => place_of(names, name),
+                Placeholder::Claim(claim) => place_of(names, &claims::shown(claim)),
+            });
+        Ok(Bound { predicate })
     }
 
     /// A claim that is read as a type and holds a list is a set, which fits only where a set does.

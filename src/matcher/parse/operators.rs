@@ -7,17 +7,14 @@ use bson::{Bson, Document};
 use super::names;
 use super::{Context, Parser, single_or};
 use crate::event::raw::Owned;
-use crate::matcher::bind::OpenNode;
+use crate::matcher::bind::{OpenNode, OpenTest};
 use crate::matcher::node::{Node, Test};
-use crate::matcher::operand::{OpenSet, Operand};
 use crate::matcher::operator::{BitTest, Bits, Operator};
 use crate::matcher::path::Path;
 use crate::matcher::value::compare::Comparison;
 use crate::matcher::value::number::{Number, is_truthy};
 use crate::matcher::value::types::TypeSet;
 use crate::matcher::{Role, Step, operand};
-
-type OpenTest = Test<Operand, OpenSet>;
 
 /// The highest bit that may be asked for: `mongod` takes any, no value is that long.
 const MAX_BIT: i64 = i32::MAX as i64;

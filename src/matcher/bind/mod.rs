@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+pub(super) mod share;
+
 use super::Placeholder;
 use super::eval::{BoundNode, BoundTest};
 use super::expr;
 use super::node::{Node, Test};
-use super::operand::{Bound, Lookup, OpenSet, Operand};
+use super::operand::{Bound, Filled, Lookup, OpenSet, Operand};
 use super::value::compare::Comparison;
 use crate::event::raw::Owned;
 
-pub(crate) type OpenNode = Node<Operand, OpenSet>;
+pub(crate) type OpenNode = Node<Operand, OpenSet, Operand>;
+pub(crate) type OpenTest = Test<Operand, OpenSet, Operand>;
 
 /// The bound condition, or nothing where an absent value removed it.
 pub(crate) fn bind(node: &OpenNode, lookup: Lookup<'_>) -> Option<BoundNode> {
@@ -47,11 +50,11 @@ fn join(mut nodes: Vec<BoundNode>, wrap: fn(Vec<BoundNode>) -> BoundNode) -> Bou
     }
 }
 
-fn bind_test(test: &Test<Operand, OpenSet>, lookup: Lookup<'_>) -> Option<BoundTest> {
+fn bind_test(test: &OpenTest, lookup: Lookup<'_>) -> Option<BoundTest> {
     Some(match test {
         Test::Compare(comparison, operand) => match operand.bind(lookup) {
             Bound::Absent => return None,
-            Bound::One(value) => Test::Compare(*comparison, value),
+            Bound::One(value) => Test::Compare(*comparison, Filled::Fixed(value)),
             Bound::Any(set) => {
                 debug_assert_eq!(*comparison, Comparison::Equal, "only equality takes a set");
                 Test::In(set)
