@@ -4,6 +4,7 @@
 //!     scripts/cargo bench --bench routes -- --smoke   a hundred times fewer, to see that it runs
 //!     scripts/cargo bench --bench routes -- large     only what a large event costs others
 //!     scripts/cargo bench --bench routes -- kept      only what a kept delivery takes
+//!     scripts/cargo bench --bench routes -- own       only what clients with values of their own cost
 //!
 //! Every row is measured in the same run as the linear evaluation beside it. These are times of
 //! one machine on one day: compare the columns, not runs.
@@ -39,6 +40,9 @@ fn main() {
     if std::env::args().any(|argument| argument == "kept") {
         return kept_deliveries(100_000);
     }
+    if std::env::args().any(|argument| argument == "own") {
+        return own_values(100_000 / shrink);
+    }
     println!(
         "one event of {} bytes against routes that want other values",
         order(0).as_bytes().len()
@@ -67,6 +71,61 @@ fn main() {
     }
     large_event(if is_smoke { 1 << 18 } else { 16 << 20 });
     kept_deliveries(100_000 / shrink);
+    own_values(100_000 / shrink);
+}
+
+/// What routes of one filter cost, each with a value of its own, through all that a client comes by.
+fn own_values(routes: usize) {
+    let condition = |operator: &str| {
+        format!(
+            "match: {{ key: {{ {operator}: {{ $param: key }} }} }}\nparams: {{ key: {{ type: int }} }}\n"
+        )
+    };
+    for (operator, wanted) in [("$eq", "one of them"), ("$gte", "all of them")] {
+        let (feed, filter) = feed_of(&condition(operator), 16);
+        let mut joined = Vec::with_capacity(routes);
+        let began = Instant::now();
+        for key in 0..routes {
+            let bound = filter.bind(&[("key".to_owned(), key.to_string())], None).expect("bound");
+            joined.push(feed.join(&filter, bound).route);
+        }
+        let join = began.elapsed() / routes as u32;
+        let (generation, _) = feed.collections();
+        let events = if operator == "$gte" { 10 } else { routes };
+        // `$gte` is of those whose value is no larger.
+        let key = |number: usize| if operator == "$gte" { routes - 1 } else { number % routes };
+        let events: Vec<ChangeEvent> =
+            (0..events).map(|number| keyed(number, key(number))).collect();
+        let (count, began) = (events.len() as u32, Instant::now());
+        for event in events {
+            assert!(feed.append(generation, event), "it is taken");
+        }
+        let each = began.elapsed() / count;
+        let began = Instant::now();
+        for route in joined {
+            feed.leave(&route);
+        }
+        let leave = began.elapsed() / routes as u32;
+        println!();
+        println!(
+            "{routes} routes by `{operator}`: joining takes {}, leaving {}, and an event for {wanted} {}",
+            show(join),
+            show(leave),
+            show(each)
+        );
+    }
+}
+
+/// An event of a document with a key.
+fn keyed(number: usize, key: usize) -> ChangeEvent {
+    let raw = doc! {
+        "_id": { "_data": format!("8266F3AAAA{:08X}2B022C0100296E5A1004D3F0A1B2C3D4E5F60718293A4B5C6D7E46645F6964002B020004", number + 1) },
+        "operationType": "insert",
+        "fullDocument": { "_id": 1, "key": key as i32, "pad": "x".repeat(40) },
+        "ns": { "db": "shop", "coll": "orders" },
+        "documentKey": { "_id": 1 },
+    };
+    ChangeEvent::parse(RawDocumentBuf::try_from(&raw).expect("an event")).expect("an event")
 }
 
 /// A feed that keeps everything, with the one filter that it reads.
