@@ -59,6 +59,29 @@ const SHOWN_OPTIONS: &[&str] = &[
     "w",
 ];
 
+/// Options of other languages' drivers, or of their older versions, that the driver here refuses. They say
+/// nothing about where the servers are, who signs in, or how safely, and an app's own connection string
+/// often has them.
+const OPTIONS_OF_OTHERS: &[&str] = &[
+    "autoreconnect",
+    "keepalive",
+    "maxlifetimems",
+    "poolsize",
+    "reconnectinterval",
+    "reconnecttries",
+    "slaveok",
+    "sockettimeoutms",
+    "timeoutms",
+    "tz_aware",
+    "usenewurlparser",
+    "useunifiedtopology",
+    "waitqueuemultiple",
+    "waitqueuesize",
+    "zlibcompressionlevel",
+];
+/// What the driver here is built without. A server speaks without compression as well.
+const COMPRESSORS_OF_OTHERS: &[&str] = &["zlib"];
+
 /// Stands for a connection string in a file that was left alone.
 const UNREAD: &str = "mongodb://unread.invalid";
 
@@ -107,6 +130,35 @@ impl MongodbUri {
     /// The connection string with its secrets, for the driver alone.
     pub fn expose(&self) -> &str {
         self.0.expose()
+    }
+
+    /// The connection string with its secrets, as the driver takes it, and what of other drivers it is
+    /// without: names of options, and of compressors.
+    pub fn for_driver(&self) -> (String, Vec<&str>) {
+        let Some((before, options)) = self.expose().split_once('?') else {
+            return (self.expose().to_owned(), Vec::new());
+        };
+        let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+        for option in options.split('&') {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let lower = name.to_ascii_lowercase();
+            if OPTIONS_OF_OTHERS.contains(&lower.as_str()) {
+                left_out.push(name);
+            } else if lower == "compressors" {
+                let (other, known): (Vec<&str>, Vec<&str>) =
+                    value.split(',').partition(|it| COMPRESSORS_OF_OTHERS.contains(it));
+                left_out.extend(other);
+                if !known.is_empty() {
+                    kept.push(format!("{name}={}", known.join(",")));
+                }
+            } else {
+                kept.push(option.to_owned());
+            }
+        }
+        match kept.is_empty() {
+            true => (before.to_owned(), left_out),
+            false => (format!("{before}?{}", kept.join("&")), left_out),
+        }
     }
 
     /// The connection string for logs: scheme, hosts, database and harmless options; user and
@@ -204,6 +256,30 @@ mod tests {
             assert_eq!(uri.redacted(), expected);
             assert_eq!(format!("{uri:?}"), "***");
             assert_eq!(uri.expose(), text);
+        }
+    }
+
+    #[test]
+    fn options_of_other_drivers_are_left_out() {
+        let rows: [(&str, &str, &[&str]); 6] = [
+            ("mongodb://a/?replicaSet=rs0", "mongodb://a/?replicaSet=rs0", &[]),
+            ("mongodb://a", "mongodb://a", &[]),
+            ("mongodb://a/shop?useNewUrlParser=true", "mongodb://a/shop", &["useNewUrlParser"]),
+            (
+                "mongodb://u:p%3Fx@a/?socketTimeoutMS=1000&w=majority&useUnifiedTopology&replicaSet=rs0",
+                "mongodb://u:p%3Fx@a/?w=majority&replicaSet=rs0",
+                &["socketTimeoutMS", "useUnifiedTopology"],
+            ),
+            ("mongodb://a/?compressors=zlib", "mongodb://a/", &["zlib"]),
+            (
+                "mongodb://a/?compressors=snappy,zlib,zstd",
+                "mongodb://a/?compressors=snappy,zstd",
+                &["zlib"],
+            ),
+        ];
+        for (text, expected, left_out) in rows {
+            let uri = MongodbUri::parse(text).unwrap();
+            assert_eq!(uri.for_driver(), (expected.to_owned(), left_out.to_vec()));
         }
     }
 

@@ -11,7 +11,7 @@ use mongodb::Client;
 use mongodb::error::Error;
 use mongodb::options::ClientOptions;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::deployment::{self, Deployment, DeploymentError, HostReport};
 use super::failure::{self, Failure};
@@ -83,8 +83,13 @@ impl Server {
     /// # Errors
     /// A URI that is none, in words; retrying does not help.
     pub async fn connect(&self, uri: &MongodbUri, pool: u32) -> Result<(), String> {
+        let (uri, left_out) = uri.for_driver();
+        if !left_out.is_empty() {
+            let options = left_out.join(", ");
+            info!(options, "options of other drivers in mongodb.uri, which change nothing here");
+        }
         let error = loop {
-            match ClientOptions::parse(uri.expose()).await {
+            match ClientOptions::parse(&uri).await {
                 Ok(mut options) => {
                     options.app_name.get_or_insert_with(|| "sidestream".to_string());
                     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);

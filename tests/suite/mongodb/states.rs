@@ -181,7 +181,8 @@ async fn tls_credentials_and_a_read_preference() {
     let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
     let trusted = own.certificate(0);
     let uri = format!(
-        "{}&tls=true&tlsCAFile={}&readPreference=secondaryPreferred&readConcernLevel=local",
+        "{}&tls=true&tlsCAFile={}&readPreference=secondaryPreferred&readConcernLevel=local\
+         &compressors=zlib&zlibCompressionLevel=3&socketTimeoutMS=5000&useNewUrlParser=true",
         own.uri(),
         trusted.display()
     );
