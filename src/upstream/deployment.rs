@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::{Document, Timestamp, doc};
 use mongodb::Client;
 use mongodb::error::Error;
-use mongodb::options::{ClientOptions, ServerAddress};
+use mongodb::options::{ClientOptions, SelectionCriteria, ServerAddress};
 use tokio::net::TcpStream;
 
 use super::MAX_AHEAD_OF_CLOCK_SECONDS;
@@ -22,6 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Deployment {
     /// The newest time that a majority has, or the operation time where that is not told.
     pub majority_time: Timestamp,
+    /// The election term of that time; `None` where it is not told.
+    pub majority_term: Option<i64>,
     /// The newest time that the answering server knows of.
     pub cluster_time: Timestamp,
     /// Events of one cluster time can come from several shards.
@@ -93,10 +95,18 @@ impl DeploymentError {
 /// # Errors
 /// [`DeploymentError`], each with what to do.
 pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
+    ask_of(client, client.selection_criteria().cloned()).await
+}
+
+/// As [`ask`], of a server that these criteria choose; `None`: of the primary.
+pub async fn ask_of(
+    client: &Client,
+    criteria: Option<SelectionCriteria>,
+) -> Result<Deployment, DeploymentError> {
     let admin = client.database("admin");
     let mut command = admin.run_command(doc! { "hello": 1 });
     // `run_command` ignores the client's read preference unless it is told.
-    if let Some(criteria) = client.selection_criteria().cloned() {
+    if let Some(criteria) = criteria {
         command = command.selection_criteria(criteria);
     }
     let hello = command.await?;
@@ -110,19 +120,19 @@ pub async fn ask(client: &Client) -> Result<Deployment, DeploymentError> {
     }
     let time = |document: &Document, key: &str| document.get_timestamp(key).ok();
     let operation_time = time(&hello, "operationTime");
-    let majority_time = hello
-        .get_document("lastWrite")
-        .and_then(|last| last.get_document("majorityOpTime"))
-        .ok()
+    let majority =
+        hello.get_document("lastWrite").and_then(|last| last.get_document("majorityOpTime")).ok();
+    let majority_time = majority
         .and_then(|optime| time(optime, "ts"))
         .or(operation_time)
         .ok_or(DeploymentError::Unsupported)?;
+    let majority_term = majority.and_then(|optime| optime.get_i64("t").ok());
     let cluster_time = hello
         .get_document("$clusterTime")
         .ok()
         .and_then(|gossip| time(gossip, "clusterTime"))
         .unwrap_or(majority_time);
-    Ok(Deployment { majority_time, cluster_time, is_sharded })
+    Ok(Deployment { majority_time, majority_term, cluster_time, is_sharded })
 }
 
 /// What the hosts of the URI say of themselves.

@@ -24,7 +24,7 @@ use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{Collation, SessionOptions};
+use mongodb::options::{Collation, ReadPreference, SessionOptions};
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 
@@ -120,6 +120,13 @@ impl SnapshotError {
         }
     }
 
+    fn of_asking(error: DeploymentError) -> SnapshotError {
+        match error {
+            DeploymentError::Driver(error) => SnapshotError::of(error),
+            other => SnapshotError::Unsupported(other.to_string()),
+        }
+    }
+
     /// Its name in traces.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -183,9 +190,18 @@ pub async fn read(
 struct Found {
     /// Behind its documents.
     position: Position,
-    /// A time by which the collection was still not there, and perhaps no longer: one that was made
-    /// before the position, and dropped between it and this, is not in the snapshot.
-    missing_at: Option<Timestamp>,
+    /// Where no collection was found.
+    missing: Option<Missing>,
+}
+
+/// A collection that a server does not know. It may have had documents at the position all the same,
+/// and been dropped since, perhaps by that server alone.
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    /// The election term in which a majority had the position.
+    term: Option<i64>,
+    /// The server had nothing of a later time when it was asked.
+    time: Timestamp,
 }
 
 /// Hands over each document, and says the position behind them.
@@ -199,20 +215,20 @@ async fn read_each(
     let reading = async {
         let wanted = (wanted, bounds);
         if let Some(time) = read_all(client, wanted, None, &has_begun, collect).await?.time {
-            return Ok(Found { position: behind(time), missing_at: None });
+            return Ok(Found { position: behind(time), missing: None });
         }
         // There is no such collection, so nobody says a moment. It is read at one that is known to have
         // passed: a server that does not know of it yet, such as one that was the primary, has to wait,
         // and cannot pass over what has made the collection since.
-        let time = ask(client).await?.majority_time;
+        let Deployment { majority_time: time, majority_term: term, .. } = ask(client).await?;
         let read = read_all(client, wanted, Some(time), &has_begun, collect).await?;
-        let missing_at = match read.documents {
+        let missing = match read.documents {
             // Not the time of a majority: MongoDB 6.0 finds nothing where the server that is asked has
             // dropped the collection since, also before a majority has.
-            0 => Some(ask(client).await?.cluster_time),
+            0 => Some(Missing { term, time: ask(client).await?.cluster_time }),
             _ => None,
         };
-        Ok(Found { position: behind(time), missing_at })
+        Ok(Found { position: behind(time), missing })
     };
     match tokio::time::timeout(bounds.time, reading).await {
         Ok(read) => read,
@@ -223,12 +239,16 @@ async fn read_each(
     }
 }
 
-/// How far the deployment is.
+/// How far the deployment is, as a server says that might be read from.
 async fn ask(client: &Client) -> Result<Deployment, SnapshotError> {
-    deployment::ask(client).await.map_err(|error| match error {
-        DeploymentError::Driver(error) => SnapshotError::of(error),
-        other => SnapshotError::Unsupported(other.to_string()),
-    })
+    deployment::ask(client).await.map_err(SnapshotError::of_asking)
+}
+
+/// How far the deployment is, as the primary says where there is one: it is never behind for long.
+async fn ask_primary(client: &Client) -> Result<Deployment, SnapshotError> {
+    let primary = ReadPreference::PrimaryPreferred { options: None };
+    let asked = deployment::ask_of(client, Some(primary.into())).await;
+    asked.map_err(SnapshotError::of_asking)
 }
 
 /// What one query has read.

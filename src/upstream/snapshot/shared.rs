@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bson::Timestamp;
+use mongodb::Client;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -33,7 +33,7 @@ use super::encoding::Encoding;
 use super::kept::Kept;
 use super::queue::{Asker, Place, Queue, Ticket};
 use super::taken::{Chunk, Taken};
-use super::{Bounds, SnapshotError, SnapshotQuery, read_each};
+use super::{Bounds, Missing, SnapshotError, SnapshotQuery, ask_primary, read_each};
 use crate::event::Position;
 use crate::feed::Feed;
 use crate::feed::journal::Located;
@@ -346,8 +346,8 @@ impl State {
         let mut encoding = Encoding::new(writer, |position, chunks| growing.add(position, chunks));
         let found = read_each(&client, wanted, self.bounds, &mut encoding).await?;
         let rest = encoding.rest();
-        if let Some(time) = found.missing_at {
-            self.has_been_missing(feed, &found.position, time).await?;
+        if let Some(missing) = found.missing {
+            self.has_been_missing(feed, &client, &found.position, missing).await?;
         }
         growing.complete(&found.position, rest);
         Ok(())
@@ -355,11 +355,23 @@ impl State {
 
     /// Waits until the feed has read past a time, and holds that no collection was dropped from the
     /// position on: there, the collection may have had documents.
+    ///
+    /// The feed hears only of drops that a majority has. A server that is cut off from the others may have
+    /// dropped it alone, and takes that back when there is another primary: no event tells. So a majority
+    /// must have something of that time, or later, in the same election term as at the position. Then it
+    /// has all that the server had which found nothing:
+    ///
+    /// - That server had waited for what a majority had at the position. Whatever it had beyond that is of
+    ///   this term or a later one.
+    /// - It is of none later: a primary begins behind all that a majority ever has of the terms before it,
+    ///   which here reaches to the time.
+    /// - What is of this term comes from one primary, in one order: who has the later has the earlier.
     async fn has_been_missing(
         &self,
         feed: &Feed,
+        client: &Client,
         position: &Position,
-        time: Timestamp,
+        Missing { term, time }: Missing,
     ) -> Result<(), SnapshotError> {
         // A feed that was opened at the time is right there, and what happened at it still comes.
         let before = Position::before(time);
@@ -367,9 +379,19 @@ impl State {
             while feed.now().is_none_or(|(head, _)| head <= before) {
                 sleep(LOOK).await;
             }
+            loop {
+                let now = ask_primary(client).await?;
+                if now.majority_time >= time {
+                    return Ok::<_, SnapshotError>(now.majority_term);
+                }
+                sleep(LOOK).await;
+            }
         };
-        if tokio::time::timeout(self.bounds.time, waiting).await.is_err() {
+        let Ok(now) = tokio::time::timeout(self.bounds.time, waiting).await else {
             return Err(SnapshotError::Silent);
+        };
+        if now? != term {
+            return Err(SnapshotError::Passed("there was an election meanwhile".to_string()));
         }
         match feed.locate(position) {
             Some(Located::At(cursor)) if !feed.has_dropped_since(cursor) => Ok(()),

@@ -2,7 +2,9 @@
 //! position that came with it, and it is empty only where nothing was there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
 use mongodb::change_stream::ChangeStream;
@@ -92,6 +94,13 @@ impl History {
         }
     }
 
+    /// Leaves a server that is gone: the driver would look for it for half a minute.
+    async fn begin_again(&mut self) {
+        let behind = self.events.resume_token();
+        let events = self.database.watch().resume_after(behind).await.unwrap();
+        self.events = events.with_type();
+    }
+
     /// Reads on, and compares.
     async fn holds(&mut self, shown: &Shown) {
         self.read().await;
@@ -162,7 +171,8 @@ async fn hold(member: &Client, is_held: bool) {
 }
 
 /// Leaves the primary what it is, also where the machine is so busy that members seem to be gone.
-async fn settle(own: &Own, secondary: usize) {
+/// Without a vote of the secondary, what the primary has is what a majority has.
+async fn settle(own: &Own, secondary: usize, has_vote: bool) {
     // One that is just made does not take another configuration at once.
     until("the primary stays", || async {
         let told = own.admin(doc! { "replSetGetConfig": 1 }).await.unwrap();
@@ -170,7 +180,9 @@ async fn settle(own: &Own, secondary: usize) {
         let version = config.get_i32("version").unwrap();
         config.insert("version", version + 1);
         let members = config.get_array_mut("members").unwrap();
-        members[secondary].as_document_mut().unwrap().insert("priority", 0);
+        let member = members[secondary].as_document_mut().unwrap();
+        member.insert("priority", 0);
+        member.insert("votes", i32::from(has_vote));
         let settings = config.get_document_mut("settings").unwrap();
         settings.insert("electionTimeoutMillis", 60_000);
         own.admin(doc! { "replSetReconfig": config }).await.is_ok()
@@ -183,7 +195,7 @@ async fn settle(own: &Own, secondary: usize) {
 async fn one_that_is_gone_on_the_primary_and_not_yet_for_a_majority() {
     let own = Own::start(Setup { members: 2, ..Setup::default() }).await;
     let primary = own.primary().await;
-    settle(&own, 1 - primary).await;
+    settle(&own, 1 - primary, true).await;
     let (client, name) = (own.client().await, unique("gone"));
     let database = client.database(&name);
     let filters = Filters::new(&[("orders", &filter(&name, OWN_QUERY))]);
@@ -207,5 +219,105 @@ async fn one_that_is_gone_on_the_primary_and_not_yet_for_a_majority() {
         let (shown, ()) = tokio::join!(open(&sidecar, page..page + 1), letting_go);
         history.holds(&shown).await;
     }
+    sidecar.finish().await;
+}
+
+/// Makes the member that is left a set of its own, in which it takes writes.
+async fn go_on_alone(own: &Own, left: usize) {
+    let admin = own.direct(left).await.database("admin");
+    let told = admin.run_command(doc! { "replSetGetConfig": 1 }).await.unwrap();
+    let mut config = told.get_document("config").unwrap().clone();
+    let mut member = config.get_array("members").unwrap()[left].clone();
+    member.as_document_mut().unwrap().insert("priority", 1);
+    config.insert("members", [member]);
+    let alone = doc! { "replSetReconfig": config, "force": true };
+    until("it is configured", || async { admin.run_command(alone.clone()).await.is_ok() }).await;
+    until("it is the primary", || async {
+        let hello = admin.run_command(doc! { "hello": 1 }).await;
+        hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap())
+    })
+    .await;
+}
+
+// It is there again, since only a server that is lost had dropped it, and no event ever says so.
+#[tokio::test]
+async fn one_that_is_gone_on_a_primary_that_is_lost_before_a_majority_knows() {
+    const PAGES: i64 = 4;
+    let mut own = Own::start(Setup { members: 2, ..Setup::default() }).await;
+    let primary = own.primary().await;
+    let left = 1 - primary;
+    settle(&own, left, true).await;
+    let (client, name) = (own.client().await, unique("lost"));
+    let database = client.database(&name);
+    let filters = Filters::new(&[("orders", &filter(&name, OWN_QUERY))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let mut history = History::of(&database).await;
+    fill(&orders(&database, Acknowledgment::Majority), 0..3).await;
+    let (lost, other) = (own.direct(primary).await, own.direct(left).await);
+    hold(&other, true).await;
+    orders(&database, Acknowledgment::Nodes(1)).drop().await.unwrap();
+    let before = finds(&lost).await;
+    let losing = async {
+        // Each page's, that finds no collection, and that asks at a known time.
+        until("it is asked for", || async { finds(&lost).await >= before + 2 * PAGES }).await;
+        own.kill(primary);
+        hold(&other, false).await;
+        go_on_alone(&own, left).await;
+    };
+    let (shown, ()) = tokio::join!(open(&sidecar, 0..PAGES), losing);
+    history.begin_again().await;
+    history.holds(&shown).await;
+    assert!(shown.iter().all(|(_, ids)| ids.len() == 3), "it was never gone: {shown:?}");
+    sidecar.finish().await;
+}
+
+/// How many clients with this `appName` a server lets wait for the documents of `orders`.
+async fn waiting(server: &Client, app: &str) -> usize {
+    let wanted = doc! { "appName": app, "command.find": "orders" };
+    let stages = [doc! { "$currentOp": {} }, doc! { "$match": wanted }];
+    let found = server.database("admin").aggregate(stages).await.unwrap();
+    found.try_collect::<Vec<Document>>().await.unwrap().len()
+}
+
+// One that is not there on a member that is behind, while the position is what the other one tells. Of so
+// many pages, whose queries go to either, it is a few of which that is so.
+#[tokio::test]
+async fn one_that_a_member_does_not_know_yet() {
+    const PAGES: i64 = 32;
+    let own = Own::start(Setup { members: 2, ..Setup::default() }).await;
+    let primary = own.primary().await;
+    settle(&own, 1 - primary, false).await;
+    let (client, name) = (own.client().await, unique("behind"));
+    let database = client.database(&name);
+    let behind = own.direct(1 - primary).await;
+    // The stream reads from the primary, whatever the queries do, and is not held up.
+    let data = doc! { "failCommands": ["aggregate"], "appName": &name, "errorCode": 6 };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    behind.database("admin").run_command(point).await.expect("test commands");
+    let filters = Filters::new(&[("orders", &filter(&name, OWN_QUERY))]);
+    let nearest = "readPreference=nearest&localThresholdMS=60000";
+    let uri = format!("{}&{nearest}&appName={name}", own.uri());
+    let more =
+        [("SIDESTREAM_SNAPSHOT__MAX_CONCURRENT", "32"), ("SIDESTREAM_SNAPSHOT__MAX_TIME", "60s")];
+    let sidecar = sidecar::start(&uri, &filters, &more).await;
+    let mut history = History::of(&database).await;
+    hold(&behind, true).await;
+    fill(&orders(&database, Acknowledgment::Majority), 0..3).await;
+    let done = AtomicUsize::new(0);
+    let opening = (0..PAGES).map(async |page| {
+        let shown = open(&sidecar, page..page + 1).await;
+        done.fetch_add(1, Ordering::Relaxed);
+        shown
+    });
+    let letting_go = async {
+        until("every page is shown, or waits for the member that is behind", || async {
+            let waiting = waiting(&behind, &name).await;
+            done.load(Ordering::Relaxed) + waiting >= PAGES as usize
+        })
+        .await;
+        hold(&behind, false).await;
+    };
+    let (shown, ()) = tokio::join!(join_all(opening), letting_go);
+    history.holds(&shown.concat()).await;
     sidecar.finish().await;
 }
