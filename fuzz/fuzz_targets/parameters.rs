@@ -55,7 +55,10 @@ fuzz_target!(|target: &[u8]| {
             }
             // Sets have no order, and other names come once.
             let backwards: Vec<_> = query.into_iter().rev().collect();
-            assert_eq!(BOUND.bind(&backwards, None).expect("the same pairs").values(), bound.values());
+            assert_eq!(
+                BOUND.bind(&backwards, None).expect("the same pairs").values(),
+                bound.values()
+            );
         }
         Err(refusal) => assert!(refusal.to_string().len() < 4096, "echoes too much"),
     }
