@@ -8,12 +8,24 @@ fn template(filter: Document) -> Template {
     Template::parse(&filter).unwrap_or_else(|errors| panic!("{filter}: {errors:?}"))
 }
 
-/// Binds parameters and claims by name; those not given are absent.
+fn name_of(placeholder: &Placeholder) -> &str {
+    let (Placeholder::Claim(Claim { path: name, .. }) | Placeholder::Param(name)) = placeholder;
+    name
+}
+
+/// Binds parameters and claims by name, as those of a client; those not given are absent.
 fn bound(filter: Document, values: Document) -> Predicate {
-    template(filter).bind(&mut |placeholder| {
-        let (Placeholder::Claim(Claim { path: name, .. }) | Placeholder::Param(name)) = placeholder;
-        values.get(name).cloned()
-    })
+    let template = template(filter);
+    let names: Vec<&str> = template.uses().iter().map(|used| name_of(&used.placeholder)).collect();
+    let given = names.iter().map(|name| values.get(name).map(Owned::from_bson)).collect();
+    let place_of =
+        |placeholder: &Placeholder| names.iter().position(|name| *name == name_of(placeholder));
+    template.bind_values(BoundValues::new(given), &place_of)
+}
+
+/// The same with the values in the condition itself.
+fn alone(filter: Document, values: Document) -> Predicate {
+    template(filter).bind(&mut |placeholder| values.get(name_of(placeholder)).cloned())
 }
 
 fn matches(predicate: &Predicate, document: Document) -> bool {
@@ -128,7 +140,22 @@ fn an_absent_value_removes_its_condition() {
     let param = |name: &str| doc! { "$param": name };
     let row = |filter: Document, rest: Document| {
         let values = doc! { "p": 1 };
-        assert_eq!(bound(filter.clone(), values), bound(rest, doc! {}), "{filter}");
+        let rest = alone(rest, doc! {});
+        assert_eq!(alone(filter.clone(), values.clone()), rest, "{filter}");
+        let client = bound(filter.clone(), values);
+        for a in [1.into(), 2.into(), 7.into(), Bson::Null, doc! { "b": 1 }.into()] {
+            for document in [
+                doc! {},
+                doc! { "b": 2 },
+                doc! { "c": 3 },
+                doc! { "a": [a.clone()], "b": 2, "c": 3 },
+            ] {
+                for document in [&document, &doc! { "a": a.clone(), "c": document.get("c") }] {
+                    let verdicts = [&client, &rest].map(|it| matches(it, document.clone()));
+                    assert_eq!(verdicts[0], verdicts[1], "{filter} {document}");
+                }
+            }
+        }
     };
     row(doc! { "a": param("x"), "b": 2 }, doc! { "b": 2 });
     row(doc! { "a": { "$gte": param("x"), "$lt": 5 } }, doc! { "a": { "$lt": 5 } });
@@ -141,6 +168,7 @@ fn an_absent_value_removes_its_condition() {
     row(doc! { "a": { "$elemMatch": { "b": param("x") } }, "c": 3 }, doc! { "c": 3 });
     row(doc! { "a": { "$in": param("x") }, "c": 3 }, doc! { "c": 3 });
     row(doc! { "a": { "$in": [2, param("x")] } }, doc! { "a": { "$in": [2] } });
+    row(doc! { "a": { "$in": [2, param("p")] } }, doc! { "a": { "$in": [2, 1] } });
     row(doc! { "a": { "$in": [param("x")] }, "c": 3 }, doc! { "c": 3 });
     row(doc! { "a": { "b": 1, "c": param("x") }, "c": 3 }, doc! { "c": 3 });
     row(
@@ -154,7 +182,7 @@ fn an_absent_value_removes_its_condition() {
 #[test]
 fn predicates_are_equal_by_their_values() {
     let filter = doc! { "a": { "$param": "p" }, "b": { "$in": { "$param": "q" } } };
-    let print = |values| bound(filter.clone(), values);
+    let print = |values| alone(filter.clone(), values);
     let first = print(doc! { "p": 1, "q": [1, 2] });
     assert_eq!(first, print(doc! { "p": 1, "q": [2, 1, 1] }));
     assert_ne!(first, print(doc! { "p": 2, "q": [1, 2] }));
