@@ -9,11 +9,13 @@ use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flate2::write::GzDecoder;
-use memchr::{memchr, memmem};
+use memchr::memchr;
+use memchr::memmem::{self, Finder};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use socket2::{Domain, Socket, Type};
@@ -30,6 +32,10 @@ const PER_ADDRESS: usize = 5_000;
 const ADDRESSES: usize = 200 << 16;
 static NEXT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What stands before a number. Made once: there are millions of lines.
+static SEQ: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"seq\":"));
+static SENT: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"sent\":"));
+static LENGTH: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"content-length:"));
 
 /// Which events a client should get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,11 +168,14 @@ impl Crowd {
             let source = source_address(self.first_address + number / PER_ADDRESS);
             socket.bind(&SocketAddr::from((source, 0)).into())?;
             socket.connect(&address.into())?;
+            // As on a network. Else the crowd acknowledges each segment by itself as soon as it has
+            // read it, which on loopback costs more than the reading.
+            socket.set_tcp_quickack(false)?;
             let mut socket = TcpStream::from(socket);
             socket.write_all(speaks.request(path).as_bytes())?;
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&self.poll, &socket, data, epoll::EventFlags::IN)?;
+            epoll::add(&self.poll, &socket, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
             std::io::Result::Ok(socket)
         };
         let socket = connect().map_err(|error| format!("client {number}: {error}"))?;
@@ -238,31 +247,10 @@ impl Crowd {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.to_string()),
         }
-        let mut answer = Vec::new();
         for event in &self.ready {
             let client = &mut self.clients[event.data.u64() as usize];
-            let Some(socket) = &mut client.socket else { continue };
-            match socket.read(&mut self.buffer) {
-                Ok(0) => close(client, &mut self.seen),
-                Ok(length) => {
-                    client.feed(&self.buffer[..length], &mut self.seen, &mut answer)?;
-                    // Who polls is between two answers most of the time.
-                    if !client.has_opened && (client.is_open() || !answer.is_empty()) {
-                        client.has_opened = client.is_open() || client.speaks == Speaks::Poll;
-                        self.opened += usize::from(client.has_opened);
-                    }
-                    if let (Some(socket), false) = (&mut client.socket, answer.is_empty()) {
-                        let wrote = socket.write_all(&answer);
-                        wrote.map_err(|error| format!("a client's answer: {error}"))?;
-                        answer.clear();
-                    }
-                    if client.framing == Framing::Over {
-                        close(client, &mut self.seen);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => close(client, &mut self.seen),
-            }
+            // Each time it is told once, so it is read to its end.
+            while client.read(&mut self.buffer, &mut self.opened, &mut self.seen)? {}
         }
         Ok(())
     }
@@ -281,6 +269,42 @@ fn close(client: &mut Client, seen: &mut Seen) {
 }
 
 impl Client {
+    /// Reads once. Says whether there may be more.
+    fn read(
+        &mut self,
+        buffer: &mut [u8],
+        opened: &mut usize,
+        seen: &mut Seen,
+    ) -> Result<bool, String> {
+        let Some(socket) = &mut self.socket else { return Ok(false) };
+        let length = match socket.read(buffer) {
+            Ok(length @ 1..) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Ok(0) | Err(_) => {
+                close(self, seen);
+                return Ok(false);
+            }
+        };
+        let mut answer = Vec::new();
+        let events = seen.events;
+        self.feed(&buffer[..length], seen, &mut answer)?;
+        if seen.events > events {
+            seen.last = Some(Instant::now());
+        }
+        // Who polls is between two answers most of the time.
+        if !self.has_opened && (self.is_open() || !answer.is_empty()) {
+            self.has_opened = self.is_open() || self.speaks == Speaks::Poll;
+            *opened += usize::from(self.has_opened);
+        }
+        if let (Some(socket), false) = (&mut self.socket, answer.is_empty()) {
+            socket.write_all(&answer).map_err(|error| format!("a client's answer: {error}"))?;
+        }
+        if self.framing == Framing::Over {
+            close(self, seen);
+        }
+        Ok(length == buffer.len())
+    }
+
     fn is_open(&self) -> bool {
         !matches!(self.framing, Framing::Head | Framing::Greeting)
     }
@@ -312,7 +336,7 @@ impl Client {
                     self.framing = match head.contains("transfer-encoding: chunked") {
                         _ if self.speaks.is_websocket() => Framing::Greeting,
                         _ if matches!(self.speaks, Speaks::Poll | Speaks::Fetch) => {
-                            let length = number_after(head.as_bytes(), b"content-length:");
+                            let length = number_after(head.as_bytes(), &LENGTH);
                             Framing::Answer(length.unwrap_or(0) as usize)
                         }
                         true => Framing::Size(0, false),
@@ -405,7 +429,7 @@ impl Client {
     fn polled(&mut self, seen: &mut Seen, answer: &mut Vec<u8>) {
         let whole = std::mem::take(&mut self.partial);
         let mut rest = &whole[..];
-        while let Some(at) = memmem::find(rest, b"\"seq\":") {
+        while let Some(at) = SEQ.find(rest) {
             self.event(&rest[at..], seen);
             rest = &rest[at + 1..];
         }
@@ -455,10 +479,8 @@ impl Client {
     }
 
     fn event(&mut self, line: &[u8], seen: &mut Seen) {
-        let Some(seq) = number_after(line, b"\"seq\":") else { return };
+        let Some(seq) = number_after(line, &SEQ) else { return };
         seen.events += 1;
-        let now = Instant::now();
-        seen.last = Some(now);
         let is_own = match self.wants {
             Wants::All => seq == self.next,
             Wants::AnyOrder => seq < 64 && self.next & (1 << seq) == 0,
@@ -471,7 +493,7 @@ impl Client {
         };
         self.count += 1;
         if let Some(latencies) = &mut seen.latencies
-            && let Some(sent) = number_after(line, b"\"sent\":")
+            && let Some(sent) = number_after(line, &SENT)
         {
             let micros = now_micros().saturating_sub(sent);
             latencies.push((seq, u32::try_from(micros).unwrap_or(u32::MAX)));
@@ -479,8 +501,8 @@ impl Client {
     }
 }
 
-fn number_after(line: &[u8], name: &[u8]) -> Option<u64> {
-    let at = memmem::find(line, name)? + name.len();
+fn number_after(line: &[u8], name: &Finder<'_>) -> Option<u64> {
+    let at = name.find(line)? + name.needle().len();
     let digits = line[at..].iter().skip_while(|byte| **byte == b' ');
     let digits = digits.take_while(|byte| byte.is_ascii_digit());
     Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
