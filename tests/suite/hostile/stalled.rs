@@ -11,7 +11,7 @@ use http::Request;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
-use crate::proxy::app::{App, Step, send};
+use crate::proxy::app::{App, Step, limit_buffers, send};
 use crate::proxy::bodies::resident_peak;
 use crate::proxy::frames::{ask as ask_h2, get, head_of, open, open_with, piece_of, status_of};
 use crate::proxy::raw::{Raw, ask};
@@ -136,6 +136,7 @@ async fn readers_that_do_not_read_take_little_memory() {
     let mut raws = Vec::new();
     for _ in 0..300 {
         let mut raw = Raw::open(program.listen).await;
+        limit_buffers(&raw.socket);
         raw.send(case("long")).await;
         raw.head().await.expect("a head");
         raws.push(raw);

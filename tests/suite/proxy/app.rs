@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -115,6 +115,14 @@ impl Drop for App {
     }
 }
 
+/// For connections on which much is sent that nobody reads. The kernel has memory for all TCP of a machine,
+/// and where hundreds of buffers use it up, it resets whatever connection is closed next, of any test.
+pub fn limit_buffers(socket: &TcpStream) {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_send_buffer_size(64 * 1024).expect("SO_SNDBUF");
+    socket.set_recv_buffer_size(64 * 1024).expect("SO_RCVBUF");
+}
+
 impl App {
     pub async fn start() -> App {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -124,6 +132,7 @@ impl App {
         let listening = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 socket.set_nodelay(true).expect("TCP_NODELAY");
+                limit_buffers(&socket);
                 tokio::spawn(serve(serving.clone(), socket));
             }
         });
