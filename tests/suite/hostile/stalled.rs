@@ -110,7 +110,7 @@ async fn a_reader_that_gives_a_stream_no_window_is_let_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_that_do_not_read_take_little_memory() {
-    let app = App::start().await;
+    let app = App::start_with(limit_buffers).await;
     let filters = Filters::new(&[]);
     let path = filters.path().display().to_string();
     let address = format!("http://{}", app.address);

@@ -125,6 +125,11 @@ pub fn limit_buffers(socket: &TcpStream) {
 
 impl App {
     pub async fn start() -> App {
+        App::start_with(|_| {}).await
+    }
+
+    /// The same, with something done to each connection.
+    pub async fn start_with(prepare: fn(&TcpStream)) -> App {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
@@ -132,7 +137,7 @@ impl App {
         let listening = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 socket.set_nodelay(true).expect("TCP_NODELAY");
-                limit_buffers(&socket);
+                prepare(&socket);
                 tokio::spawn(serve(serving.clone(), socket));
             }
         });
