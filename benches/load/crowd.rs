@@ -32,6 +32,9 @@ const PER_ADDRESS: usize = 5_000;
 const ADDRESSES: usize = 200 << 16;
 static NEXT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
 const PATIENCE: Duration = Duration::from_secs(30);
+/// That something came is told once; that the server has said its last is told beside it.
+const WHEN: epoll::EventFlags =
+    epoll::EventFlags::IN.union(epoll::EventFlags::ET).union(epoll::EventFlags::RDHUP);
 /// What stands before a number. Made once: there are millions of lines.
 static SEQ: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"seq\":"));
 static SENT: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"sent\":"));
@@ -175,7 +178,7 @@ impl Crowd {
             socket.write_all(speaks.request(path).as_bytes())?;
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&self.poll, &socket, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+            epoll::add(&self.poll, &socket, data, WHEN)?;
             std::io::Result::Ok(socket)
         };
         let socket = connect().map_err(|error| format!("client {number}: {error}"))?;
@@ -249,8 +252,14 @@ impl Crowd {
         }
         for event in &self.ready {
             let client = &mut self.clients[event.data.u64() as usize];
+            let flags = event.flags;
+            let is_last = flags.contains(epoll::EventFlags::RDHUP);
             // Each time it is told once, so it is read to its end.
-            while client.read(&mut self.buffer, &mut self.opened, &mut self.seen)? {}
+            while client.read(&mut self.buffer, &mut self.opened, &mut self.seen)? || is_last {
+                if client.socket.is_none() {
+                    break;
+                }
+            }
         }
         Ok(())
     }

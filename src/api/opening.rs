@@ -16,7 +16,7 @@ use crate::access::credentials::Credentials;
 use crate::access::{self, Caller, Right};
 use crate::config::Compression;
 use crate::filter::{Access, BindError};
-use crate::session::catalog::ActiveStream;
+use crate::session::catalog::{ActiveStream, OpenError};
 use crate::session::connection::{Connection, Member};
 use crate::session::control::Control;
 use crate::session::listeners::{Listed, Listener};
@@ -184,12 +184,10 @@ impl Handler {
         waits: bool,
     ) -> Result<Member, Refusal> {
         let WantedStream { label, query, from, is_since } = wanted;
-        let found = self.catalog.find(label.stream()).map_err(|error| {
+        let found = self.catalog.find(label.stream()).map_err(|error| match error {
+            OpenError::NoSuchStream(_) => Problem::new(404, error.to_string()).into(),
             // A page that was open before a restart must not give up for a mistake that is mended.
-            match self.catalog.may_come(label.stream()) {
-                true => Refusal::passing(503, "the filter file cannot be read", self.pace.retry),
-                false => Problem::new(404, error.to_string()).into(),
-            }
+            OpenError::Unread => Refusal::passing(503, error.to_string(), self.pace.retry),
         })?;
         let caller = match found.filter.access {
             Access::Public => None,

@@ -26,8 +26,9 @@ use crate::session::subscription::{FrameKind, Timer};
 const WAIT: Duration = Duration::from_secs(20);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long a poll may read what its client has missed, whatever `wait` says: one that never got
-/// as far would answer with nothing, and the next one begin again. When something of it has come, the
-/// rest is waited for as well: of answers with a few events, each would be a replay.
+/// as far would answer with nothing, and the next one begin again. When something has come, the rest is
+/// waited for as well, and no longer than this: of answers with a few events, each would be a replay, but
+/// one of its streams may not get anywhere.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// So much goes into one answer, and one event more; documents of snapshots are not counted.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -176,6 +177,10 @@ pub fn fields_of(encoder: &dyn Encoder) -> Vec<(&'static str, String)> {
 /// A 400.
 pub fn wait_of(text: Option<&str>) -> Result<Duration, Problem> {
     let Some(text) = text else { return Ok(WAIT) };
+    // Which needs no unit to be understood.
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
     match crate::config::parse_duration(text) {
         Ok(wait) if wait <= MAX_WAIT => Ok(wait),
         _ => Err(Problem::new(400, "`wait` is a duration of at most 60s, as 20s")),
@@ -256,9 +261,14 @@ impl Polling {
     }
 
     /// When it has waited long enough.
-    fn until(&self) -> Instant {
+    fn until(&self, has_events: bool) -> Instant {
         let wait = Duration::from_millis(self.wait_millis.into());
-        self.began + if self.is_late { wait.max(CATCH_UP) } else { wait }
+        self.began
+            + match (has_events, self.is_late) {
+                (true, _) => CATCH_UP,
+                (false, true) => wait.max(CATCH_UP),
+                (false, false) => wait,
+            }
     }
 
     /// Whether nothing is missing of what its streams had when it came.
@@ -271,16 +281,17 @@ impl Polling {
         let now = Instant::now();
         // A snapshot that has begun is sent whole.
         let may_end = found.as_ref().is_none_or(|found| found.begun.is_empty());
-        if may_end && self.until() <= now {
+        let has_events = found.as_ref().is_some_and(|found| found.events > 0);
+        if may_end && self.until(has_events) <= now {
             if self.is_there() || self.is_late {
                 return Step::Complete;
             }
             (self.is_late, self.answers_at_once) = (true, true);
-            if self.until() <= now {
+            if self.until(has_events) <= now {
                 return Step::Complete;
             }
         }
-        let (beat, until) = (self.opened.connection.beat(), self.until());
+        let (beat, until) = (self.opened.connection.beat(), self.until(has_events));
         self.timer.as_mut().reset(if until > now { beat.min(until) } else { beat });
         Step::More
     }
@@ -309,9 +320,22 @@ impl Polling {
         let has_come = has_events || self.answers_at_once;
         match is_whole {
             true if has_come && (self.is_there() || !is_room) => Step::Complete,
+            true if has_events => self.hold(),
             false if !is_room => Step::Full,
             _ => Step::More,
         }
+    }
+
+    /// What has come waits for the rest, but not for ever.
+    fn hold(&mut self) -> Step {
+        let until = self.until(true);
+        if until <= Instant::now() {
+            return Step::Complete;
+        }
+        if self.timer.deadline() > until {
+            self.timer.as_mut().reset(until);
+        }
+        Step::More
     }
 
     /// Nothing is held for frames that say only how far the client is: almost all polls wait, and have
@@ -399,6 +423,7 @@ mod tests {
     #[test]
     fn a_poll_waits_a_minute_at_most() {
         assert_eq!(wait_of(None).unwrap(), WAIT);
+        assert_eq!(wait_of(Some("0")).unwrap(), Duration::ZERO);
         assert_eq!(wait_of(Some("0s")).unwrap(), Duration::ZERO);
         assert_eq!(wait_of(Some("60s")).unwrap(), MAX_WAIT);
         for wrong in ["61s", "1h", "", "20", "soon"] {

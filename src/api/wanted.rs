@@ -124,10 +124,16 @@ fn too_many(most: usize) -> String {
     }
 }
 
+/// Nothing could be said of a stream whose name is empty.
+pub fn no_alias(stream: &str) -> Problem {
+    Problem::new(400, format!("stream `{stream}`: the name that it is given is empty"))
+}
+
 fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label<'static>>, Problem> {
     let mut labels: Vec<Label<'static>> = Vec::new();
     for (_, value) in query.iter().filter(|(name, _)| name == "stream") {
         let label = match value.split_once(':') {
+            Some(("", stream)) => return Err(no_alias(stream)),
             Some((alias, stream)) => Label::new(stream, Some(alias)),
             None => Label::new(value, None),
         };
@@ -152,7 +158,7 @@ fn labels(query: &[(String, String)], most: usize) -> Result<Vec<Label<'static>>
     Ok(labels)
 }
 
-/// The header wins over the query. An empty one says nothing, as in a client that sets it always.
+/// The header wins over the query. An empty header counts as none: some clients always send it.
 fn id_of(last_event_id: Option<&[u8]>, query: &[(String, String)]) -> Option<String> {
     let in_header = last_event_id.filter(|id| !id.is_empty());
     let in_header = in_header.map(|id| String::from_utf8_lossy(id).into_owned());
@@ -226,6 +232,11 @@ mod tests {
         assert!(labels(&["chat", "chat"]).unwrap_err().detail.contains("stream=a:chat"));
         let refused = labels(&["a:chat", "a:orders"]).unwrap_err();
         assert!(refused.detail.contains("`a`: two streams"), "{refused:?}");
+        let refused = labels(&["a:chat", ":orders"]).unwrap_err();
+        assert!(
+            refused.detail.contains("`orders`: the name that it is given is empty"),
+            "{refused:?}"
+        );
         let refused = labels(&["a", "b", "c", "d"]).unwrap_err();
         assert!(refused.detail.starts_with("more than 3 streams on one connection"), "{refused:?}");
         // However many a WebSocket may have: there is no room for more in one id.

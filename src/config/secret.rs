@@ -133,8 +133,8 @@ impl MongodbUri {
     }
 
     /// The connection string with its secrets, as the driver takes it, and what of other drivers it is
-    /// without: names of options, and of compressors.
-    pub fn for_driver(&self) -> (String, Vec<&str>) {
+    /// without: names of options, and `compressors=` with those of others.
+    pub fn for_driver(&self) -> (String, Vec<String>) {
         let Some((before, options)) = self.expose().split_once('?') else {
             return (self.expose().to_owned(), Vec::new());
         };
@@ -143,11 +143,13 @@ impl MongodbUri {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             let lower = name.to_ascii_lowercase();
             if OPTIONS_OF_OTHERS.contains(&lower.as_str()) {
-                left_out.push(name);
+                left_out.push(name.to_owned());
             } else if lower == "compressors" {
                 let (other, known): (Vec<&str>, Vec<&str>) =
                     value.split(',').partition(|it| COMPRESSORS_OF_OTHERS.contains(it));
-                left_out.extend(other);
+                if !other.is_empty() {
+                    left_out.push(format!("{name}={}", other.join(",")));
+                }
                 if !known.is_empty() {
                     kept.push(format!("{name}={}", known.join(",")));
                 }
@@ -270,16 +272,17 @@ mod tests {
                 "mongodb://u:p%3Fx@a/?w=majority&replicaSet=rs0",
                 &["socketTimeoutMS", "useUnifiedTopology"],
             ),
-            ("mongodb://a/?compressors=zlib", "mongodb://a/", &["zlib"]),
+            ("mongodb://a/?compressors=zlib", "mongodb://a/", &["compressors=zlib"]),
             (
                 "mongodb://a/?compressors=snappy,zlib,zstd",
                 "mongodb://a/?compressors=snappy,zstd",
-                &["zlib"],
+                &["compressors=zlib"],
             ),
         ];
         for (text, expected, left_out) in rows {
             let uri = MongodbUri::parse(text).unwrap();
-            assert_eq!(uri.for_driver(), (expected.to_owned(), left_out.to_vec()));
+            let left_out = left_out.iter().map(ToString::to_string).collect();
+            assert_eq!(uri.for_driver(), (expected.to_owned(), left_out));
         }
     }
 

@@ -44,7 +44,7 @@ pub use binding::params::{Param, Params};
 pub use binding::value::ParamType;
 pub use example::{Example, Expect};
 pub use files::check::{CheckReport, check};
-pub use files::directory::{EXTENSIONS, Loaded, is_stream_name, load_directory};
+pub use files::directory::{EXTENSIONS, Loaded, Unlisted, is_stream_name, load_directory};
 pub use files::scaffold::{CollectionShape, scaffold};
 pub use files::stamp::{Stamp, stamp};
 pub use literal::parse_document;

@@ -45,7 +45,10 @@ impl Filled {
     pub fn owned(&self, values: &BoundValues) -> Owned {
         match self {
             Filled::Fixed(value) => value.clone(),
-            Filled::Bound(_) => Owned::of(self.get(values)),
+            Filled::Bound(place) => {
+                let owned = values.owned(usize::from(*place));
+                owned.unwrap_or_else(|| Owned::of(Value::IMPOSSIBLE))
+            }
         }
     }
 }

@@ -21,7 +21,8 @@ enum Form {
     /// Packed, and behind them zeros: a number or two, an identifier, a short text.
     InPlace([u8; IN_PLACE]),
     Packed(Box<[u8]>),
-    /// With lists that are long: these share their bytes with the predicate.
+    /// Where a value has more than 253 bytes, or a list or document more than [`SHORT_LIST`]: these share
+    /// their bytes with the predicate.
     Apart(Arc<[Option<Owned>]>),
 }
 

@@ -86,7 +86,7 @@ impl Reload {
 
     /// Puts filters in force; a broken file changes nothing, and neither does one that may come back.
     fn put(&self, loaded: Loaded, gone: &Gone) -> usize {
-        let Loaded { mut filters, diagnostics, broken, refused, mut reasons, is_complete } = loaded;
+        let Loaded { mut filters, diagnostics, broken, refused, mut reasons, unlisted } = loaded;
         let span = self.metrics.tracer.root(SpanSide::Internal, "load filter files");
         for diagnostic in &diagnostics {
             let (place, hint) = (diagnostic.origin.to_string(), diagnostic.hint.as_deref());
@@ -98,7 +98,7 @@ impl Reload {
         }
         for old in self.catalog.declared() {
             let name = &old.name;
-            let is_unread = (!is_complete || gone.contains_key(name))
+            let is_unread = (unlisted.may_hold(name) || gone.contains_key(name))
                 && !filters.0.contains_key(name)
                 && !refused.contains(name);
             if broken.contains(name) || is_unread {
@@ -116,7 +116,7 @@ impl Reload {
         span.set("sidestream.broken_files", troubles.len() as i64);
         let (trouble_count, result) =
             (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
-        let unread = Unread { names: broken, is_incomplete: !is_complete };
+        let unread = Unread { names: broken, unlisted };
         let reloaded = self.catalog.put(filters, troubles, unread);
         *self.findings.0.lock() = Arc::new(Findings { dir: self.dir.clone(), diagnostics });
         self.metrics.filter_reloads_total.with_label_values(&[result]).inc();
@@ -198,7 +198,7 @@ impl Reload {
         let declared = self.catalog.declared();
         let names = declared.iter().map(|old| old.name.clone());
         // Of a directory that cannot be read nothing is known.
-        names.filter(|name| loaded.is_complete && !has_file(name)).collect()
+        names.filter(|name| !loaded.unlisted.may_hold(name) && !has_file(name)).collect()
     }
 }
 

@@ -16,6 +16,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const OTHER_CONNECTIONS: usize = 16;
 /// The same where the connection string has its own idea of the pool.
 const FEW_CONNECTIONS: usize = 2;
+/// The fewest change streams: a feed, and a replay for clients that come back.
+const FEWEST_CURSORS: usize = 2;
+/// What a smaller pool is raised to: in it, change streams that wait for events would keep all else
+/// from MongoDB, and each other.
+pub(super) const SMALLEST_POOL: u32 = 4;
+const _: () = assert!(SMALLEST_POOL as usize == FEWEST_CURSORS + FEW_CONNECTIONS);
 /// Of the change streams, one in so many is kept for replays.
 const REPLAY_SHARE: usize = 16;
 
@@ -68,7 +74,7 @@ impl CursorBudget {
     pub fn new(max_cursors: usize, max_replays: usize, pool: Option<usize>) -> CursorBudget {
         // In MongoDB's words, a pool of 0 has no limit.
         let room = pool.filter(|pool| *pool > 0).map(|pool| pool.saturating_sub(FEW_CONNECTIONS));
-        let most = room.map_or(max_cursors, |room| room.min(max_cursors)).max(2);
+        let most = room.map_or(max_cursors, |room| room.min(max_cursors)).max(FEWEST_CURSORS);
         let kept = (most / REPLAY_SHARE).clamp(1, max_replays);
         CursorBudget {
             max_cursors: most,

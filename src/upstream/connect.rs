@@ -13,6 +13,7 @@ use mongodb::options::ClientOptions;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::budget::SMALLEST_POOL;
 use super::deployment::{self, Deployment, DeploymentError, HostReport};
 use super::failure::{self, Failure};
 use crate::config::MongodbUri;
@@ -86,7 +87,7 @@ impl Server {
         let (uri, left_out) = uri.for_driver();
         if !left_out.is_empty() {
             let options = left_out.join(", ");
-            info!(options, "options of other drivers in mongodb.uri, which change nothing here");
+            info!(options, "options in mongodb.uri that only other drivers know are ignored");
         }
         let error = loop {
             match ClientOptions::parse(&uri).await {
@@ -95,7 +96,13 @@ impl Server {
                     options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
                     // Each change stream that waits for news holds a connection, and the driver
                     // has ten where it is not told otherwise.
-                    options.max_pool_size.get_or_insert(pool);
+                    let pool = *options.max_pool_size.get_or_insert(pool);
+                    if (1..SMALLEST_POOL).contains(&pool) {
+                        warn!(
+                            "maxPoolSize={pool} in mongodb.uri is too small: it is {SMALLEST_POOL} here"
+                        );
+                        options.max_pool_size = Some(SMALLEST_POOL);
+                    }
                     // Whatever the URI says: when a change stream is resumed by the driver (3.9)
                     // and that attempt is tried again, the second one goes without the token, from
                     // where the stream once began. Every read here is repeated by us.

@@ -50,6 +50,9 @@ impl Message {
     /// # Errors
     /// A 400 that names what is wrong.
     pub fn wanted(self, ids: &Ids) -> Result<WantedStream, Problem> {
+        if self.alias.as_deref() == Some("") {
+            return Err(wanted::no_alias(&self.subscribe.unwrap_or_default()));
+        }
         let mut query = Vec::new();
         for (name, value) in self.params {
             let values = match value {
@@ -94,5 +97,7 @@ mod tests {
         assert_eq!(wanted.label.name(), "1");
         assert!(wanted.is_since);
         assert!(message(r#"{"subscribe":"a","params":{"n":{"$ne":1}}}"#).is_err());
+        let refused = message(r#"{"subscribe":"a","as":""}"#).err().unwrap();
+        assert!(refused.detail.contains("is empty"), "{refused:?}");
     }
 }

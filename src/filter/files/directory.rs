@@ -39,9 +39,21 @@ pub struct Loaded {
     pub refused: BTreeSet<String>,
     /// Of the broken and the refused: the first thing that is wrong.
     pub reasons: BTreeMap<String, String>,
-    /// False where a directory could not be read: then a stream that is in neither `filters` nor
-    /// `broken` may still be there, and is not to be taken for removed.
-    pub is_complete: bool,
+    /// A stream that is in neither `filters` nor `broken` may still be here, and is then not to be taken
+    /// for removed.
+    pub unlisted: Unlisted,
+}
+
+/// The directories that could not be read, by what the names of their streams begin with; nothing, where
+/// that may be any stream.
+#[derive(Debug, Clone, Default)]
+pub struct Unlisted(Vec<String>);
+
+impl Unlisted {
+    /// Whether a stream of this name may be in one of them.
+    pub fn may_hold(&self, name: &str) -> bool {
+        self.0.iter().any(|prefix| name.starts_with(prefix))
+    }
 }
 
 /// Reads all filter files below a directory. Never fails: what is wrong is in the result.
@@ -51,13 +63,13 @@ pub fn load_directory(dir: &Path) -> Loaded {
         count: 0,
         visited: Vec::new(),
         diagnostics: Vec::new(),
-        is_complete: true,
+        unlisted: Unlisted::default(),
     };
     walk.directory(dir, "", 0);
 
-    let mut loaded = Loaded { is_complete: walk.is_complete, ..Loaded::default() };
-    loaded.diagnostics = walk.diagnostics;
-    for (name, files) in walk.files {
+    let Walk { files, diagnostics, unlisted, .. } = walk;
+    let mut loaded = Loaded { diagnostics, unlisted, ..Loaded::default() };
+    for (name, files) in files {
         let outcome = match files.as_slice() {
             [file] => read(file).and_then(|text| parse_filter(&name, file, &text)),
             // Which of them is meant is not for us to guess.
@@ -157,13 +169,13 @@ struct Walk {
     /// The real paths of the directories on the way down, against links that go in circles.
     visited: Vec<PathBuf>,
     diagnostics: Vec<Diagnostic>,
-    is_complete: bool,
+    unlisted: Unlisted,
 }
 
 impl Walk {
     fn directory(&mut self, dir: &Path, prefix: &str, depth: usize) {
         if let Err(failure) = self.enter(dir, prefix, depth) {
-            self.is_complete = false;
+            self.unlisted.0.push(prefix.to_owned());
             let message = format!("cannot read the directory: {failure}");
             self.diagnostics.push(error(dir, message).hint("it must exist and be readable"));
         }
@@ -232,7 +244,8 @@ impl Walk {
     fn add(&mut self, name: String, path: &Path) {
         self.count += 1;
         if self.count == MAX_FILES + 1 {
-            self.is_complete = false;
+            // Of any name.
+            self.unlisted.0.push(String::new());
             let message = format!("more than {MAX_FILES} filter files; the rest is not read");
             self.diagnostics.push(error(path, message));
         }
@@ -297,4 +310,18 @@ fn read(path: &Path) -> Result<String, Vec<Diagnostic>> {
         return Err(failed(format!("the file has {length} bytes, more than the {most} allowed")));
     }
     String::from_utf8(bytes).map_err(|_| failed("the file is not UTF-8".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_listed_hides_its_own_streams() {
+        let unlisted = Unlisted(vec!["tenants/".to_owned()]);
+        let names = ["tenants/a", "tenants", "orders"];
+        assert_eq!(names.map(|name| unlisted.may_hold(name)), [true, false, false]);
+        assert!(Unlisted(vec![String::new()]).may_hold("orders"));
+        assert!(!Unlisted::default().may_hold("orders"));
+    }
 }

@@ -43,6 +43,9 @@ const GRACE: Duration = Duration::from_secs(60);
 pub enum OpenError {
     #[error("there is no stream `{0}`")]
     NoSuchStream(String),
+    /// It may be there once its file can be read.
+    #[error("the filter file cannot be read")]
+    Unread,
 }
 
 /// A stream in force.
@@ -309,13 +312,10 @@ impl Catalog {
             let source = state.sources.get(name)?.clone();
             Some(ActiveStream { filter: filter.clone(), source })
         });
-        found.ok_or_else(|| OpenError::NoSuchStream(name.to_string()))
-    }
-
-    /// Whether a stream that is not found may be there once its file can be read.
-    pub fn may_come(&self, name: &str) -> bool {
-        let unread = &self.state.read().unread;
-        unread.is_incomplete || unread.names.contains(name)
+        found.ok_or_else(|| match state.unread.may_hold(name) {
+            true => OpenError::Unread,
+            false => OpenError::NoSuchStream(name.to_string()),
+        })
     }
 
     /// Opens a stream for a client, with what [`Filter::bind`] has made of its query and claims.
@@ -356,6 +356,11 @@ impl Catalog {
         });
         if !is_current {
             subscription.retire();
+            let State { filters, gone, .. } = &mut *self.state.write();
+            // Its metrics may have been forgotten before.
+            if !filters.contains_key(&found.filter.name) {
+                gone.insert(found.filter.name.clone());
+            }
         }
         subscription
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::event::Position;
 use crate::feed::{Feed, FeedKey, Status};
-use crate::filter::{Filter, Namespace};
+use crate::filter::{Filter, Namespace, Unlisted};
 use crate::session::subscription::{Shared, Source};
 use crate::upstream::inspection::{Finding, Weight};
 
@@ -47,8 +47,15 @@ pub(super) struct State {
 pub struct Unread {
     /// The streams whose files have mistakes.
     pub names: BTreeSet<String>,
-    /// Of the directory, or of a part of it, nothing is known.
-    pub is_incomplete: bool,
+    /// Of these directories nothing is known.
+    pub unlisted: Unlisted,
+}
+
+impl Unread {
+    /// Whether a stream of this name may be there once its file can be read.
+    pub fn may_hold(&self, name: &str) -> bool {
+        self.names.contains(name) || self.unlisted.may_hold(name)
+    }
 }
 
 /// A feed, and its upstream's task.

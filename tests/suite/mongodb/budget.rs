@@ -146,6 +146,18 @@ async fn a_directory_that_would_open_too_many_is_told_which_files_wait() {
     sidecar.finish().await;
 }
 
+// Of an app that runs in many small processes, for example. In a pool of one, the change stream that waits
+// for events would have the only connection.
+#[tokio::test]
+async fn a_pool_that_is_too_small_is_raised() {
+    let databases = tenants(1);
+    let filters = files(&databases);
+    let uri = format!("{}&maxPoolSize=1", mongo::uri());
+    let dir = filters.path().display().to_string();
+    let program = Program::start_ready(&["--filters", &dir, "--mongodb", &uri], &[]).await;
+    program.log_with("maxPoolSize=1 in mongodb.uri is too small: it is 4 here").await;
+}
+
 #[tokio::test]
 async fn a_pool_that_the_connection_string_makes_small_is_told() {
     let databases = tenants(4);
