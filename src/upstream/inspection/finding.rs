@@ -47,6 +47,8 @@ pub enum FindingKind {
     Oplog,
     /// What this user may not see.
     Unknown,
+    /// What could not be looked at, for another reason.
+    NotInspected,
 }
 
 /// What follows from a finding.
@@ -81,7 +83,8 @@ impl FindingKind {
             | FindingKind::ImageExpiry
             | FindingKind::SnapshotIndex
             | FindingKind::SnapshotSize
-            | FindingKind::Oplog => Weight::Warning,
+            | FindingKind::Oplog
+            | FindingKind::NotInspected => Weight::Warning,
             FindingKind::Unknown => Weight::Unknown,
             FindingKind::SnapshotCost => Weight::Note,
         }
@@ -112,6 +115,7 @@ impl FindingKind {
             FindingKind::SnapshotCost => "snapshot-cost",
             FindingKind::Oplog => "oplog",
             FindingKind::Unknown => "unknown",
+            FindingKind::NotInspected => "not-inspected",
         }
     }
 }

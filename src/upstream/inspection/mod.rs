@@ -5,27 +5,37 @@
 
 mod collections;
 mod finding;
+mod images;
+mod known;
+mod limits;
+mod names;
 mod oplog;
 mod plan;
 mod rights;
 mod snapshots;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::Client;
 use mongodb::error::Error;
+use parking_lot::Mutex;
 
 use crate::config::MongodbUri;
-use crate::filter::{Filter, FullDocument, FullDocumentBeforeChange};
+use crate::filter::Filter;
 use crate::upstream::connect::{ProbeError, Server};
-use crate::upstream::failure::{self, Failure};
+use crate::upstream::failure;
+use crate::upstream::patience::Silence;
 use crate::upstream::snapshot::Bounds;
 use collections::{Collection, Listing};
 pub use finding::{Finding, FindingKind, Weight};
+pub use known::{Known, Report, Step};
+pub use limits::LookError;
+use limits::{AT_A_TIME, within, within_more};
+use names::FilterContext;
 pub use oplog::oldest as oldest_in_oplog;
 pub use plan::{Plan, Run};
 use rights::Rights;
@@ -63,9 +73,15 @@ pub async fn inspect_uri(
     let server = Server::default();
     server.connect(uri, POOL).await.map_err(ProbeError::Invalid)?;
     let found = match server.probe().await {
-        Ok(_) => inspect(&server.client().await, filters, replay_window, Some(bounds))
-            .await
-            .map_err(|error| ProbeError::Unavailable(failure::message(&error))),
+        Ok(_) => {
+            let known = Mutex::new(Known::default());
+            let tell = |report| known.lock().add(report);
+            let client = server.client().await;
+            inspect(&client, filters, replay_window, Some(bounds), &tell)
+                .await
+                .map(|()| known.lock().inspection())
+                .map_err(|error| ProbeError::Unavailable(error.to_string()))
+        }
         Err(ProbeError::Unusable(reason)) => {
             let findings = vec![Finding::general(FindingKind::Deployment, reason, None)];
             Ok(Inspection { findings, ..Inspection::default() })
@@ -98,300 +114,233 @@ pub async fn plan_uri(
     planned
 }
 
-/// Looks at what these filters need; with `bounds` also at what their snapshots cost, by asking.
+/// Looks at what these filters need, a few databases at a time and in the order of the filters; with
+/// `bounds` also at what their snapshots cost, by asking. Whatever is found is told as soon as it is
+/// found, and what cannot be looked at keeps nothing else from being looked at.
 ///
 /// # Errors
-/// Those of the driver, but for missing rights, which are findings.
+/// MongoDB does not answer, or knows nobody of this name: what was told so far holds.
 pub async fn inspect(
     client: &Client,
     filters: &[Arc<Filter>],
     replay_window: Duration,
     bounds: Option<Bounds>,
-) -> Result<Inspection, Error> {
-    let rights = rights::ask(client).await?;
-    let hello = command(client, "admin", doc! { "hello": 1 }).await?;
+    tell: &(dyn Fn(Report) + Sync),
+) -> Result<(), LookError> {
+    let hello = within(command(client, "admin", doc! { "hello": 1 })).await?;
     let is_sharded = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
     let keeps_images = hello.get_i32("maxWireVersion").unwrap_or(WITH_IMAGES) >= WITH_IMAGES;
+    let mut look = Look {
+        client,
+        tell,
+        rights: Rights::default(),
+        names: None,
+        keeps_images,
+        snapshots: Snapshots { client, is_sharded, bounds },
+    };
 
-    let mut by_database: BTreeMap<&str, Vec<&Filter>> = BTreeMap::new();
+    let mut by_database: Vec<(&str, Vec<&Arc<Filter>>)> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for filter in filters {
-        by_database.entry(&filter.namespace.database).or_default().push(filter);
-    }
-    let names = collections::databases(client).await?;
-    let snapshots = Snapshots { client, is_sharded, bounds };
-    let mut inspection = Inspection::default();
-    for (database, filters) in by_database {
-        if rights.may_not_read_all(database) {
-            inspection.without_rights.insert(database.to_owned());
+        let database = filter.namespace.database.as_str();
+        let place = *places.entry(database).or_insert(by_database.len());
+        if place == by_database.len() {
+            by_database.push((database, Vec::new()));
         }
-        let listing = collections::list(client, database).await?;
-        let look = FilterContext {
-            database,
-            rights: &rights,
-            listing: &listing,
-            names: &names,
-            keeps_images,
-        };
-        for filter in filters {
-            if let Some(collection) = look.at(filter, &mut inspection.findings) {
-                let options = collection.options.as_ref();
-                snapshots.look(filter, options, &mut inspection.findings).await?;
-                let namespace = (database, collection.name.as_str());
-                types::look(client, namespace, filter, &mut inspection.findings).await?;
-            }
+        by_database[place].1.push(filter);
+    }
+
+    let rights = within(rights::ask(client)).await;
+    if let Some(rights) = look.outcome(Step::Rights, "what the MongoDB user may do", rights)? {
+        let without_rights = places.keys().filter(|database| rights.may_not_read_all(database));
+        let without_rights: BTreeSet<String> = without_rights.map(|it| (*it).to_owned()).collect();
+        tell(Report::WithoutRights(without_rights));
+        look.rights = rights;
+    }
+    let names = within(collections::databases(client)).await;
+    look.names = look.outcome(Step::Databases, "the list of databases", names)?;
+    look.deployment(filters, replay_window).await?;
+
+    let waiting = Mutex::new(VecDeque::from(by_database));
+    let one_by_one = || async {
+        loop {
+            let Some((database, filters)) = waiting.lock().pop_front() else { return Ok(()) };
+            look.database(database, &filters).await?;
         }
-    }
-    if keeps_images && filters.iter().any(|filter| needs_images(filter)) {
-        inspection.findings.extend(image_expiry(client, &rights, replay_window).await?);
-    }
-    if !is_sharded {
-        let seen = oplog::look(client, &rights, replay_window).await?;
-        inspection.oplog = seen.reach;
-        inspection.findings.extend(seen.finding);
-    }
-    inspection.findings.sort();
-    Ok(inspection)
+    };
+    const { assert!(AT_A_TIME == 4, "as many as here") };
+    tokio::try_join!(one_by_one(), one_by_one(), one_by_one(), one_by_one()).map(|_| ())
 }
 
-/// What is known when a filter is looked at.
-struct FilterContext<'a> {
-    database: &'a str,
-    rights: &'a Rights,
-    listing: &'a Listing,
-    /// Of all databases, where they may be seen.
-    names: &'a [String],
+/// What is known while a deployment is looked at.
+struct Look<'a> {
+    client: &'a Client,
+    tell: &'a (dyn Fn(Report) + Sync),
+    /// Everything may be read, where they are not known.
+    rights: Rights,
+    /// Of all databases, as far as they may be seen; `None`: it is not known which there are.
+    names: Option<Vec<String>>,
     keeps_images: bool,
+    snapshots: Snapshots<'a>,
 }
 
-impl FilterContext<'_> {
-    /// Returns the filter's collection, where it can be read.
-    fn at(&self, filter: &Filter, findings: &mut Vec<Finding>) -> Option<&Collection> {
-        let (database, name) = (self.database, filter.namespace.collection.as_deref());
-        if !self.rights.may_read(database, name) {
-            let message =
-                format!("the MongoDB user may not read the change stream of {}", filter.namespace);
-            findings.push(Finding::of(
-                filter,
-                FindingKind::Rights,
-                message,
-                self.rights.grant(database),
-            ));
-            // What it cannot read, it may not see either.
-            return None;
-        }
-        let Some(name) = name else {
-            findings.extend(self.missing_database(filter));
-            return None;
-        };
-        let Some(collection) = self.listing.find(name) else {
-            findings.push(self.missing_collection(filter, name));
-            return None;
-        };
-        self.collection(filter, collection, findings);
-        (collection.kind == "collection").then_some(collection)
-    }
-
-    fn missing_database(&self, filter: &Filter) -> Option<Finding> {
-        let database = self.database;
-        if !self.listing.collections.is_empty() || self.names.iter().any(|name| name == database) {
-            return None;
-        }
-        let same = self.names.iter().find(|name| name.eq_ignore_ascii_case(database));
-        Some(match same {
-            Some(other) => Finding::of(
-                filter,
-                FindingKind::OtherCase,
-                format!("there is no database `{database}`, but there is `{other}`"),
-                format!("write `collection: {other}.*`"),
-            ),
-            None => Finding::of(
-                filter,
-                FindingKind::MissingDatabase,
-                format!(
-                    "there is no database `{database}`: the stream is silent until it is \
-                     created, with its first collection"
-                ),
-                format!("db.getSiblingDB({database:?}).createCollection(\"NAME\")"),
-            ),
-        })
-    }
-
-    fn missing_collection(&self, filter: &Filter, name: &str) -> Finding {
-        let database = self.database;
-        let similar = self.listing.collections.keys();
-        if let Some(other) = { similar }.find(|other| other.eq_ignore_ascii_case(name)) {
-            let message = format!("`{database}` has no collection `{name}`, but it has `{other}`");
-            let fix = format!("write `collection: {database}.{other}`");
-            return Finding::of(filter, FindingKind::OtherCase, message, fix);
-        }
-        let other = self
-            .names
-            .iter()
-            .find(|other| *other != database && other.eq_ignore_ascii_case(database));
-        if let (true, Some(other)) = (self.listing.collections.is_empty(), other) {
-            let message = format!("there is no database `{database}`, but there is `{other}`");
-            let fix = format!("write `collection: {other}.{name}`");
-            return Finding::of(filter, FindingKind::OtherCase, message, fix);
-        }
-        let message = format!(
-            "there is no collection `{database}.{name}`: the stream is silent until it is created"
-        );
-        let fix = format!("db.getSiblingDB({database:?}).createCollection({name:?})");
-        Finding::of(filter, FindingKind::MissingCollection, message, fix)
-    }
-
-    fn collection(&self, filter: &Filter, collection: &Collection, findings: &mut Vec<Finding>) {
-        let (database, name) = (self.database, collection.name.as_str());
-        match collection.kind.as_str() {
-            "view" => {
-                let message = format!(
-                    "`{database}.{name}` is a view, and views have no change stream: the stream \
-                     would never send an event"
-                );
-                let fix = match &collection.view_on {
-                    Some(on) => format!(
-                        "name the underlying collection, `collection: {database}.{on}`, and write \
-                         what the view selects as `match` and `project`"
-                    ),
-                    None => "name the underlying collection".to_owned(),
-                };
-                findings.push(Finding::of(filter, FindingKind::View, message, fix));
-                return;
+impl Look<'_> {
+    /// Tells the outcome of a step, of a filter or of the deployment. Says if there was no answer.
+    fn tell_of(
+        &self,
+        filter: Option<&Arc<Filter>>,
+        step: Step,
+        what: &str,
+        found: Result<Vec<Finding>, LookError>,
+    ) -> Result<Option<Silence>, LookError> {
+        let (found, silence) = match found {
+            Ok(found) => (Ok(found), None),
+            Err(error) if error.is_of_all() => return Err(error),
+            Err(error) => {
+                let finding = error.finding(filter.map(|filter| &**filter), what);
+                (Err(finding), error.silence())
             }
-            "timeseries" => {
-                let message = format!(
-                    "`{database}.{name}` is a time-series collection, and those have no change \
-                     stream: the stream would never send an event"
-                );
-                let fix = "name an ordinary collection to which the app writes as well";
-                findings.push(Finding::of(
-                    filter,
-                    FindingKind::TimeSeries,
-                    message,
-                    fix.to_owned(),
-                ));
-                return;
-            }
-            _ => {}
-        }
-        let Some(options) = &collection.options else {
-            if needs_images(filter) {
-                let message = format!(
-                    "this user may not see whether `{database}.{name}` records images of its \
-                     documents, nor its default collation"
-                );
-                let fix = self.rights.grant_role("read", database);
-                findings.push(Finding::of(filter, FindingKind::Unknown, message, fix));
-            }
-            return;
         };
-        findings.extend(collation(filter, options, (database, name)));
-        if needs_images(filter) && !has_images(options) {
-            findings.push(self.images(filter, name));
+        (self.tell)(Report::Outcome { filter: filter.cloned(), step, found });
+        Ok(silence)
+    }
+
+    /// As [`Look::tell_of`], of a step that finds nothing by itself.
+    fn outcome<T>(
+        &self,
+        step: Step,
+        what: &str,
+        outcome: Result<T, LookError>,
+    ) -> Result<Option<T>, LookError> {
+        let (found, outcome) = match outcome {
+            Ok(outcome) => (Ok(Vec::new()), Some(outcome)),
+            Err(error) => (Err(error), None),
+        };
+        self.tell_of(None, step, what, found).map(|_| outcome)
+    }
+
+    /// What concerns all filters.
+    async fn deployment(
+        &self,
+        filters: &[Arc<Filter>],
+        replay_window: Duration,
+    ) -> Result<(), LookError> {
+        let has_images =
+            self.keeps_images && filters.iter().any(|filter| names::needs_images(filter));
+        let found = match has_images {
+            true => within(images::expiry(self.client, &self.rights, replay_window)).await,
+            false => Ok(None),
+        };
+        let what = "how long images of documents are kept";
+        self.tell_of(None, Step::ImageExpiry, what, found.map(Vec::from_iter))?;
+        if self.snapshots.is_sharded {
+            return Ok(());
+        }
+        let seen = within(oplog::look(self.client, &self.rights, replay_window)).await;
+        let found = seen.map(|seen| {
+            (self.tell)(Report::Reach(seen.reach));
+            Vec::from_iter(seen.finding)
+        });
+        self.tell_of(None, Step::Oplog, "how far back the oplog reaches", found).map(|_| ())
+    }
+
+    /// The filters of one database: one request at a time.
+    async fn database(&self, database: &str, filters: &[&Arc<Filter>]) -> Result<(), LookError> {
+        for filter in filters {
+            (self.tell)(Report::Turn((*filter).clone()));
+        }
+        let listing = match within(collections::list(self.client, database)).await {
+            Err(error) if error.is_of_all() => return Err(error),
+            listing => listing,
+        };
+        let mut silence = None;
+        let mut to_read = Vec::new();
+        for filter in filters {
+            let mut collection = None;
+            let found = match (names::without_rights(&self.rights, filter), &listing) {
+                // What it cannot read, it may not see either.
+                (Some(finding), _) => Ok(vec![finding]),
+                (None, Ok(listing)) => {
+                    let (found, its_own) = self.context(database, listing).look(filter);
+                    collection = its_own;
+                    Ok(found)
+                }
+                (None, Err(error)) => {
+                    let what = format!("the collections of `{database}`");
+                    Err(error.finding(Some(filter), &what))
+                }
+            };
+            if found.is_ok() {
+                to_read.push((*filter, collection));
+            }
+            let (filter, step) = (Some((*filter).clone()), Step::Collection);
+            (self.tell)(Report::Outcome { filter, step, found });
+        }
+        for (filter, collection) in to_read {
+            silence = self.read(filter, collection, silence).await?;
+        }
+        Ok(())
+    }
+
+    fn context<'l>(&'l self, database: &'l str, listing: &'l Listing) -> FilterContext<'l> {
+        FilterContext {
+            database,
+            rights: &self.rights,
+            listing,
+            names: self.names.as_deref(),
+            keeps_images: self.keeps_images,
         }
     }
 
-    fn images(&self, filter: &Filter, name: &str) -> Finding {
-        let asks = match filter.before_image {
-            FullDocumentBeforeChange::Off => {
-                format!("fullDocument: {}", filter.full_document.name())
-            }
-            before => format!("fullDocumentBeforeChange: {}", before.name()),
-        };
-        let takes_post_image = filter.full_document == FullDocument::WhenAvailable;
-        let consequence = match filter.snapshot() {
-            Some(_) => "every change without one begins the snapshot again",
-            None if filter.requires_image() => "every change without one resets the stream",
-            None if takes_post_image => "an update that its key does not decide is a reset",
-            None => "events come without them",
-        };
-        let message = format!(
-            "`{}.{name}` does not record images of its documents, which `{asks}` needs: \
-             {consequence}",
-            self.database
-        );
-        let fix = match self.keeps_images {
-            true => format!(
-                "db.getSiblingDB({:?}).runCommand({{ collMod: {name:?}, \
-                 changeStreamPreAndPostImages: {{ enabled: true }} }})",
-                self.database
-            ),
-            false => "MongoDB 6.0 or newer is needed".to_owned(),
-        };
-        Finding::of(filter, FindingKind::Images, message, fix)
+    /// What only reading its collection tells of a filter. Once its database gave no answer, that is
+    /// not waited for again.
+    async fn read(
+        &self,
+        filter: &Arc<Filter>,
+        collection: Option<&Collection>,
+        mut silence: Option<Silence>,
+    ) -> Result<Option<Silence>, LookError> {
+        if silence.is_none() {
+            (self.tell)(Report::Turn(filter.clone()));
+        }
+        for (step, noun) in [(Step::Snapshot, "snapshot"), (Step::Values, "values")] {
+            let found = match (collection, silence) {
+                (Some(collection), None) => self.step(filter, collection, step).await,
+                (Some(_), Some(silence)) if asks(filter, step) => Err(silence.into()),
+                _ => Ok(Vec::new()),
+            };
+            let what = format!("the {noun} of `{}`", filter.namespace);
+            silence = silence.or(self.tell_of(Some(filter), step, &what, found)?);
+        }
+        Ok(silence)
+    }
+
+    async fn step(
+        &self,
+        filter: &Filter,
+        collection: &Collection,
+        step: Step,
+    ) -> Result<Vec<Finding>, LookError> {
+        if !asks(filter, step) {
+            return Ok(Vec::new());
+        }
+        if step == Step::Snapshot {
+            let options = collection.options.as_ref();
+            let cost = self.snapshots.bounds.map_or(Duration::ZERO, |bounds| bounds.time);
+            return within_more(cost, self.snapshots.look(filter, options)).await;
+        }
+        let namespace = (filter.namespace.database.as_str(), collection.name.as_str());
+        within(types::look(self.client, namespace, filter)).await
     }
 }
 
-fn needs_images(filter: &Filter) -> bool {
-    filter.before_image != FullDocumentBeforeChange::Off
-        || matches!(filter.full_document, FullDocument::WhenAvailable | FullDocument::Required)
-}
-
-fn has_images(options: &Document) -> bool {
-    let images = options.get_document("changeStreamPreAndPostImages");
-    images.is_ok_and(|images| images.get_bool("enabled").unwrap_or(false))
-}
-
-fn collation(
-    filter: &Filter,
-    options: &Document,
-    (database, name): (&str, &str),
-) -> Option<Finding> {
-    let locale = options.get_document("collation").ok()?.get_str("locale").ok()?;
-    // A snapshot is read as the stream compares.
-    if locale == "simple" || filter.snapshot().is_some() {
-        return None;
+/// Whether a step has to ask MongoDB about this filter.
+fn asks(filter: &Filter, step: Step) -> bool {
+    match step {
+        Step::Snapshot => filter.snapshot().is_some(),
+        Step::Values => types::compares_text(filter),
+        _ => true,
     }
-    let message = format!(
-        "`{database}.{name}` has a default collation ({locale}), which `find` uses to compare \
-         text, and a stream does not: the page's own query may find documents whose changes the stream does not send"
-    );
-    let fix = format!(
-        "query with the comparison of the stream, for example \
-         db.getSiblingDB({database:?}).getCollection({name:?}).find(…).collation({{ locale: \
-         \"simple\" }})"
-    );
-    Some(Finding::of(filter, FindingKind::Collation, message, fix))
-}
-
-/// Images that go before the events do that need them.
-async fn image_expiry(
-    client: &Client,
-    rights: &Rights,
-    replay_window: Duration,
-) -> Result<Option<Finding>, Error> {
-    let asked = doc! { "getClusterParameter": "changeStreamOptions" };
-    let answer = match command(client, "admin", asked).await {
-        Ok(answer) => answer,
-        Err(error) if Failure::of(&error) == Failure::Privileges => {
-            let message = "this user may not see how long images of documents are kept";
-            let fix = rights.grant_cluster_action("getClusterParameter");
-            return Ok(Some(Finding::general(FindingKind::Unknown, message.to_owned(), fix)));
-        }
-        // Older, or not the server's to tell.
-        Err(error) if matches!(Failure::of(&error), Failure::Command(_) | Failure::Unsupported) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let parameters = answer.get_array("clusterParameters").ok();
-    let expiry = parameters
-        .and_then(|parameters| parameters.first()?.as_document())
-        .and_then(|options| options.get_document("preAndPostImages").ok())
-        .and_then(|images| whole(images, "expireAfterSeconds"));
-    let Some(seconds) = expiry.filter(|seconds| *seconds < replay_window.as_secs()) else {
-        return Ok(None);
-    };
-    let needed = replay_window.as_secs();
-    let message = format!(
-        "images of documents are kept for {seconds} s, less than replay.window ({needed} s): \
-         clients that reconnect later are reset, or receive events without images"
-    );
-    let fix = format!(
-        "db.adminCommand({{ setClusterParameter: {{ changeStreamOptions: {{ preAndPostImages: {{ \
-         expireAfterSeconds: {needed} }} }} }} }})"
-    );
-    Ok(Some(Finding::general(FindingKind::ImageExpiry, message, fix)))
 }
 
 /// A whole number, of whatever type.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use bson::{Document, Timestamp, doc};
+use bson::{RawDocumentBuf, Timestamp, doc};
 use mongodb::Client;
 use mongodb::error::Error;
 
+use super::limits::MAX_TIME;
 use super::rights::Rights;
 use super::{Finding, FindingKind};
 use crate::upstream::failure::Failure;
@@ -38,44 +39,58 @@ pub(super) async fn look(
         }
         Err(error) => return Err(error),
     };
-    let time = |entry: &Option<Document>| entry.as_ref()?.get_timestamp("ts").ok();
-    let (Some(from), Some(to)) = (time(&first), time(&last)) else {
+    let (Some(from), Some(to)) = (first, last) else {
         return Ok(Oplog { reach: None, finding: None });
     };
     let reach = Duration::from_secs(u64::from(to.time.saturating_sub(from.time)));
     // A young one still holds its first entry, and will reach further by itself.
-    let first = first.unwrap_or_default();
-    let message = first.get_document("o").ok().and_then(|entry| entry.get_str("msg").ok());
-    let is_whole = message == Some("initiating set");
-    let finding = (!is_whole && reach < SHORT.max(replay_window)).then(|| {
-        let minutes = reach.as_secs() / 60;
-        let message = format!(
-            "the oplog reaches back {minutes} minutes: clients that were away for longer are reset"
-        );
-        let fix = "db.adminCommand({ replSetResizeOplog: 1, minRetentionHours: 24 })".to_owned();
-        Finding::general(FindingKind::Oplog, message, fix)
-    });
-    Ok(Oplog { reach: Some(reach), finding })
+    if reach >= SHORT.max(replay_window) || is_whole(client).await? {
+        return Ok(Oplog { reach: Some(reach), finding: None });
+    }
+    let minutes = reach.as_secs() / 60;
+    let message = format!(
+        "the oplog reaches back {minutes} minutes: clients that were away for longer are reset"
+    );
+    let fix = "db.adminCommand({ replSetResizeOplog: 1, minRetentionHours: 24 })".to_owned();
+    let finding = Finding::general(FindingKind::Oplog, message, fix);
+    Ok(Oplog { reach: Some(reach), finding: Some(finding) })
 }
 
 /// The time of the oldest entry that there is, where this user may see it.
 pub async fn oldest(client: &Client) -> Option<Timestamp> {
-    end(client, 1).await.ok()??.get_timestamp("ts").ok()
+    end(client, 1).await.ok()?
 }
 
-async fn ends(client: &Client) -> Result<(Option<Document>, Option<Document>), Error> {
+async fn ends(client: &Client) -> Result<(Option<Timestamp>, Option<Timestamp>), Error> {
     Ok((end(client, 1).await?, end(client, -1).await?))
 }
 
-/// The first entry in this order.
-async fn end(client: &Client, order: i32) -> Result<Option<Document>, Error> {
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
+/// The time of the first entry in this order. Other fields may hold documents of any size.
+async fn end(client: &Client, order: i32) -> Result<Option<Timestamp>, Error> {
+    let oplog = client.database("local").collection::<RawDocumentBuf>("oplog.rs");
     let mut finding = oplog
         .find_one(doc! {})
         .sort(doc! { "$natural": order })
-        .projection(doc! { "ts": 1, "o.msg": 1 });
+        .projection(doc! { "_id": 0, "ts": 1 })
+        .max_time(MAX_TIME);
     if let Some(criteria) = client.selection_criteria().cloned() {
         finding = finding.selection_criteria(criteria);
     }
-    finding.await
+    Ok(finding.await?.and_then(|entry| entry.get_timestamp("ts").ok()))
+}
+
+/// Whether its first entry is that of the set's beginning. The server compares: in another entry, the
+/// field is that of somebody's document.
+async fn is_whole(client: &Client) -> Result<bool, Error> {
+    let oplog = client.database("local").collection::<RawDocumentBuf>("oplog.rs");
+    let is_beginning = doc! { "$eq": ["$o.msg", "initiating set"] };
+    let pipeline =
+        [doc! { "$limit": 1 }, doc! { "$project": { "_id": 0, "isBeginning": is_beginning } }];
+    let mut finding = oplog.aggregate(pipeline).max_time(MAX_TIME);
+    if let Some(criteria) = client.selection_criteria().cloned() {
+        finding = finding.selection_criteria(criteria);
+    }
+    let mut first = finding.await?;
+    let has_one = first.advance().await?;
+    Ok(has_one && first.current().get_bool("isBeginning").unwrap_or(false))
 }

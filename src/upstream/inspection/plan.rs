@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc};
 use mongodb::Client;
 use mongodb::error::Error;
 
-use super::{command, whole};
+use super::{command, limits, whole};
 
 /// What `explain` says of a `find`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(super) async fn explain(
         // As the snapshot asks.
         "collation": { "locale": "simple" },
     };
-    let mut explain = doc! { "verbosity": "queryPlanner" };
+    let mut explain = doc! { "verbosity": "queryPlanner", "maxTimeMS": limits::max_time_millis() };
     if let Some(time) = most_time {
         let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         find.insert("maxTimeMS", milliseconds);

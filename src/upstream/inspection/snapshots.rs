@@ -1,9 +1,11 @@
 //! Whether MongoDB can take the snapshots that filters ask for, and what one costs.
 
-use bson::Document;
+use bson::{Document, RawDocumentBuf, doc};
 use mongodb::Client;
 use mongodb::error::Error;
 
+use super::collections::Options;
+use super::limits::MAX_TIME;
 use super::plan::{self, Plan, helpful_indexes};
 use super::{Finding, FindingKind};
 use crate::filter::Filter;
@@ -29,19 +31,18 @@ impl Snapshots<'_> {
     pub async fn look(
         &self,
         filter: &Filter,
-        options: Option<&Document>,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
-        let Some(collection) = filter.snapshot() else { return Ok(()) };
+        options: Option<&Options>,
+    ) -> Result<Vec<Finding>, Error> {
+        let mut findings = Vec::new();
+        let Some(collection) = filter.snapshot() else { return Ok(findings) };
         let namespace = (filter.namespace.database.as_str(), collection);
         if let Some(finding) = self.is_possible(filter, namespace, options).await? {
-            findings.push(finding);
-            return Ok(());
+            return Ok(vec![finding]);
         }
         for gives_all in [false, true] {
             let query = filter.sample(gives_all).query();
             let plan = match plan::explain(self.client, namespace, &query, None).await {
-                Err(error) if Failure::of(&error) == Failure::Privileges => return Ok(()),
+                Err(error) if Failure::of(&error) == Failure::Privileges => return Ok(findings),
                 plan => plan?,
             };
             // A client that leaves every value out asks for everything, and gets it.
@@ -60,14 +61,14 @@ impl Snapshots<'_> {
         {
             findings.push(self.cost(filter, namespace, bounds).await?);
         }
-        Ok(())
+        Ok(findings)
     }
 
     async fn is_possible(
         &self,
         filter: &Filter,
         (database, collection): (&str, &str),
-        options: Option<&Document>,
+        options: Option<&Options>,
     ) -> Result<Option<Finding>, Error> {
         let fix = "remove `snapshot`, and have the page load its data at `ready`";
         let refused = |message: String| {
@@ -76,7 +77,7 @@ impl Snapshots<'_> {
         if self.is_sharded {
             return Ok(refused(SnapshotError::Sharded.to_string()));
         }
-        let is_capped = options.is_some_and(|it| it.get_bool("capped").unwrap_or(false));
+        let is_capped = options.is_some_and(|options| options.is_capped);
         match try_read(self.client, (database, collection)).await {
             Ok(()) | Err(SnapshotError::Privileges(_)) => Ok(None),
             Err(error @ SnapshotError::Unsupported(_)) => Ok(refused(error.to_string())),
@@ -87,9 +88,11 @@ impl Snapshots<'_> {
             // The moment was an unlucky one, as after an index was built.
             Err(SnapshotError::Passed(_) | SnapshotError::Silent) => Ok(None),
             Err(SnapshotError::Driver(error)) => Err(error),
-            Err(error @ (SnapshotError::Sharded | SnapshotError::TooLarge(_))) => {
-                Ok(refused(error.to_string()))
+            // Not the limit of the settings, but that of a look.
+            Err(SnapshotError::TooLarge(_)) => {
+                Err(Error::custom("the server needs too long to find one document"))
             }
+            Err(error @ SnapshotError::Sharded) => Ok(refused(error.to_string())),
         }
     }
 
@@ -144,8 +147,14 @@ async fn try_read(
     (database, collection): (&str, &str),
 ) -> Result<(), SnapshotError> {
     let mut session = client.start_session().snapshot(true).await?;
-    let collection = client.database(database).collection::<Document>(collection);
-    let one = collection.find_one(Document::new()).session(&mut session).await;
+    // Whether it can be decoded is not asked, nor is it needed as a whole.
+    let collection = client.database(database).collection::<RawDocumentBuf>(collection);
+    let one = collection
+        .find_one(Document::new())
+        .projection(doc! { "_id": 1 })
+        .max_time(MAX_TIME)
+        .session(&mut session)
+        .await;
     one.map(|_| ()).map_err(SnapshotError::of)
 }
 
@@ -160,7 +169,7 @@ fn code(error: &Error) -> Option<i32> {
 fn without_index(
     filter: &Filter,
     (database, collection): (&str, &str),
-    options: Option<&Document>,
+    options: Option<&Options>,
     query: &Document,
     plan: &Plan,
 ) -> Option<Finding> {
@@ -176,7 +185,7 @@ fn without_index(
         return Some(Finding::of(filter, FindingKind::SnapshotIndex, message, fix.to_owned()));
     }
     let message = format!("no index carries the snapshot's query: {cost}");
-    let has_collation = options.is_some_and(|options| options.contains_key("collation"));
+    let has_collation = options.is_some_and(|options| options.locale.is_some());
     Some(Finding::of(
         filter,
         FindingKind::SnapshotIndex,

@@ -11,10 +11,10 @@ use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::Filters;
 
 /// One finding: its file, or nothing where it is about the deployment; severity, message, hint.
-type Told = (String, String, String, String);
+pub(super) type Told = (String, String, String, String);
 
 /// The exit code of `check`, and what it tells.
-async fn check(uri: &str, filters: &Filters) -> (Option<i32>, Vec<Told>) {
+pub(super) async fn check(uri: &str, filters: &Filters) -> (Option<i32>, Vec<Told>) {
     let (uri, dir) = (uri.to_owned(), filters.path().to_owned());
     let running = tokio::task::spawn_blocking(move || {
         Command::new(env!("CARGO_BIN_EXE_sidestream"))
@@ -35,7 +35,7 @@ async fn check(uri: &str, filters: &Filters) -> (Option<i32>, Vec<Told>) {
 }
 
 /// Each of these is told, in these words.
-fn assert_told(found: &[Told], rows: &[(&str, &str, &str, &str)]) {
+pub(super) fn assert_told(found: &[Told], rows: &[(&str, &str, &str, &str)]) {
     for (file, severity, message, hint) in rows {
         let is_told = found.iter().any(|(of, is, said, cure)| {
             of == file && is == severity && said.contains(message) && cure.contains(hint)

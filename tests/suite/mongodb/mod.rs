@@ -7,6 +7,7 @@ mod feeds;
 mod history;
 mod impossible;
 mod large;
+mod odd;
 mod outages;
 mod panics;
 mod rights;
@@ -16,7 +17,7 @@ mod srv;
 mod states;
 mod vanishing;
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use mongodb::{Client, Collection};
 
@@ -39,6 +40,24 @@ async fn insert(collection: &Collection<Document>, ids: std::ops::Range<i64>) {
     for id in ids {
         collection.insert_one(doc! { "_id": id }).await.expect("written");
     }
+}
+
+/// With these bytes, which need not be text, in place of as many letters `x`.
+fn with_bytes(document: &Document, bytes: &[u8]) -> RawDocumentBuf {
+    let mut raw = document.to_vec().expect("encoded");
+    let mark = vec![b'x'; bytes.len()];
+    let at = raw.windows(mark.len()).position(|window| window == mark).expect("the mark");
+    raw[at..at + bytes.len()].copy_from_slice(bytes);
+    RawDocumentBuf::from_bytes(raw).expect("a document")
+}
+
+/// Inserts a document whose field `who` holds Latin-1, as an old program or another driver may have
+/// written it: drivers for Rust refuse to decode it.
+async fn insert_odd(client: &Client, database: &str, name: &str, document: Document) {
+    let documents = client.database(database).collection::<RawDocumentBuf>(name);
+    let mut odd = doc! { "who": "xxxxxx" };
+    odd.extend(document);
+    documents.insert_one(with_bytes(&odd, b"caf\xe9 \xff")).await.expect("written");
 }
 
 fn id(block: &Block) -> i64 {

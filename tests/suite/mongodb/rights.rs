@@ -3,11 +3,33 @@
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 
-use super::{collection, expect, expect_reset, filter, insert};
+use super::{collection, expect, expect_reset, filter, insert, insert_odd};
 use crate::support::mongo::{Own, Setup};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
 use crate::support::{http, until};
+
+/// Each collection is read by itself whatever else cannot be looked at.
+#[tokio::test]
+async fn a_document_that_cannot_be_decoded_keeps_no_stream_waiting() {
+    let own = Own::start(Setup { auth: true, ..Setup::default() }).await;
+    let (root, uri) = user_of(&own, &["orders", "notes"]).await;
+    insert_odd(&root, "shop", "notes", doc! { "_id": 0_i64 }).await;
+    let of_whom = "match: { who: { $param: who } }\nparams: { who: { type: string } }\n";
+    let filters = Filters::new(&[
+        ("notes", &format!("{}{of_whom}", filter("shop.notes"))),
+        ("orders", &filter("shop.orders")),
+    ]);
+    let sidecar = sidecar::start_before(sidecar::nowhere(), &uri, &filters, &[]).await;
+    for name in ["notes", "orders"] {
+        until("it is read", || async { is_ready(&sidecar, name).await }).await;
+    }
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    insert(&collection(&root, "shop", "orders"), 0..2).await;
+    expect(&mut stream, 0..2).await;
+    sidecar.finish().await;
+}
 
 /// State and reason of a stream.
 async fn stream_of(sidecar: &sidestream::Sidecar, name: &str) -> (String, String) {

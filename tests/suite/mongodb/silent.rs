@@ -10,7 +10,7 @@ use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
 /// State and reason of a stream.
-async fn stream_of(admin: std::net::SocketAddr, name: &str) -> (String, String) {
+pub(super) async fn stream_of(admin: std::net::SocketAddr, name: &str) -> (String, String) {
     let told = http::get(admin, "/streams").await.json();
     let streams = told["streams"].as_array().unwrap().clone();
     let stream = streams.into_iter().find(|stream| stream["name"] == name).unwrap_or_default();
@@ -19,7 +19,7 @@ async fn stream_of(admin: std::net::SocketAddr, name: &str) -> (String, String) 
 }
 
 /// Waits until `/streams` says so.
-async fn says(admin: std::net::SocketAddr, name: &str, state: &str, parts: &[&str]) {
+pub(super) async fn says(admin: std::net::SocketAddr, name: &str, state: &str, parts: &[&str]) {
     until(&format!("{name} is {state}, with {parts:?}"), || async {
         let (is, reason) = stream_of(admin, name).await;
         is == state && parts.iter().all(|part| reason.contains(part))
@@ -27,7 +27,7 @@ async fn says(admin: std::net::SocketAddr, name: &str, state: &str, parts: &[&st
     .await;
 }
 
-async fn finding(admin: std::net::SocketAddr, name: &str, kind: &str) -> f64 {
+pub(super) async fn finding(admin: std::net::SocketAddr, name: &str, kind: &str) -> f64 {
     let name = format!("sidestream_filter_findings{{finding=\"{kind}\",stream=\"{name}\"}}");
     metric(admin, &name).await
 }
