@@ -11,6 +11,7 @@ pub mod date;
 pub mod dispatcher;
 mod forwarded;
 pub mod gate;
+mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod io;

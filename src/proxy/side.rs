@@ -47,6 +47,7 @@ impl Side {
             true if !self.is_trusted(request.peer) => Vec::new(),
             _ => values(name),
         };
+        let websocket_key = first("sec-websocket-key");
         let credentials = guard.credentials(&believed_or_own, &mut query, origin, address);
         Ask {
             method: request.method,
@@ -57,8 +58,9 @@ impl Side {
             last_event_id: first("last-event-id"),
             origin,
             address,
-            is_websocket: request.is_upgrade && asks_for_websocket(&values("upgrade")),
-            websocket_key: first("sec-websocket-key"),
+            is_websocket: request.is_upgrade
+                && asks_for_websocket(&values("upgrade"), websocket_key.is_some()),
+            websocket_key,
             websocket_version: first("sec-websocket-version"),
             is_preflight: first("access-control-request-method").is_some(),
             has_cookies: first("cookie").is_some(),
@@ -69,8 +71,13 @@ impl Side {
     }
 }
 
-/// Whether `websocket` is among what a request would rather speak.
-fn asks_for_websocket(upgrade: &[&[u8]]) -> bool {
-    let mut protocols = upgrade.iter().flat_map(|value| value.split(|b| *b == b','));
-    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+/// Whether a request would rather speak `websocket`. Where that is one protocol of several, only if it
+/// brings a key as well: else another one is meant, which the client can do without.
+fn asks_for_websocket(upgrade: &[&[u8]], has_key: bool) -> bool {
+    let protocols = || upgrade.iter().flat_map(|value| value.split(|b| *b == b','));
+    let is_websocket = |name: &[u8]| name.trim_ascii().eq_ignore_ascii_case(b"websocket");
+    match has_key {
+        true => protocols().any(is_websocket),
+        false => !upgrade.is_empty() && protocols().all(is_websocket),
+    }
 }

@@ -9,6 +9,8 @@ pub mod date;
 pub mod forwarded;
 #[path = "../../../src/proxy/gate/mod.rs"]
 pub mod gate;
+#[path = "../../../src/proxy/grpc.rs"]
+pub mod grpc;
 pub mod http1;
 pub mod http2;
 #[path = "../../../src/proxy/path.rs"]

@@ -25,6 +25,7 @@ use super::app::{self, App, AppConnection, Broken};
 use super::chunks::Malformed;
 use super::connections::Registration;
 use super::gate::{self, Head};
+use super::grpc;
 use super::limits::pause::TOO_LATE;
 use super::limits::requests::{self, RequestSlot};
 use super::observed::{Observed, ObservedRequest};
@@ -32,6 +33,7 @@ use super::plain;
 use super::side::Side;
 use crate::api::capacity::Full;
 use crate::api::problem::Problem;
+use crate::api::reserved::Plain;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use client::Client;
@@ -182,7 +184,7 @@ impl Forwarder {
                 ExchangeEnd::last(101)
             }
             Ok(()) => self.finish(exchange).await,
-            Err(stop) => abandon(exchange, stop, &head).await,
+            Err(stop) => abandon(exchange, stop, (&head, sent.is_grpc)).await,
         }
     }
 
@@ -206,10 +208,17 @@ impl Forwarder {
 }
 
 /// What is logged about a request without a complete answer.
-async fn abandon(exchange: Exchange<'_>, stop: Stop, head: &Head) -> ExchangeEnd {
+async fn abandon(
+    exchange: Exchange<'_>,
+    stop: Stop,
+    (head, is_grpc): (&Head, bool),
+) -> ExchangeEnd {
     let status = exchange.status();
     if status == 0 && !exchange.is_cut() {
-        return tell_stop(exchange.client, head, stop).await;
+        return match stop {
+            Stop::App(broken) if is_grpc => tell_no_grpc(exchange.client, head, &broken).await,
+            stop => tell_stop(exchange.client, head, stop).await,
+        };
     }
     // Part of an answer is out: all that is left is to break it off.
     debug!(status, ?stop, "an answer was cut short");
@@ -242,6 +251,14 @@ async fn tell_stop(client: &mut Client, head: &Head, stop: Stop) -> ExchangeEnd 
     }
 }
 
+async fn tell_no_grpc(client: &mut Client, head: &Head, broken: &Broken) -> ExchangeEnd {
+    let (status, _) = broken.told();
+    app::log_failure(status, broken);
+    let headers = grpc::UNSUPPORTED.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let answer = Plain { status: 200, headers, body: Vec::new() };
+    answer_and_close(client, head, answer, status).await
+}
+
 fn told(broken: &Broken) -> Problem {
     let (status, detail) = broken.told();
     Problem::new(status, detail)
@@ -268,7 +285,16 @@ async fn tell(
 ) -> ExchangeEnd {
     let status = problem.status;
     app::log_failure(status, error);
-    let answer = problem.into();
+    answer_and_close(client, head, problem.into(), status).await
+}
+
+/// `status` is what it counts as.
+async fn answer_and_close(
+    client: &mut Client,
+    head: &Head,
+    answer: Plain,
+    status: u16,
+) -> ExchangeEnd {
     let telling = async {
         plain::answer_plain(&mut client.socket, answer, head.is_head, true, REFUSAL_DEADLINE)
             .await?;

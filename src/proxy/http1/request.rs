@@ -12,6 +12,7 @@ use bytes::{BufMut, BytesMut};
 use crate::proxy::app::answer::{Line, Named, lines};
 use crate::proxy::forwarded;
 use crate::proxy::gate::{Body, Head};
+use crate::proxy::grpc;
 use crate::proxy::side::Side;
 
 /// More names in `Connection` fields are refused.
@@ -22,6 +23,8 @@ const MAX_NAMED: usize = 32;
 pub struct Sent {
     /// The app is asked to switch protocols.
     pub is_upgrade: bool,
+    /// By its `Content-Type`.
+    pub is_grpc: bool,
 }
 
 /// What is to be done with a line.
@@ -33,6 +36,7 @@ enum Fate {
     Te,
     Trailer,
     Upgrade,
+    ContentType,
     /// One of those that we write ourselves.
     Forwarded,
     /// Another that says where the request came from.
@@ -47,6 +51,7 @@ fn fate(line: &Line<'_>) -> Fate {
         4 if is("host") => Fate::Host,
         7 if is("trailer") => Fate::Trailer,
         7 if is("upgrade") => Fate::Upgrade,
+        12 if is("content-type") => Fate::ContentType,
         10 if is("connection") || is("keep-alive") => Fate::Drop,
         14 if is("http2-settings") => Fate::Drop,
         16 if is("proxy-connection") => Fate::Drop,
@@ -83,6 +88,7 @@ pub fn write(
     let is_upgrade = is_web_socket(head, bytes);
     let is_trusted = side.is_trusted(peer);
     let (mut host, mut has_forwarded, mut takes_trailers) = (None, false, false);
+    let mut is_grpc = false;
     for line in lines(bytes) {
         match fate(&line) {
             Fate::Host => host = Some(line.value),
@@ -99,7 +105,8 @@ pub fn write(
                 continue;
             }
             Fate::Claim if !is_trusted => continue,
-            Fate::Pass | Fate::Claim if named.has(line.name) && !is_framing(&line) => continue,
+            _ if named.has(line.name) && !is_framing(&line) => continue,
+            Fate::ContentType => is_grpc |= grpc::is_grpc(line.value),
             Fate::Pass | Fate::Claim => {}
         }
         out.put_slice(line.whole);
@@ -121,7 +128,7 @@ pub fn write(
     }
     put_forwarded(believed, side, peer, host.unwrap_or_default(), out);
     out.put_slice(b"\r\n");
-    Ok(Sent { is_upgrade })
+    Ok(Sent { is_upgrade, is_grpc })
 }
 
 /// Some fields are the request's own, or ours: a `Connection` that names them wants them to be lost

@@ -28,15 +28,10 @@ use crate::api::problem::Problem;
 use crate::proxy::app::answer::{Body as Framed, Head, RequestKind};
 use crate::proxy::app::body::Body;
 use crate::proxy::app::{self, AppConnection, Broken, Unreachable};
+use crate::proxy::grpc;
 use crate::proxy::limits::pause::{Pause, TOO_LATE};
 use crate::proxy::limits::requests::{self, RequestSlot};
 use crate::proxy::observed::{Observed, ObservedRequest};
-
-/// The message for gRPC clients, since the app is reached over HTTP/1.1.
-const NO_GRPC: &str = "gRPC is not supported here: requests reach the app as HTTP/1.1, and gRPC needs \
-                       HTTP/2 all the way. Let gRPC clients reach the app past this proxy";
-/// `UNIMPLEMENTED`, in gRPC's own numbers.
-const GRPC_UNIMPLEMENTED: &str = "12";
 
 /// Why a request is not answered, or not to the end.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +68,11 @@ pub async fn forward(
 ) {
     let mut observed = observe(shared, &parts);
     let site = &shared.site;
+    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
     let ending = Ending {
         asked: RequestKind { is_head: parts.method == http::Method::HEAD, is_upgrade: false },
         is_idempotent: parts.method.is_idempotent(),
-        is_grpc: is_grpc(&parts),
+        is_grpc: content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes())),
     };
     let (mut exchange, turn) = begin(shared, parts, held, body, respond, &observed);
     let ended = match turn {
@@ -149,13 +145,6 @@ fn begin<'a>(
     (exchange, turn)
 }
 
-/// gRPC-Web is another matter: it is made for HTTP/1.1.
-fn is_grpc(parts: &Parts) -> bool {
-    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
-    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
 /// What is known of a request once its head is gone.
 struct Ending {
     asked: RequestKind,
@@ -186,14 +175,8 @@ impl Ending {
         let status = problem.status;
         app::log_failure(status, &failure);
         if self.is_grpc && matches!(failure, Failure::App(_)) {
-            // As gRPC says it: by 200 and a status of its own, without a body.
-            let fields = [
-                ("content-type", "application/grpc"),
-                ("grpc-status", GRPC_UNIMPLEMENTED),
-                ("grpc-message", NO_GRPC),
-            ];
             // A client that left has nothing to be told.
-            let _ = respond.send_response(head_of(200, &fields), true);
+            let _ = respond.send_response(head_of(200, &grpc::UNSUPPORTED), true);
         } else {
             drop(working);
             let patience = shared.site.patience.client;

@@ -17,7 +17,7 @@ use super::frames::{
 use crate::proxy::app::{App, Step, send};
 use crate::proxy::bodies::resident_peak;
 use crate::proxy::frames::{ask, get, head_of, open, status_of};
-use crate::proxy::{NO_MONGODB, Pair};
+use crate::proxy::{NO_MONGODB, Pair, raw};
 use crate::support::sidecar::{Filters, Program, metric};
 use crate::support::{PATIENCE, until};
 
@@ -271,19 +271,37 @@ async fn grpc_is_told_that_it_is_not_supported() {
         request.headers_mut().insert("te", "trailers".parse().unwrap());
         ask(&sender, request)
     };
-    let answer = head_of(ask_as("application/grpc+proto").await).await;
-    assert_eq!(
-        (answer.status(), &answer.headers()["grpc-status"]),
-        (200.try_into().unwrap(), &"12".parse::<http::HeaderValue>().unwrap())
-    );
-    assert_eq!(answer.headers()["content-type"], "application/grpc");
-    let message = answer.headers()["grpc-message"].to_str().expect("text");
-    assert!(message.starts_with("gRPC is not supported here"), "{message}");
+    for content_type in ["application/grpc+proto", "Application/gRPC"] {
+        let answer = head_of(ask_as(content_type).await).await;
+        assert_eq!(
+            (answer.status(), &answer.headers()["grpc-status"]),
+            (200.try_into().unwrap(), &"12".parse::<http::HeaderValue>().unwrap())
+        );
+        assert_eq!(answer.headers()["content-type"], "application/grpc");
+        let message = answer.headers()["grpc-message"].to_str().expect("text");
+        assert!(message.starts_with("gRPC is not supported here"), "{message}");
+    }
     let answer = head_of(ask_as("application/json").await).await;
     assert_eq!(answer.status(), 502);
     let body = crate::proxy::frames::piece_of(&mut answer.into_body()).await;
     let body = body.expect("a body").expect("a body");
     assert!(String::from_utf8_lossy(&body).contains("is not HTTP/1.1"), "{body:?}");
+    // The same over HTTP/1.1.
+    let ask_http1 = async |content_type: &str| {
+        let request = format!(
+            "POST /shop.Orders/List HTTP/1.1\r\nHost: a\r\nX-Case: grpc\r\nTE: trailers\r\n\
+             Content-Type: {content_type}\r\nContent-Length: 0\r\n\r\n"
+        );
+        raw::ask(pair.proxy(), "POST", &request).await
+    };
+    for content_type in ["application/grpc", "Application/gRPC+proto"] {
+        let answer = ask_http1(content_type).await;
+        assert_eq!((answer.status(), answer.field("grpc-status")), (200, Some("12")));
+        let message = answer.field("grpc-message").expect("a message");
+        assert!(message.starts_with("gRPC is not supported here"), "{message}");
+        assert!(answer.body.is_empty());
+    }
+    assert_eq!(ask_http1("application/grpc-web").await.status(), 502);
     // An app that answers is passed on.
     pair.app.on("grpc", [Step::Body, send("HTTP/1.1 415 No\r\nContent-Length: 0\r\n\r\n")]);
     assert_eq!(head_of(ask_as("application/grpc").await).await.status(), 415);

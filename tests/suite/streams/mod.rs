@@ -70,8 +70,26 @@ async fn an_upgrade_to_anything_but_a_websocket_is_passed_over() {
     let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
     let fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
                   HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
-    let mut stream = Stream::open_with(sidecar.listen, "/_events/a", fields).await;
-    assert!(stream.until_ready().await.is_empty());
+    // A WebSocket among others is one only if its key is there.
+    let both = "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n";
+    let apart = "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n";
+    for fields in [fields, both, apart] {
+        let mut stream = Stream::open_with(sidecar.listen, "/_events/a", fields).await;
+        assert!(stream.until_ready().await.is_empty());
+    }
+    for (upgrade, rest, status) in [
+        ("websocket", "", 400),
+        ("WebSocket", "", 400),
+        ("h2c, websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", 101),
+    ] {
+        let mut connection = http::Connection::open(sidecar.listen).await;
+        let request = format!(
+            "GET /_events/a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\
+             Sec-WebSocket-Version: 13\r\n{rest}\r\n"
+        );
+        connection.send(request).await;
+        assert_eq!(connection.head().await.expect("a head").status, status, "{upgrade}");
+    }
     sidecar.finish().await;
 }
 
