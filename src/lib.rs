@@ -3,7 +3,7 @@
 //! This file is the map of the code. Data flows one way, and a room (a top-level module) uses only
 //! rooms above it in this list:
 //!
-//! - [`redact`], [`trace`], [`metrics`], [`drain`], [`tasks`]: small things that every room may use
+//! - [`redact`], [`trace`], [`metrics`], [`drain`], [`tasks`], [`watched`]: small things that every room may use
 //! - [`yaml`]: text to a tree that knows the place of every key; pure
 //! - [`diagnostic`]: one mistake in what a person wrote: place, source line, caret, hint
 //! - [`config`]: layers of settings to one validated `Config`
@@ -44,6 +44,7 @@ pub mod session;
 pub mod tasks;
 pub mod trace;
 pub mod upstream;
+pub mod watched;
 pub mod yaml;
 
 use std::io;
@@ -264,11 +265,11 @@ impl Sidecar {
         let mut seen = Some(seen);
         self.tasks.keep("reload", |_| {}, move || reload.clone().watch(seen.take()));
         self.tasks.keep("survey", |_| {}, move || survey.clone().run());
-        let read_keys = move || {
+        let keep_keys = move || {
             let handler = handler.clone();
-            async move { handler.guard.warm_up().await }
+            async move { handler.guard.keep_keys().await }
         };
-        self.tasks.keep("keys", |_| {}, read_keys);
+        self.tasks.keep("keys", |_| {}, keep_keys);
     }
 
     /// Asks MongoDB once what kind of deployment it is; the proxy already works meanwhile.

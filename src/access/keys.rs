@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::http::Http;
+use super::key_file::FileKey;
 use super::limited::Limited;
 use super::once::Once;
 use super::token::{self, Keys};
@@ -32,6 +33,9 @@ const READING: &str = "key-set";
 const MAX_EXTRA: u32 = 5;
 /// ... and one more after each of these.
 const EXTRA_EVERY: Duration = Duration::from_secs(10);
+/// Where no further fetch is allowed: a set that was asked for so shortly before a token came is as good
+/// as one that was asked for because of it.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// The keys in force.
 #[derive(Debug)]
@@ -39,14 +43,18 @@ pub enum KeySource {
     /// No key was read, so no token is good.
     None,
     Fixed(Arc<Keys>),
+    File(FileKey),
     Set(Arc<KeySet>),
 }
 
 impl KeySource {
-    /// A key set is read when it is first needed, or by [`super::Guard::warm_up`].
+    /// A key set is read when it is first needed, or by [`super::Guard::keep_keys`].
     pub fn new(key: JwtKey, http: Http, tasks: Tasks) -> KeySource {
         match key {
             JwtKey::Fixed(key) => KeySource::Fixed(Arc::new(Keys::Fixed(key))),
+            JwtKey::File { key, file, watched } => {
+                KeySource::File(FileKey::new(key, file, watched))
+            }
             JwtKey::Unread => KeySource::None,
             JwtKey::Jwks(url) => KeySource::Set(Arc::new(KeySet::new(url, http, tasks))),
         }
@@ -57,15 +65,27 @@ impl KeySource {
         match self {
             KeySource::None => None,
             KeySource::Fixed(keys) => Some(keys.clone()),
+            KeySource::File(key) => Some(key.current()),
             KeySource::Set(set) => set.current().await,
         }
     }
 
-    /// The keys after another request to the issuer, if one is due and allowed.
-    pub async fn another_look(&self) -> Option<Arc<Keys>> {
+    /// Reads a key again whenever its file has changed; ends at once where there is no file.
+    pub async fn follow(&self) {
+        if let KeySource::File(key) = self {
+            key.follow().await;
+        }
+    }
+
+    /// The keys for a token that came at `came_at` and names one that was not known, after another request
+    /// to the issuer if one is needed and allowed. A token whose key is not among these is made up, or
+    /// its key was withdrawn. `None`: nobody can say, since the issuer gave no answer that is new enough.
+    pub async fn another_look(&self, came_at: Instant) -> Option<Arc<Keys>> {
         match self {
-            KeySource::None | KeySource::Fixed(_) => None,
-            KeySource::Set(set) => set.another_look().await,
+            KeySource::None => None,
+            KeySource::Fixed(keys) => Some(keys.clone()),
+            KeySource::File(key) => Some(key.current()),
+            KeySource::Set(set) => set.another_look(came_at).await,
         }
     }
 }
@@ -89,6 +109,34 @@ struct State {
     failed_at: Option<Instant>,
     extra: u32,
     extra_since: Instant,
+}
+
+impl State {
+    /// Whether the issuer is to be asked because of a token that came then; that is counted.
+    fn is_look_due(&mut self, came_at: Instant) -> bool {
+        let is_paused = self.failed_at.is_some_and(|at| at.elapsed() < PAUSE);
+        let is_asked_since = self.keys.is_some() && self.fetched_at >= came_at;
+        !is_paused && !is_asked_since && self.take_extra()
+    }
+
+    fn take_extra(&mut self) -> bool {
+        while self.extra < MAX_EXTRA && self.extra_since.elapsed() >= EXTRA_EVERY {
+            self.extra += 1;
+            self.extra_since += EXTRA_EVERY;
+        }
+        if self.extra == MAX_EXTRA {
+            self.extra_since = Instant::now();
+        }
+        let is_allowed = self.extra > 0;
+        self.extra = self.extra.saturating_sub(1);
+        is_allowed
+    }
+
+    /// The keys, unless they may lack one that the issuer already signed a token with that came then.
+    fn seen_since(&self, came_at: Instant) -> Option<Arc<Keys>> {
+        let is_new_enough = self.failed_at.is_none() && self.fetched_at + RECENT >= came_at;
+        self.keys.clone().filter(|_| is_new_enough)
+    }
 }
 
 impl KeySet {
@@ -129,26 +177,13 @@ impl KeySet {
         self.state.lock().keys.clone()
     }
 
-    async fn another_look(self: &Arc<KeySet>) -> Option<Arc<Keys>> {
-        if !self.take_extra() {
-            return None;
+    async fn another_look(self: &Arc<KeySet>, came_at: Instant) -> Option<Arc<Keys>> {
+        // Not across the await.
+        let is_due = self.state.lock().is_look_due(came_at);
+        if is_due {
+            self.fetch().await;
         }
-        self.fetch().await;
-        self.state.lock().keys.clone()
-    }
-
-    fn take_extra(&self) -> bool {
-        let mut state = self.state.lock();
-        while state.extra < MAX_EXTRA && state.extra_since.elapsed() >= EXTRA_EVERY {
-            state.extra += 1;
-            state.extra_since += EXTRA_EVERY;
-        }
-        if state.extra == MAX_EXTRA {
-            state.extra_since = Instant::now();
-        }
-        let is_allowed = state.extra > 0;
-        state.extra = state.extra.saturating_sub(1);
-        is_allowed
+        self.state.lock().seen_since(came_at)
     }
 
     async fn fetch(self: &Arc<KeySet>) {
@@ -217,15 +252,42 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
+    fn set() -> KeySet {
+        KeySet::new(Uri::from_static("http://127.0.0.1:9/"), Http::default(), Tasks::default())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn looks_for_made_up_keys_are_limited() {
-        let url = Uri::from_static("http://127.0.0.1:9/");
-        let set = KeySet::new(url, Http::default(), Tasks::default());
-        assert_eq!((0..20).filter(|_| set.take_extra()).count(), MAX_EXTRA as usize);
+        let set = set();
+        let looks = || {
+            let mut state = set.state.lock();
+            (0..20).filter(|_| state.is_look_due(Instant::now())).count()
+        };
+        assert_eq!(looks(), MAX_EXTRA as usize);
         tokio::time::advance(EXTRA_EVERY * 2).await;
-        assert_eq!((0..20).filter(|_| set.take_extra()).count(), 2);
+        assert_eq!(looks(), 2);
         tokio::time::advance(EXTRA_EVERY * 1000).await;
-        assert_eq!((0..20).filter(|_| set.take_extra()).count(), MAX_EXTRA as usize);
+        set.state.lock().failed_at = Some(Instant::now());
+        assert_eq!(looks(), 0, "it did not answer just now");
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(looks(), MAX_EXTRA as usize);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_made_up_only_if_the_issuer_was_heard_since() {
+        let set = set();
+        let mut state = set.state.lock();
+        assert!(state.seen_since(Instant::now()).is_none(), "nothing was read");
+        state.keys = Some(Arc::new(Keys::Set(Vec::new())));
+        let fetched_at = Instant::now();
+        state.fetched_at = fetched_at;
+        assert!(!state.is_look_due(fetched_at), "it was asked since the token came");
+        assert!(state.seen_since(fetched_at + RECENT).is_some());
+        let later = fetched_at + RECENT + Duration::from_millis(1);
+        assert!(state.seen_since(later).is_none(), "it may have a new key by then");
+        assert!(state.is_look_due(later));
+        state.failed_at = Some(Instant::now());
+        assert!(state.seen_since(fetched_at).is_none(), "it was asked, and did not answer");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ pub mod claims;
 pub mod credentials;
 pub mod forward;
 pub(crate) mod http;
+mod key_file;
 mod keys;
 mod limited;
 mod once;
@@ -229,10 +230,12 @@ impl Guard {
         Guard { tokens, forward, allowed_origins }
     }
 
-    /// Fetches what is needed before the first client comes.
-    pub async fn warm_up(&self) {
+    /// Fetches what is needed before the first client comes, and then follows a key in a file, until it
+    /// is dropped.
+    pub async fn keep_keys(&self) {
         if let Some(tokens) = &self.tokens {
             tokens.keys.current().await;
+            tokens.keys.follow().await;
         }
     }
 
@@ -315,6 +318,7 @@ impl Guard {
 
 impl Tokens {
     async fn verify(&self, token: &str) -> Result<Verified, AuthRefusal> {
+        let came_at = Instant::now();
         let keys = self.keys.current().await.ok_or(AuthRefusal::Unavailable)?;
         let verify =
             |keys| token::verify(token, keys, &self.rules, now()).map_err(AuthRefusal::Token);
@@ -322,11 +326,9 @@ impl Tokens {
         if !matches!(first, Err(AuthRefusal::Token(TokenError::UnknownKey))) {
             return first;
         }
-        // Perhaps the issuer has a new key.
-        match self.keys.another_look().await {
-            Some(newer) => verify(&newer),
-            None => first,
-        }
+        // Perhaps the issuer has a new key. Where it does not say, this may be its user.
+        let newer = self.keys.another_look(came_at).await.ok_or(AuthRefusal::Unavailable)?;
+        verify(&newer)
     }
 }
 

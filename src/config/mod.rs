@@ -32,7 +32,7 @@ use crate::diagnostic::Diagnostic;
 
 pub use address::AppAddress;
 pub(crate) use address::parse_prefix;
-pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey};
+pub use auth::{Auth, ClaimsFrom, ForwardAuth, Jwt, JwtKey, KeyFile};
 pub use ids::Ids;
 pub use layers::{Declared, Flags, Raw, Sources, Written};
 pub use schema::schema;

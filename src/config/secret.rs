@@ -1,7 +1,9 @@
 //! Values that must not be shown, and the MongoDB connection string, which is one.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
+use super::resolve::read_text;
 use super::units::{Invalid, invalid};
 
 /// Text that shows itself as `***`. [`Secret::expose`] is the one way to it, and easy to search
@@ -29,7 +31,11 @@ impl fmt::Debug for Secret {
 
 /// A MongoDB connection string. Its `Debug` is `***`; [`MongodbUri::redacted`] keeps the hosts.
 #[derive(Clone, PartialEq, Eq)]
-pub struct MongodbUri(Secret);
+pub struct MongodbUri {
+    text: Secret,
+    /// The file that it is from.
+    file: Option<PathBuf>,
+}
 
 /// Options whose values say nothing secret; all others are hidden, so that a new secret option of
 /// the driver is hidden from the start.
@@ -114,12 +120,31 @@ impl MongodbUri {
         if !parts.hosts.split(',').all(is_host) {
             return Err(invalid("the connection string has a malformed host list", EXAMPLE));
         }
-        Ok(MongodbUri(Secret::new(text)))
+        Ok(MongodbUri { text: Secret::new(text), file: None })
+    }
+
+    /// Reads it from a file that contains nothing else.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without any part of its text.
+    pub(super) fn read(file: &Path) -> Result<MongodbUri, Invalid> {
+        let uri = MongodbUri::parse(&read_text(file)?)
+            .map_err(|error| invalid(format!("in the file: {}", error.message), error.hint))?;
+        Ok(MongodbUri { file: Some(file.to_path_buf()), ..uri })
+    }
+
+    /// Reads it again from the file that it is from; `None` if it is from none.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without any part of its text.
+    pub fn read_again(&self) -> Option<Result<MongodbUri, String>> {
+        let file = self.file.as_deref()?;
+        Some(MongodbUri::read(file).map_err(|error| error.message))
     }
 
     /// Stands for a connection string in a file that was left alone; it leads nowhere.
     pub(super) fn unread() -> MongodbUri {
-        MongodbUri(Secret::new(UNREAD))
+        MongodbUri { text: Secret::new(UNREAD), file: None }
     }
 
     /// Whether it only stands for a file that was left alone.
@@ -129,7 +154,7 @@ impl MongodbUri {
 
     /// The connection string with its secrets, for the driver alone.
     pub fn expose(&self) -> &str {
-        self.0.expose()
+        self.text.expose()
     }
 
     /// The connection string with its secrets, as the driver takes it, and what of other drivers it is
@@ -184,7 +209,7 @@ impl MongodbUri {
 
 impl fmt::Debug for MongodbUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.text.fmt(f)
     }
 }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::address::{self, AppAddress};
 use super::auth::text::parse_url;
-use super::resolve::{Resolver, read_text};
+use super::resolve::Resolver;
 use super::secret::MongodbUri;
 use super::setting::{Setting, SettingKind, find};
 use super::units::{
@@ -227,11 +227,7 @@ impl Value for MongodbUri {
             return Some(MongodbUri::unread());
         }
         let working_dir = resolver.working_dir;
-        resolver.read(FILE, |text| {
-            let secret = read_text(&working_dir.join(text))?;
-            MongodbUri::parse(&secret)
-                .map_err(|error| invalid(format!("in the file: {}", error.message), error.hint))
-        })
+        resolver.read(FILE, |text| MongodbUri::read(&working_dir.join(text)))
     }
 }
 

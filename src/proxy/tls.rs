@@ -4,16 +4,13 @@
 //! they were overwritten, renamed, or replaced through a symbolic link as Kubernetes does. Open
 //! connections keep the certificate with which they were established.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper_rustls::ConfigBuilderExt;
 use parking_lot::RwLock;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -25,9 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tracing::{info, warn};
 
 use crate::config::Tls;
-
-/// How often it is looked whether the files have changed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::watched::{Watched, finished};
 
 /// Why TLS cannot be served on the public port.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +38,8 @@ pub struct Certificates {
     files: Tls,
     config: Arc<ServerConfig>,
     current: Arc<Current>,
-    hasher: RandomState,
-    /// Of the files when they were read first.
-    digest: Option<u64>,
+    /// The files as they were read first.
+    watched: Watched,
 }
 
 #[derive(Debug)]
@@ -65,9 +59,7 @@ impl Certificates {
     /// # Errors
     /// A file that cannot be read, holds no certificate or key, or does not fit the other.
     pub fn read(files: &Tls) -> Result<Arc<Certificates>, TlsError> {
-        let hasher = RandomState::new();
-        // Before they are read: what changes meanwhile is seen as a change.
-        let digest = digest(files, &hasher);
+        let watched = Watched::new(vec![files.cert_file.clone(), files.key_file.clone()]);
         let current = Arc::new(Current { key: RwLock::new(read_key(files)?) });
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -76,7 +68,7 @@ impl Certificates {
             .with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let config = Arc::new(config);
-        Ok(Arc::new(Certificates { files: files.clone(), config, current, hasher, digest }))
+        Ok(Arc::new(Certificates { files: files.clone(), config, current, watched }))
     }
 
     /// For new connections; each handshake takes the newest certificate.
@@ -88,29 +80,10 @@ impl Certificates {
     /// fit each other, as between two writes, and files that cannot be read change nothing, and are told
     /// of once.
     pub async fn follow(&self) {
-        let mut seen = self.digest;
-        let mut unreadable = 0_u32;
+        let mut watched = self.watched.clone();
         loop {
-            let (files, hasher) = (self.files.clone(), self.hasher.clone());
-            // Files may be on a disk that stalls.
-            let looking = tokio::task::spawn_blocking(move || digest(&files, &hasher));
-            match finished(looking).await {
-                Some(Some(digest)) => {
-                    unreadable = 0;
-                    if seen.replace(digest) != Some(digest) {
-                        self.renew().await;
-                    }
-                }
-                Some(None) => {
-                    unreadable = unreadable.saturating_add(1);
-                    // Not the first time: somebody may be just replacing one of them.
-                    if unreadable == 2 {
-                        self.renew().await;
-                    }
-                }
-                None => {}
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+            watched.changed().await;
+            self.renew().await;
         }
     }
 
@@ -125,21 +98,6 @@ impl Certificates {
             None => {}
         }
     }
-}
-
-/// What a reading came to, whose panic is one of this task; `None`: the process ends.
-async fn finished<T>(reading: JoinHandle<T>) -> Option<T> {
-    match reading.await {
-        Ok(read) => Some(read),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => None,
-    }
-}
-
-/// One number for what the files hold; `None` while one of them cannot be read.
-fn digest(files: &Tls, hasher: &RandomState) -> Option<u64> {
-    let (cert, key) = (std::fs::read(&files.cert_file), std::fs::read(&files.key_file));
-    Some(hasher.hash_one((cert.ok()?, key.ok()?)))
 }
 
 fn error(path: &Path, reason: String) -> TlsError {

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use mongodb::Client;
 use mongodb::error::Error;
 use mongodb::options::ClientOptions;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{debug, info, warn};
 
 use super::budget::SMALLEST_POOL;
 use super::deployment::{self, Deployment, DeploymentError, HostReport};
 use super::failure::{self, Failure};
 use crate::config::MongodbUri;
+use crate::watched::finished;
 
 /// How long a server is looked for, unless the URI says `serverSelectionTimeoutMS`.
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ const YOUNG: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Server {
     connected: Arc<watch::Sender<State>>,
+    /// Held while the file is read: whoever comes meanwhile goes without.
+    last_reading: Arc<Mutex<LastReading>>,
     /// Older than `$changeStreamSplitLargeEvent`, as far as is known.
     lacks_split: Arc<AtomicBool>,
 }
@@ -51,7 +54,16 @@ enum State {
 struct Connected {
     client: Client,
     options: ClientOptions,
+    uri: MongodbUri,
     made_at: Instant,
+}
+
+/// The last time that `mongodb.uri_file` was read again.
+#[derive(Debug, Default)]
+struct LastReading {
+    at: Option<Instant>,
+    /// What was wrong with it, if something was.
+    trouble: Option<String>,
 }
 
 /// Why MongoDB cannot be used at the start.
@@ -72,6 +84,7 @@ impl Default for Server {
     fn default() -> Server {
         Server {
             connected: Arc::new(watch::Sender::new(State::Connecting)),
+            last_reading: Arc::default(),
             lacks_split: Arc::default(),
         }
     }
@@ -84,16 +97,15 @@ impl Server {
     /// # Errors
     /// A URI that is none, in words; retrying does not help.
     pub async fn connect(&self, uri: &MongodbUri, pool: u32) -> Result<(), String> {
-        let (uri, left_out) = uri.for_driver();
+        let (text, left_out) = uri.for_driver();
         if !left_out.is_empty() {
             let options = left_out.join(", ");
             info!(options, "options in mongodb.uri that only other drivers know are ignored");
         }
         let error = loop {
-            match ClientOptions::parse(&uri).await {
+            match ClientOptions::parse(&text).await {
                 Ok(mut options) => {
-                    options.app_name.get_or_insert_with(|| "sidestream".to_string());
-                    options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
+                    adapt(&mut options);
                     // Each change stream that waits for news holds a connection, and the driver
                     // has ten where it is not told otherwise.
                     let pool = *options.max_pool_size.get_or_insert(pool);
@@ -103,14 +115,7 @@ impl Server {
                         );
                         options.max_pool_size = Some(SMALLEST_POOL);
                     }
-                    // Whatever the URI says: when a change stream is resumed by the driver (3.9)
-                    // and that attempt is tried again, the second one goes without the token, from
-                    // where the stream once began. Every read here is repeated by us.
-                    options.retry_reads = Some(false);
-                    // As well: MongoDB refuses a change stream that is asked for with `local`. What
-                    // needs another one says so.
-                    options.read_concern = None;
-                    match Connected::new(options) {
+                    match Connected::new(options, uri.clone()) {
                         Ok(connected) => {
                             self.connected.send_replace(State::Connected(Box::new(connected)));
                             return Ok(());
@@ -180,19 +185,79 @@ impl Server {
     /// standalone server or of another set, and the hosts of the URI once the set calls its members
     /// otherwise; and it takes the primary of a set that was set up anew for an outdated one. When
     /// somebody has made it right, only a new client looks there again. Nor does a driver sign in
-    /// again on a connection whose user was dropped and created again.
-    pub fn renew(&self) {
+    /// again on a connection whose user was dropped and created again. What `mongodb.uri_file` holds
+    /// by then counts.
+    pub async fn renew(&self) {
         let State::Connected(old) = self.connected.borrow().clone() else {
             return;
         };
         if old.made_at.elapsed() < YOUNG {
             return;
         }
-        match Connected::new(old.options) {
-            // Cursors of the old client hold it until they are closed.
-            Ok(new) => drop(self.connected.send_replace(State::Connected(Box::new(new)))),
-            Err(error) => debug!(%error, "the client stays as it is"),
+        match self.read_again(&old).await {
+            Some((uri, options)) => self.replace(&old, options, uri),
+            None => self.replace(&old, old.options.clone(), old.uri.clone()),
         }
+    }
+
+    /// After an error of MongoDB: where it refused the credentials, and `mongodb.uri_file` holds another
+    /// connection string by now, makes a client of that one.
+    pub async fn note(&self, error: &Error) {
+        if Failure::of(error) != Failure::Authentication {
+            return;
+        }
+        let State::Connected(old) = self.connected.borrow().clone() else {
+            return;
+        };
+        if let Some((uri, options)) = self.read_again(&old).await {
+            self.replace(&old, options, uri);
+        }
+    }
+
+    /// What `mongodb.uri_file` holds now, if that is usable and not what the old client was made of.
+    async fn read_again(&self, old: &Connected) -> Option<(MongodbUri, ClientOptions)> {
+        let mut last = self.last_reading.try_lock().ok()?;
+        // Clients may cause this, and the file does not change so often.
+        if last.at.is_some_and(|at| at.elapsed() < YOUNG) {
+            return None;
+        }
+        let uri = old.uri.clone();
+        // It may be on a disk that stalls.
+        let read = finished(tokio::task::spawn_blocking(move || uri.read_again())).await??;
+        let parsed = parse_again(read, old).await;
+        last.at = Some(Instant::now());
+        match &parsed {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                info!("mongodb.uri_file was read again, since the old one does not help")
+            }
+            Err(reason) if last.trouble.as_ref() == Some(reason) => {}
+            Err(reason) => warn!(
+                "mongodb.uri_file cannot be used: {reason}; the old connection string stays in use"
+            ),
+        }
+        last.trouble = parsed.as_ref().err().cloned();
+        parsed.ok().flatten()
+    }
+
+    /// Puts a new client in the place of the old, unless somebody else has.
+    fn replace(&self, old: &Connected, options: ClientOptions, uri: MongodbUri) {
+        let new = match Connected::new(options, uri) {
+            Ok(new) => new,
+            Err(error) => {
+                let error = failure::message(&error);
+                return debug!(error, "the client stays as it is");
+            }
+        };
+        // Cursors of the old client hold it until they are closed.
+        self.connected.send_if_modified(|state| {
+            let is_old =
+                matches!(state, State::Connected(current) if current.made_at == old.made_at);
+            if is_old {
+                *state = State::Connected(Box::new(new));
+            }
+            is_old
+        });
     }
 
     /// Asks the deployment what it is. Ends early when a look at the hosts shows that the driver
@@ -258,7 +323,7 @@ impl Server {
         let options = self.connected().await.options;
         match deployment::look(&options).await {
             HostReport::InVain(_, reason) | HostReport::Member(reason) => {
-                self.renew();
+                self.renew().await;
                 reason
             }
             HostReport::Refused | HostReport::Silent => {
@@ -277,10 +342,50 @@ impl Server {
 }
 
 impl Connected {
-    fn new(options: ClientOptions) -> Result<Connected, Error> {
+    fn new(options: ClientOptions, uri: MongodbUri) -> Result<Connected, Error> {
         let client = Client::with_options(options.clone())?;
-        Ok(Connected { client, options, made_at: Instant::now() })
+        Ok(Connected { client, options, uri, made_at: Instant::now() })
     }
+}
+
+/// What is the same for every client, whatever the URI says.
+fn adapt(options: &mut ClientOptions) {
+    options.app_name.get_or_insert_with(|| "sidestream".to_string());
+    options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
+    // When a change stream is resumed by the driver (3.9) and that attempt is tried again, the second
+    // one goes without the token, from where the stream once began. Every read here is repeated by us.
+    options.retry_reads = Some(false);
+    // MongoDB refuses a change stream that is asked for with `local`. What needs another one says so.
+    options.read_concern = None;
+}
+
+/// A connection string that was read again; `None` if it is the old one.
+///
+/// # Errors
+/// Why it cannot be used, without any part of it.
+async fn parse_again(
+    read: Result<MongodbUri, String>,
+    old: &Connected,
+) -> Result<Option<(MongodbUri, ClientOptions)>, String> {
+    let uri = read?;
+    if uri == old.uri {
+        return Ok(None);
+    }
+    let (text, _) = uri.for_driver();
+    // Its name may have to be resolved.
+    let parsed = tokio::time::timeout(SERVER_SELECTION_TIMEOUT, ClientOptions::parse(&text)).await;
+    let mut options = match parsed {
+        Ok(Ok(options)) => options,
+        Ok(Err(error)) if Failure::of(&error) != Failure::Unreachable => {
+            // The driver's own words may repeat what it does not understand.
+            return Err("it holds a connection string that is invalid".to_owned());
+        }
+        _ => return Err("its host cannot be resolved".to_owned()),
+    };
+    adapt(&mut options);
+    // Change streams were shared out by this one.
+    options.max_pool_size = old.options.max_pool_size;
+    Ok(Some((uri, options)))
 }
 
 async fn look_until_in_vain(options: &ClientOptions) -> DeploymentError {

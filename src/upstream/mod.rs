@@ -359,14 +359,14 @@ impl Upstream {
         );
         let needs_a_person = failure.needs_a_person();
         self.feed.set_status(Status::Away(Absence { reason: message, needs_a_person }));
-        // The driver signs in once for each connection, and uses it again whatever it is told there.
-        let needs_new_client = match error {
-            DeploymentError::InVain { .. } => failure.needs_a_person(),
-            DeploymentError::Driver(error) => failure::is_signed_out(error),
-            _ => false,
-        };
-        if needs_new_client {
-            self.server.renew();
+        match error {
+            DeploymentError::InVain { .. } if failure.needs_a_person() => self.server.renew().await,
+            // The driver signs in once for each connection, and uses it again whatever it is told there.
+            DeploymentError::Driver(error) if failure::is_signed_out(error) => {
+                self.server.renew().await;
+            }
+            DeploymentError::Driver(error) => self.server.note(error).await,
+            _ => {}
         }
         (failure, pause)
     }

@@ -11,14 +11,16 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
-use crate::config::resolve::{Resolver, read_text};
+use crate::config::resolve::Resolver;
 use crate::config::setting::{
     DAY, Declaration, HOUR, Setting, SettingKind, declared, duration, unset,
 };
 use crate::config::token_source::TokenSource;
 use crate::config::units::{invalid, show};
 use crate::config::value::{Group, Value};
-use keys::{is_long_enough, public_key};
+use crate::watched::Watched;
+pub use keys::KeyFile;
+use keys::secret_key;
 use text::{parse_claims, parse_header, parse_origin, parse_source, parse_url};
 
 /// How callers are authenticated. Without any source, no caller is.
@@ -54,6 +56,12 @@ pub struct Jwt {
 pub enum JwtKey {
     /// A secret or a public key; its `Debug` shows neither.
     Fixed(DecodingKey),
+    /// The same, from a file that may be replaced.
+    File {
+        key: DecodingKey,
+        file: KeyFile,
+        watched: Watched,
+    },
     Jwks(Uri),
     /// The key is in a file that was left alone ([`Sources::leaves_secrets`](super::Sources)).
     Unread,
@@ -273,25 +281,20 @@ impl Resolver<'_> {
 
     fn jwt_key(&mut self, key: &str, algorithms: &[Algorithm]) -> Option<JwtKey> {
         let working_dir = self.working_dir;
-        let of_secret = |secret: &str| {
-            is_long_enough(secret, algorithms)?;
-            Ok(JwtKey::Fixed(DecodingKey::from_secret(secret.as_bytes())))
-        };
         if self.leaves_secrets && key.ends_with("_file") {
             return Some(JwtKey::Unread);
         }
         match key {
             KEY_SECRET => self.read(key, |text| match text {
                 "" => Err(invalid("is empty", "give it a value")),
-                text => of_secret(text),
+                text => secret_key(text, algorithms).map(JwtKey::Fixed),
             }),
-            KEY_SECRET_FILE => {
-                self.read(key, |text| of_secret(&read_text(&working_dir.join(text))?))
-            }
             "auth.jwt.jwks_url" => self.read(key, parse_url).map(JwtKey::Jwks),
             _ => self.read(key, |text| {
-                let pem = read_text(&working_dir.join(text))?;
-                public_key(pem.as_bytes(), algorithms).map(JwtKey::Fixed)
+                let path = working_dir.join(text);
+                let watched = Watched::new(vec![path.clone()]);
+                let file = KeyFile::new(path, is_secret(key), algorithms);
+                Ok(JwtKey::File { key: file.read()?, file, watched })
             }),
         }
     }

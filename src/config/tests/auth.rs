@@ -40,7 +40,7 @@ auth:
     std::fs::write(dir.path().join("sidestream.yaml"), text).unwrap();
     let auth = Config::load(sources(&dir, &[], Flags::default())).unwrap().auth;
     let jwt = auth.jwt.as_ref().unwrap();
-    assert!(matches!(jwt.key, JwtKey::Fixed(_)));
+    assert!(matches!(jwt.key, JwtKey::File { .. }));
     assert_eq!(jwt.algorithms, [Algorithm::ES256]);
     assert_eq!(jwt.issuer.as_deref(), Some("https://issuer.example"));
     assert_eq!(

@@ -138,7 +138,11 @@ async fn open_at(
 ) -> Result<Events, Error> {
     let (_, collections) = feed.collections();
     let opening = cursor::open(&shared.server, feed.key(), &collections, start, pace);
-    patience.open(opening).await
+    let opened = patience.open(opening).await;
+    if let Err(error) = &opened {
+        shared.server.note(error).await;
+    }
+    opened
 }
 
 /// Opens right behind a position that the server gave in this pass.

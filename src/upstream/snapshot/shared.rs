@@ -322,6 +322,9 @@ impl State {
             Ok(()) => span.set("sidestream.documents", growing.count() as i64),
             Err(error) => span.fail(error.kind()),
         }
+        if let Err(SnapshotError::Driver(error)) = &read {
+            self.server.note(error).await;
+        }
         read.inspect_err(|error| growing.fail(error)).map(|()| true)
     }
 

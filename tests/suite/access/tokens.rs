@@ -13,7 +13,7 @@ use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
-fn files(database: &str) -> Filters {
+pub(super) fn files(database: &str) -> Filters {
     let by_role = "{ match: { role: { $in: [admin, owner] }, level: { $gte: 3 } } }";
     let bound = "match: { customer: { $claim: sub } }\noperations: [insert]\n";
     let nested = "match: { tenant: { $claim: org.tenant }, team: { $claim: teams } }\n\
@@ -36,7 +36,7 @@ fn settings<'s>(pairs: &'s [(&'s str, &'s str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned())).collect()
 }
 
-async fn start(filters: &Filters, pairs: &[(&str, &str)]) -> sidestream::Sidecar {
+pub(super) async fn start(filters: &Filters, pairs: &[(&str, &str)]) -> sidestream::Sidecar {
     let settings = settings(pairs);
     let settings: Vec<_> = settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     sidecar::start(&mongo::uri(), filters, &settings).await
@@ -246,67 +246,6 @@ async fn keys_from_files_and_secrets() {
         assert_eq!(answer.head.status, status, "{algorithm} with {:?}", key.algorithm);
         sidecar.finish().await;
     }
-}
-
-#[tokio::test]
-async fn a_rotated_key_is_found_and_made_up_ones_do_not_flood_the_issuer() {
-    let database = unique("tokens");
-    let (old, new) = (ec_key("old", Algorithm::ES256), ec_key("new", Algorithm::ES256));
-    let set = key_set(&[&old]);
-    let issuer = Server::start(move |_| Reply::json(&set)).await;
-    let url = issuer.url("/jwks");
-    let sidecar = start(&files(&database), &[("JWKS_URL", &url), ("ALGORITHMS", "ES256")]).await;
-    let ada = claims(json!({}));
-    let status = async |token: String| {
-        knock(sidecar.listen, "/_events/known", &bearer(&token)).await.head.status
-    };
-    assert_eq!(status(old.sign(&ada)).await, 200);
-    let before = issuer.count();
-    for _ in 0..10 {
-        assert_eq!(status(old.sign(&ada)).await, 200);
-    }
-    assert_eq!(issuer.count(), before, "the set is kept");
-    assert_eq!(status(new.sign(&ada)).await, 401);
-
-    let set = key_set(&[&new]);
-    issuer.answer_with(move |_| Reply::json(&set));
-    assert_eq!(status(new.sign(&ada)).await, 200);
-    assert_eq!(status(old.sign(&ada)).await, 401, "a key that was withdrawn");
-    for _ in 0..50 {
-        assert_eq!(status(ec_key("made-up", Algorithm::ES256).sign(&ada)).await, 401);
-    }
-    assert!(issuer.count() < before + 8, "{} fetches", issuer.count());
-    sidecar.finish().await;
-}
-
-#[tokio::test]
-async fn a_look_for_a_new_key_that_panics_is_counted_and_comes_again() {
-    let database = unique("tokens");
-    let (old, new) = (ec_key("old", Algorithm::ES256), ec_key("new", Algorithm::ES256));
-    let set = key_set(&[&old]);
-    let issuer = Server::start(move |_| Reply::json(&set)).await;
-    let url = issuer.url("/jwks");
-    let sidecar = start(&files(&database), &[("JWKS_URL", &url), ("ALGORITHMS", "ES256")]).await;
-    let ada = claims(json!({}));
-    let listen = sidecar.listen;
-    let status = |token: String| async move {
-        knock(listen, "/_events/known", &bearer(&token)).await.head.status
-    };
-    assert_eq!(status(old.sign(&ada)).await, 200);
-    let set = key_set(&[&old, &new]);
-    issuer.answer_with(move |_| Reply::json(&set));
-    let before = issuer.count();
-    issuer.hold();
-    let waiting = tokio::spawn(status(new.sign(&ada)));
-    until("the issuer is asked", || async { issuer.count() > before }).await;
-    sidecar.tasks().make_panic("key-set");
-    assert_eq!(waiting.await.unwrap(), 401);
-    let panics = "sidestream_task_panics_total{task=\"key-set\"}";
-    assert_eq!(metric(sidecar.admin, panics).await, 1.0);
-    assert_eq!(status(old.sign(&ada)).await, 200);
-    issuer.release();
-    until("the new key is found", || async { status(new.sign(&ada)).await == 200 }).await;
-    sidecar.finish().await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod budget;
 mod checks;
+mod credentials;
 mod feeds;
 mod history;
 mod impossible;

@@ -13,6 +13,9 @@ pub mod sse;
 // Nor does every one speak TLS.
 #[allow(dead_code)]
 pub mod tls;
+// Nor mounts every one a Secret.
+#[allow(dead_code)]
+pub mod volume;
 
 use std::future::Future;
 use std::time::Duration;
