@@ -11,9 +11,9 @@ CARGO := scripts/cargo
 # What `make test` runs: first these; then three lists beside each other, since most of each is waiting;
 # then what replaces the program that the others start.
 FIRST := fmt-check lint
-ENGINE := cargo-test bench-smoke
+ENGINE := cargo-test
 OUTSIDE := browser-test clients-test
-AROUND := fuzz-short torture-short websocket-test asyncapi-test check-docs helm-check deny
+AROUND := fuzz-lint fuzz-short torture-short websocket-test asyncapi-test check-docs helm-check deny bench-smoke
 LAST := image-test
 
 .PHONY: help
@@ -41,6 +41,11 @@ fmt-check: ## Is the Rust code formatted?
 .PHONY: lint
 lint: ## Clippy; a warning is an error
 	$(CARGO) clippy --all-targets -- -D warnings
+
+.PHONY: fuzz-lint
+# Where nothing else that is built beside it holds the lock.
+fuzz-lint: export CARGO_TARGET_DIR := $(if $(SIDESTREAM_CACHE),$(SIDESTREAM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/sidestream)/fuzz-target
+fuzz-lint: ## The same for the fuzz targets
 	@if [ -n "$$CI" ] || command -v c++ >/dev/null; then \
 		$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --lib --bins -- -D warnings; \
 	else \

@@ -206,6 +206,18 @@ fn schemas() -> Value {
     })
 }
 
+/// Values as they are written in a query: an integer that JSON numbers cannot hold exactly is text.
+fn as_asked(value: &Value) -> Value {
+    match value {
+        Value::Array(values) => values.iter().map(as_asked).collect(),
+        value => value.get("$numberLong").unwrap_or(value).clone(),
+    }
+}
+
+fn holds_text(value: &Value) -> bool {
+    value.is_string() || value.as_array().is_some_and(|values| values.iter().any(holds_text))
+}
+
 /// The parameters of a stream, as the query of its request.
 fn query(params: &Params) -> Value {
     let mut properties = Map::new();
@@ -221,21 +233,27 @@ fn query(params: &Params) -> Value {
         };
         let declared = param.to_json();
         let mut schema = kind;
-        for (of_ours, of_schema) in [("enum", "enum"), ("maxLength", "maxLength")] {
-            if let Some(value) = declared.get(of_ours) {
-                schema[of_schema] = value.clone();
-            }
+        if let Some(length) = declared.get("maxLength") {
+            schema["maxLength"] = length.clone();
+        }
+        if let Some(values) = declared.get("enum") {
+            schema["enum"] = as_asked(values);
         }
         for (of_ours, of_schema) in [("min", "minimum"), ("max", "maximum")] {
             if let Some(value) = declared.get(of_ours).filter(|value| value.is_number()) {
                 schema[of_schema] = value.clone();
             }
         }
+        let default = declared.get("default").map(as_asked);
+        let has_text = [schema.get("enum"), default.as_ref()].into_iter().flatten().any(holds_text);
+        if schema["type"] == "integer" && has_text {
+            schema["type"] = json!(["integer", "string"]);
+        }
         if param.is_array {
             schema = json!({ "type": "array", "items": schema });
         }
-        if let Some(default) = declared.get("default") {
-            schema["default"] = default.clone();
+        if let Some(default) = default {
+            schema["default"] = default;
         }
         properties.insert(param.name.clone(), schema);
     }

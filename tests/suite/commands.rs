@@ -188,8 +188,9 @@ async fn the_streams_as_an_asyncapi_document() {
     let name = unique("asyncapi");
     let file =
         |access: &str, more: &str| format!("collection: {name}.orders\naccess: {access}\n{more}");
-    let params = "match: { status: { $in: { $param: status } }, total: { $gte: { $param: least } } }\n\
-                  params: { status: { type: [string], enum: [new, paid] }, least: { type: int, min: 0, default: 0 } }\n\
+    let params = "match: { status: { $in: { $param: status } }, total: { $gte: { $param: least } }, by: { $param: by } }\n\
+                  params: { status: { type: [string], enum: [new, paid] }, least: { type: int, min: 0, default: 0 },\n\
+                  \x20         by: { type: long, enum: [1, 9007199254740993], default: 1 } }\n\
                   fullDocumentBeforeChange: whenAvailable\n";
     let filters = Filters::new(&[
         ("shop/orders", &file("public", params)),
@@ -220,6 +221,8 @@ async fn the_streams_as_an_asyncapi_document() {
         json!({
             "status": { "type": "array", "items": { "type": "string", "enum": ["new", "paid"] } },
             "least": { "type": "integer", "minimum": 0, "default": 0 },
+            // As JSON numbers, two of them may be one.
+            "by": { "type": ["integer", "string"], "enum": [1, "9007199254740993"], "default": 1 },
         })
     );
     assert_resolves(&document, &document);

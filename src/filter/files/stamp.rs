@@ -1,5 +1,5 @@
 //! Whether a directory of filter files may have changed, without reading the files: names, sizes
-//! and times.
+//! and times. Of other files only the names: one that is nearly a filter file's is told of.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -76,7 +76,7 @@ impl Walk {
                 }
                 Ok(metadata) if is_filter => self.file(&path, &metadata),
                 Err(error) if is_filter => (path, error.kind()).hash(&mut self.hasher),
-                _ => {}
+                _ => path.hash(&mut self.hasher),
             }
         }
     }
@@ -119,8 +119,12 @@ mod tests {
         let old = SystemTime::now() - Duration::from_secs(60);
         fs::File::open(at("a.yaml")).unwrap().set_modified(old).unwrap();
         expect(true, "another text of the same length");
-        fs::write(at("README.md"), "x").unwrap();
-        expect(false, "another file");
+        fs::write(at("a.yaml.txt"), "x").unwrap();
+        expect(true, "a name that is told of");
+        fs::write(at("a.yaml.txt"), "longer").unwrap();
+        expect(false, "another text that nobody reads");
+        fs::write(at(".a.yaml.swp"), "x").unwrap();
+        expect(false, "a hidden file");
         fs::create_dir(at("shop")).unwrap();
         fs::write(at("shop/b.json"), "{}").unwrap();
         expect(true, "a file further down");
