@@ -1,5 +1,13 @@
 //! What the crowd speaks: its requests, and as much of WebSocket as it needs. Pure: bytes in, bytes out.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
+/// What only events hold, and the sign that they come from now on. Made once: there are millions of
+/// messages.
+static SEQ: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"seq\":"));
+static READY: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"event\":\"ready\""));
 /// Text, close, ping and pong of RFC 6455.
 const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
@@ -101,11 +109,10 @@ impl Speaks {
 
     fn heard(self, message: &[u8], answer: &mut Vec<u8>) -> Result<Heard, String> {
         let is = |start: &str| message.starts_with(start.as_bytes());
-        let holds = |part: &str| memchr::memmem::find(message, part.as_bytes()).is_some();
         let heard = match self {
             // First, since almost all of them are: the client shares the cores with the server.
-            Speaks::WebSocket if holds(r#""seq":"#) => Heard::Event,
-            Speaks::WebSocket if holds(r#""event":"ready""#) => Heard::Opened,
+            Speaks::WebSocket if SEQ.find(message).is_some() => Heard::Event,
+            Speaks::WebSocket if READY.find(message).is_some() => Heard::Opened,
             Speaks::WebSocket => Heard::Nothing,
             Speaks::SocketIo if is("42") => Heard::Event,
             Speaks::SocketIo if is("40") => Heard::Opened,

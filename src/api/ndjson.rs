@@ -1,12 +1,18 @@
 //! Newline-delimited JSON, for `fetch()` streaming: one envelope a line.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::envelope;
+use super::transport::latest::{self, Latest};
 use super::transport::{Encoder, Mark};
 use crate::session::connection::Frame;
+
+thread_local! {
+    static LATEST: RefCell<Latest> = RefCell::default();
+}
 
 /// The encoder.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ impl Encoder for Ndjson {
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
-        envelope::encode(frame, mark, "}\n", out);
+        latest::encode(&LATEST, (frame, mark), out, |out| {
+            envelope::encode(frame, mark, "}\n", out);
+        });
     }
 }

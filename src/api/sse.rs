@@ -5,11 +5,13 @@
 //! - `retry:` and comments have no blank line behind them: some clients hand out an empty event at
 //!   each.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::envelope;
+use super::transport::latest::{self, Latest};
 use super::transport::{Encoder, Mark};
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
@@ -23,6 +25,10 @@ pub const HEADERS: [(&str, &str); 3] = [
     // nginx in front of us would hold them back, too.
     ("X-Accel-Buffering", "no"),
 ];
+
+thread_local! {
+    static LATEST: RefCell<Latest> = RefCell::default();
+}
 
 /// The encoder.
 #[derive(Debug)]
@@ -48,6 +54,13 @@ impl Encoder for Sse {
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
+        latest::encode(&LATEST, (frame, mark), out, |out| self.block(frame, mark, out));
+    }
+}
+
+impl Sse {
+    /// Appends a frame's block.
+    fn block(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
         let event = match &frame.kind {
             // By far the most: pieces that are made once for all.
             FrameKind::Delivery(delivery) if mark.label.is_none() => {

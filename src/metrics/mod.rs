@@ -4,6 +4,7 @@
 //! Rooms take the whole struct: counting is not worth an interface.
 
 mod request_log;
+mod spread;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -15,6 +16,7 @@ use prometheus::{
 };
 
 pub use request_log::{LoggedRequest, RequestLog};
+pub use spread::SpreadHistogram;
 
 use crate::trace::Tracer;
 
@@ -50,7 +52,7 @@ pub struct Metrics {
     pub snapshots_total: IntCounterVec,
     pub snapshot_seconds: Histogram,
     pub slow_clients_total: IntCounter,
-    pub delivery_seconds: Histogram,
+    pub delivery_seconds: SpreadHistogram,
     pub filter_reloads_total: IntCounterVec,
     pub filter_state: IntGaugeVec,
     pub filter_findings: IntGaugeVec,
@@ -210,13 +212,12 @@ impl Metrics {
                     "Times that a client fell so far behind that it was moved to a replay.",
                 )),
             ),
-            delivery_seconds: histogram(
-                r,
-                "delivery_seconds",
-                "Time from an event's wall clock time in MongoDB to the write to the client's \
-                 socket.",
-                &DELIVERY_BUCKETS,
-            ),
+            delivery_seconds: {
+                let name = "delivery_seconds";
+                let help = "Time from an event's wall clock time in MongoDB to the write to the client's socket.";
+                let opts = HistogramOpts::from(opts(name, help)).buckets(DELIVERY_BUCKETS.to_vec());
+                register(r, SpreadHistogram::with_opts(&opts))
+            },
             filter_reloads_total: counters(
                 r,
                 "filter_reloads_total",

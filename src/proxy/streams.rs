@@ -142,6 +142,10 @@ impl Sink for SocketSink {
         if length > MAX_COPY {
             return Box::pin(self.send_shared(length, pieces)).await;
         }
+        if let ([whole], false) = (pieces, self.is_chunked) {
+            self.socket.write_all(whole).await?;
+            return self.socket.flush().await;
+        }
         let mut chunk = Vec::with_capacity(length + 16);
         if self.is_chunked {
             let _ = write!(chunk, "{length:x}\r\n");

@@ -3,6 +3,7 @@
 mod incoming;
 mod message;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use super::opening::Identity;
 use super::problem::Problem;
 use super::refusal::Refusal;
 use super::reserved::{Answer, Ask, Handler, Opened};
+use super::transport::latest::{self, Latest};
 use super::transport::{self, Encoder, Ending, Mark, Sink};
 use super::wanted::{self, Wanted};
 use crate::session::connection::{Connection, Frame};
@@ -64,6 +66,10 @@ struct Close {
     reason: String,
 }
 
+thread_local! {
+    static LATEST: RefCell<Latest> = RefCell::default();
+}
+
 /// The encoder: each frame is one text message.
 #[derive(Debug)]
 struct WebSocket;
@@ -84,10 +90,12 @@ impl Encoder for WebSocket {
         if matches!(frame.kind, FrameKind::Position(_) | FrameKind::Keepalive) {
             out.push(frame_of(OpCode::Control(Control::Ping), b""));
         }
-        let begin = out.len();
-        envelope::encode(frame, mark, "}", out);
-        let length: usize = out[begin..].iter().map(Bytes::len).sum();
-        out.insert(begin, head_of(OpCode::Data(Data::Text), length));
+        latest::encode(&LATEST, (frame, mark), out, |out| {
+            let begin = out.len();
+            envelope::encode(frame, mark, "}", out);
+            let length: usize = out[begin..].iter().map(Bytes::len).sum();
+            out.insert(begin, head_of(OpCode::Data(Data::Text), length));
+        });
     }
 }
 

@@ -4,6 +4,8 @@
 //! Knows neither the HTTP version nor the socket: it writes to a [`Sink`], which the proxy provides
 //! for each protocol. A transport is an [`Encoder`].
 
+pub(super) mod latest;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::future::poll_fn;
