@@ -215,7 +215,7 @@ impl Own {
         }
     }
 
-    /// Makes it a replica set, and waits for its primary.
+    /// Makes it a replica set, and waits for its primary and the others' copies.
     pub async fn initiate(&mut self) {
         self.setup.members = self.nodes.len();
         let members: Vec<Document> = (0..self.nodes.len())
@@ -253,6 +253,19 @@ impl Own {
             hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
         })
         .await;
+        // One whose first copy is under way when its source is killed waits for that for a day.
+        for index in 1..self.nodes.len() {
+            let member = self.direct(index).await;
+            until("every member has its copy", || async {
+                let hello = member.database("admin").run_command(doc! { "hello": 1 }).await;
+                hello.is_ok_and(|hello| {
+                    let is = |role| hello.get_bool(role).unwrap_or(false);
+                    is("secondary") || is("isWritablePrimary")
+                })
+            })
+            .await;
+            member.shutdown().immediate(true).await;
+        }
         if self.setup.auth {
             let root = doc! { "createUser": ROOT.0, "pwd": ROOT.1, "roles": ["root"] };
             admin.run_command(root).await.expect("a user");

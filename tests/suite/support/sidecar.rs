@@ -59,6 +59,8 @@ pub fn settings_on(
         ("SIDESTREAM_CLIENTS__HEARTBEAT", "200ms".to_string()),
         ("SIDESTREAM_DRAIN", "2s".to_string()),
         ("SIDESTREAM_ADMIN", "127.0.0.1:0".to_string()),
+        // A test may do other things for long before it reads what its streams were sent.
+        ("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "10m".to_string()),
     ];
     env.extend(more.iter().map(|(name, value)| (*name, value.to_string())));
     Config::load(Sources {
