@@ -166,7 +166,11 @@ async fn errors_of_the_cursor() {
     for (command, code, times) in
         [("getMore", 280, 2), ("getMore", 286, 2), ("aggregate", 280, 2), ("aggregate", 286, 1)]
     {
-        own.fail(&[command], doc! { "times": times }, "sidecar-under-test", code).await;
+        // The sidecar looks into the oplog by an aggregate as well.
+        let data = doc! {
+            "failCommands": [command], "errorCode": code, "appName": "sidecar-under-test",
+        };
+        own.fail_streams("shop", data, times).await;
         if command == "aggregate" {
             // The cursor is gone, and the driver's own attempt to resume fails for good.
             own.admin(doc! { "killAllSessions": [] }).await.expect("the right to");

@@ -387,6 +387,16 @@ kill "$killer" 2>/dev/null
         self.admin(point).await.expect("test commands");
     }
 
+    /// The same for commands of change streams on a whole database: not for others, which would count.
+    #[allow(dead_code, reason = "not every test binary that shares this file needs it")]
+    pub async fn fail_streams(&self, database: &str, data: Document, times: i32) {
+        let mut data = data;
+        data.insert("namespace", format!("{database}.$cmd.aggregate"));
+        let mode = doc! { "times": times };
+        let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        self.admin(point).await.expect("test commands");
+    }
+
     /// Closes the connections on which clients with this `appName` send such commands.
     pub async fn cut(&self, commands: &[&str], mode: Document, app: &str) {
         let data = doc! { "failCommands": commands, "closeConnection": true, "appName": app };
