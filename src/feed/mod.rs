@@ -262,13 +262,17 @@ impl Feed {
         if cursor > end {
             return None;
         }
-        if !head.names_document() {
-            return Some((head.clone(), end));
-        }
+        Some((self.without_document(head), end))
+    }
+
+    /// A place up to which everything was read, as one that names no document.
+    pub fn without_document(&self, position: &Position) -> Position {
         // With several shards, another one may still have an event of the same time that sorts
         // before this one: only what lies before that time is certain.
-        let past = if self.is_sharded.load(Ordering::Relaxed) { None } else { head.past_event() };
-        Some((past.unwrap_or_else(|| Position::before(head.time())), end))
+        match self.is_sharded.load(Ordering::Relaxed) && position.names_document() {
+            true => Position::before(position.time()),
+            false => position.without_document(),
+        }
     }
 
     /// How far behind the wall clock the newest position is, in seconds. An idle deployment writes

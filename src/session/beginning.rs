@@ -14,9 +14,7 @@ use crate::feed::Feed;
 use crate::feed::journal::Located;
 use crate::feed::routes::{READ_BYTES, ResetReason, Route};
 use crate::session::listeners::Listener;
-use crate::upstream::snapshot::{
-    Given, PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots, Taken,
-};
+use crate::upstream::snapshot::{Given, PendingQuery, Reading, Refused, SnapshotAnswer, Snapshots};
 
 /// How many documents one look gives.
 const BATCH: usize = 64;
@@ -46,7 +44,6 @@ enum State {
         /// While its documents are being read.
         query: Option<PendingQuery>,
         position: Position,
-        cursor: Option<u64>,
     },
     Refused,
 }
@@ -74,6 +71,14 @@ impl Beginning {
     /// Nothing is asked before `at`.
     pub fn new(reason: Option<ResetReason>, beyond: Option<Position>, at: Instant) -> Beginning {
         Beginning { reason, beyond, asked: 0, state: State::Pausing(at) }
+    }
+
+    /// It goes on in another feed. What its client is being given is of no feed; what it has only asked
+    /// for is read beside the old one, which may be read no more.
+    pub fn leave_feed(&mut self) {
+        if let State::Asked(_) = self.state {
+            self.state = State::Pausing(Instant::now());
+        }
     }
 
     /// Whether the client was given something of it.
@@ -108,7 +113,8 @@ impl Beginning {
                 let asker = || listener.asker();
                 match snapshots.ask(feed, route, self.beyond.as_ref(), has_waited, asker) {
                     SnapshotAnswer::Taken(taken, query) => {
-                        self.state = State::of(&taken, query, feed);
+                        let (reading, position) = (Reading::new(&taken), taken.position().clone());
+                        self.state = State::Giving { reading, query, position };
                         SnapshotStep::Begins
                     }
                     SnapshotAnswer::Refused(refused) => {
@@ -123,7 +129,7 @@ impl Beginning {
                     }
                 }
             }
-            State::Giving { reading, query, position, cursor } => {
+            State::Giving { reading, query, position } => {
                 if let Some(query) = query {
                     query.note();
                 }
@@ -132,7 +138,10 @@ impl Beginning {
                     Given::NotYet => SnapshotStep::Nothing,
                     Given::Complete => SnapshotStep::Done {
                         position: position.clone(),
-                        cursor: *cursor,
+                        cursor: match feed.locate(position) {
+                            Some(Located::At(cursor)) => Some(cursor),
+                            _ => None,
+                        },
                         documents: reading.given(),
                     },
                     Given::Gone => SnapshotStep::Gone,
@@ -154,16 +163,5 @@ impl Beginning {
             State::Giving { query: None, .. } => {}
             State::Refused => std::future::pending().await,
         }
-    }
-}
-
-impl State {
-    fn of(taken: &Arc<Taken>, query: Option<PendingQuery>, feed: &Feed) -> State {
-        let position = taken.position().clone();
-        let cursor = match feed.locate(&position) {
-            Some(Located::At(cursor)) => Some(cursor),
-            _ => None,
-        };
-        State::Giving { reading: Reading::new(taken), query, position, cursor }
     }
 }

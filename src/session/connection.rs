@@ -67,7 +67,7 @@ pub struct Connection {
 enum Step {
     Ended(Ended),
     CallerChanged,
-    /// Of this stream. `None`: its filter is no longer the one in force.
+    /// Of this stream. `None`: its filter is no longer the one in force, or is read from another feed.
     Kind(u16, Option<FrameKind>),
 }
 
@@ -258,9 +258,16 @@ impl Connection {
         Some(Frame { stream, kind: FrameKind::End(ended) })
     }
 
-    /// A filter is no longer the one in force: goes on under the new one, or ends the stream. Says
-    /// what the client is to be told.
+    /// A filter is no longer the one in force, or is read from another feed: goes on there, under the
+    /// new one, or ends the stream. Says what the client is to be told.
     fn retire(&mut self, stream: u16) -> Option<Frame> {
+        let retired = match &mut self.streams {
+            Streams::One(member, _) => &mut member.subscription,
+            Streams::Many(many) => many.subscription(stream)?,
+        };
+        if self.catalog.follow(retired) {
+            return None;
+        }
         let caller = self.control.caller();
         let (subscription, query) = match &self.streams {
             Streams::One(member, _) => (&member.subscription, &member.query),

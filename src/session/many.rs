@@ -238,6 +238,11 @@ impl Many {
         Some((slot.as_ref()?, self.query(stream)))
     }
 
+    /// The same, to be moved. Its query and its place stay what they are.
+    pub(super) fn subscription(&mut self, stream: u16) -> Option<&mut Subscription> {
+        self.slots.get_mut(usize::from(stream))?.as_mut()
+    }
+
     /// Has another stream in the place of one.
     pub(super) fn replace(&mut self, stream: u16, member: Member) {
         if let Some(slot) = self.slots.get_mut(usize::from(stream)) {

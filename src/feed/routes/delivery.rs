@@ -132,6 +132,11 @@ impl Delivery {
         self.id.clone()
     }
 
+    /// Whether it is given to come back with as it is in the order, and not as another form of that.
+    pub fn shows_token(&self) -> bool {
+        self.id.as_ref() == Some(&self.token)
+    }
+
     /// The event type as clients see it.
     pub fn event_name(&self) -> &'static str {
         match self.kind {

@@ -1,7 +1,8 @@
 //! The streams in force: filters by name, and the feeds that supply them.
 //!
-//! Reloading the filter files goes through here: what did not change is not touched. A feed lives
-//! as long as a filter uses it, plus a grace period: see [`Catalog::close_unused`].
+//! Reloading the filter files goes through here: what did not change is not touched, and where it is
+//! read from another feed, its clients go on there: see [`Catalog::follow`]. A feed lives as long as a
+//! filter uses it, plus a grace period: see [`Catalog::close_unused`].
 
 mod state;
 
@@ -191,10 +192,12 @@ impl Catalog {
         let keys = std::mem::take(&mut state.keys);
         self.supply(state);
         // Whoever listens to another feed than the stream has now goes on there.
-        retired.extend(kept.into_iter().filter(|kept| {
-            let name = &kept.name;
-            keys.get(name) != state.keys.get(name)
-        }));
+        for filter in kept.iter().filter(|kept| keys.get(&kept.name) != state.keys.get(&kept.name))
+        {
+            if let Some(supplied) = keys.get(&filter.name).and_then(|key| state.feeds.get(key)) {
+                supplied.feed.retire(filter);
+            }
+        }
         for filter in retired {
             let supplied = keys.get(&filter.name).and_then(|key| state.feeds.get(key));
             if let Some(supplied) = supplied {
@@ -348,8 +351,26 @@ impl Catalog {
         };
         let source = found.source.clone();
         let subscription = Subscription::new(source, &found.filter, bound, from, listener);
-        // Between finding a filter and joining its route somebody had to be asked who this is. Of a
-        // file that was changed meanwhile everybody was told but this client, who was not there.
+        self.retire_if_late(found, &subscription);
+        subscription
+    }
+
+    /// Has a subscription go on in the feed that its stream is read from now, exactly where it is, where
+    /// that is all that has changed. Says whether it does.
+    pub fn follow(&self, subscription: &mut Subscription) -> bool {
+        let Ok(found) = self.find(&subscription.filter().name) else { return false };
+        // On the feed that it has, its filter was another one meanwhile.
+        if !found.filter.is_same(subscription.filter()) || subscription.reads(found.feed()) {
+            return false;
+        }
+        subscription.move_to(found.source.clone());
+        self.retire_if_late(&found, subscription);
+        true
+    }
+
+    /// Between finding a filter and joining its route somebody may have had to be asked who this is. Of
+    /// a change that came meanwhile everybody was told but this client, who was not there.
+    fn retire_if_late(&self, found: &ActiveStream, subscription: &Subscription) {
         let is_current = self.find(&found.filter.name).is_ok_and(|current| {
             current.filter.is_same(subscription.filter())
                 && Arc::ptr_eq(current.feed(), found.feed())
@@ -362,7 +383,6 @@ impl Catalog {
                 gone.insert(found.filter.name.clone());
             }
         }
-        subscription
     }
 
     /// Every filter in force, by name.

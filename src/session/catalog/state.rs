@@ -38,7 +38,7 @@ pub(super) struct State {
     /// Streams that are no longer in force, and of which metrics still tell.
     pub gone: BTreeSet<String>,
     /// Collections that are read by themselves, since the rights are not on their database. Stays
-    /// so while the process runs: moving a stream resets it.
+    /// so while the process runs: a stream that moves is read anew, for as far as `replay.window`.
     pub alone: BTreeSet<Namespace>,
 }
 

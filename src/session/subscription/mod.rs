@@ -10,10 +10,13 @@
 //! - A [`FrameKind::Position`] contains no document key, and lies after everything that was given.
 //! - A stream with a snapshot gives documents where another one would give `Reset`, and no position
 //!   from then on until the documents are complete.
+//! - The numbers of a journal mean nothing in another feed: a stream that moves to one takes its
+//!   position along, and what it waits for; see [`Subscription::move_to`].
 //! - [`Subscription::next`] may be dropped at any await: what it took from a channel or a route is
 //!   in `ready` before it awaits again.
 
 mod frames;
+mod moving;
 mod places;
 mod reading;
 
@@ -75,6 +78,12 @@ impl Source {
     /// Of a stream that is read from this feed.
     pub fn new(shared: Arc<Shared>, feed: Arc<Feed>) -> Source {
         Source { shared, feed, events_sent: OnceLock::new() }
+    }
+
+    /// For its first subscription.
+    fn count_events_of(&self, filter: &Filter) {
+        let counters = &self.shared.metrics.events_sent_total;
+        self.events_sent.get_or_init(|| counters.with_label_values(&[&filter.name]));
     }
 }
 
@@ -185,12 +194,12 @@ impl Subscription {
         from: From,
         (listener, listed): (Arc<Listener>, Listed),
     ) -> Subscription {
-        let Source { shared, feed, events_sent } = &*source;
+        source.count_events_of(filter);
+        let Source { shared, feed, .. } = &*source;
         let joined = feed.join(filter, bound);
         let listed = listener.listen_on(joined.route.clone(), listed);
         let metrics = &shared.metrics;
         metrics.subscriptions.with_label_values(&[&filter.name]).inc();
-        events_sent.get_or_init(|| metrics.events_sent_total.with_label_values(&[&filter.name]));
         let mut subscription = Subscription {
             beat: 0,
             phase: Phase::wait_for(feed, Begin::There),
@@ -281,13 +290,7 @@ impl Subscription {
             }
             if self.source.feed.epoch() != self.epoch {
                 self.epoch = self.source.feed.epoch();
-                // One that waits to be reset for another reason misses nothing more by this.
-                let begins = match &self.phase {
-                    Phase::Waiting(waiting) => !matches!(waiting.begin, Begin::There),
-                    Phase::Beginning(beginning) => !beginning.has_begun(),
-                    Phase::Following(_) | Phase::Replaying(_) => false,
-                };
-                if !begins {
+                if self.has_missed() {
                     self.reset(ResetReason::HistoryLost);
                 }
                 continue;

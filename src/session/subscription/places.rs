@@ -4,7 +4,7 @@
 use bson::Timestamp;
 use tokio::time::Instant;
 
-use super::{Begin, FrameKind, Phase, Subscription};
+use super::{Begin, FrameKind, Phase, Source, Subscription};
 use crate::event::Position;
 use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
@@ -15,12 +15,15 @@ use crate::upstream::snapshot::{MAX_ROUND, Round};
 /// deployment. Replicas differ by what one of them has not read yet.
 const MAX_AHEAD_OF_JOURNAL_SECONDS: u32 = 300;
 
-/// How far a stream has begun: whether [`FrameKind::Ready`] is out, or in `ready`, and after which
-/// pause its snapshot last began again. In one byte, since every stream has it.
+/// How far a stream has begun: whether [`FrameKind::Ready`] is out, or in `ready`; until then, whether
+/// its position is the token of an event that its client was not shown; and after which pause its
+/// snapshot last began again. In one byte, since every stream has it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun(u8);
 
-const IS_READY: u8 = !MAX_ROUND;
+const IS_READY: u8 = 0x80;
+const IS_HIDDEN: u8 = 0x40;
+const _: () = assert!(MAX_ROUND == !(IS_READY | IS_HIDDEN));
 
 impl Begun {
     /// In no round yet.
@@ -40,12 +43,22 @@ impl Begun {
         was_ready
     }
 
+    /// Whether the client must not be shown its position as it is.
+    fn is_hidden(self) -> bool {
+        self.0 & IS_HIDDEN != 0
+    }
+
+    /// Notes whether its position is the token of an event that its client was not shown.
+    pub fn set_hidden(&mut self, is_hidden: bool) {
+        self.0 = (self.0 & !IS_HIDDEN) | (if is_hidden { IS_HIDDEN } else { 0 });
+    }
+
     fn round(self) -> Round {
         self.0 & MAX_ROUND
     }
 
     fn set_round(&mut self, round: Round) {
-        self.0 = (self.0 & IS_READY) | (round & MAX_ROUND);
+        self.0 = (self.0 & !MAX_ROUND) | (round & MAX_ROUND);
     }
 }
 
@@ -58,11 +71,11 @@ impl Subscription {
                 self.source.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
                 self.phase = Phase::Following(cursor);
             }
-            Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
             // The journal still reads what was before the start, and may get there.
             _ if !self.source.feed.was_live() => {
                 self.phase = Phase::wait_for(&self.source.feed, Begin::There);
             }
+            Some(Located::At(_)) => self.reset(ResetReason::InvalidToken),
             _ => self.replay(position),
         }
     }
@@ -73,6 +86,10 @@ impl Subscription {
             Phase::Waiting(waiting) => waiting.begin,
             Phase::Following(_) | Phase::Replaying(_) | Phase::Beginning(_) => Begin::There,
         };
+        self.begin_with(begin);
+    }
+
+    pub(super) fn begin_with(&mut self, begin: Begin) {
         match (begin, self.position.clone()) {
             (Begin::Reset(reason), _) => self.reset(reason),
             (Begin::Ago(seconds), _) => self.go_back(seconds),
@@ -130,7 +147,7 @@ impl Subscription {
     }
 
     /// A reset before the feed was read would be answered with data that is older than "now".
-    fn wait_to(&mut self, begin: Begin) {
+    pub(super) fn wait_to(&mut self, begin: Begin) {
         self.phase = Phase::wait_for(&self.source.feed, begin);
     }
 
@@ -166,8 +183,9 @@ impl Subscription {
     ) {
         let at = match is_braked {
             true => {
-                let (at, round) =
-                    self.source.shared.snapshots.brake(&self.route, self.begun.round());
+                let Source { shared, feed, .. } = &*self.source;
+                let round = self.begun.round();
+                let (at, round) = shared.snapshots.brake(feed, &self.route, round);
                 self.begun.set_round(round);
                 at
             }
@@ -194,10 +212,22 @@ impl Subscription {
         let found = self.source.feed.position_without_document(&self.route, cursor);
         let Some((position, next)) = found.filter(|_| !self.is_broken()) else { return false };
         self.phase = Phase::Following(next);
-        // What the client has may be further: its own id, of a replica that had read more.
-        let position = self.position.take().map_or(position.clone(), |had| had.max(position));
-        self.position = Some(position.clone());
-        self.begin_at(position);
+        let shown = match self.position.take() {
+            // What the client has may be further: its own id, of a replica that had read more, or an
+            // event of the time before which everything is certain.
+            Some(had) if had > position => {
+                let is_hidden = self.begun.is_hidden();
+                let shown =
+                    if is_hidden { self.source.feed.without_document(&had) } else { had.clone() };
+                self.position = Some(had);
+                shown
+            }
+            _ => {
+                self.position = Some(position.clone());
+                position
+            }
+        };
+        self.begin_at(shown);
         true
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{FrameKind, Phase, Subscription};
+use super::{Begin, FrameKind, Phase, Subscription};
 use crate::event::Position;
 use crate::feed::Back;
 use crate::feed::routes::{Delivery, DeliveryKind, Read, ResetReason};
@@ -75,6 +75,10 @@ impl Subscription {
                 self.ready.push_back(FrameKind::Ready(position.clone(), documents));
                 match cursor {
                     Some(cursor) => self.phase = Phase::Following(cursor),
+                    // It has moved to this feed since it began.
+                    None if !self.source.feed.was_live() => {
+                        self.phase = Phase::wait_for(&self.source.feed, Begin::There);
+                    }
                     None => self.replay(position),
                 }
             }
@@ -128,6 +132,9 @@ impl Subscription {
                     return self.begin_again(Some(reason), Some(delivery.token.clone()), true);
                 }
                 self.position = Some(delivery.token.clone());
+                if !self.begun.was_ready() {
+                    self.begun.set_hidden(!delivery.shows_token());
+                }
                 self.ready.push_back(FrameKind::Delivery(delivery));
             }
         }
@@ -139,6 +146,8 @@ impl Subscription {
 
     pub(super) fn reach(&mut self, position: Position) {
         if self.position.as_ref().is_none_or(|had| position > *had) {
+            // It may be an event of another collection.
+            self.begun.set_hidden(true);
             self.position = Some(position);
         }
     }

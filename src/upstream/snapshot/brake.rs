@@ -15,8 +15,8 @@ const CALM: Duration = Duration::from_secs(120);
 /// Which pause a client has begun again after, so that it does so once for each: 0 for none yet, and
 /// 1 again after [`MAX_ROUND`].
 pub type Round = u8;
-/// In seven bits, for those who keep one for each client.
-pub const MAX_ROUND: Round = 0x7f;
+/// In six bits, for those who keep one for each client.
+pub const MAX_ROUND: Round = 0x3f;
 
 /// The growing pause between restarts of the snapshots of one route.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //!
-//! - There is one query at a time for a filter and its values, in a task of its own. A client that asks
-//!   may leave; the query ends when no client waits for it. The number of queries of all filters is
+//! - There is one query at a time for a filter and its values in a feed, in a task of its own. A client
+//!   that asks may leave; the query ends when no client waits for it. The number of queries of all filters is
 //!   limited; the others wait in a queue, which is bounded and fair: see [`super::queue`].
 //! - Clients are given the first documents while the others are read: see [`super::taken`].
 //! - A snapshot is given to further clients as long as the feed's journal reaches back to its time, so
@@ -138,7 +138,9 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Slots {
-    by_key: HashMap<RouteKey, Slot>,
+    /// By the feed's address, too: beside one that its clients have left, a query may wait for ever. It
+    /// holds the feed, so no other one has the address meanwhile.
+    by_key: HashMap<(usize, RouteKey), Slot>,
     /// Those of no use are looked for when so many are here, and then at every doubling.
     sweep_at: usize,
 }
@@ -151,7 +153,7 @@ struct Query {
     ticket: Arc<Ticket>,
 }
 
-/// What is known of a filter with its values.
+/// What is known of a filter with its values, in a feed.
 #[derive(Debug, Default)]
 struct Slot {
     /// The one that waits or is under way.
@@ -209,7 +211,7 @@ impl Snapshots {
     ) -> SnapshotAnswer {
         let state = &self.0;
         let mut slots = state.slots.lock();
-        let slot = slots.of(route);
+        let slot = slots.of(feed, route);
         let is_late = |taken: &Taken| beyond.is_none_or(|beyond| taken.position() > beyond);
         let is_of_use = |taken: &Arc<Taken>| !taken.has_failed() && is_late(taken);
         let taken = slot.taken.upgrade().filter(is_of_use);
@@ -252,8 +254,8 @@ impl Snapshots {
 
     /// When a client of this route may begin again that had a snapshot, or was about to, and in which
     /// round that is; `had` is the one in which it last did.
-    pub fn brake(&self, route: &Arc<Route>, had: Round) -> (Instant, Round) {
-        self.0.slots.lock().of(route).brake.next(had, Instant::now())
+    pub fn brake(&self, feed: &Feed, route: &Route, had: Round) -> (Instant, Round) {
+        self.0.slots.lock().of(feed, route).brake.next(had, Instant::now())
     }
 }
 
@@ -286,7 +288,7 @@ impl State {
                 Some(Err(_)) => return,
                 None => {}
             }
-            if attempt_is_over(&query, &self, &route) {
+            if attempt_is_over(&query, &self, (&feed, &route)) {
                 return;
             }
             // Spread, since others failed at the same moment.
@@ -314,7 +316,8 @@ impl State {
         let began = Instant::now();
         let span = self.metrics.tracer.root(SpanSide::Internal, "snapshot");
         span.set_with("sidestream.stream", || route.filter().name.clone());
-        let mut growing = Growing { state: self, route, query, taken: None, before: Weak::new() };
+        let (taken, before) = (None, Weak::new());
+        let mut growing = Growing { state: self, feed, route, query, taken, before };
         let read = self.read(feed, route, &mut growing).await;
         drop(place);
         self.metrics.snapshot_seconds.observe(began.elapsed().as_secs_f64());
@@ -403,7 +406,7 @@ impl State {
     }
 
     /// Remembers, and tells, that it is of no use to try again.
-    fn refuse(&self, route: &Route, error: &SnapshotError) -> Refused {
+    fn refuse(&self, feed: &Feed, route: &Route, error: &SnapshotError) -> Refused {
         let (refused, outcome) = match error {
             SnapshotError::TooLarge(_) => (Refused::TooLarge, "too-large"),
             _ => (Refused::Unavailable, "unavailable"),
@@ -413,7 +416,7 @@ impl State {
             let stream = &route.filter().name;
             warn!(%stream, "there is no snapshot, and its clients are told to come again later: {error}");
         }
-        self.slots.lock().of(route).refused = Some((Instant::now(), refused));
+        self.slots.lock().of(feed, route).refused = Some((Instant::now(), refused));
         refused
     }
 
@@ -442,11 +445,11 @@ impl State {
 }
 
 /// Whether nobody waits any more; then nobody can begin to. Under the lock under which one would.
-fn attempt_is_over(query: &Query, state: &State, route: &Route) -> bool {
+fn attempt_is_over(query: &Query, state: &State, (feed, route): (&Feed, &Route)) -> bool {
     let mut slots = state.slots.lock();
     let is_over = query.news.receiver_count() == 0;
     if is_over {
-        slots.of(route).query = Weak::new();
+        slots.of(feed, route).query = Weak::new();
     }
     is_over
 }
@@ -454,6 +457,7 @@ fn attempt_is_over(query: &Query, state: &State, route: &Route) -> bool {
 /// The snapshot that a query reads. One that is not complete in the end has failed.
 struct Growing<'a> {
     state: &'a State,
+    feed: &'a Feed,
     route: &'a Route,
     query: &'a Query,
     /// From when on clients have something of it.
@@ -476,7 +480,8 @@ impl Growing<'_> {
                 taken.add(chunks);
                 let now = Arc::downgrade(&taken);
                 let mut slots = self.state.slots.lock();
-                self.before = std::mem::replace(&mut slots.of(self.route).taken, now);
+                let slot = slots.of(self.feed, self.route);
+                self.before = std::mem::replace(&mut slot.taken, now);
                 self.taken = Some(taken);
             }
         }
@@ -500,7 +505,8 @@ impl Growing<'_> {
 
     /// Others know of it before the clients that have a part of it.
     fn fail(&self, error: &SnapshotError) {
-        let refused = (!error.is_passing()).then(|| self.state.refuse(self.route, error));
+        let refused =
+            (!error.is_passing()).then(|| self.state.refuse(self.feed, self.route, error));
         if let Some(taken) = &self.taken {
             taken.fail(refused);
         }
@@ -513,7 +519,9 @@ impl Drop for Growing<'_> {
             return;
         };
         taken.fail(None);
-        self.state.slots.lock().of(self.route).taken = std::mem::take(&mut self.before);
+        let mut slots = self.state.slots.lock();
+        slots.of(self.feed, self.route).taken = std::mem::take(&mut self.before);
+        drop(slots);
         self.query.news.send_replace(());
     }
 }
@@ -525,12 +533,13 @@ impl Query {
 }
 
 impl Slots {
-    fn of(&mut self, route: &Route) -> &mut Slot {
+    fn of(&mut self, feed: &Feed, route: &Route) -> &mut Slot {
         if self.by_key.len() >= self.sweep_at.max(SWEEP_AT) {
             self.by_key.retain(|_, slot| slot.is_of_use());
             self.sweep_at = 2 * self.by_key.len();
         }
-        self.by_key.entry(route.key().clone()).or_default()
+        let address = std::ptr::from_ref(feed).addr();
+        self.by_key.entry((address, route.key().clone())).or_default()
     }
 }
 

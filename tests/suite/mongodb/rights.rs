@@ -1,5 +1,7 @@
 //! Rights on collections and not on their database: a change stream for each.
 
+mod moves;
+
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 

@@ -113,7 +113,7 @@ impl Page {
         Some(block)
     }
 
-    async fn until(&mut self, what: &str, is_so: impl Fn(&Page) -> bool) {
+    pub async fn until(&mut self, what: &str, is_so: impl Fn(&Page) -> bool) {
         let reading = async {
             while !is_so(self) {
                 self.take().await.expect("the stream goes on");
@@ -129,7 +129,17 @@ impl Page {
             .await;
     }
 
-    fn last_reason(&self) -> &str {
+    /// What it would come back with.
+    pub fn id(&self) -> Option<String> {
+        self.stream.last_event_id.clone()
+    }
+
+    /// How many were complete.
+    pub fn snapshots(&self) -> usize {
+        self.reasons.len()
+    }
+
+    pub fn last_reason(&self) -> &str {
         self.reasons.last().map_or("", String::as_str)
     }
 

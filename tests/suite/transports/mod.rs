@@ -2,10 +2,10 @@
 
 mod compression;
 mod many;
-mod ndjson;
+pub mod ndjson;
 mod poll;
 mod since;
-mod websocket;
+pub mod websocket;
 
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};

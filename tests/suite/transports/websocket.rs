@@ -12,7 +12,7 @@ use crate::access::issuer::{claims, secret};
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::{PATIENCE, http, mongo, unique, until};
 
-struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 async fn connect(
     address: SocketAddr,
@@ -27,7 +27,7 @@ async fn connect(
 }
 
 impl Socket {
-    async fn open(address: SocketAddr, target: &str) -> Socket {
+    pub async fn open(address: SocketAddr, target: &str) -> Socket {
         connect(address, target, &[]).await.expect("a WebSocket")
     }
 
@@ -41,7 +41,7 @@ impl Socket {
     }
 
     /// The next message that is an event or an error.
-    async fn event(&mut self) -> Value {
+    pub async fn event(&mut self) -> Value {
         loop {
             if let Some(Message::Text(text)) = self.message().await {
                 let json: Value = serde_json::from_str(&text).expect("JSON");
