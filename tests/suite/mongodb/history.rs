@@ -240,12 +240,15 @@ async fn an_oplog_that_is_lost_for_one_client_and_a_server_that_stumbles() {
     expect(&mut live, 1..3).await;
     let first = first.id.unwrap();
 
-    own.fail(&["aggregate"], doc! { "times": 1 }, "replaying", 286).await;
+    let failing = |code: i32| {
+        doc! { "failCommands": ["aggregate"], "errorCode": code, "appName": "replaying" }
+    };
+    own.fail_streams("shop", failing(286), 1).await;
     let mut lost = Stream::resume(sidecar.listen, "/_events/orders", &first).await;
     expect_reset(&mut lost, "history-lost").await;
     // Whatever happens once is not the token's fault.
     for code in [1, 11600, 6] {
-        own.fail(&["aggregate"], doc! { "times": 1 }, "replaying", code).await;
+        own.fail_streams("shop", failing(code), 1).await;
         let mut resumed = Stream::resume(sidecar.listen, "/_events/orders", &first).await;
         expect(&mut resumed, 1..3).await;
     }

@@ -291,7 +291,7 @@ async fn connections_that_break_twice_let_nothing_be_read_again() {
     for cuts in 1..4 {
         insert(&orders, next..next + 5).await;
         expect(&mut stream, next..next + 5).await;
-        own.cut(&["getMore", "aggregate"], doc! { "times": cuts }, "cut").await;
+        own.cut_streams("shop", &["getMore", "aggregate"], cuts, "cut").await;
         insert(&orders, next + 5..next + 7).await;
         expect(&mut stream, next + 5..next + 7).await;
         own.heal().await;

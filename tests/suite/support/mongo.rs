@@ -397,11 +397,11 @@ kill "$killer" 2>/dev/null
         self.admin(point).await.expect("test commands");
     }
 
-    /// Closes the connections on which clients with this `appName` send such commands.
-    pub async fn cut(&self, commands: &[&str], mode: Document, app: &str) {
+    /// Closes the connections on which clients with this `appName` send such commands of change streams.
+    #[allow(dead_code, reason = "not every test binary that shares this file needs it")]
+    pub async fn cut_streams(&self, database: &str, commands: &[&str], times: i32, app: &str) {
         let data = doc! { "failCommands": commands, "closeConnection": true, "appName": app };
-        let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
-        self.admin(point).await.expect("test commands");
+        self.fail_streams(database, data, times).await;
     }
 
     pub async fn heal(&self) {
