@@ -8,12 +8,12 @@
 
 CARGO := scripts/cargo
 
-# What `make test` runs: first these; then three lists beside each other, since most of each is waiting;
-# then what replaces the program that the others start.
+# What `make test` runs: first these; then three lists beside each other, since most of each is waiting
+# (what compiles by itself comes late: by then, the tests run and leave room for it); then what replaces the program that the others start.
 FIRST := fmt-check lint
 ENGINE := cargo-test
 OUTSIDE := browser-test clients-test
-AROUND := fuzz-lint fuzz-short torture-short websocket-test asyncapi-test check-docs helm-check deny bench-smoke
+AROUND := deny helm-check check-docs torture-short websocket-test asyncapi-test fuzz-lint fuzz-short bench-smoke
 LAST := image-test
 
 .PHONY: help

@@ -144,7 +144,8 @@ async fn what_the_client_says_is_passed_on_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_pauses_for_a_minute_is_not_waited_for() {
-    let pair = Pair::start().await;
+    let minute = [("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "60s")];
+    let pair = Pair::start_with(&minute).await;
     pair.app.on("slow", [Step::Drain(Arc::default()), send(OK)]);
     let mut raw = Raw::open(pair.proxy()).await;
     raw.send("POST / HTTP/1.1\r\nHost: a\r\nX-Case: slow\r\nContent-Length: 9\r\n\r\nabc").await;

@@ -55,7 +55,8 @@ pub async fn status_of(sender: &Sender, request: Request<()>) -> u16 {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_pauses_for_a_minute_is_not_waited_for() {
-    let pair = Pair::start().await;
+    let minute = [("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "60s")];
+    let pair = Pair::start_with(&minute).await;
     pair.app.on("slow", [Step::Drain(Arc::default()), send("HTTP/1.1 200 OK\r\n\r\n")]);
     let (sender, _ending) = open(pair.proxy()).await;
     let mut ready = sender.clone().ready().await.expect("room for a stream");
