@@ -9,7 +9,8 @@
 CARGO := scripts/cargo
 
 # What `make test` runs: first these; then three lists beside each other, since most of each is waiting
-# (what compiles by itself comes late: by then, the tests run and leave room for it); then what replaces the program that the others start.
+# (what compiles by itself comes late: by then, the tests run and leave room for it); then what replaces
+# the program that the others start.
 FIRST := fmt-check lint
 ENGINE := cargo-test
 OUTSIDE := browser-test clients-test
