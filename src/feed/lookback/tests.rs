@@ -56,7 +56,7 @@ async fn read(feed: &Arc<Feed>, route: &Arc<Route>, mut cursor: u64) -> Option<V
         let woken = route.wakers.woken();
         let found = match route.read(&mut cursor, 64) {
             Read::UpToDate => return Some(numbers),
-            Read::Deliveries(found) => found,
+            Read::Deliveries { found, .. } => found,
             Read::Behind => match feed.look_back(route, &mut cursor, 64) {
                 Back::Deliveries(found) => found,
                 Back::Gone => return None,

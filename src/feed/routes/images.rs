@@ -32,7 +32,7 @@ fn told(filter: &str, operation: &str, before: Option<&str>, after: Option<&str>
     table.hand_out(offer.make());
     match route.read(&mut 0, 16) {
         Read::UpToDate => "nothing".to_owned(),
-        Read::Deliveries(found) => match found[0].kind {
+        Read::Deliveries { found, .. } => match found[0].kind {
             DeliveryKind::Reset(_) => "reset".to_owned(),
             DeliveryKind::Event(_) => {
                 let json: serde_json::Value = serde_json::from_slice(&found[0].json).unwrap();

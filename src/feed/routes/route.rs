@@ -27,8 +27,8 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// The result of looking for deliveries.
 #[derive(Debug)]
 pub enum Read {
-    /// In order; the cursor has been moved behind them.
-    Deliveries(Vec<Arc<Delivery>>),
+    /// In order; the cursor has been moved behind them. `are_all`: there were no more of them.
+    Deliveries { found: Vec<Arc<Delivery>>, are_all: bool },
     UpToDate,
     /// The deliveries from the cursor on are no longer all here; it has been moved to the first
     /// that is not, as far as that is known.
@@ -417,7 +417,8 @@ impl Route {
             None => Read::UpToDate,
             Some(last) => {
                 *cursor = last.number + 1;
-                Read::Deliveries(found)
+                let are_all = from + found.len() == held.deliveries.len();
+                Read::Deliveries { found, are_all }
             }
         }
     }

@@ -406,7 +406,7 @@ mod tests {
 
     fn read(route: &Route, mut cursor: u64) -> Vec<Arc<Delivery>> {
         match route.read(&mut cursor, KEEP) {
-            Read::Deliveries(found) => found,
+            Read::Deliveries { found, .. } => found,
             other => panic!("{other:?}"),
         }
     }

@@ -94,12 +94,14 @@ impl Default for Wakers {
 
 impl Wakers {
     /// Waits for the end of the present round, or of an earlier one that this seat has noted and that
-    /// has not ended.
-    pub fn watch(&self, seat: &mut Seat) {
+    /// has not ended. Says whether a round has ended since the seat noted one.
+    pub fn watch(&self, seat: &mut Seat) -> bool {
         let round = self.round.load(Ordering::Acquire);
-        if seat.round != round {
+        let has_ended = seat.round != round;
+        if has_ended {
             *seat = Seat { round, place: NONE };
         }
+        has_ended
     }
 
     /// Ready when the round that was noted is over; else the task is woken when it is.

@@ -107,12 +107,28 @@ enum Phase {
     /// The feed has not been read yet, so the present position is unknown.
     /// Boxed, since a stream does so only while MongoDB has not been read yet.
     Waiting(Box<Waiting>),
-    /// Reading routes and journal from this number on.
-    Following(u64),
+    /// Reading routes and journal from here on.
+    Following(Cursor),
     /// Reading what the journal does not have.
     Replaying(Box<Replay>),
     /// The documents come first.
     Beginning(Box<Beginning>),
+}
+
+/// A place in the journal.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    number: u64,
+    /// Whether the route was read to its end in the round that the seat has noted: until that is over,
+    /// there is nothing else, and the route's lock is left to others.
+    is_at_end: bool,
+}
+
+impl Cursor {
+    /// Where nothing has been read.
+    fn at(number: u64) -> Cursor {
+        Cursor { number, is_at_end: false }
+    }
 }
 
 /// What a stream waits for, and what it does then.
@@ -147,6 +163,15 @@ pub enum Now {
     /// Much was looked at, with nothing for this client: others may have their turn.
     Busy,
     /// There is nothing yet.
+    Nothing,
+}
+
+/// What a look at what is read gave.
+enum Collected {
+    /// What comes first. There may be more in `ready`, behind it.
+    Frame(FrameKind),
+    /// There was something to do; what is to be given is in `ready`.
+    Work,
     Nothing,
 }
 
@@ -268,18 +293,34 @@ impl Subscription {
 
     /// What can be sent without waiting, to go into the same write.
     pub fn next_ready(&mut self) -> Option<FrameKind> {
-        if self.ready.is_empty() && !self.route.is_retired() {
-            self.collect();
-        }
-        let frame = self.ready.pop_front()?;
+        let frame = match self.ready.pop_front() {
+            Some(frame) => frame,
+            None if self.route.is_retired() => return None,
+            None => {
+                self.watch();
+                match self.collect() {
+                    Collected::Frame(frame) => frame,
+                    Collected::Work | Collected::Nothing => self.ready.pop_front()?,
+                }
+            }
+        };
         self.note(&frame);
         Some(frame)
+    }
+
+    /// From here on the route's wake-up is kept.
+    fn watch(&mut self) {
+        if self.route.wakers.watch(&mut self.seat)
+            && let Phase::Following(cursor) = &mut self.phase
+        {
+            cursor.is_at_end = false;
+        }
     }
 
     /// What there is without waiting. With `Nothing`, the caller waits for the route's wake-up
     /// ([`Subscription::poll_woken`]), which is kept from here on.
     pub fn now(&mut self) -> Now {
-        self.route.wakers.watch(&mut self.seat);
+        self.watch();
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 self.note(&frame);
@@ -296,11 +337,14 @@ impl Subscription {
                 continue;
             }
             self.note_place();
-            if self.collect() {
-                if self.ready.is_empty() {
-                    return Now::Busy;
+            match self.collect() {
+                Collected::Frame(frame) => {
+                    self.note(&frame);
+                    return Now::Frame(frame);
                 }
-                continue;
+                Collected::Work if self.ready.is_empty() => return Now::Busy,
+                Collected::Work => continue,
+                Collected::Nothing => {}
             }
             if self.route.is_retired() || self.source.feed.epoch() != self.epoch {
                 continue;
@@ -423,7 +467,7 @@ impl Subscription {
     fn note_place(&self) {
         let progress = match &self.phase {
             Phase::Waiting(_) | Phase::Beginning(_) => Progress::Waiting,
-            Phase::Following(cursor) => Progress::Following(*cursor),
+            Phase::Following(cursor) => Progress::Following(cursor.number),
             // It has one: a replay goes on from there.
             Phase::Replaying(_) => {
                 Progress::Replaying(self.position.as_ref().map_or(0, |had| had.time().time))
@@ -435,10 +479,10 @@ impl Subscription {
     fn heartbeat(&mut self) {
         let found = match &mut self.phase {
             Phase::Following(cursor) => {
-                let found = self.source.feed.position_without_document(&self.route, *cursor);
+                let found = self.source.feed.position_without_document(&self.route, cursor.number);
                 found.map(|(position, next)| {
                     // Else it would seem to lag behind, when the journal has nothing so old any more.
-                    *cursor = next;
+                    cursor.number = next;
                     position
                 })
             }

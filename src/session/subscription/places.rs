@@ -4,7 +4,7 @@
 use bson::Timestamp;
 use tokio::time::Instant;
 
-use super::{Begin, FrameKind, Phase, Source, Subscription};
+use super::{Begin, Collected, Cursor, FrameKind, Phase, Source, Subscription};
 use crate::event::Position;
 use crate::feed::journal::Located;
 use crate::feed::routes::ResetReason;
@@ -67,9 +67,9 @@ impl Subscription {
     pub(super) fn go_to(&mut self, position: Position) {
         self.position = Some(position.clone());
         match self.source.feed.locate_for(self.route.filter(), &position) {
-            Some(Located::At(cursor)) if self.is_plausible(&position) => {
+            Some(Located::At(number)) if self.is_plausible(&position) => {
                 self.source.shared.metrics.replays_total.with_label_values(&["memory"]).inc();
-                self.phase = Phase::Following(cursor);
+                self.phase = Phase::Following(Cursor::at(number));
             }
             // The journal still reads what was before the start, and may get there.
             _ if !self.source.feed.was_live() => {
@@ -158,7 +158,7 @@ impl Subscription {
         let located = self.source.feed.locate(&position);
         self.reach(self.source.feed.without_collection(position));
         match located {
-            Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
+            Some(Located::At(number)) => self.phase = Phase::Following(Cursor::at(number)),
             _ => self.go_on(),
         }
     }
@@ -167,7 +167,7 @@ impl Subscription {
     pub(super) fn go_on(&mut self) {
         match self.position.clone() {
             Some(position) => match self.source.feed.locate_for(self.route.filter(), &position) {
-                Some(Located::At(cursor)) => self.phase = Phase::Following(cursor),
+                Some(Located::At(number)) => self.phase = Phase::Following(Cursor::at(number)),
                 _ => self.replay(position),
             },
             None => self.reset(ResetReason::HistoryLost),
@@ -202,16 +202,18 @@ impl Subscription {
         }
     }
 
-    /// Up to date for the first time; says whether there was anything to do.
-    pub(super) fn say_ready(&mut self) -> bool {
-        let Phase::Following(cursor) = self.phase else { return false };
+    /// Up to date, perhaps for the first time.
+    pub(super) fn say_ready(&mut self) -> Collected {
+        let Phase::Following(cursor) = &self.phase else { return Collected::Nothing };
         if self.begun.was_ready() {
-            return false;
+            return Collected::Nothing;
         }
         // None: something has come just now, and is sent first.
-        let found = self.source.feed.position_without_document(&self.route, cursor);
-        let Some((position, next)) = found.filter(|_| !self.is_broken()) else { return false };
-        self.phase = Phase::Following(next);
+        let found = self.source.feed.position_without_document(&self.route, cursor.number);
+        let Some((position, next)) = found.filter(|_| !self.is_broken()) else {
+            return Collected::Nothing;
+        };
+        self.phase = Phase::Following(Cursor::at(next));
         let shown = match self.position.take() {
             // What the client has may be further: its own id, of a replica that had read more, or an
             // event of the time before which everything is certain.
@@ -228,7 +230,7 @@ impl Subscription {
             }
         };
         self.begin_at(shown);
-        true
+        Collected::Work
     }
 
     /// Moves to where nothing has been missed because nothing was asked for yet; `None` before the
@@ -243,7 +245,7 @@ impl Subscription {
             return None;
         }
         let (head, end) = self.source.feed.now()?;
-        self.phase = Phase::Following(end);
+        self.phase = Phase::Following(Cursor::at(end));
         // It may be newer than `head`: then what came in between is not for this route.
         let first = self.source.feed.position_without_document(&self.route, end);
         let first = first.map_or_else(|| Position::before(head.time()), |(first, _)| first);

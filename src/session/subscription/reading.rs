@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Begin, FrameKind, Phase, Subscription};
+use super::{Begin, Collected, Cursor, FrameKind, Phase, Subscription};
 use crate::event::Position;
 use crate::feed::Back;
 use crate::feed::routes::{Delivery, DeliveryKind, Read, ResetReason};
@@ -14,25 +14,30 @@ use crate::upstream::replay::ReplayStep;
 const BATCH: usize = 64;
 
 impl Subscription {
-    /// Takes what is there without waiting; says whether there was anything to do.
-    pub(super) fn collect(&mut self) -> bool {
+    /// Takes what is there without waiting, where `ready` is empty.
+    pub(super) fn collect(&mut self) -> Collected {
         match &mut self.phase {
-            Phase::Waiting(_) => false,
+            Phase::Waiting(_) => Collected::Nothing,
+            Phase::Following(cursor) if cursor.is_at_end => self.say_ready(),
             Phase::Following(cursor) => {
-                let read = self.route.read(cursor, BATCH);
+                let read = self.route.read(&mut cursor.number, BATCH);
+                cursor.is_at_end =
+                    matches!(read, Read::UpToDate | Read::Deliveries { are_all: true, .. });
                 if self.is_broken() {
-                    return false;
+                    return Collected::Nothing;
                 }
                 match read {
-                    Read::UpToDate => return self.say_ready(),
-                    Read::Deliveries(found) => self.queue(found),
-                    Read::Behind => return self.catch_up(),
+                    Read::UpToDate => self.say_ready(),
+                    Read::Deliveries { found, .. } => self.give(found),
+                    Read::Behind => self.catch_up(),
                 }
-                true
             }
             Phase::Replaying(replay) => {
                 let look = replay.look();
-                !self.is_broken() && self.take(look)
+                match self.is_broken() {
+                    true => Collected::Nothing,
+                    false => self.take(look),
+                }
             }
             Phase::Beginning(beginning) => {
                 let look = beginning.look(
@@ -41,29 +46,32 @@ impl Subscription {
                     &self.route,
                     &self.listener,
                 );
-                !self.is_broken() && self.begin(look)
+                match self.is_broken() {
+                    true => Collected::Nothing,
+                    false => self.begin(look),
+                }
             }
         }
     }
 
-    /// Does what a look at a replay calls for; says whether there was anything to do.
-    pub(super) fn take(&mut self, look: ReplayStep) -> bool {
+    /// Does what a look at a replay calls for.
+    fn take(&mut self, look: ReplayStep) -> Collected {
         match look {
-            ReplayStep::Nothing => return false,
-            ReplayStep::Deliveries(found) => self.queue(found),
+            ReplayStep::Nothing => return Collected::Nothing,
+            ReplayStep::Deliveries(found) => return self.give(found),
             ReplayStep::Met(position) => self.meet(position),
             ReplayStep::Again => self.go_on(),
             ReplayStep::Lost(reason) => self.reset(reason),
         }
-        true
+        Collected::Work
     }
 
-    /// Does what a look at a snapshot calls for; says whether there was anything to do.
-    pub(super) fn begin(&mut self, look: SnapshotStep) -> bool {
-        let Phase::Beginning(beginning) = &self.phase else { return false };
+    /// Does what a look at a snapshot calls for.
+    fn begin(&mut self, look: SnapshotStep) -> Collected {
+        let Phase::Beginning(beginning) = &self.phase else { return Collected::Nothing };
         let reason = beginning.reason;
         match look {
-            SnapshotStep::Nothing => return false,
+            SnapshotStep::Nothing => return Collected::Nothing,
             SnapshotStep::Begins => self.ready.push_back(FrameKind::Snapshot(reason)),
             SnapshotStep::Documents(found) => {
                 self.ready.extend(found.into_iter().map(FrameKind::Document));
@@ -74,7 +82,7 @@ impl Subscription {
                 let documents = Some(u32::try_from(documents).unwrap_or(u32::MAX));
                 self.ready.push_back(FrameKind::Ready(position.clone(), documents));
                 match cursor {
-                    Some(cursor) => self.phase = Phase::Following(cursor),
+                    Some(number) => self.phase = Phase::Following(Cursor::at(number)),
                     // It has moved to this feed since it began.
                     None if !self.source.feed.was_live() => {
                         self.phase = Phase::wait_for(&self.source.feed, Begin::There);
@@ -88,22 +96,19 @@ impl Subscription {
             }
             SnapshotStep::Refused(refused) => self.ready.push_back(FrameKind::End(refused.into())),
         }
-        true
+        Collected::Work
     }
 
-    /// The route no longer has what comes next: look in the journal, else in the oplog. Says whether
-    /// there was anything to do.
-    pub(super) fn catch_up(&mut self) -> bool {
-        let Phase::Following(cursor) = &mut self.phase else {
-            return false;
-        };
-        let back = self.source.feed.look_back(&self.route, cursor, BATCH);
+    /// The route no longer has what comes next: look in the journal, else in the oplog.
+    fn catch_up(&mut self) -> Collected {
+        let Phase::Following(cursor) = &mut self.phase else { return Collected::Nothing };
+        let back = self.source.feed.look_back(&self.route, &mut cursor.number, BATCH);
         if self.is_broken() {
-            return false;
+            return Collected::Nothing;
         }
         match back {
-            Back::Deliveries(found) => self.queue(found),
-            Back::Asked => return false,
+            Back::Deliveries(found) => return self.give(found),
+            Back::Asked => return Collected::Nothing,
             Back::Gone => {
                 self.source.shared.metrics.slow_clients_total.inc();
                 match self.position.clone() {
@@ -112,7 +117,7 @@ impl Subscription {
                 }
             }
         }
-        true
+        Collected::Work
     }
 
     /// Whether the history broke since the last look: the reset has to come next. Asked after every
@@ -122,22 +127,29 @@ impl Subscription {
         self.source.feed.epoch() != self.epoch
     }
 
-    pub(super) fn queue(&mut self, found: Vec<Arc<Delivery>>) {
+    /// Has those that its client has not. Most often there is one, and it does not go by way of `ready`.
+    fn give(&mut self, found: Vec<Arc<Delivery>>) -> Collected {
+        let mut first = None;
         for delivery in found {
-            let is_new = self.position.as_ref().is_none_or(|had| delivery.token > *had);
-            if is_new {
-                if let DeliveryKind::Reset(reason) = delivery.kind
-                    && self.has_snapshot()
-                {
-                    return self.begin_again(Some(reason), Some(delivery.token.clone()), true);
-                }
-                self.position = Some(delivery.token.clone());
-                if !self.begun.was_ready() {
-                    self.begun.set_hidden(!delivery.shows_token());
-                }
-                self.ready.push_back(FrameKind::Delivery(delivery));
+            if self.position.as_ref().is_some_and(|had| delivery.token <= *had) {
+                continue;
+            }
+            if let DeliveryKind::Reset(reason) = delivery.kind
+                && self.has_snapshot()
+            {
+                self.begin_again(Some(reason), Some(delivery.token.clone()), true);
+                break;
+            }
+            self.position = Some(delivery.token.clone());
+            if !self.begun.was_ready() {
+                self.begun.set_hidden(!delivery.shows_token());
+            }
+            match first {
+                None => first = Some(FrameKind::Delivery(delivery)),
+                Some(_) => self.ready.push_back(FrameKind::Delivery(delivery)),
             }
         }
+        first.map_or(Collected::Work, Collected::Frame)
     }
 
     pub(super) fn has_snapshot(&self) -> bool {

@@ -183,7 +183,7 @@ impl Member {
                 Some(PassEnd::Lost(reason)) => ReplayStep::Lost(*reason),
                 Some(PassEnd::Stopped) => ReplayStep::Again,
             },
-            Read::Deliveries(found) => {
+            Read::Deliveries { found, .. } => {
                 self.advance();
                 ReplayStep::Deliveries(found)
             }
