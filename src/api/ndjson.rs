@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::envelope;
 use super::transport::latest::{self, Latest};
 use super::transport::{Encoder, Mark};
+use crate::api::negotiation::Transport;
 use crate::session::connection::Frame;
 
 thread_local! {
@@ -33,6 +34,10 @@ impl Encoder for Ndjson {
 
     fn first(&self, _retry: Duration) -> Option<Bytes> {
         None
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Ndjson
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {

@@ -17,6 +17,7 @@ use super::envelope;
 use super::problem::Problem;
 use super::reserved::{Open, Opened, Plain};
 use super::transport::{self, Encoder, Ending, Mark, Sink};
+use crate::api::negotiation::Transport;
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
 use crate::session::control::Ended;
@@ -54,6 +55,10 @@ impl Encoder for Poll {
 
     fn first(&self, _retry: Duration) -> Option<Bytes> {
         None
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Poll
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {

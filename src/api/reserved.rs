@@ -162,6 +162,7 @@ impl Handler {
             ids: catalog.shared.ids.clone(),
             retry: clients.retry,
             send_timeout: clients.send_timeout,
+            relays: Arc::default(),
         };
         Handler {
             catalog,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::envelope;
 use super::transport::latest::{self, Latest};
 use super::transport::{Encoder, Mark};
+use crate::api::negotiation::Transport;
 use crate::feed::routes::Delivery;
 use crate::session::connection::Frame;
 use crate::session::subscription::FrameKind;
@@ -51,6 +52,10 @@ impl Encoder for Sse {
     fn first(&self, retry: Duration) -> Option<Bytes> {
         let millis = retry.mul_f64(1.0 + fastrand::f64() / 4.0).as_millis();
         Some(Bytes::from(format!("retry: {millis}\n")))
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Sse
     }
 
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {

@@ -111,6 +111,11 @@ impl Position {
         &self.0
     }
 
+    /// The same, in memory of its own: what many threads count the users of is passed between them each time.
+    pub fn apart(&self) -> Position {
+        Position(Arc::from(&*self.0))
+    }
+
     /// The same, shared with all copies of this position.
     pub fn text(&self) -> Arc<str> {
         self.0.clone()

@@ -58,7 +58,9 @@ fn nobody_is_told_a_position_behind_what_is_not_handed_out() {
     assert_eq!(feed.position_without_document(&newcomer, 3), None);
     offered.hand_out();
     assert_eq!(told(1), None);
-    assert!(matches!(route.read(&mut 1, 9), routes::Read::Deliveries { found, .. } if found.len() == 2));
+    assert!(
+        matches!(route.read(&mut 1, 9), routes::Read::Deliveries { found, .. } if found.len() == 2)
+    );
     let (after, 3) = told(3).unwrap() else { panic!("three events") };
     assert!(after > *operation(6).token());
     assert_eq!(feed.position_without_document(&newcomer, 3), Some((after, 3)));

@@ -2,17 +2,21 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
+
+use super::pieces;
+use crate::api::transport::relay::{Relay, Wire};
 
 /// How long a client that still sends may take to read why it should not.
 const LINGER: Duration = Duration::from_secs(5);
@@ -36,6 +40,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub enum Socket {
     Plain(TcpStream),
+    /// The same, written to by others as well; see [`crate::api::transport::relay`].
+    Shared(Arc<Relay<SharedSocket>>),
     /// Boxed: much larger than a plain socket, and there are many of those.
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -44,6 +50,7 @@ impl Socket {
     fn tcp(&self) -> &TcpStream {
         match self {
             Socket::Plain(tcp) => tcp,
+            Socket::Shared(relay) => relay.wire().tcp(),
             Socket::Tls(tls) => tls.get_ref().0,
         }
     }
@@ -114,7 +121,7 @@ impl Socket {
     /// Whether HTTP/2 may begin without having been agreed on: not where something else was.
     pub fn may_be_h2(&self) -> bool {
         match self {
-            Socket::Plain(_) => true,
+            Socket::Plain(_) | Socket::Shared(_) => true,
             Socket::Tls(tls) => tls.get_ref().1.alpn_protocol().is_none(),
         }
     }
@@ -122,7 +129,7 @@ impl Socket {
     /// Whether the handshake agreed on HTTP/2.
     pub fn is_h2(&self) -> bool {
         match self {
-            Socket::Plain(_) => false,
+            Socket::Plain(_) | Socket::Shared(_) => false,
             Socket::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
@@ -136,6 +143,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Socket::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Socket::Shared(relay) => poll_read_shared(relay.wire().tcp(), cx, buf),
             Socket::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
         }
     }
@@ -149,6 +157,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Socket::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Socket::Shared(relay) => relay.wire().poll_write(cx, buf),
             Socket::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
         }
     }
@@ -160,6 +169,10 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Socket::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Socket::Shared(relay) => {
+                let tcp = relay.wire().tcp();
+                poll_with(|cx| tcp.poll_write_ready(cx), || tcp.try_write_vectored(bufs), cx)
+            }
             Socket::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
         }
     }
@@ -167,6 +180,7 @@ impl AsyncWrite for Socket {
     fn is_write_vectored(&self) -> bool {
         match self {
             Socket::Plain(tcp) => tcp.is_write_vectored(),
+            Socket::Shared(_) => true,
             Socket::Tls(tls) => tls.is_write_vectored(),
         }
     }
@@ -174,6 +188,8 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Socket::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            // Nothing is held back.
+            Socket::Shared(_) => Poll::Ready(Ok(())),
             Socket::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
         }
     }
@@ -181,9 +197,81 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Socket::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Socket::Shared(relay) => {
+                let tcp = socket2::SockRef::from(relay.wire().tcp());
+                Poll::Ready(tcp.shutdown(Shutdown::Write))
+            }
             Socket::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
         }
     }
+}
+
+/// What `attempt` gives that does not block.
+fn poll_with<T>(
+    poll_ready: impl Fn(&mut Context<'_>) -> Poll<io::Result<()>>,
+    mut attempt: impl FnMut() -> io::Result<T>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<T>> {
+    loop {
+        ready!(poll_ready(cx))?;
+        match attempt() {
+            // It is known from here on that it is not ready.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}
+
+/// A plain socket that is written to while its task waits.
+#[derive(Debug)]
+pub struct SharedSocket {
+    tcp: TcpStream,
+    is_chunked: bool,
+}
+
+impl SharedSocket {
+    /// Its bytes are chunks of HTTP/1.1 or as they are.
+    pub fn new(tcp: TcpStream, is_chunked: bool) -> SharedSocket {
+        SharedSocket { tcp, is_chunked }
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+}
+
+impl Wire for SharedSocket {
+    fn is_chunked(&self) -> bool {
+        self.is_chunked
+    }
+
+    fn join(pieces: &[Bytes], is_chunked: bool) -> Bytes {
+        match pieces {
+            [whole] if !is_chunked => whole.clone(),
+            _ => pieces::joined(pieces, is_chunked).into(),
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        // Past the runtime, whose notes on the socket would have to be looked at for each client.
+        socket2::SockRef::from(&self.tcp).send(bytes).unwrap_or(0)
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        poll_with(|cx| self.tcp.poll_write_ready(cx), || self.tcp.try_write(bytes), cx)
+    }
+}
+
+fn poll_read_shared(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    // Filled with zeros only where there is something to read.
+    let read = || tcp.try_read(buf.initialize_unfilled());
+    let length = ready!(poll_with(|cx| tcp.poll_read_ready(cx), read, cx))?;
+    buf.advance(length);
+    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]
@@ -193,6 +281,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    // Of those that share a stream, each has one: with its counts, it fits a piece of 192 bytes.
+    #[test]
+    fn what_writes_to_a_waiting_client_is_small() {
+        let size = size_of::<Relay<SharedSocket>>() + 2 * size_of::<usize>();
+        assert!(size <= 192, "{size}");
+    }
 
     // Together they would be more than a device takes at once, each time.
     #[tokio::test]

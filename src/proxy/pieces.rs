@@ -2,12 +2,27 @@
 //! same pieces, and no client has a copy.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{IoSlice, Write as _};
 
 use bytes::{Buf, Bytes};
 
 /// Up to so many bytes, it is cheaper to copy pieces together.
 pub const MAX_COPY: usize = 16 * 1024;
+
+/// The pieces in one, as a chunk of HTTP/1.1 where they are to be.
+pub fn joined(pieces: &[Bytes], is_chunked: bool) -> Vec<u8> {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let mut joined = Vec::with_capacity(length + 16);
+    if is_chunked {
+        // There is no error in memory.
+        let _ = write!(joined, "{length:x}\r\n");
+    }
+    pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+    if is_chunked {
+        joined.extend_from_slice(b"\r\n");
+    }
+    joined
+}
 
 /// None of the pieces is empty.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! The tasks of open streams on a client's socket: small, since almost all of them are idle.
 
 use std::future::poll_fn;
-use std::io::{self, Write as _};
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,13 +11,16 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
-use super::io::Socket;
-use super::pieces::{MAX_COPY, Pieces};
+use super::io::{SharedSocket, Socket};
+use super::pieces::{MAX_COPY, Pieces, joined};
 use super::plain::{close, head_of};
+use crate::api::negotiation::Transport;
 use crate::api::poll::BegunPoll;
 use crate::api::reserved::Opened;
-use crate::api::transport::Sink;
+use crate::api::transport::relay::Relay;
+use crate::api::transport::{Pace, Sink};
 use crate::api::websocket::{Duplex, Upgraded};
+use crate::session::connection::Connection;
 
 /// How long a client may take to receive the head of its stream.
 const HEAD_TAKEN: Duration = Duration::from_secs(60);
@@ -35,9 +39,9 @@ pub fn websocket(
         ("Sec-WebSocket-Accept", upgraded.accept.as_str()),
     ];
     let head = head_of(101, &fields, 1);
-    let mut sink = SocketSink { socket, is_chunked: false };
+    let mut sink = SocketSink::new(socket, false);
     async move {
-        if !matches!(timeout(HEAD_TAKEN, sink.socket.write_all(&head)).await, Ok(Ok(()))) {
+        if !matches!(timeout(HEAD_TAKEN, sink.socket().write_all(&head)).await, Ok(Ok(()))) {
             return;
         }
         drop(head);
@@ -57,12 +61,13 @@ pub fn stream(
     is_head: bool,
 ) -> impl Future<Output = ()> + Send + use<> {
     let is_chunked = minor > 0 && !is_head;
-    let mut sink = SocketSink { socket, is_chunked };
+    let mut sink = SocketSink::new(socket, is_chunked);
     let head = open_head(fields, is_chunked, minor);
     async move {
-        let is_sent = matches!(timeout(HEAD_TAKEN, sink.socket.write_all(&head)).await, Ok(Ok(())));
+        let is_sent =
+            matches!(timeout(HEAD_TAKEN, sink.socket().write_all(&head)).await, Ok(Ok(())));
         if !is_sent || is_head {
-            return Box::pin(close(&mut sink.socket)).await;
+            return Box::pin(close(sink.socket())).await;
         }
         // As long as the stream lives, this task should hold little else than what it waits for.
         drop(head);
@@ -93,37 +98,70 @@ pub async fn begun_poll(
     minor: u8,
 ) {
     let is_chunked = minor > 0;
-    let mut sink = SocketSink { socket, is_chunked };
+    let mut sink = SocketSink::new(socket, is_chunked);
     let head = open_head(&fields, is_chunked, minor);
-    let is_begun = matches!(timeout(HEAD_TAKEN, sink.socket.write_all(&head)).await, Ok(Ok(())));
+    let is_begun = matches!(timeout(HEAD_TAKEN, sink.socket().write_all(&head)).await, Ok(Ok(())));
     if is_begun && !begun.serve(&mut sink).await.is_cut {
         sink.finish().await;
     }
 }
 
-/// Server-Sent Events on a bare socket.
+/// A stream on a bare socket.
 struct SocketSink {
-    socket: Socket,
+    socket: Option<Socket>,
     is_chunked: bool,
 }
 
 impl SocketSink {
+    fn new(socket: Socket, is_chunked: bool) -> SocketSink {
+        SocketSink { socket: Some(socket), is_chunked }
+    }
+
+    fn socket(&mut self) -> &mut Socket {
+        // It is away only while `share` makes another of it.
+        self.socket.as_mut().expect("there is a socket")
+    }
+
+    fn relay(&self) -> Option<&Relay<SharedSocket>> {
+        match &self.socket {
+            Some(Socket::Shared(relay)) => Some(relay),
+            _ => None,
+        }
+    }
+
+    /// What a relay has left comes before anything else. Seldom there is any: it has no room of its own.
+    async fn send_rest(&self) -> io::Result<()> {
+        match self.relay().filter(|relay| relay.is_behind()) {
+            Some(relay) => Box::pin(relay.send_rest()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same, beside another wait; an error is the end of the client.
+    fn poll_rest(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.relay().map(|relay| relay.poll_rest(cx)) {
+            Some(Poll::Ready(written)) => written,
+            Some(Poll::Pending) | None => Ok(()),
+        }
+    }
+
     /// A chunk of pieces that stay where they are.
     async fn send_shared(&mut self, length: usize, pieces: &[Bytes]) -> io::Result<()> {
         let framed = |frame: String| self.is_chunked.then(|| Bytes::from(frame));
         let head = framed(format!("{length:x}\r\n"));
         let end = framed("\r\n".to_string());
         let mut chunk: Pieces = head.into_iter().chain(pieces.iter().cloned()).chain(end).collect();
-        self.socket.write_all_buf(&mut chunk).await?;
-        self.socket.flush().await
+        self.socket().write_all_buf(&mut chunk).await?;
+        self.socket().flush().await
     }
 
     async fn finish(&mut self) {
         let end = async {
+            self.send_rest().await?;
             if self.is_chunked {
-                self.socket.write_all(b"0\r\n\r\n").await?;
+                self.socket().write_all(b"0\r\n\r\n").await?;
             }
-            self.socket.shutdown().await
+            self.socket().shutdown().await
         };
         // The stream is over either way.
         let _ = timeout(END_TAKEN, end).await;
@@ -132,42 +170,50 @@ impl SocketSink {
 
 impl Duplex for SocketSink {
     fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
-        self.socket.poll_fill::<4096>(cx, to)
+        self.poll_rest(cx)?;
+        self.socket().poll_fill::<4096>(cx, to)
     }
 }
 
 impl Sink for SocketSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        self.send_rest().await?;
         let length: usize = pieces.iter().map(Bytes::len).sum();
         if length > MAX_COPY {
             return Box::pin(self.send_shared(length, pieces)).await;
         }
         if let ([whole], false) = (pieces, self.is_chunked) {
-            self.socket.write_all(whole).await?;
-            return self.socket.flush().await;
+            self.socket().write_all(whole).await?;
+            return self.socket().flush().await;
         }
-        let mut chunk = Vec::with_capacity(length + 16);
-        if self.is_chunked {
-            let _ = write!(chunk, "{length:x}\r\n");
-        }
-        for piece in pieces {
-            chunk.extend_from_slice(piece);
-        }
-        if self.is_chunked {
-            chunk.extend_from_slice(b"\r\n");
-        }
-        self.socket.write_all(&chunk).await?;
-        self.socket.flush().await
+        let chunk = joined(pieces, self.is_chunked);
+        self.socket().write_all(&chunk).await?;
+        self.socket().flush().await
+    }
+
+    fn share(&mut self, connection: &mut Connection, transport: Transport, pace: &Pace) {
+        self.socket = self.socket.take().map(|socket| match socket {
+            Socket::Plain(tcp) => {
+                let wire = SharedSocket::new(tcp, self.is_chunked);
+                let relay = Arc::new(Relay::new(wire, transport, pace.relays.clone()));
+                connection.set_outlet(relay.clone());
+                Socket::Shared(relay)
+            }
+            other => other,
+        });
     }
 
     async fn closed(&mut self) {
         // A client has nothing more to say on this connection; whatever it sends is dropped. Polled
         // by hand, so that an idle stream has no room for it.
         poll_fn(|cx| {
+            if self.poll_rest(cx).is_err() {
+                return Poll::Ready(());
+            }
             loop {
                 let mut rest = [0; 64];
                 let mut rest = ReadBuf::new(&mut rest);
-                match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut rest)) {
+                match ready!(Pin::new(self.socket()).poll_read(cx, &mut rest)) {
                     Ok(()) if !rest.filled().is_empty() => {}
                     _ => return Poll::Ready(()),
                 }

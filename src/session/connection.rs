@@ -29,7 +29,7 @@ use crate::session::catalog::Catalog;
 use crate::session::control::{Control, Ended};
 use crate::session::many::Many;
 use crate::session::query::Query;
-use crate::session::subscription::{FrameKind, From, Subscription, Timer};
+use crate::session::subscription::{FrameKind, From, Outlet, Subscription, Timer};
 
 /// What a transport has to send: of which stream, and what.
 #[derive(Debug)]
@@ -49,10 +49,17 @@ pub struct Member {
 
 /// The streams of a connection.
 enum Streams {
-    /// Its timer may be elsewhere; see [`Connection::take_timer`].
-    One(Member, Option<Timer>),
+    /// What it waits with may be elsewhere; see [`Connection::take_timer`].
+    One(Member, Option<Box<Idle>>),
     /// In place: it is no larger.
     Many(Many),
+}
+
+/// What a stream waits with that has its connection for itself. Boxed, as a poll needs nothing of it.
+struct Idle {
+    timer: Timer,
+    /// What sends its events meanwhile, if that is worth it.
+    outlet: Option<Arc<dyn Outlet>>,
 }
 
 /// One client with its streams: yields their frames in order until it ends.
@@ -74,8 +81,8 @@ enum Step {
 impl Connection {
     /// With one stream, whose positions are its own.
     pub fn new(catalog: Arc<Catalog>, control: Control, member: Member) -> Connection {
-        let timer = member.subscription.timer();
-        Connection { catalog, streams: Streams::One(member, Some(timer)), control }
+        let idle = Idle { timer: member.subscription.timer(), outlet: None };
+        Connection { catalog, streams: Streams::One(member, Some(Box::new(idle))), control }
     }
 
     /// With streams under names.
@@ -87,7 +94,7 @@ impl Connection {
     /// woken for: one timer is enough. Whoever has it calls [`Connection::beat`] when that is due.
     pub fn take_timer(&mut self) -> Option<Timer> {
         match &mut self.streams {
-            Streams::One(_, timer) => timer.take(),
+            Streams::One(_, idle) => idle.take().map(|idle| idle.timer),
             Streams::Many(many) => many.timer.take(),
         }
     }
@@ -95,11 +102,29 @@ impl Connection {
     /// Has a sign of life ready where it is time for one; says when to ask again.
     pub fn beat(&mut self) -> Instant {
         match &mut self.streams {
-            Streams::One(member, _) => {
+            Streams::One(member, ..) => {
                 member.subscription.beat_if_due(Instant::now());
                 member.subscription.beat()
             }
             Streams::Many(many) => many.beat().1,
+        }
+    }
+
+    /// Whether its events are to be sent while its task waits: it has one stream, which many listen to, and
+    /// nobody's right to it can end.
+    pub fn wants_outlet(&self) -> bool {
+        match &self.streams {
+            Streams::One(member, Some(idle)) if idle.outlet.is_none() => {
+                !self.control.has_right() && member.subscription.has_many_beside()
+            }
+            Streams::One(..) | Streams::Many(_) => false,
+        }
+    }
+
+    /// Has events sent by this while its task waits; see [`Connection::wants_outlet`].
+    pub fn set_outlet(&mut self, by: Arc<dyn Outlet>) {
+        if let Streams::One(_, Some(idle)) = &mut self.streams {
+            idle.outlet = Some(by);
         }
     }
 
@@ -146,7 +171,7 @@ impl Connection {
             return None;
         }
         let frame = match &mut self.streams {
-            Streams::One(member, _) => {
+            Streams::One(member, ..) => {
                 let kind = member.subscription.next_ready()?;
                 Frame { stream: 0, kind }
             }
@@ -209,8 +234,12 @@ impl Connection {
         let Connection { streams, control, .. } = self;
         let mut next = pin!(async {
             match streams {
-                Streams::One(member, timer) => {
-                    Step::Kind(0, member.subscription.next(timer.as_mut()).await)
+                Streams::One(member, idle) => {
+                    let (timer, outlet) = match idle.as_deref_mut() {
+                        Some(Idle { timer, outlet }) => (Some(timer), outlet.as_ref()),
+                        None => (None, None),
+                    };
+                    Step::Kind(0, member.subscription.next(timer, outlet).await)
                 }
                 Streams::Many(many) => {
                     let (stream, kind) = many.next().await;
@@ -262,7 +291,7 @@ impl Connection {
     /// new one, or ends the stream. Says what the client is to be told.
     fn retire(&mut self, stream: u16) -> Option<Frame> {
         let retired = match &mut self.streams {
-            Streams::One(member, _) => &mut member.subscription,
+            Streams::One(member, ..) => &mut member.subscription,
             Streams::Many(many) => many.subscription(stream)?,
         };
         if self.catalog.follow(retired) {
@@ -270,12 +299,12 @@ impl Connection {
         }
         let caller = self.control.caller();
         let (subscription, query) = match &self.streams {
-            Streams::One(member, _) => (&member.subscription, &member.query),
+            Streams::One(member, ..) => (&member.subscription, &member.query),
             Streams::Many(many) => many.member(stream)?,
         };
         if let Some(next) = reopen(&self.catalog, subscription, query, caller.as_deref()) {
             match &mut self.streams {
-                Streams::One(member, _) => *member = next,
+                Streams::One(member, ..) => *member = next,
                 Streams::Many(many) => many.replace(stream, next),
             }
             return None;
@@ -303,7 +332,7 @@ impl Connection {
         let catalog = &self.catalog;
         let fits = |(subscription, query)| fits(catalog, subscription, query, (&before, &now));
         let all_fit = match &self.streams {
-            Streams::One(member, _) => fits((&member.subscription, &member.query)),
+            Streams::One(member, ..) => fits((&member.subscription, &member.query)),
             Streams::Many(many) => many.members().all(fits),
         };
         if !all_fit {
@@ -314,7 +343,7 @@ impl Connection {
     /// Counts an event that was written of a stream.
     pub fn count_sent(&mut self, stream: u16) {
         match &mut self.streams {
-            Streams::One(member, _) => member.subscription.count_sent(),
+            Streams::One(member, ..) => member.subscription.count_sent(),
             Streams::Many(many) => {
                 // Else it has ended meanwhile.
                 if let Some((subscription, _)) = many.member(stream) {

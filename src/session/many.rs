@@ -403,7 +403,7 @@ impl Many {
             let Some(subscription) = slot else { continue };
             match subscription.is_following() {
                 true => following.push(subscription),
-                false => others.push((at, Box::pin(subscription.next(None)))),
+                false => others.push((at, Box::pin(subscription.next(None, None)))),
             }
         }
         poll_fn(|cx| {

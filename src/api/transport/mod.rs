@@ -5,6 +5,7 @@
 //! for each protocol. A transport is an [`Encoder`].
 
 pub(super) mod latest;
+pub mod relay;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,8 +17,10 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use relay::Relays;
 use tokio::time::{Instant, sleep};
 
+use crate::api::negotiation::Transport;
 use crate::event::json;
 use crate::event::seal::Ids;
 use crate::feed::routes::{Delivery, DeliveryKind};
@@ -43,6 +46,8 @@ pub trait Sink: Send {
     fn send(&mut self, pieces: &[Bytes]) -> impl Future<Output = io::Result<()>> + Send;
     /// Resolves when the client has gone. May be dropped and called again.
     fn closed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Where others can write to it while its task waits, has the connection's events sent that way.
+    fn share(&mut self, _connection: &mut Connection, _transport: Transport, _pace: &Pace) {}
 }
 
 /// Frames to bytes. One for all connections of its transport: it holds nothing.
@@ -52,6 +57,8 @@ pub trait Encoder: Sync {
     /// What comes before any frame, if anything; `retry` is when a client should come back after a
     /// cut.
     fn first(&self, retry: Duration) -> Option<Bytes>;
+    /// Whose frames these are.
+    fn transport(&self) -> Transport;
     /// One frame, as pieces behind those that are there. What a delivery holds is made once, and
     /// shared by all who are sent it.
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>);
@@ -147,6 +154,7 @@ pub struct Pace {
     pub retry: Duration,
     /// How long a client may take nothing.
     pub send_timeout: Duration,
+    pub relays: Arc<Relays>,
 }
 
 /// Sends a connection's frames until it ends. The head of the answer has been sent.
@@ -170,6 +178,7 @@ pub async fn serve<S: Sink>(
         return ending;
     }
     loop {
+        share(sink, connection, encoder, pace);
         let next = tokio::select! {
             biased;
             next = connection.next() => next,
@@ -182,6 +191,18 @@ pub async fn serve<S: Sink>(
         if let Err(ending) = sent {
             return ending;
         }
+    }
+}
+
+/// Has the connection's events sent while its task waits, if that is worth it.
+pub(super) fn share<S: Sink>(
+    sink: &mut S,
+    connection: &mut Connection,
+    encoder: &dyn Encoder,
+    pace: &Pace,
+) {
+    if connection.wants_outlet() {
+        sink.share(connection, encoder.transport(), pace);
     }
 }
 
@@ -324,17 +345,26 @@ fn gather(connection: &mut Connection, encoder: &dyn Encoder, ids: &Ids, first: 
 
 /// Counts what was written, by stream number, and how long it took since the server wrote it.
 pub(super) fn count(metrics: &Metrics, connection: &mut Connection, sent: &[(u16, Arc<Delivery>)]) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+    let now = wall_millis();
     for (stream, delivery) in sent {
-        if !matches!(delivery.kind, DeliveryKind::Event(_)) {
-            continue;
+        if matches!(delivery.kind, DeliveryKind::Event(_)) {
+            connection.count_sent(*stream);
+            observe(metrics, delivery, now);
         }
-        connection.count_sent(*stream);
-        if let Some(wall) = delivery.wall_millis.and_then(|wall| u128::try_from(wall).ok()) {
-            // Clocks differ: an event from the future took no time.
-            let millis = u32::try_from(now.saturating_sub(wall)).unwrap_or(u32::MAX);
-            metrics.delivery_seconds.observe(f64::from(millis) / 1000.0);
-        }
+    }
+}
+
+/// In milliseconds since 1970.
+fn wall_millis() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis())
+}
+
+/// How long an event took that is written at this time.
+fn observe(metrics: &Metrics, delivery: &Delivery, now: u128) {
+    if let Some(wall) = delivery.wall_millis.and_then(|wall| u128::try_from(wall).ok()) {
+        // Clocks differ: an event from the future took no time.
+        let millis = u32::try_from(now.saturating_sub(wall)).unwrap_or(u32::MAX);
+        metrics.delivery_seconds.observe(f64::from(millis) / 1000.0);
     }
 }
 
@@ -370,8 +400,8 @@ mod tests {
         let mut sink = Slow { pause, taken: Vec::new(), sizes: Vec::new() };
         let listener = Arc::new(Listeners::default()).add(0, None);
         let mut control = Control::new(drain, Duration::ZERO, None, listener);
-        let pace =
-            Pace { metrics: Arc::default(), ids: Ids::Token, retry: STALL, send_timeout: STALL };
+        let (metrics, relays) = (Arc::default(), Arc::default());
+        let pace = Pace { metrics, ids: Ids::Token, retry: STALL, send_timeout: STALL, relays };
         let sent = send_large(&mut sink, &mut control, &pace, vec![event.clone()]).await;
         (sent, sink)
     }

@@ -86,6 +86,10 @@ impl Encoder for WebSocket {
         None
     }
 
+    fn transport(&self) -> Transport {
+        Transport::WebSocket
+    }
+
     fn encode(&self, frame: &Frame, mark: &Mark<'_>, out: &mut Vec<Bytes>) {
         if matches!(frame.kind, FrameKind::Position(_) | FrameKind::Keepalive) {
             out.push(frame_of(OpCode::Control(Control::Ping), b""));
@@ -339,6 +343,7 @@ impl Session<'_> {
 
     async fn next<D: Duplex>(&mut self, wire: &mut D) -> Next {
         let Session { opened, incoming, unused, unfinished, .. } = self;
+        transport::share(wire, &mut opened.connection, WEBSOCKET, &opened.open.handler.pace);
         // Looked at with each frame: there are signs of life at the latest.
         if !incoming.is_unfinished() {
             *unfinished = None;

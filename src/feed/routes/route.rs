@@ -28,7 +28,10 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub enum Read {
     /// In order; the cursor has been moved behind them. `are_all`: there were no more of them.
-    Deliveries { found: Vec<Arc<Delivery>>, are_all: bool },
+    Deliveries {
+        found: Vec<Arc<Delivery>>,
+        are_all: bool,
+    },
     UpToDate,
     /// The deliveries from the cursor on are no longer all here; it has been moved to the first
     /// that is not, as far as that is known.
@@ -195,6 +198,11 @@ impl Route {
     /// The filter's `match` with those values, as events are tested by it.
     pub fn predicate(&self) -> &Predicate {
         self.key.predicate()
+    }
+
+    /// How many subscriptions share it now.
+    pub fn subscriber_count(&self) -> u32 {
+        self.subscribers.load(Ordering::Relaxed)
     }
 
     /// Whether the filter has been changed or removed since: its subscriptions have to move.

@@ -79,6 +79,13 @@ pub struct Seat {
     place: u32,
 }
 
+impl Seat {
+    /// The round that was noted.
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+}
+
 impl Default for Seat {
     fn default() -> Seat {
         Seat { round: 0, place: NONE }

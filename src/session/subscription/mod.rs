@@ -15,6 +15,7 @@
 //! - [`Subscription::next`] may be dropped at any await: what it took from a channel or a route is
 //!   in `ready` before it awaits again.
 
+mod follower;
 mod frames;
 mod moving;
 mod places;
@@ -42,6 +43,7 @@ use crate::session::listeners::{Listed, Listener, Listeners, Progress};
 use crate::upstream::replay::{Replay, Replayer};
 use crate::upstream::snapshot::Snapshots;
 
+pub use follower::{Follower, Look, Outlet, Unread};
 use frames::Queue;
 pub use frames::{Documents, FrameKind};
 use places::Begun;
@@ -80,6 +82,14 @@ impl Source {
         Source { shared, feed, events_sent: OnceLock::new() }
     }
 
+    /// Counts events that were written, by their clients.
+    pub fn count_sent(&self, events: u64) {
+        // There since the first one was opened.
+        if let Some(counter) = self.events_sent.get() {
+            counter.inc_by(events);
+        }
+    }
+
     /// For its first subscription.
     fn count_events_of(&self, filter: &Filter) {
         let counters = &self.shared.metrics.events_sent_total;
@@ -100,6 +110,15 @@ pub struct Shared {
     pub listeners: Arc<Listeners>,
     /// What the times of heartbeats are counted from.
     pub began: Instant,
+}
+
+impl Shared {
+    /// When a sign of life is due behind what is sent at this moment; see [`Subscription::beat`].
+    fn beat_after(&self, now: Instant) -> u64 {
+        let beat = (now + self.heartbeat).saturating_duration_since(self.began);
+        // There are enough for five centuries.
+        u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 #[derive(Debug)]
@@ -254,10 +273,7 @@ impl Subscription {
 
     /// Counts an event that was written to this client.
     pub fn count_sent(&self) {
-        // There since it was opened.
-        if let Some(counter) = self.source.events_sent.get() {
-            counter.inc();
-        }
+        self.source.count_sent(1);
     }
 
     /// The filter that its route was bound from; a newer one may be in force.
@@ -356,7 +372,8 @@ impl Subscription {
     }
 
     /// The next thing to send. Returns `None` when the filter is no longer the one in force. The timer is for
-    /// its sign of life; `None`: somebody else asks when it is time for one.
+    /// its sign of life; `None`: somebody else asks when it is time for one. What comes while it waits may go
+    /// by way of the outlet.
     #[allow(
         clippy::manual_async_fn,
         reason = "a function would keep room for each of its arguments twice"
@@ -364,6 +381,7 @@ impl Subscription {
     pub fn next(
         &mut self,
         mut timer: Option<&mut Timer>,
+        outlet: Option<&Arc<dyn Outlet>>,
     ) -> impl Future<Output = Option<FrameKind>> + Send {
         async move {
             loop {
@@ -380,36 +398,12 @@ impl Subscription {
                     }
                     Now::Nothing => {}
                 }
-                let Subscription { route, seat, phase, .. } = self;
-                // Boxed: almost all clients wait for nothing of this.
-                let mut other: Option<Pin<Box<dyn Future<Output = Woke> + Send + '_>>> = match phase
-                {
-                    Phase::Following(_) => None,
-                    Phase::Waiting(waiting) => Some(Box::pin(async {
-                        live(&mut waiting.was_live).await;
-                        Woke::Live
-                    })),
-                    Phase::Replaying(replay) => Some(Box::pin(async {
-                        replay.changed().await;
-                        Woke::Wake
-                    })),
-                    Phase::Beginning(beginning) => Some(Box::pin(async {
-                        beginning.changed().await;
-                        Woke::Wake
-                    })),
+                let woke = match outlet {
+                    Some(outlet) if self.is_following() => {
+                        self.wait_beside(outlet, timer.as_deref_mut()).await
+                    }
+                    _ => self.wait(timer.as_deref_mut()).await,
                 };
-                // Moved in: what is borrowed instead has room beside it.
-                let mut beat = timer.as_deref_mut();
-                let woke = poll_fn(move |cx| {
-                    if route.wakers.poll_woken(seat, cx).is_ready() {
-                        return Poll::Ready(Woke::Wake);
-                    }
-                    if beat.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
-                        return Poll::Ready(Woke::Beat);
-                    }
-                    other.as_mut().map_or(Poll::Pending, |other| other.as_mut().poll(cx))
-                })
-                .await;
                 match woke {
                     Woke::Wake => {}
                     Woke::Beat if Instant::now() < self.beat() => {
@@ -425,6 +419,37 @@ impl Subscription {
         }
     }
 
+    /// Waits for what there is to wait for.
+    async fn wait(&mut self, mut timer: Option<&mut Timer>) -> Woke {
+        let Subscription { route, seat, phase, .. } = self;
+        // Boxed: almost all clients wait for nothing of this.
+        let mut other: Option<Pin<Box<dyn Future<Output = Woke> + Send + '_>>> = match phase {
+            Phase::Following(_) => None,
+            Phase::Waiting(waiting) => Some(Box::pin(async {
+                live(&mut waiting.was_live).await;
+                Woke::Live
+            })),
+            Phase::Replaying(replay) => Some(Box::pin(async {
+                replay.changed().await;
+                Woke::Wake
+            })),
+            Phase::Beginning(beginning) => Some(Box::pin(async {
+                beginning.changed().await;
+                Woke::Wake
+            })),
+        };
+        poll_fn(move |cx| {
+            if route.wakers.poll_woken(seat, cx).is_ready() {
+                return Poll::Ready(Woke::Wake);
+            }
+            if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Woke::Beat);
+            }
+            other.as_mut().map_or(Poll::Pending, |other| other.as_mut().poll(cx))
+        })
+        .await
+    }
+
     /// For [`Subscription::next`], where there is no other.
     pub fn timer(&self) -> Timer {
         Box::pin(sleep_until(self.beat()))
@@ -437,10 +462,7 @@ impl Subscription {
 
     /// The next sign of life is due a heartbeat after this moment.
     fn beat_after(&mut self, now: Instant) {
-        let shared = &self.source.shared;
-        let beat = (now + shared.heartbeat).saturating_duration_since(shared.began);
-        // There are enough for five centuries.
-        self.beat = u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX);
+        self.beat = self.source.shared.beat_after(now);
     }
 
     /// Has a sign of life ready if it is time for one; says whether it is a position.
@@ -530,4 +552,4 @@ impl Drop for Subscription {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

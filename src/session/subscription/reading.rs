@@ -11,7 +11,7 @@ use crate::session::beginning::SnapshotStep;
 use crate::upstream::replay::ReplayStep;
 
 /// How many deliveries one wake-up takes.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 impl Subscription {
     /// Takes what is there without waiting, where `ready` is empty.

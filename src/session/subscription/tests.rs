@@ -1,6 +1,11 @@
 //! What only the inside of a subscription shows.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+
 use bson::{Timestamp, rawdoc};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::*;
@@ -18,7 +23,8 @@ fn before(time: u32) -> Position {
 const LIMITS: JournalLimits =
     JournalLimits { window: Duration::from_secs(3600), max_bytes: 1 << 20 };
 
-fn shared() -> Arc<Shared> {
+/// What all subscriptions share, of no server.
+pub(crate) fn shared() -> Arc<Shared> {
     let metrics = Arc::new(Metrics::default());
     let replayer = Replayer::new(Server::default(), LIMITS, 1, metrics.clone());
     let tasks = crate::tasks::Tasks::new(&metrics);
@@ -36,14 +42,15 @@ fn shared() -> Arc<Shared> {
 }
 
 /// Read from a time on, and not up to the present yet.
-fn feed(filter: &Arc<Filter>, key: FeedKey, from: u32) -> Arc<Feed> {
+pub(crate) fn feed(filter: &Arc<Filter>, key: FeedKey, from: u32) -> Arc<Feed> {
     let feed = Arc::new(Feed::new(key, LIMITS, 16));
     feed.read_also(std::slice::from_ref(filter));
     feed.opened_at(&before(from));
     feed
 }
 
-fn append(feed: &Feed, time: u32) {
+/// An insert into `orders`, at this cluster time.
+pub(crate) fn append(feed: &Feed, time: u32) {
     let raw = rawdoc! {
         "_id": { "_data": format!("82{time:08X}000000012B022C0100296E04") },
         "operationType": "insert",
@@ -54,7 +61,13 @@ fn append(feed: &Feed, time: u32) {
     assert!(feed.append(feed.collections().0, ChangeEvent::parse(raw).unwrap()));
 }
 
-fn open(shared: &Arc<Shared>, feed: &Arc<Feed>, filter: &Arc<Filter>, from: From) -> Subscription {
+/// A stream without values, of a connection of its own.
+pub(crate) fn open(
+    shared: &Arc<Shared>,
+    feed: &Arc<Feed>,
+    filter: &Arc<Filter>,
+    from: From,
+) -> Subscription {
     let bound = filter.bind(&[], None).unwrap();
     let listener = shared.listeners.add(0, None);
     let source = Arc::new(Source::new(shared.clone(), feed.clone()));
@@ -62,10 +75,10 @@ fn open(shared: &Arc<Shared>, feed: &Arc<Feed>, filter: &Arc<Filter>, from: From
 }
 
 /// What it gives until it waits, or is retired: of events, their cluster times.
-async fn frames(subscription: &mut Subscription) -> String {
+pub(crate) async fn frames(subscription: &mut Subscription) -> String {
     let mut told = Vec::new();
     // Time stands still while there is something to do.
-    while let Ok(next) = timeout(Duration::from_secs(10), subscription.next(None)).await {
+    while let Ok(next) = timeout(Duration::from_secs(10), subscription.next(None, None)).await {
         told.push(match next {
             Some(FrameKind::Delivery(delivery)) => delivery.token.time().time.to_string(),
             Some(FrameKind::Ready(..)) => "ready".to_owned(),
@@ -88,14 +101,14 @@ async fn nothing_comes_between_a_break_of_the_history_and_its_reset() {
     feed.set_status(Status::Live);
     let mut subscription = open(&shared, &feed, &filter, From::Now);
     let mut timer = subscription.timer();
-    assert!(matches!(subscription.next(Some(&mut timer)).await, Some(FrameKind::Ready(..))));
+    assert!(matches!(subscription.next(Some(&mut timer), None).await, Some(FrameKind::Ready(..))));
 
     feed.restart_at(&before(20));
     subscription.heartbeat();
     assert!(subscription.ready.is_empty());
     append(&feed, 0x21);
     assert!(subscription.next_ready().is_none());
-    let next = subscription.next(Some(&mut timer)).await;
+    let next = subscription.next(Some(&mut timer), None).await;
     assert!(matches!(next, Some(FrameKind::Reset(ResetReason::HistoryLost, Some(_)))), "{next:?}");
 }
 
@@ -213,8 +226,8 @@ async fn the_id_of_ready_names_no_document_that_was_not_shown() {
         feed.set_status(Status::Live);
         append(&feed, 12);
         let mut subscription = open(&shared, &feed, &filter, From::Position(before(11)));
-        assert!(matches!(subscription.next(None).await, Some(FrameKind::Delivery(_))));
-        let ready = subscription.next(None).await;
+        assert!(matches!(subscription.next(None, None).await, Some(FrameKind::Delivery(_))));
+        let ready = subscription.next(None, None).await;
         let Some(FrameKind::Ready(id, None)) = ready else { panic!("{ready:?}") };
         assert_eq!(id.names_document(), shown, "{id}");
         assert_eq!(id.time().time, 12);
@@ -223,6 +236,173 @@ async fn the_id_of_ready_names_no_document_that_was_not_shown() {
         append(&feed, 13);
         assert_eq!(frames(&mut subscription).await, "13");
     }
+}
+
+/// An outlet that does nothing: what it was given is looked at here.
+#[derive(Default)]
+struct Outside {
+    waiting: Mutex<Option<(Follower, Waker)>>,
+    is_full: AtomicBool,
+}
+
+impl Outlet for Outside {
+    fn follow(self: Arc<Self>, mut follower: Follower, task: &Waker) -> Result<(), Follower> {
+        let woken = follower.poll_woken(&mut Context::from_waker(task));
+        if woken.is_ready() || self.is_full.load(Ordering::Relaxed) {
+            return Err(follower);
+        }
+        *self.waiting.lock() = Some((follower, task.clone()));
+        Ok(())
+    }
+
+    fn stop(&self) -> Option<Follower> {
+        self.waiting.lock().take().map(|(follower, _)| follower)
+    }
+}
+
+impl Outside {
+    /// What its follower gives until it waits, of events their cluster times; or that its task has to see.
+    fn frames(&self, unread: &mut Unread) -> String {
+        let mut waiting = self.waiting.lock();
+        let Some((follower, task)) = &mut *waiting else { return "awake".to_owned() };
+        let mut told = Vec::new();
+        loop {
+            match follower.look(unread, 1000) {
+                Look::Events => {
+                    let times = unread.events().iter().map(|it| it.token.time().time.to_string());
+                    told.extend(times);
+                }
+                Look::Nothing if follower.poll_woken(&mut Context::from_waker(task)).is_ready() => {
+                }
+                Look::Nothing => return told.join(" "),
+                Look::Other => {
+                    follower.leave_to_task();
+                    told.push("task".to_owned());
+                    return told.join(" ");
+                }
+            }
+        }
+    }
+}
+
+/// What is next, if there is anything; else it waits, until this is dropped.
+async fn next(subscription: &mut Subscription, outlet: &Arc<dyn Outlet>) -> Option<String> {
+    let next = subscription.next(None, Some(outlet));
+    match timeout(Duration::ZERO, next).await.ok()? {
+        Some(FrameKind::Delivery(delivery)) => Some(delivery.token.time().time.to_string()),
+        other => Some(format!("{other:?}")),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_for_a_task_gives_what_comes_meanwhile_and_nothing_twice() {
+    let filter = Arc::new(crate::filter::tests::good(""));
+    let (shared, feed) = (shared(), feed(&filter, FeedKey::of(&filter), 10));
+    feed.set_status(Status::Live);
+    let outside = Arc::new(Outside::default());
+    let outlet: Arc<dyn Outlet> = outside.clone();
+    let mut subscription = open(&shared, &feed, &filter, From::Now);
+    assert_eq!(frames(&mut subscription).await, "ready");
+
+    for round in 0..3 {
+        let at = 20 + 10 * round;
+        {
+            let mut wait = pin!(subscription.next(None, Some(&outlet)));
+            assert!(timeout(Duration::from_millis(1), wait.as_mut()).await.is_err());
+            for time in at..at + 3 {
+                append(&feed, time);
+            }
+            let mut unread = Unread::default();
+            let told = outside.frames(&mut unread);
+            assert_eq!(told, format!("{at} {} {}", at + 1, at + 2));
+            append(&feed, at + 3);
+            assert_eq!(outside.frames(&mut unread), (at + 3).to_string());
+            assert_eq!(outside.frames(&mut unread), "");
+        }
+        // Its task has it back, with what was given.
+        assert_eq!(outside.frames(&mut Unread::default()), "awake");
+        append(&feed, at + 4);
+        assert_eq!(next(&mut subscription, &outlet).await, Some((at + 4).to_string()));
+        assert_eq!(next(&mut subscription, &outlet).await, None);
+    }
+}
+
+// Two at the same place, and one that is ahead: what is read once is given to each where it is.
+#[tokio::test(start_paused = true)]
+async fn what_is_read_for_one_is_given_to_those_at_its_place() {
+    let filter = Arc::new(crate::filter::tests::good(""));
+    let (shared, feed) = (shared(), feed(&filter, FeedKey::of(&filter), 10));
+    feed.set_status(Status::Live);
+    append(&feed, 11);
+    let begin = |from: u32| open(&shared, &feed, &filter, From::Position(before(from)));
+    let mut subscriptions = [begin(12), begin(12), begin(12)];
+    let outside: [Arc<Outside>; 3] = Default::default();
+    for (subscription, outside) in subscriptions.iter_mut().zip(&outside) {
+        assert_eq!(frames(subscription).await, "ready");
+        let outlet: Arc<dyn Outlet> = outside.clone();
+        let mut wait = Box::pin(subscription.next(None, Some(&outlet)));
+        assert!(timeout(Duration::from_millis(1), wait.as_mut()).await.is_err());
+        // It would be taken back.
+        std::mem::forget(wait);
+    }
+    let mut unread = Unread::default();
+    append(&feed, 12);
+    assert_eq!(outside[2].frames(&mut unread), "12");
+    append(&feed, 13);
+    assert_eq!(outside[0].frames(&mut unread), "12 13");
+    let serial = unread.serial();
+    assert_eq!(outside[1].frames(&mut unread), "12 13");
+    assert_eq!(unread.serial(), serial);
+    assert_eq!(outside[2].frames(&mut unread), "13");
+    for outside in &outside {
+        assert_eq!(outside.frames(&mut unread), "");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_small_event_is_left_to_the_task() {
+    let filter = Arc::new(crate::filter::tests::good(""));
+    let shared = shared();
+    let feed = || feed(&filter, FeedKey::of(&filter), 10);
+    let many = |feed: &Feed| (20..40).for_each(|time| append(feed, time));
+    for (what, expected) in [
+        (&(|feed: &Arc<Feed>| feed.restart_at(&before(20))) as &dyn Fn(&Arc<Feed>), "history-lost"),
+        (&|feed: &Arc<Feed>| feed.retire(&filter), "retired"),
+        // More than the thousand bytes of above.
+        (
+            &|feed: &Arc<Feed>| many(feed),
+            "20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39",
+        ),
+    ] {
+        let feed = feed();
+        feed.set_status(Status::Live);
+        let outside = Arc::new(Outside::default());
+        let outlet: Arc<dyn Outlet> = outside.clone();
+        let mut subscription = open(&shared, &feed, &filter, From::Now);
+        assert_eq!(frames(&mut subscription).await, "ready");
+        {
+            let mut wait = pin!(subscription.next(None, Some(&outlet)));
+            assert!(timeout(Duration::from_millis(1), wait.as_mut()).await.is_err());
+            append(&feed, 15);
+            assert_eq!(outside.frames(&mut Unread::default()), "15");
+            what(&feed);
+            assert_eq!(outside.frames(&mut Unread::default()), "task");
+            // Until that has been there, nothing else is given.
+            assert_eq!(outside.frames(&mut Unread::default()), "task");
+        }
+        assert_eq!(frames(&mut subscription).await, expected);
+    }
+    // And one whose client has not taken everything.
+    let feed = feed();
+    feed.set_status(Status::Live);
+    let outside = Arc::new(Outside::default());
+    outside.is_full.store(true, Ordering::Relaxed);
+    let outlet: Arc<dyn Outlet> = outside.clone();
+    let mut subscription = open(&shared, &feed, &filter, From::Now);
+    assert_eq!(frames(&mut subscription).await, "ready");
+    let (waiting, append) = (next(&mut subscription, &outlet), async { append(&feed, 20) });
+    assert_eq!(tokio::join!(waiting, append).0, None);
+    assert_eq!(next(&mut subscription, &outlet).await.as_deref(), Some("20"));
 }
 
 // A connection may have many of them, side by side.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mongodb::bson::Timestamp;
 use parking_lot::Mutex;
 use sidestream::event::Position;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -115,6 +116,11 @@ impl Stream {
             text = String::from_utf8(body).expect("UTF-8");
         }
         Ok(Stream { connection, is_chunked: length.is_none(), text, last_event_id: None })
+    }
+
+    /// What it comes by.
+    pub fn socket(&self) -> &TcpStream {
+        &self.connection.socket
     }
 
     /// The next block, or the next line that stands for itself; `None` at the clean end of the

@@ -1,6 +1,7 @@
 //! The transports beside Server-Sent Events, and several streams on one connection.
 
 mod compression;
+mod crowd;
 mod many;
 pub mod ndjson;
 mod poll;

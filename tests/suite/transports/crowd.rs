@@ -1,0 +1,109 @@
+//! Where many listen to the same stream, one loop writes to all of them: by each transport, with clients
+//! that take their time, and while other things happen to their connections.
+
+use mongodb::bson::doc;
+use tokio::task::JoinSet;
+
+use super::ndjson::Lines;
+use super::websocket::Socket;
+use super::{collection, filter, insert, key};
+use crate::proxy::app::limit_buffers;
+use crate::support::sidecar::{self, Filters, metric};
+use crate::support::sse::Stream;
+use crate::support::{mongo, unique, until};
+
+/// Of each transport.
+const CLIENTS: usize = 12;
+
+/// One client by any of them.
+enum Client {
+    Sse(Box<Stream>),
+    Ndjson(Box<Lines>),
+    WebSocket(Box<Socket>),
+}
+
+impl Client {
+    /// The key of its next event.
+    async fn next(&mut self) -> i64 {
+        match self {
+            Client::Sse(stream) => {
+                let event = stream.event().await.json();
+                event["documentKey"]["_id"].as_i64().expect("a key")
+            }
+            Client::Ndjson(lines) => key(&lines.event().await),
+            Client::WebSocket(socket) => key(&socket.event().await),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_is_given_everything_once() {
+    let database = unique("crowd");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    // Signs of life come between the events.
+    let settings = [("SIDESTREAM_CLIENTS__HEARTBEAT", "1s")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+        stream.until_ready().await;
+        if number % 4 == 0 {
+            limit_buffers(stream.socket());
+        }
+        clients.push(Client::Sse(Box::new(stream)));
+        let mut lines = Lines::open(sidecar.listen, "/_events/a", "").await;
+        assert_eq!(lines.event().await["event"], "ready");
+        clients.push(Client::Ndjson(Box::new(lines)));
+        let mut socket = Socket::open(sidecar.listen, "/_events/a").await;
+        assert_eq!(socket.event().await["event"], "ready");
+        clients.push(Client::WebSocket(Box::new(socket)));
+    }
+    // One at a time: everybody waits.
+    for number in 0..20 {
+        insert(&database, "a", number..number + 1).await;
+        for client in &mut clients {
+            assert_eq!(client.next().await, number);
+        }
+    }
+    // More than the sockets of those hold who do not read meanwhile.
+    const EVENTS: i64 = 800;
+    let events = collection(&database, "a").await;
+    let mut writer = JoinSet::new();
+    writer.spawn(async move {
+        let pad = "x".repeat(3_000);
+        for number in 20..20 + EVENTS {
+            events.insert_one(doc! { "_id": number, "pad": &pad }).await.expect("a write");
+        }
+    });
+    // As of above.
+    let (quick, slow): (Vec<_>, Vec<_>) =
+        (0..).zip(clients).partition(|(number, _)| number % 12 > 0);
+    let mut reading = JoinSet::new();
+    for (_, mut client) in quick {
+        reading.spawn(async move {
+            for number in 20..20 + EVENTS {
+                assert_eq!(client.next().await, number);
+            }
+            client
+        });
+    }
+    let mut clients = reading.join_all().await;
+    writer.join_all().await;
+    for (_, mut client) in slow {
+        for number in 20..20 + EVENTS {
+            assert_eq!(client.next().await, number);
+        }
+        clients.push(client);
+    }
+    // Those who leave take nobody along.
+    clients.truncate(20);
+    insert(&database, "a", 5_000..5_001).await;
+    for client in &mut clients {
+        assert_eq!(client.next().await, 5_000);
+    }
+    let open = || metric(sidecar.admin, "sidestream_subscriptions{stream=\"a\"}");
+    until("the others are gone", || async { open().await == 20.0 }).await;
+    let sent = metric(sidecar.admin, "sidestream_events_sent_total{stream=\"a\"}").await;
+    assert_eq!(sent, (3 * CLIENTS) as f64 * (20 + EVENTS) as f64 + 20.0);
+    sidecar.finish().await;
+}
