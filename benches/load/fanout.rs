@@ -163,9 +163,13 @@ fn measure(
     let mut sent = 0;
     while sent < events {
         let now = at_once.min(events - sent);
-        held.publish(bench, sent, now, size);
+        // Beside the reading: some answer who publishes only when everybody was written to.
+        let is_all = std::thread::scope(|threads| {
+            threads.spawn(|| held.publish(bench, sent, now, size));
+            crowd.read_until((sent + now) * there, PATIENCE)
+        })?;
         sent += now;
-        if !crowd.read_until(sent * there, PATIENCE)? {
+        if !is_all {
             let (had, all) = (crowd.seen.events, sent * there);
             let closed = crowd.seen.closed - gone;
             return Err(format!("{had} of {all} events came, {closed} streams closed"));
