@@ -177,6 +177,11 @@ impl Right {
         self.is_recheck_due.load(Ordering::Relaxed)
     }
 
+    /// Whether its end is known from its beginning: nobody is asked about it meanwhile.
+    pub fn ends_by_time(&self) -> bool {
+        matches!(self.until, Until::Expiry(_))
+    }
+
     /// Resolves when the right has ended, with the reason. Where other claims are known of the caller than before,
     /// [`Right::caller`] is another one from then on; whether its streams may go on with that is for
     /// them to say.

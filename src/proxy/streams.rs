@@ -137,14 +137,6 @@ impl SocketSink {
         }
     }
 
-    /// The same, beside another wait; an error is the end of the client.
-    fn poll_rest(&self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.relay().map(|relay| relay.poll_rest(cx)) {
-            Some(Poll::Ready(written)) => written,
-            Some(Poll::Pending) | None => Ok(()),
-        }
-    }
-
     /// A chunk of pieces that stay where they are.
     async fn send_shared(&mut self, length: usize, pieces: &[Bytes]) -> io::Result<()> {
         let framed = |frame: String| self.is_chunked.then(|| Bytes::from(frame));
@@ -170,7 +162,6 @@ impl SocketSink {
 
 impl Duplex for SocketSink {
     fn poll_fill(&mut self, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
-        self.poll_rest(cx)?;
         self.socket().poll_fill::<4096>(cx, to)
     }
 }
@@ -178,6 +169,9 @@ impl Duplex for SocketSink {
 impl Sink for SocketSink {
     async fn send(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         self.send_rest().await?;
+        if pieces.is_empty() {
+            return Ok(());
+        }
         let length: usize = pieces.iter().map(Bytes::len).sum();
         if length > MAX_COPY {
             return Box::pin(self.send_shared(length, pieces)).await;
@@ -203,11 +197,15 @@ impl Sink for SocketSink {
         });
     }
 
+    fn is_behind(&self) -> bool {
+        self.relay().is_some_and(Relay::is_behind)
+    }
+
     async fn closed(&mut self) {
         // A client has nothing more to say on this connection; whatever it sends is dropped. Polled
         // by hand, so that an idle stream has no room for it.
         poll_fn(|cx| {
-            if self.poll_rest(cx).is_err() {
+            if self.is_behind() {
                 return Poll::Ready(());
             }
             loop {
@@ -226,6 +224,7 @@ impl Sink for SocketSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::subscription::Source;
 
     /// How large the future is that a function of five arguments makes.
     fn size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
@@ -234,6 +233,35 @@ mod tests {
 
     fn size_of_three<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
         size_of::<F>()
+    }
+
+    // Else it would be in the middle of an event, or behind the end.
+    #[tokio::test]
+    async fn what_a_relay_has_left_is_sent_before_a_frame_and_before_the_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let wire = SharedSocket::new(listener.accept().await.unwrap().0, true);
+        let relay = Arc::new(Relay::new(wire, Transport::Sse, Arc::default()));
+        let mut sink = SocketSink::new(Socket::Shared(relay.clone()), true);
+        let filter = Arc::new(crate::filter::tests::good(""));
+        let feed = Arc::new(crate::session::subscription::tests::unread(&filter));
+        let shared = crate::session::subscription::tests::shared();
+        let source = Arc::new(Source::new(shared, feed));
+        // Nobody who only waits sends it.
+        assert!(timeout(Duration::from_millis(1), sink.closed()).await.is_err());
+        relay.leave(source.clone(), b"1\r\na\r\n");
+        sink.closed().await;
+        assert!(sink.is_behind());
+        sink.send(&[]).await.unwrap();
+        assert!(!sink.is_behind());
+        relay.leave(source.clone(), b"1\r\nb\r\n");
+        sink.send(&[Bytes::from_static(b"c"), Bytes::from_static(b"d")]).await.unwrap();
+        relay.leave(source, b"1\r\ne\r\n");
+        sink.finish().await;
+        let mut taken = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut client, &mut taken).await.unwrap();
+        assert_eq!(taken, "1\r\na\r\n1\r\nb\r\n2\r\ncd\r\n1\r\ne\r\n0\r\n\r\n");
     }
 
     /// Idle streams are what there is most of. With the 104 bytes that tokio adds to a task, this

@@ -111,11 +111,11 @@ impl Connection {
     }
 
     /// Whether its events are to be sent while its task waits: it has one stream, which many listen to, and
-    /// nobody's right to it can end.
+    /// nobody is asked meanwhile if its caller still has a right to it.
     pub fn wants_outlet(&self) -> bool {
         match &self.streams {
             Streams::One(member, Some(idle)) if idle.outlet.is_none() => {
-                !self.control.has_right() && member.subscription.has_many_beside()
+                !self.control.is_asked_again() && member.subscription.has_many_beside()
             }
             Streams::One(..) | Streams::Many(_) => false,
         }

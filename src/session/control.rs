@@ -200,6 +200,12 @@ impl Control {
         self.right.is_some()
     }
 
+    /// Whether somebody may be asked at any time if the right still holds: nothing is written past the
+    /// connection's task then.
+    pub(super) fn is_asked_again(&self) -> bool {
+        self.right.as_ref().is_some_and(|watched| !watched.right.ends_by_time())
+    }
+
     /// The right has ended, and something is left that needs none.
     pub(super) fn forget_right(&mut self) {
         (self.right, self.over) = (None, None);

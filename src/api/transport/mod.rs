@@ -8,8 +8,7 @@ pub(super) mod latest;
 pub mod relay;
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,11 +40,16 @@ const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Where a stream's bytes go.
 pub trait Sink: Send {
-    /// Sends the pieces in order and flushes. Many clients may be in the middle of the same ones: a
-    /// sink copies no more than is worth it.
+    /// Sends the pieces in order and flushes, behind the rest of what was written while the task waited; with
+    /// none, that alone. Many clients may be in the middle of the same ones: a sink copies no more than is
+    /// worth it.
     fn send(&mut self, pieces: &[Bytes]) -> impl Future<Output = io::Result<()>> + Send;
-    /// Resolves when the client has gone. May be dropped and called again.
+    /// Resolves when the client has gone, or is behind. May be dropped and called again.
     fn closed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Whether the client has not taken all that was written while its task waited, or cannot.
+    fn is_behind(&self) -> bool {
+        false
+    }
     /// Where others can write to it while its task waits, has the connection's events sent that way.
     fn share(&mut self, _connection: &mut Connection, _transport: Transport, _pace: &Pace) {}
 }
@@ -181,12 +185,14 @@ pub async fn serve<S: Sink>(
         share(sink, connection, encoder, pace);
         let next = tokio::select! {
             biased;
-            next = connection.next() => next,
-            () = sink.closed() => Err(Ended::ClientGone),
+            next = connection.next() => Some(next),
+            () = sink.closed() => None,
         };
         let sent = match next {
-            Ok(frame) => deliver(sink, connection, encoder, pace, frame).await,
-            Err(ended) => return Ending::clean(ended),
+            Some(Ok(frame)) => deliver(sink, connection, encoder, pace, frame).await,
+            Some(Err(ended)) => return Ending::clean(ended),
+            None if sink.is_behind() => send(sink, &mut connection.control, pace, &[]).await,
+            None => return Ending::clean(Ended::ClientGone),
         };
         if let Err(ending) = sent {
             return ending;

@@ -61,9 +61,18 @@ struct State {
     /// While its task waits: what is followed, and the task.
     waiting: Option<(Follower, Waker)>,
     /// What the client did not take. Boxed, since almost all take everything.
-    rest: Option<Box<Bytes>>,
-    /// A bug has struck between an event and its client: it has to come back for that.
+    rest: Option<Box<Rest>>,
+    /// While an event is on its way, and from then on if a bug has struck there: the client has to come
+    /// back for it.
     is_broken: bool,
+}
+
+/// Of a write that was taken in part, or not.
+struct Rest {
+    bytes: Bytes,
+    /// What counts as sent when all of it is taken.
+    source: Arc<Source>,
+    events: Vec<Arc<Delivery>>,
 }
 
 impl<W: Wire> Relay<W> {
@@ -90,17 +99,25 @@ impl<W: Wire> Relay<W> {
         if state.is_broken {
             return Poll::Ready(Err(io::ErrorKind::Other.into()));
         }
-        while let Some(rest) = &mut state.rest {
-            let written = ready!(self.wire.poll_write(cx, rest))?;
+        let Some(rest) = &mut state.rest else { return Poll::Ready(Ok(())) };
+        while !rest.bytes.is_empty() {
+            let written = ready!(self.wire.poll_write(cx, &rest.bytes))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            rest.advance(written);
-            if rest.is_empty() {
-                state.rest = None;
-            }
+            rest.bytes.advance(written);
         }
+        let Rest { source, events, .. } = &**rest;
+        count(source, events, 1, wall_millis());
+        state.rest = None;
         Poll::Ready(Ok(()))
+    }
+
+    /// As if a client had not taken these bytes.
+    #[cfg(test)]
+    pub fn leave(&self, source: Arc<Source>, bytes: &'static [u8]) {
+        let bytes = Bytes::from_static(bytes);
+        self.state.lock().rest = Some(Box::new(Rest { bytes, source, events: Vec::new() }));
     }
 
     /// The same, and waits for it.
@@ -115,31 +132,62 @@ impl<W: Wire> Relay<W> {
     fn look(self: &Arc<Self>, sent: &mut Sent) {
         let mut state = self.state.lock();
         // Else its task is awake, and looks itself.
-        let State { waiting: Some((follower, task)), rest, .. } = &mut *state else { return };
+        let State { waiting: Some((follower, task)), rest, is_broken } = &mut *state else {
+            return;
+        };
+        *is_broken = true;
+        let (is_done, left) = self.give(follower, sent);
+        (*is_broken, *rest) = (false, left);
+        if !is_done {
+            follower.leave_to_task();
+            task.wake_by_ref();
+        }
+    }
+
+    /// Says whether the client has everything, and what it did not take.
+    fn give(
+        self: &Arc<Self>,
+        follower: &mut Follower,
+        sent: &mut Sent,
+    ) -> (bool, Option<Box<Rest>>) {
         for _ in 0..LOOKS {
             match follower.look(&mut sent.unread, MOST) {
                 Look::Events => {
-                    let bytes = sent.bytes::<W>(self.transport, self.wire.is_chunked(), follower);
+                    follower.note_sent(sent.now);
+                    let source = follower.source();
+                    let bytes = sent.bytes::<W>(self.transport, self.wire.is_chunked(), source);
                     // An error shows again when the rest is written.
                     let written = self.wire.try_write(&bytes);
-                    follower.note_sent(sent.now);
-                    sent.count(follower.source());
                     if written < bytes.len() {
-                        *rest = Some(Box::new(bytes.slice(written..)));
-                        break;
+                        let (bytes, events) =
+                            (bytes.slice(written..), sent.unread.events().to_vec());
+                        return (
+                            false,
+                            Some(Box::new(Rest { bytes, source: source.clone(), events })),
+                        );
                     }
+                    sent.count(source);
                 }
                 Look::Nothing => {
                     let waker = Waker::from(self.clone());
                     if follower.poll_woken(&mut Context::from_waker(&waker)).is_pending() {
-                        return;
+                        return (true, None);
                     }
                 }
                 Look::Other => break,
             }
         }
-        follower.leave_to_task();
-        task.wake_by_ref();
+        (false, None)
+    }
+}
+
+/// Counts events that so many clients of a stream have taken.
+fn count(source: &Source, events: &[Arc<Delivery>], clients: u64, wall: u128) {
+    source.count_sent(clients * events.len() as u64);
+    for delivery in events {
+        for _ in 0..clients {
+            observe(&source.shared.metrics, delivery, wall);
+        }
     }
 }
 
@@ -162,6 +210,10 @@ impl<W: Wire> Outlet for Relay<W> {
     fn stop(&self) -> Option<Follower> {
         self.state.lock().waiting.take().map(|(follower, _)| follower)
     }
+
+    fn is_behind(&self) -> bool {
+        Relay::is_behind(self)
+    }
 }
 
 impl<W: Wire> Wake for Relay<W> {
@@ -180,8 +232,8 @@ impl<W: Wire> AnyRelay for Relay<W> {
     fn serve(self: Arc<Self>, sent: &mut Sent) {
         let looked = catch_unwind(AssertUnwindSafe(|| self.look(sent)));
         if looked.is_err() {
+            // It stays broken; whoever took the follower meanwhile sends nothing any more.
             let mut state = self.state.lock();
-            state.is_broken = true;
             if let Some((follower, task)) = &mut state.waiting {
                 follower.leave_to_task();
                 task.wake_by_ref();
@@ -215,6 +267,8 @@ impl Relays {
             && queue.loops < runtime.metrics().num_workers()
         {
             queue.loops += 1;
+            // First: where the runtime is at its end, the loop is dropped at once, which takes the lock.
+            drop(queue);
             runtime.spawn(Loop { relays: self.clone(), is_over: false }.run());
         }
     }
@@ -265,10 +319,15 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        // Where it was ended from outside, the next one that is woken begins another.
-        if !self.is_over {
-            self.relays.queue.lock().loops -= 1;
+        if self.is_over {
+            return;
         }
+        // With the runtime: nobody is left to serve those that wait, and they hold this.
+        let mut queue = self.relays.queue.lock();
+        queue.loops -= 1;
+        let left = (queue.loops == 0).then(|| std::mem::take(&mut queue.woken));
+        drop(queue);
+        drop(left);
     }
 }
 
@@ -304,12 +363,7 @@ impl Sent {
         Sent { now, wall, unread: Unread::default(), made: None, counted: None }
     }
 
-    fn bytes<W: Wire>(
-        &mut self,
-        transport: Transport,
-        is_chunked: bool,
-        follower: &Follower,
-    ) -> Bytes {
+    fn bytes<W: Wire>(&mut self, transport: Transport, is_chunked: bool, source: &Source) -> Bytes {
         let serial = self.unread.serial();
         let is_it = |made: &&Made| {
             (made.serial, made.transport, made.is_chunked) == (serial, transport, is_chunked)
@@ -317,7 +371,7 @@ impl Sent {
         if let Some(made) = self.made.as_ref().filter(is_it) {
             return made.bytes.clone();
         }
-        let mark = Mark::plain(&follower.source().shared.ids);
+        let mark = Mark::plain(&source.shared.ids);
         let mut pieces = Vec::new();
         for delivery in self.unread.events() {
             let frame = Frame { stream: 0, kind: FrameKind::Delivery(delivery.clone()) };
@@ -336,20 +390,15 @@ impl Sent {
             }
             _ => {
                 self.flush();
-                let events = self.unread.events().to_vec();
-                let source = source.clone();
+                let (events, source) = (self.unread.events().to_vec(), source.clone());
                 self.counted = Some(Counted { serial, source, events, clients: 1 });
             }
         }
     }
 
     fn flush(&mut self) {
-        let Some(Counted { source, events, clients, .. }) = self.counted.take() else { return };
-        source.count_sent(clients * events.len() as u64);
-        for delivery in &events {
-            for _ in 0..clients {
-                observe(&source.shared.metrics, delivery, self.wall);
-            }
+        if let Some(Counted { source, events, clients, .. }) = self.counted.take() {
+            count(&source, &events, clients, self.wall);
         }
     }
 }
@@ -481,5 +530,18 @@ mod tests {
         assert!(!first && !second);
         assert_eq!((poll_rest(&struck), taken(&other)), (Poll::Ready(false), vec![20]));
         assert_eq!(relays.queue.lock().loops, 0);
+    }
+
+    // The look at a route may be one of the last things that a process does.
+    #[test]
+    fn whoever_is_woken_when_the_runtime_has_ended_waits_for_nothing() {
+        let relays = Arc::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let relay = runtime.block_on(async { relay(500, false, &relays) });
+        drop(runtime);
+        Waker::from(relay.clone()).wake();
+        assert_eq!(relays.queue.lock().loops, 0);
+        // Nobody holds it any more.
+        assert_eq!(Arc::strong_count(&relay), 1);
     }
 }

@@ -244,6 +244,8 @@ enum Next {
     /// It has begun a message, and its time to end it is over.
     Unfinished,
     Gone,
+    /// Not all is taken that was written while the task waited.
+    Behind,
 }
 
 impl Upgraded {
@@ -334,6 +336,11 @@ impl Session<'_> {
                     return Ending::clean(Ended::ClientGone);
                 }
                 Next::Gone => return Ending::clean(Ended::ClientGone),
+                Next::Behind => {
+                    let Opened { connection, open } = &mut *self.opened;
+                    let pace = &open.handler.pace;
+                    transport::send(wire, &mut connection.control, pace, &[]).await
+                }
             };
             if let Err(ending) = sent {
                 return ending;
@@ -447,7 +454,12 @@ async fn hear<D: Duplex>(wire: &mut D, incoming: &mut Incoming) -> Next {
             Err(broken) => return Next::Broken(broken),
             Ok(None) => {}
         }
-        match poll_fn(|cx| wire.poll_fill(cx, &mut incoming.bytes)).await {
+        let read = poll_fn(|cx| match wire.is_behind() {
+            true => Poll::Ready(None),
+            false => wire.poll_fill(cx, &mut incoming.bytes).map(Some),
+        });
+        let Some(read) = read.await else { return Next::Behind };
+        match read {
             Ok(1..) => {}
             Ok(0) | Err(_) => return Next::Gone,
         }

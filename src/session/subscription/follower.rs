@@ -36,6 +36,9 @@ pub trait Outlet: Send + Sync {
 
     /// Ends that: nothing is sent from here on.
     fn stop(&self) -> Option<Follower>;
+
+    /// Whether its client has not taken all that was sent. Until then, it follows nothing.
+    fn is_behind(&self) -> bool;
 }
 
 /// A stream that has been told that it is ready, and has had everything up to its position.
@@ -99,9 +102,15 @@ impl Unread {
     }
 
     /// Reads what is there, unless it has just done so. `None`: something for the task.
+    ///
+    /// Signs of life move each client on to where the journal was then, past events of other routes: what
+    /// was read from one place is what there is from any other one before its first event.
     fn read(&mut self, route: &Arc<Route>, from: u64, round: u32, most: usize) -> Option<&Place> {
+        let first = self.events.first().map_or(u64::MAX, |first| first.number);
         let is_known = |place: &Place| {
-            place.from == from && place.round == round && Arc::ptr_eq(&place.route, route)
+            (place.from..=first).contains(&from)
+                && place.round == round
+                && Arc::ptr_eq(&place.route, route)
         };
         if !self.of.as_ref().is_some_and(is_known) {
             self.of = None;
@@ -154,7 +163,7 @@ impl Follower {
         if unread.events.first().is_some_and(|first| first.token <= self.position) {
             return Look::Other;
         }
-        (self.number, self.is_at_end) = (to.number, to.is_at_end);
+        (self.number, self.is_at_end) = (to.number.max(from), to.is_at_end);
         match position {
             Some(position) => {
                 self.position = position;
@@ -226,7 +235,8 @@ impl Subscription {
     ) -> Woke {
         let mut lent = Lent { subscription: self, outlet };
         poll_fn(move |cx| {
-            if lent.take_back() {
+            // What its client does not have is no place that an operator is told.
+            if lent.take_back() && !lent.outlet.is_behind() {
                 return Poll::Ready(Woke::Wake);
             }
             if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {

@@ -41,6 +41,11 @@ pub(crate) fn shared() -> Arc<Shared> {
     })
 }
 
+/// One that nothing has been read of.
+pub(crate) fn unread(filter: &Arc<Filter>) -> Feed {
+    Feed::new(FeedKey::of(filter), LIMITS, 16)
+}
+
 /// Read from a time on, and not up to the present yet.
 pub(crate) fn feed(filter: &Arc<Filter>, key: FeedKey, from: u32) -> Arc<Feed> {
     let feed = Arc::new(Feed::new(key, LIMITS, 16));
@@ -258,6 +263,10 @@ impl Outlet for Outside {
     fn stop(&self) -> Option<Follower> {
         self.waiting.lock().take().map(|(follower, _)| follower)
     }
+
+    fn is_behind(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
 }
 
 impl Outside {
@@ -327,6 +336,42 @@ async fn what_follows_for_a_task_gives_what_comes_meanwhile_and_nothing_twice() 
     }
 }
 
+// As signs of life leave them: at places between which there is nothing for them.
+#[tokio::test(start_paused = true)]
+async fn what_is_read_from_one_place_is_given_from_those_behind_it() {
+    let filter = Arc::new(crate::filter::tests::good("match: { _id: { $gte: 50 } }"));
+    let (shared, feed) = (shared(), feed(&filter, FeedKey::of(&filter), 10));
+    feed.set_status(Status::Live);
+    let outside: [Arc<Outside>; 3] = Default::default();
+    let mut subscriptions: Vec<Subscription> = Vec::new();
+    for time in [11, 12, 13] {
+        let mut subscription = open(&shared, &feed, &filter, From::Now);
+        frames(&mut subscription).await;
+        subscriptions.push(subscription);
+        append(&feed, time);
+    }
+    let mut unread = Unread::default();
+    let outlets: Vec<Arc<dyn Outlet>> = outside.iter().map(|it| it.clone() as _).collect();
+    let mut waits: Vec<_> = subscriptions
+        .iter_mut()
+        .zip(&outlets)
+        .map(|(subscription, outlet)| Box::pin(subscription.next(None, Some(outlet))))
+        .collect();
+    for wait in &mut waits {
+        assert!(timeout(Duration::from_millis(1), wait.as_mut()).await.is_err());
+    }
+    append(&feed, 50);
+    // The first one is furthest back.
+    assert_eq!(outside[0].frames(&mut unread), "50");
+    let serial = unread.serial();
+    assert_eq!(outside[1].frames(&mut unread), "50");
+    assert_eq!(outside[2].frames(&mut unread), "50");
+    assert_eq!(unread.serial(), serial);
+    append(&feed, 51);
+    assert_eq!(outside[2].frames(&mut unread), "51");
+    assert_eq!(outside[0].frames(&mut unread), "51");
+}
+
 // Two at the same place, and one that is ahead: what is read once is given to each where it is.
 #[tokio::test(start_paused = true)]
 async fn what_is_read_for_one_is_given_to_those_at_its_place() {
@@ -337,13 +382,13 @@ async fn what_is_read_for_one_is_given_to_those_at_its_place() {
     let begin = |from: u32| open(&shared, &feed, &filter, From::Position(before(from)));
     let mut subscriptions = [begin(12), begin(12), begin(12)];
     let outside: [Arc<Outside>; 3] = Default::default();
-    for (subscription, outside) in subscriptions.iter_mut().zip(&outside) {
+    let outlets: Vec<Arc<dyn Outlet>> = outside.iter().map(|it| it.clone() as _).collect();
+    let mut waits = Vec::new();
+    for (subscription, outlet) in subscriptions.iter_mut().zip(&outlets) {
         assert_eq!(frames(subscription).await, "ready");
-        let outlet: Arc<dyn Outlet> = outside.clone();
-        let mut wait = Box::pin(subscription.next(None, Some(&outlet)));
+        let mut wait = Box::pin(subscription.next(None, Some(outlet)));
         assert!(timeout(Duration::from_millis(1), wait.as_mut()).await.is_err());
-        // It would be taken back.
-        std::mem::forget(wait);
+        waits.push(wait);
     }
     let mut unread = Unread::default();
     append(&feed, 12);
@@ -400,9 +445,17 @@ async fn what_is_no_small_event_is_left_to_the_task() {
     let outlet: Arc<dyn Outlet> = outside.clone();
     let mut subscription = open(&shared, &feed, &filter, From::Now);
     assert_eq!(frames(&mut subscription).await, "ready");
-    let (waiting, append) = (next(&mut subscription, &outlet), async { append(&feed, 20) });
-    assert_eq!(tokio::join!(waiting, append).0, None);
-    assert_eq!(next(&mut subscription, &outlet).await.as_deref(), Some("20"));
+    let told = tokio::spawn({
+        let feed = feed.clone();
+        async move {
+            // Behind the wait's first look.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            append(&feed, 20);
+        }
+    });
+    let next = timeout(Duration::from_secs(5), subscription.next(None, Some(&outlet))).await;
+    assert!(matches!(next, Ok(Some(FrameKind::Delivery(_)))), "{next:?}");
+    told.await.unwrap();
 }
 
 // A connection may have many of them, side by side.
