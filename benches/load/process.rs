@@ -1,10 +1,12 @@
 //! Processes of our own: they end with the harness, however that ends, and tell what they cost.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -145,9 +147,17 @@ pub fn own_cpu() -> Duration {
     cpu_of(std::process::id())
 }
 
-/// A port where nobody listens now.
+/// A port where nobody listens now, and that nobody was given before: who asks for two would sometimes get
+/// the same one twice.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a port").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("a port").port();
+        if GIVEN.lock().expect("nobody panics with it").insert(port) {
+            return port;
+        }
+    }
 }
 
 pub fn loopback(port: u16) -> SocketAddr {
