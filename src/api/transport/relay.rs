@@ -120,7 +120,7 @@ impl<W: Wire> Relay<W> {
         self.state.lock().rest = Some(Box::new(Rest { bytes, source, events: Vec::new() }));
     }
 
-    /// The same, and waits for it.
+    /// Writes what the client did not take before, and waits for it.
     ///
     /// # Errors
     /// The socket's.
