@@ -110,3 +110,45 @@ async fn each_of_many_is_given_everything_once() {
     until("all are counted", || async { sent().await == all }).await;
     sidecar.finish().await;
 }
+
+// The loop has written what it could, and nothing comes after it that would show that the client takes no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_takes_nothing_any_more_is_let_go_without_another_event() {
+    let database = unique("stalled");
+    let filters = Filters::new(&[("a", &filter(&format!("{database}.a"), ""))]);
+    // A sign of life would show it, too.
+    let settings =
+        [("SIDESTREAM_CLIENTS__SEND_TIMEOUT", "1s"), ("SIDESTREAM_CLIENTS__HEARTBEAT", "10m")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    let stalled = Stream::open(sidecar.listen, "/_events/a").await;
+    limit_buffers(stalled.socket());
+    let mut others = Vec::new();
+    for _ in 0..2 * CLIENTS {
+        let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+        stream.until_ready().await;
+        others.push(stream);
+    }
+    let all = others.len() + 1;
+    let ended = || metric(sidecar.admin, "sidestream_streams_ended_total{reason=\"stalled\"}");
+    let sent = || metric(sidecar.admin, "sidestream_events_sent_total{stream=\"a\"}");
+    let events = collection(&database, "a").await;
+    let pad = "x".repeat(12_000);
+    let mut number = 0;
+    while ended().await == 0.0 {
+        events.insert_one(doc! { "_id": number, "pad": &pad }).await.expect("a write");
+        for stream in &mut others {
+            assert_eq!(stream.event().await.json()["documentKey"]["_id"], number);
+        }
+        number += 1;
+        // There is no next one before this one was taken, or nobody is there any more who could.
+        let taken = (number as usize * all) as f64;
+        until("it takes it, or is let go", || async {
+            sent().await == taken || ended().await == 1.0
+        })
+        .await;
+    }
+    drop(stalled);
+    let open = || metric(sidecar.admin, "sidestream_subscriptions{stream=\"a\"}");
+    assert_eq!(open().await, others.len() as f64);
+    sidecar.finish().await;
+}
