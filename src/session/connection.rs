@@ -110,12 +110,11 @@ impl Connection {
         }
     }
 
-    /// Whether its events are to be sent while its task waits: it has one stream, which many listen to, and
-    /// nobody is asked meanwhile if its caller still has a right to it.
+    /// Whether its events are to be sent while its task waits: it has one stream, which many listen to.
     pub fn wants_outlet(&self) -> bool {
         match &self.streams {
             Streams::One(member, Some(idle)) if idle.outlet.is_none() => {
-                !self.control.is_asked_again() && member.subscription.has_many_beside()
+                member.subscription.has_many_beside()
             }
             Streams::One(..) | Streams::Many(_) => false,
         }

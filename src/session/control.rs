@@ -160,7 +160,7 @@ impl Control {
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Some(watched) = &mut self.right
-            && let Poll::Ready(why) = watched.ended.as_mut().poll(cx)
+            && let Poll::Ready(why) = watched.poll_ended(&self.listener, cx)
         {
             return Poll::Ready(match why {
                 RightEnd::Refused => Ended::Unauthorized,
@@ -200,12 +200,6 @@ impl Control {
         self.right.is_some()
     }
 
-    /// Whether somebody may be asked at any time if the right still holds: nothing is written past the
-    /// connection's task then.
-    pub(super) fn is_asked_again(&self) -> bool {
-        self.right.as_ref().is_some_and(|watched| !watched.right.ends_by_time())
-    }
-
     /// The right has ended, and something is left that needs none.
     pub(super) fn forget_right(&mut self) {
         (self.right, self.over) = (None, None);
@@ -218,9 +212,7 @@ impl Control {
 
     /// Whether a recheck has brought other claims that were not looked at.
     pub(super) fn has_caller_changed(&self) -> bool {
-        let has_changed =
-            |watched: &Watched| !Arc::ptr_eq(&watched.caller, &watched.right.caller());
-        self.right.as_deref().is_some_and(has_changed)
+        self.right.as_deref().is_some_and(Watched::has_changed)
     }
 
     /// Who the caller was when this was last asked, and who it is now.
@@ -247,5 +239,24 @@ impl Watched {
         let watched = right.clone();
         let ended = Box::pin(async move { watched.ended().await });
         Watched { right, caller, ended }
+    }
+
+    /// Holds what is written past the connection's task, from before anybody is asked if the right still holds
+    /// until all is known.
+    fn poll_ended(&mut self, listener: &Listener, cx: &mut Context<'_>) -> Poll<RightEnd> {
+        if self.right.ends_by_time() {
+            return self.ended.as_mut().poll(cx);
+        }
+        listener.hold(true);
+        let ended = self.ended.as_mut().poll(cx);
+        let is_known = !self.right.is_recheck_due() && !self.has_changed();
+        if ended.is_pending() && is_known {
+            listener.hold(false);
+        }
+        ended
+    }
+
+    fn has_changed(&self) -> bool {
+        !Arc::ptr_eq(&self.caller, &self.right.caller())
     }
 }

@@ -73,6 +73,8 @@ pub struct Listener {
     /// By the number that `api` gives it: a listener is small.
     transport: u8,
     is_ended: AtomicBool,
+    /// See [`Listener::hold`].
+    is_held: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -179,6 +181,7 @@ impl Listeners {
             opened_at,
             transport,
             is_ended: AtomicBool::new(false),
+            is_held: AtomicBool::new(false),
         });
         match slots.listeners.get_mut(index as usize) {
             Some(slot) => *slot = Arc::downgrade(&listener),
@@ -323,6 +326,16 @@ impl Listener {
     /// Whether an operator has ended it.
     pub(super) fn is_ended(&self) -> bool {
         self.is_ended.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is written of its streams past its task: the task is finding out whether their caller
+    /// still has a right to them.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Release);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Acquire)
     }
 
     fn end(&self) {

@@ -145,7 +145,7 @@ impl Follower {
         if self.route.wakers.watch(&mut self.seat) {
             self.is_at_end = false;
         }
-        if self.is_for_task || self.route.is_retired() || self.is_broken() {
+        if self.is_for_task || self.route.is_retired() || self.is_stopped() {
             return Look::Other;
         }
         if self.is_at_end {
@@ -154,8 +154,8 @@ impl Follower {
         }
         let (from, round) = (self.number, self.seat.round());
         let place = unread.read(&self.route, from, round, most);
-        // What lies behind a break shows at once.
-        let Some(Place { to, position, .. }) = place.filter(|_| !self.is_broken()) else {
+        // What lies behind a break, or was written after the caller signed out, shows at once.
+        let Some(Place { to, position, .. }) = place.filter(|_| !self.is_stopped()) else {
             return Look::Other;
         };
         let (to, position) = (*to, position.clone());
@@ -173,8 +173,9 @@ impl Follower {
         }
     }
 
-    fn is_broken(&self) -> bool {
-        self.source.feed.epoch() != self.epoch
+    /// Whether the history has a break, or the caller's right is in question.
+    fn is_stopped(&self) -> bool {
+        self.source.feed.epoch() != self.epoch || self.listener.is_held()
     }
 
     /// Ready when there is something new; else this is woken then.

@@ -437,6 +437,21 @@ async fn what_is_no_small_event_is_left_to_the_task() {
         }
         assert_eq!(frames(&mut subscription).await, expected);
     }
+    // And while nobody knows if its caller still has a right to it.
+    {
+        let feed = feed();
+        feed.set_status(Status::Live);
+        let outside = Arc::new(Outside::default());
+        let outlet: Arc<dyn Outlet> = outside.clone();
+        let mut subscription = open(&shared, &feed, &filter, From::Now);
+        assert_eq!(frames(&mut subscription).await, "ready");
+        let (listener, _) = subscription.listener();
+        let mut wait = pin!(subscription.next(None, Some(&outlet)));
+        assert!(timeout(Duration::from_millis(1), wait.as_mut()).await.is_err());
+        listener.hold(true);
+        append(&feed, 15);
+        assert_eq!(outside.frames(&mut Unread::default()), "task");
+    }
     // And one whose client has not taken everything.
     let feed = feed();
     feed.set_status(Status::Live);

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use crate::access::forward::{cookie, files, me, start};
 use crate::access::insert;
-use crate::access::server::{Reply, Server};
+use crate::access::server::{Question, Reply, Server};
 use crate::reload;
 use crate::support::sidecar::{self, Filters};
-use crate::support::sse::Stream;
+use crate::support::sse::{Block, Stream};
 use crate::support::{http, mongo, unique, until};
 
 /// A full window must not keep a stream from hearing that its caller has signed out.
@@ -64,6 +64,68 @@ async fn what_is_written_after_signing_out_is_not_given_to_a_stalled_stream() {
     assert_eq!(end.json(), json!({ "reason": "unauthorized" }));
     assert!(given < 300, "the stream was not stalled");
     assert_eq!(ada.block().await, None);
+    sidecar.finish().await;
+}
+
+/// Where many listen, one loop writes to all of them, beside the tasks that ask the app.
+#[tokio::test]
+async fn what_is_written_while_the_app_is_asked_waits_for_its_answer_where_many_listen() {
+    const OTHERS: usize = 19;
+    // The same person by two sessions: one route.
+    let ada = json!({ "sub": "ada" });
+    let app = Server::start({
+        let ada = ada.clone();
+        move |_| Reply::json(&ada)
+    })
+    .await;
+    let database = unique("forward");
+    let settings = [
+        ("SIDESTREAM_AUTH__FORWARD__RECHECK", "300ms"),
+        ("SIDESTREAM_AUTH__FORWARD__CACHE", "0s"),
+        ("SIDESTREAM_AUTH__FORWARD__TIMEOUT", "30s"),
+    ];
+    let sidecar = start(&app, &files(&database), &settings).await;
+    let mut public = Stream::open(sidecar.listen, "/_events/public").await;
+    let mut all = Vec::new();
+    for number in 0..=OTHERS {
+        let fields = cookie(if number == OTHERS { "last" } else { "first" });
+        all.push(Stream::open_with(sidecar.listen, "/_events/mine", &fields).await);
+    }
+    for stream in all.iter_mut().chain([&mut public]) {
+        stream.until_ready().await;
+    }
+    let asked = || {
+        let is_last = |question: &&Question| {
+            question.field("cookie").is_some_and(|it| it.contains("session=last"))
+        };
+        app.questions().iter().filter(is_last).count()
+    };
+    let key = |event: &Block| event.json()["documentKey"]["_id"].as_i64();
+    // Each is given everything once, whether the app is asked meanwhile or not.
+    let mut number = 0;
+    while asked() < 5 || number < 20 {
+        insert(&database, "orders", doc! { "_id": number, "customer": "ada" }).await;
+        for stream in all.iter_mut().chain([&mut public]) {
+            assert_eq!(key(&stream.event().await), Some(number));
+        }
+        number += 1;
+    }
+    app.answer_with(move |question| match question.field("cookie") {
+        Some(cookies) if cookies.contains("session=last") => Reply::status(401),
+        _ => Reply::json(&ada),
+    });
+    app.hold();
+    let before = asked();
+    until("it is asked about the last one", || async { asked() > before }).await;
+    insert(&database, "orders", doc! { "_id": number, "customer": "ada" }).await;
+    assert_eq!(key(&public.event().await), Some(number));
+    app.release();
+    let mut last = all.pop().expect("it was opened");
+    let end = last.event().await;
+    assert_eq!((end.name(), end.json()), ("end", json!({ "reason": "unauthorized" })));
+    for stream in &mut all {
+        assert_eq!(key(&stream.event().await), Some(number));
+    }
     sidecar.finish().await;
 }
 
