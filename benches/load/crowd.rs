@@ -172,9 +172,6 @@ impl Crowd {
             let source = source_address(self.first_address + number / PER_ADDRESS);
             socket.bind(&SocketAddr::from((source, 0)).into())?;
             socket.connect(&address.into())?;
-            // As on a network. Else the crowd acknowledges each segment by itself as soon as it has
-            // read it, which on loopback costs more than the reading.
-            socket.set_tcp_quickack(false)?;
             let mut socket = TcpStream::from(socket);
             socket.write_all(speaks.request(path).as_bytes())?;
             socket.set_nonblocking(true)?;

@@ -38,21 +38,26 @@ struct Shown {
 }
 
 pub fn run(bench: &mut Bench) {
-    let many = bench.scaled(10_000);
+    let many = (bench.scaled(10_000), bench.rounds());
     let ours = Holder::Sidestream;
     to_all(bench, many, "fanout", ours, &[Holder::Floor, Holder::Nchan, Holder::Pushpin]);
     // Node.js is given fewer clients: it would take minutes.
-    let few = bench.scaled(3_000);
+    let few = (bench.scaled(3_000), bench.rounds());
     to_all(bench, few, "fanout-few", ours, &[Holder::BetterSse, Holder::SocketIo, Holder::Parse]);
 }
 
-/// The product and these rivals, one after the other, in as many rounds as there is time for.
-pub fn to_all(bench: &mut Bench, clients: usize, name: &str, ours: Holder, rivals: &[Holder]) {
+/// The product and these rivals, one after the other, in so many rounds.
+pub fn to_all(
+    bench: &mut Bench,
+    (clients, rounds): (usize, usize),
+    name: &str,
+    ours: Holder,
+    rivals: &[Holder],
+) {
     let shown = |holder| Shown { holder, sent: Default::default(), failures: 0 };
     let mut ours = shown(ours);
     let mut rivals: Vec<Shown> = rivals.iter().copied().map(shown).collect();
-    let events = bench.events(25).max(3);
-    let rounds = bench.rounds();
+    let events = bench.events(50).max(3);
     for _ in 0..rounds {
         for (kind, (at_once, _)) in KINDS.into_iter().enumerate() {
             let load = (clients, events, at_once);
