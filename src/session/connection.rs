@@ -5,10 +5,10 @@
 //!
 //! Invariants:
 //!
-//! - The conditions that end a connection ([`Control`]) are checked before each frame, and by a
-//!   transport also while a write waits.
-//! - While a recheck of the caller's right is due and has not been tried, nothing is sent: an event
-//!   may have been written after the caller signed out.
+//! - The conditions that end a connection ([`Control`]) are checked before each frame that its task gives,
+//!   and by a transport also while a write waits. They wake the task, which takes back what an outlet sends.
+//! - From when the task finds a recheck of the caller's right due until it has been tried, nothing is sent,
+//!   by an outlet either: an event may have been written after the caller signed out.
 //! - Every future here may be dropped at any await, and called again.
 //!
 //! There are many connections, and almost all of them are idle and have one stream. State that few

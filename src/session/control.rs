@@ -193,6 +193,7 @@ impl Control {
     /// Watches over the caller of a protected stream from now on.
     pub fn set_right(&mut self, right: Right) {
         self.listener.set_caller(right.caller());
+        self.listener.hold(false);
         self.right = Some(Box::new(Watched::new(right)));
     }
 
@@ -202,6 +203,7 @@ impl Control {
 
     /// The right has ended, and something is left that needs none.
     pub(super) fn forget_right(&mut self) {
+        self.listener.hold(false);
         (self.right, self.over) = (None, None);
     }
 
@@ -242,7 +244,7 @@ impl Watched {
     }
 
     /// Holds what is written past the connection's task, from before anybody is asked if the right still holds
-    /// until all is known.
+    /// until the answer is there and other claims were looked at.
     fn poll_ended(&mut self, listener: &Listener, cx: &mut Context<'_>) -> Poll<RightEnd> {
         if self.right.ends_by_time() {
             return self.ended.as_mut().poll(cx);

@@ -2,11 +2,14 @@
 //! that take their time, and while other things happen to their connections.
 
 use mongodb::bson::doc;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::ndjson::Lines;
 use super::websocket::Socket;
 use super::{collection, filter, insert, key};
+use crate::access::forward;
+use crate::access::server::{Reply, Server};
 use crate::proxy::app::limit_buffers;
 use crate::support::sidecar::{self, Filters, metric};
 use crate::support::sse::Stream;
@@ -149,6 +152,44 @@ async fn one_that_takes_nothing_any_more_is_let_go_without_another_event() {
     }
     drop(stalled);
     let open = || metric(sidecar.admin, "sidestream_subscriptions{stream=\"a\"}");
-    assert_eq!(open().await, others.len() as f64);
+    until("nobody else was", || async { open().await == others.len() as f64 }).await;
+    sidecar.finish().await;
+}
+
+// The app is asked all the while, by tasks that run beside the loops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_whose_right_is_asked_for_again_is_given_everything_once() {
+    const EVENTS: i64 = 500;
+    let app = Server::start(|_| Reply::json(&json!({ "sub": "ada" }))).await;
+    let database = unique("crowd");
+    let settings = [
+        ("SIDESTREAM_AUTH__FORWARD__RECHECK", "100ms"),
+        ("SIDESTREAM_AUTH__FORWARD__CACHE", "0s"),
+        ("SIDESTREAM_AUTH__FORWARD__TIMEOUT", "30s"),
+        ("SIDESTREAM_AUTH__FORWARD__MAX_OUTAGE", "10m"),
+    ];
+    let sidecar = forward::start(&app, &forward::files(&database), &settings).await;
+    let mut clients = Vec::new();
+    for number in 0..2 * CLIENTS {
+        let fields = forward::cookie(&format!("session-{number}"));
+        let mut stream = Stream::open_with(sidecar.listen, "/_events/mine", &fields).await;
+        stream.until_ready().await;
+        clients.push(stream);
+    }
+    let before = app.count();
+    let mut reading = JoinSet::new();
+    for mut stream in clients {
+        reading.spawn(async move {
+            for number in 0..EVENTS {
+                assert_eq!(stream.event().await.json()["documentKey"]["_id"], number);
+            }
+        });
+    }
+    let orders = collection(&database, "orders").await;
+    for number in 0..EVENTS {
+        orders.insert_one(doc! { "_id": number, "customer": "ada" }).await.expect("a write");
+    }
+    reading.join_all().await;
+    assert!(app.count() > before + 2 * CLIENTS, "it was asked about each meanwhile");
     sidecar.finish().await;
 }
