@@ -13,8 +13,8 @@ CARGO := scripts/cargo
 # the program that the others start.
 FIRST := fmt-check lint
 ENGINE := cargo-test
-OUTSIDE := browser-test clients-test
-AROUND := deny helm-check check-docs torture-short websocket-test asyncapi-test fuzz-lint fuzz-short bench-smoke
+OUTSIDE := browser-test clients-test websocket-test asyncapi-test
+AROUND := deny helm-check check-docs torture-short fuzz-lint fuzz-short bench-smoke
 LAST := image-test
 
 .PHONY: help
