@@ -154,7 +154,7 @@ impl Follower {
         }
         let (from, round) = (self.number, self.seat.round());
         let place = unread.read(&self.route, from, round, most);
-        // Looked at again: that may have become so before what was read was written.
+        // Once more: it may have been stopped before what was just read was written.
         let Some(Place { to, position, .. }) = place.filter(|_| !self.is_stopped()) else {
             return Look::Other;
         };
