@@ -30,7 +30,7 @@ pub enum Holder {
     NginxGzip,
     /// The thirty lines that people write, over a bare WebSocket.
     Ws,
-    /// A `write()` for each socket, and nothing else.
+    /// A `write()` for each socket, and nothing else, in a thread for each processor.
     Floor,
     Nchan,
     Pushpin,
@@ -67,7 +67,7 @@ impl Holder {
             Holder::Gzip => "Sidestream, gzip",
             Holder::NginxGzip => "nginx's gzip before Sidestream",
             Holder::Ws => "ws, a shared change stream",
-            Holder::Floor => "bare write() loop",
+            Holder::Floor => "bare write() loops",
             Holder::Nchan => "Nchan",
             Holder::Pushpin => "Pushpin",
             Holder::BetterSse => "better-sse, a shared change stream",

@@ -61,9 +61,10 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Resident memory in bytes, with its children.
+    /// Resident memory in bytes, with its children; what they share, once.
     pub fn rss(&self) -> u64 {
-        family(self.pid).into_iter().map(rss_of).sum()
+        let (own, shared): (Vec<_>, Vec<_>) = family(self.pid).into_iter().map(rss_of).unzip();
+        own.into_iter().sum::<u64>() + shared.into_iter().max().unwrap_or(0)
     }
 
     /// Processor time since the start, user and system, with its children that still run. The
@@ -127,11 +128,16 @@ fn stat_of(pid: u32) -> Option<Vec<String>> {
     Some(rest.split_whitespace().map(str::to_owned).collect())
 }
 
-fn rss_of(pid: u32) -> u64 {
+/// In bytes: what is its own, and its shared memory.
+fn rss_of(pid: u32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    let shared = bytes("RssShmem:");
+    (bytes("VmRSS:") - shared, shared)
 }
 
 fn cpu_of(pid: u32) -> Duration {

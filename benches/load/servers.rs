@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread::{self, available_parallelism};
 
 use async_trait::async_trait;
 use memchr::memmem;
@@ -40,9 +41,10 @@ pub fn listen(port: u16) -> TcpListener {
     socket.into()
 }
 
-/// What any server must do to fan out: one `write()` for each socket, and nothing else. `POST`
-/// sends its body to everybody who sent a `GET`.
+/// What any server must do to fan out: one `write()` for each socket, and nothing else, in a thread
+/// for each processor. `POST` sends its body to everybody who sent a `GET`.
 fn floor(port: u16) {
+    let threads = available_parallelism().map_or(1, usize::from);
     let listener = listen(port);
     let mut clients: Vec<TcpStream> = Vec::new();
     for socket in listener.incoming() {
@@ -63,9 +65,15 @@ fn floor(port: u16) {
         };
         match body {
             Some(body) if request.starts_with(b"POST") => {
-                for client in &mut clients {
-                    let _ = client.write_all(&body);
-                }
+                let write = |clients: &mut [TcpStream]| {
+                    for client in clients {
+                        let _ = client.write_all(&body);
+                    }
+                };
+                let share = clients.len().div_ceil(threads).max(1);
+                thread::scope(|threads| {
+                    clients.chunks_mut(share).for_each(|some| drop(threads.spawn(|| write(some))));
+                });
                 let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             }
             Some(_) => {

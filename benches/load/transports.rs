@@ -17,7 +17,7 @@ const MORE: (f64, f64) = (0.1, 300.0);
 pub fn run(bench: &mut Bench) {
     // Node.js is given fewer clients: it would take minutes. Five rounds, since the goal is too near for two.
     let few = (bench.scaled(3_000), if bench.is_smoke { 1 } else { 5 });
-    // A loop of writes and nothing else shows how much faster than `ws` one thread could be.
+    // Loops of writes and nothing else show how much faster than `ws` anything could be.
     let beside = [Holder::Ws, Holder::SocketIo, Holder::Sidestream, Holder::Floor];
     to_all(bench, few, "websocket", Holder::WebSocket, &beside);
     let many = (bench.scaled(10_000), bench.rounds());
