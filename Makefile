@@ -56,8 +56,8 @@ fuzz-lint: ## The same for the fuzz targets
 .PHONY: cargo-test
 # A panic's message says it; its frames would hide the others.
 cargo-test: export RUST_BACKTRACE := 0
-# One more than CI has cores: most of a test is waiting.
-cargo-test: export RUST_TEST_THREADS := 3
+# Twice as many as CI has cores: most of a test is waiting.
+cargo-test: export RUST_TEST_THREADS := 4
 cargo-test: ## The Rust tests, against a real MongoDB
 	mongod=$$(scripts/fetch-mongod) && MONGOD="$$mongod" $(CARGO) test
 	@if mongod=$$(scripts/fetch-mongod --splitting); then \
