@@ -9,12 +9,12 @@
 CARGO := scripts/cargo
 
 # What `make test` runs: first these; then three lists beside each other, since most of each is waiting
-# (what compiles by itself comes late: by then, the tests run and leave room for it); then what replaces
-# the program that the others start.
+# (fuzzing, which is built elsewhere, comes early: beside a build, a processor is free; the others wait for
+# that build); then what replaces the program that the others start.
 FIRST := fmt-check lint
 ENGINE := cargo-test
-OUTSIDE := browser-test clients-test websocket-test asyncapi-test
-AROUND := deny helm-check check-docs torture-short fuzz-lint fuzz-short bench-smoke
+OUTSIDE := browser-test clients-test websocket-test asyncapi-test bench-smoke
+AROUND := deny fuzz-lint fuzz-short helm-check check-docs torture-short
 LAST := image-test
 
 .PHONY: help

@@ -8,7 +8,7 @@ use mongodb::bson::doc;
 use rustix::process::Signal;
 
 use super::{collection, expect, expect_reset, filter, id, insert};
-use crate::support::mongo::{Own, Setup};
+use crate::support::mongo::{self, Own, Setup};
 use crate::support::sidecar::{self, Filters};
 use crate::support::sse::Stream;
 use crate::support::{http, until};
@@ -100,19 +100,7 @@ async fn a_primary_that_is_killed_steps_down_or_freezes() {
     for index in (0..3).filter(|index| *index != frozen) {
         others.push(own.direct(index).await);
     }
-    let elected = std::sync::Mutex::new(None);
-    until("another is elected", || async {
-        for other in &others {
-            let hello = other.database("admin").run_command(doc! { "hello": 1 }).await;
-            if hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false)) {
-                *elected.lock().unwrap() = Some(other.clone());
-                return true;
-            }
-        }
-        false
-    })
-    .await;
-    let elected = elected.into_inner().unwrap().expect("a primary");
+    let elected = mongo::elected(&others).await;
     insert(&collection(&elected, "shop", "orders"), 15..20).await;
     expect(&mut stream, 15..20).await;
     own.thaw(frozen);

@@ -14,7 +14,7 @@ use sidestream::Sidecar;
 use sidestream::event::Position;
 
 use super::{Page, client, fill, filter};
-use crate::support::mongo::{Own, Setup};
+use crate::support::mongo::{Own, Setup, hold_replication};
 use crate::support::sidecar::{self, Filters};
 use crate::support::{mongo, unique, until};
 
@@ -168,13 +168,6 @@ async fn questions(server: &Client, database: &str) -> u64 {
     kept.count_documents(wanted).await.unwrap()
 }
 
-/// Holds up a member's replication, or lets it go on.
-async fn hold(member: &Client, is_held: bool) {
-    let mode = if is_held { "alwaysOn" } else { "off" };
-    let point = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
-    member.database("admin").run_command(point).await.expect("test commands");
-}
-
 /// Leaves the primary what it is, also where the machine is so busy that members seem to be gone.
 /// Without a vote of the secondary, what the primary has is what a majority has.
 async fn settle(own: &Own, secondary: usize, has_vote: bool) {
@@ -211,7 +204,7 @@ async fn one_that_is_gone_on_the_primary_and_not_yet_for_a_majority() {
     for page in 0..2 {
         let ids = page * 3..page * 3 + 3;
         fill(&orders(&database, Acknowledgment::Majority), ids).await;
-        hold(&other, true).await;
+        hold_replication(&other, true).await;
         match page {
             0 => orders(&database, Acknowledgment::Nodes(1)).drop().await.unwrap(),
             _ => rename(&client, &database, "orders", "aside").await,
@@ -221,7 +214,7 @@ async fn one_that_is_gone_on_the_primary_and_not_yet_for_a_majority() {
             // That which finds no collection, and that which asks at a known time.
             let is_asked = || async { questions(&primary, &name).await >= before + 2 };
             until("it is asked for", is_asked).await;
-            hold(&other, false).await;
+            hold_replication(&other, false).await;
         };
         let (shown, ()) = tokio::join!(open(&sidecar, page..page + 1), letting_go);
         history.holds(&shown).await;
@@ -261,7 +254,7 @@ async fn one_that_is_gone_on_a_primary_that_is_lost_before_a_majority_knows() {
     let mut history = History::of(&database).await;
     fill(&orders(&database, Acknowledgment::Majority), 0..3).await;
     let (lost, other) = (own.direct(primary).await, own.direct(left).await);
-    hold(&other, true).await;
+    hold_replication(&other, true).await;
     orders(&database, Acknowledgment::Nodes(1)).drop().await.unwrap();
     keep_questions(&lost, &name).await;
     let losing = async {
@@ -269,7 +262,7 @@ async fn one_that_is_gone_on_a_primary_that_is_lost_before_a_majority_knows() {
         let is_asked = || async { questions(&lost, &name).await >= 2 * PAGES as u64 };
         until("it is asked for", is_asked).await;
         own.kill(primary);
-        hold(&other, false).await;
+        hold_replication(&other, false).await;
         go_on_alone(&own, left).await;
     };
     let (shown, ()) = tokio::join!(open(&sidecar, 0..PAGES), losing);
@@ -309,7 +302,7 @@ async fn one_that_a_member_does_not_know_yet() {
         [("SIDESTREAM_SNAPSHOT__MAX_CONCURRENT", "32"), ("SIDESTREAM_SNAPSHOT__MAX_TIME", "60s")];
     let sidecar = sidecar::start(&uri, &filters, &more).await;
     let mut history = History::of(&database).await;
-    hold(&behind, true).await;
+    hold_replication(&behind, true).await;
     fill(&orders(&database, Acknowledgment::Majority), 0..3).await;
     let done = AtomicUsize::new(0);
     let opening = (0..PAGES).map(async |page| {
@@ -323,7 +316,7 @@ async fn one_that_a_member_does_not_know_yet() {
             done.load(Ordering::Relaxed) + waiting >= PAGES as usize
         })
         .await;
-        hold(&behind, false).await;
+        hold_replication(&behind, false).await;
     };
     let (shown, ()) = tokio::join!(join_all(opening), letting_go);
     history.holds(&shown.concat()).await;

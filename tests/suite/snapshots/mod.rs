@@ -6,6 +6,7 @@ mod long;
 mod missing;
 mod property;
 mod refused;
+mod rolled_back;
 mod sharing;
 mod transports;
 
@@ -36,12 +37,17 @@ pub async fn client() -> Client {
 
 /// A new collection that keeps images, whose writes are acknowledged when they are events.
 pub async fn orders(client: &Client, database: &str) -> Collection<Document> {
-    let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let images = ChangeStreamPreAndPostImages::builder().enabled(true).build();
-    let database = client.database(database);
-    database.create_collection("orders").change_stream_pre_and_post_images(images).await.unwrap();
+    let created = client.database(database);
+    created.create_collection("orders").change_stream_pre_and_post_images(images).await.unwrap();
+    of_majority(client, database)
+}
+
+/// The same, where it is there.
+pub fn of_majority(client: &Client, database: &str) -> Collection<Document> {
+    let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let options = mongodb::options::CollectionOptions::builder().write_concern(majority).build();
-    database.collection_with_options("orders", options)
+    client.database(database).collection_with_options("orders", options)
 }
 
 pub async fn fill(orders: &Collection<Document>, ids: std::ops::Range<i64>) {

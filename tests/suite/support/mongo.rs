@@ -37,6 +37,32 @@ pub fn uri() -> String {
     SERVER.get_or_init(start).uri()
 }
 
+/// The one of these that has become the primary.
+#[allow(dead_code, reason = "not every test binary that shares this file needs it")]
+pub async fn elected(servers: &[Client]) -> Client {
+    let found = std::sync::Mutex::new(None);
+    until("another is elected", || async {
+        for server in servers {
+            let hello = server.database("admin").run_command(doc! { "hello": 1 }).await;
+            if hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false)) {
+                *found.lock().unwrap() = Some(server.clone());
+                return true;
+            }
+        }
+        false
+    })
+    .await;
+    found.into_inner().unwrap().expect("a primary")
+}
+
+/// Keeps a secondary from reading on in the oplog of the others, or no longer.
+#[allow(dead_code, reason = "not every test binary that shares this file needs it")]
+pub async fn hold_replication(secondary: &Client, is_held: bool) {
+    let mode = if is_held { "alwaysOn" } else { "off" };
+    let point = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
+    secondary.database("admin").run_command(point).await.expect("test commands");
+}
+
 /// A time of the shared server, after everything that was written so far: a stream that has read up
 /// to it has read all of that.
 pub async fn now(client: &Client) -> Timestamp {
