@@ -13,14 +13,10 @@ use mongodb::{Client, Collection, Database};
 use sidestream::Sidecar;
 use sidestream::event::Position;
 
-use super::{Page, client, fill, filter};
+use super::{OWN_QUERY, Page, client, fill, filter};
 use crate::support::mongo::{Own, Setup, hold_replication};
 use crate::support::sidecar::{self, Filters};
 use crate::support::{mongo, unique, until};
-
-/// Each page has a query of its own, and sees all documents.
-const OWN_QUERY: &str =
-    "match: { _id: { $ne: { $param: page } } }\nparams: { page: { type: long } }\n";
 
 /// What pages showed, and at which position.
 type Shown = Vec<(Position, BTreeSet<i64>)>;

@@ -23,6 +23,10 @@ use crate::support::sidecar::{self, Filters};
 use crate::support::sse::{Block, Stream};
 use crate::support::{PATIENCE, mongo, unique};
 
+/// Each page has a query of its own, and sees all documents.
+pub const OWN_QUERY: &str =
+    "match: { _id: { $ne: { $param: page } } }\nparams: { page: { type: long } }\n";
+
 /// A filter file with a snapshot, open to everybody.
 pub fn filter(database: &str, more: &str) -> String {
     format!(
