@@ -91,11 +91,16 @@ fn try_explain(args: &ExplainArgs) -> Result<String, Failed> {
         let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
         let mut message: String = errors.map(|diagnostic| format!("{diagnostic}\n")).collect();
         let names: Vec<&str> = loaded.filters.0.keys().map(String::as_str).collect();
+        let others = match names.as_slice() {
+            [] => "no file there can be used".to_owned(),
+            names => format!("there are: {}", names.join(", ")),
+        };
+        let mends =
+            if message.is_empty() { "" } else { ", as long as the mistakes above are there" };
         message.push_str(&format!(
-            "error: there is no stream `{}` in {}; there are: {}",
+            "error: there is no stream `{}` in {}{mends}; {others}",
             args.stream,
             dir.display(),
-            names.join(", ")
         ));
         return Err(message.into());
     };

@@ -60,7 +60,7 @@ fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
     let dir = dir.strip_prefix(&here).map(PathBuf::from).unwrap_or(dir);
     if !filter::is_stream_name(&args.stream) {
         return Err(bad(format!(
-            "`{}` cannot be a stream's name: use letters, digits and _ . -, with / between \\
+            "`{}` cannot be a stream's name: use letters, digits and _ . -, with / between \
              directories",
             args.stream
         )));

@@ -83,11 +83,10 @@ impl SettingsFile {
     }
 }
 
-/// Variables that are no text cannot be settings.
+/// What is no text has U+FFFD in it, by which it is told: it must not be passed over.
 fn environment() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
 /// The settings with a flag, and its name without dashes.

@@ -223,6 +223,12 @@ fn env_layer(env: &[(String, String)], problems: &mut Vec<Diagnostic>) -> Layer 
                 problem(setting.key, "is empty", hint.into());
                 continue;
             }
+            if value.contains(char::REPLACEMENT_CHARACTER) {
+                problem(setting.key, "is not UTF-8", "give it a value that is text".into());
+                continue;
+            }
+            // As at the end of a file: `echo` and an encoded Secret bring one that is not meant.
+            let value = value.trim_end_matches(['\r', '\n']);
             layer.set(setting.key, raw_text(setting, value), Source::Environment(name.clone()));
         } else if is_injected_by_kubernetes(name, value) {
             // Nobody wrote it: every pod gets these when a Service is named `sidestream`.
@@ -272,7 +278,9 @@ fn file_layer(sources: &Sources, file: &mut SettingsFile, problems: &mut Vec<Dia
             }
         },
         Err(error)
-            if sources.config_file.is_none() && error.kind() == std::io::ErrorKind::NotFound =>
+            if sources.config_file.is_none()
+                && error.kind() == std::io::ErrorKind::NotFound
+                && path.symlink_metadata().is_err() =>
         {
             return layer;
         }

@@ -102,6 +102,12 @@ impl MongodbUri {
         let parts = Parts::of(text).ok_or_else(|| {
             invalid("a connection string starts with mongodb:// or mongodb+srv://", EXAMPLE)
         })?;
+        if text.contains(char::is_control) {
+            return Err(invalid(
+                "the connection string has a line break, or another control character",
+                "write it on one line, and nothing else beside it",
+            ));
+        }
         if parts.rest.contains('@') {
             return Err(invalid(
                 "there is an `@` after the hosts",

@@ -108,7 +108,7 @@ impl Diagnostic {
             severity,
             origin,
             key: String::new(),
-            message: message.into(),
+            message: in_one_line(message.into()),
             hint: None,
             source: String::new(),
             source_column: 1,
@@ -122,7 +122,7 @@ impl Diagnostic {
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
-        self.hint = Some(hint.into());
+        self.hint = Some(without_controls(hint.into(), |c| c == '\n'));
         self
     }
 
@@ -166,6 +166,31 @@ impl fmt::Display for Diagnostic {
             write!(f, "\n  hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+/// How much of a message is shown: what it repeats of a file may be long.
+const MAX_MESSAGE_CHARS: usize = 2_000;
+
+/// A message repeats what somebody has written: it stays one line, and nothing in it moves a terminal.
+fn in_one_line(message: String) -> String {
+    let mut message = without_controls(message, |_| false);
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// Replaces control characters, and those that turn the direction of a text, but for some.
+fn without_controls(text: String, is_fine: impl Fn(char) -> bool) -> String {
+    let turns = |c: char| matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let is_bad = |c: char| (c.is_control() || turns(c)) && !is_fine(c);
+    match text.contains(is_bad) {
+        true => {
+            text.chars().map(|c| if is_bad(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+        }
+        false => text,
     }
 }
 
@@ -218,8 +243,11 @@ impl<'a> Reporter<'a> {
         message: String,
         hint: Option<String>,
     ) -> Diagnostic {
-        let mut found = Diagnostic::new(severity, Source::file(self.file, place), message);
-        found.hint = hint;
+        let found = Diagnostic::new(severity, Source::file(self.file, place), message);
+        let found = match hint {
+            Some(hint) => found.hint(hint),
+            None => found,
+        };
         found.with_source(&self.lines)
     }
 
@@ -277,6 +305,20 @@ mod tests {
             "a.yaml:1:1: error: wrong\n    ab�\n    ^^^^\n  hint: do it right"
         );
         assert_eq!(show("", place), "a.yaml:1:1: error: wrong\n  hint: do it right");
+    }
+
+    // A log line of somebody's own making, or a terminal that obeys.
+    #[test]
+    fn a_message_is_one_line_of_text() {
+        let mut reporter = Reporter::new(Path::new("a.yaml"), "");
+        let value = "public\nx\u{1b}[31m\u{202e}";
+        reporter.error(Place::START, format!("`{value}` is no rule"), "write\npublic\0");
+        reporter.error(Place::START, "x".repeat(300_000), "shorter");
+        assert_eq!(
+            reporter.diagnostics[0].to_string(),
+            "a.yaml:1:1: error: `public�x�[31m�` is no rule\n  hint: write\npublic�"
+        );
+        assert_eq!(reporter.diagnostics[1].message.chars().count(), MAX_MESSAGE_CHARS + 1);
     }
 
     #[test]

@@ -134,9 +134,9 @@ impl Explanation {
 impl Find {
     /// The commands that make the indexes which it wants, where MongoDB has said that there is none.
     fn missing_index(&self) -> Option<String> {
-        let is_missing = self.plan.as_ref().is_some_and(|plan| plan.reads_all);
+        let plan = self.plan.as_ref().filter(|plan| plan.reads_all)?;
         let namespace = (self.database.as_str(), self.collection.as_str());
-        is_missing.then(|| create_indexes(namespace, &self.query, false)).flatten()
+        create_indexes(namespace, &self.query, plan.has_collation)
     }
 
     fn to_json(&self) -> Value {

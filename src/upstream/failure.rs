@@ -193,7 +193,27 @@ pub(super) fn is_signed_out(error: &Error) -> bool {
 /// The driver's message without what is only for its own ears (labels, sources), and without
 /// secrets.
 pub fn message(error: &Error) -> String {
-    crate::redact::uris(&error.kind.to_string())
+    crate::redact::uris(&without_internals(error.kind.to_string()))
+}
+
+/// Without what is for whoever debugs the driver or the server: an error within another one as a value of
+/// Rust, and a refused command with everything that was sent in it.
+fn without_internals(text: String) -> String {
+    const WITHIN: &str = " because another operation failed with: Kind: ";
+    let text = match text.split_once(WITHIN) {
+        Some((_, cause)) => {
+            let end = [", labels: ", ", source: "].iter().filter_map(|end| cause.find(end)).min();
+            cause[..end.unwrap_or(cause.len())].to_owned()
+        }
+        None => text,
+    };
+    match text.split_once(" to execute command {") {
+        Some((refused, command)) => {
+            let name = command.split(':').next().unwrap_or_default().trim();
+            format!("{refused} to execute `{name}`")
+        }
+        None => text,
+    }
 }
 
 /// Not primary, shutting down, interrupted, stale: the "not writable primary" and "node is
@@ -204,4 +224,29 @@ fn is_of_a_changing_server(code: i32) -> bool {
         13388, 13435, 13436, 50, 112, 237, 317,
     ];
     CODES.contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_debugging_needs_is_not_told() {
+        for (said, told) in [
+            (
+                "Connection pool for h:1 cleared because another operation failed with: Kind: SCRAM \
+                 failure: Authentication failed., source: Some(Error { kind: Command(CommandError { code: \
+                 18 }) }), labels: {}",
+                "SCRAM failure: Authentication failed.",
+            ),
+            (
+                "Command failed: Error code 13 (Unauthorized): not authorized on shop to execute command { \
+                 aggregate: \"orders\", lsid: { id: UUID(\"1\") } }",
+                "Command failed: Error code 13 (Unauthorized): not authorized on shop to execute `aggregate`",
+            ),
+            ("an I/O error: refused", "an I/O error: refused"),
+        ] {
+            assert_eq!(without_internals(said.to_owned()), told);
+        }
+    }
 }

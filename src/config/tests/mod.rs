@@ -250,6 +250,20 @@ fn environment_and_flag_errors() {
             "environment variable SIDESTREAM_LISTEN: error: listen: is empty\n  \
              hint: unset the variable, or give it a value",
         ),
+        // What a byte that is no text was read as.
+        (
+            "SIDESTREAM_MONGODB__URI",
+            "mongodb://u:p\u{FFFD}ss@h",
+            "environment variable SIDESTREAM_MONGODB__URI: error: mongodb.uri: is not UTF-8\n  \
+             hint: give it a value that is text",
+        ),
+        (
+            "SIDESTREAM_MONGODB__URI",
+            "mongodb://h/?replicaSet=rs0\n# password=hunter2\n",
+            "environment variable SIDESTREAM_MONGODB__URI: error: mongodb.uri: the connection string \
+             has a line break, or another control character\n  \
+             hint: write it on one line, and nothing else beside it",
+        ),
     ];
     for (name, value, expected) in rows {
         let errors = from_env(&[(*name, *value)]).expect_err(name);
@@ -306,6 +320,23 @@ fn the_higher_layer_decides_between_a_secret_and_its_file() {
         assert!(errors.contains(expected), "{errors}");
         assert!(errors.starts_with("environment variable SIDESTREAM_MONGODB__URI_FILE: "));
     }
+}
+
+// `echo` ends what it prints with one, and so does a Secret that was made of that.
+#[test]
+fn a_variables_last_line_break_is_not_its_own() {
+    let config =
+        from_env(&[("SIDESTREAM_MONGODB__URI", "mongodb://h/?replicaSet=rs0\r\n")]).unwrap();
+    assert_eq!(config.mongodb.uri.expose(), "mongodb://h/?replicaSet=rs0");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_settings_file_that_is_a_link_to_nowhere_is_not_passed_over() {
+    let dir = directory(&[]);
+    std::os::unix::fs::symlink("..data/gone", dir.path().join("sidestream.yaml")).unwrap();
+    let errors = Config::load(sources(&dir, &[], Flags::default())).unwrap_err().to_string();
+    assert!(errors.starts_with("sidestream.yaml:1:1: error: cannot read the file: "), "{errors}");
 }
 
 #[test]

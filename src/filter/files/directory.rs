@@ -177,7 +177,11 @@ impl Walk {
         if let Err(failure) = self.enter(dir, prefix, depth) {
             self.unlisted.0.push(prefix.to_owned());
             let message = format!("cannot read the directory: {failure}");
-            self.diagnostics.push(error(dir, message).hint("it must exist and be readable"));
+            let hint = match failure.kind() {
+                io::ErrorKind::NotADirectory => "name the directory that the file is in",
+                _ => "it must exist and be readable",
+            };
+            self.diagnostics.push(error(dir, message).hint(hint));
         }
     }
 

@@ -105,9 +105,17 @@ pub async fn plan_uri(
     let server = Server::default();
     server.connect(uri, POOL).await.map_err(ProbeError::Invalid)?;
     let planned = match server.probe().await {
-        Ok(_) => plan::explain(&server.client().await, namespace, query, Some(bounds.time))
-            .await
-            .map_err(|error| ProbeError::Unusable(failure::message(&error))),
+        Ok(_) => {
+            let client = server.client().await;
+            let planned = plan::explain(&client, namespace, query, Some(bounds.time)).await;
+            // Where it may not be seen, an index without one may be asked for too much.
+            let listing = collections::list(&client, namespace.0).await.unwrap_or_default();
+            let listed = listing.find(namespace.1).and_then(|it| it.options.as_ref());
+            let has_collation = listed.is_none_or(|options| options.locale.is_some());
+            planned
+                .map(|plan| Plan { has_collation, ..plan })
+                .map_err(|error| ProbeError::Unusable(failure::message(&error)))
+        }
         Err(error) => Err(error),
     };
     server.close().await;

@@ -15,6 +15,8 @@ pub struct Plan {
     pub indexes: Vec<String>,
     /// Whether every document of the collection is looked at.
     pub reads_all: bool,
+    /// Whether the collection has a default collation, which an index would get and snapshots do not use.
+    pub has_collation: bool,
     /// Where the query was carried out, too.
     pub run: Option<Run>,
 }
