@@ -50,7 +50,7 @@ pub struct PlatformArgs {
     #[arg(long = "trusted-proxy", value_name = "NETWORK", value_parser = network)]
     trusted_proxies: Vec<String>,
     /// The time over which the sidecar closes its streams after SIGTERM
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = drain)]
     drain: Duration,
     /// How long the sidecar waits before SIGTERM, while the pod leaves its Services
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
@@ -90,6 +90,15 @@ impl PlatformArgs {
 /// What is wrong with it, and how to write it.
 pub fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|invalid| format!("{}; {}", invalid.message, invalid.hint))
+}
+
+/// As the sidecar takes it: one that refuses it would not start, in any pod.
+fn drain(text: &str) -> Result<Duration, String> {
+    const MOST: Duration = Duration::from_secs(60 * 60);
+    match duration(text)? {
+        time if time <= MOST => Ok(time),
+        _ => Err(format!("`{text}` is too long; write at most 1h")),
+    }
 }
 
 fn network(text: &str) -> Result<String, String> {

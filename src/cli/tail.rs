@@ -271,7 +271,12 @@ fn for_machines(event: &Event) -> String {
         Ok(_) => event.data.replace('\n', " "),
         Err(_) => Value::String(event.data.clone()).to_string(),
     };
-    let head = json!({ "id": event.id, "event": event.kind }).to_string();
+    let head = match event.id.is_empty() {
+        // Before the `ready` of a snapshot there is none.
+        true => json!({ "event": event.kind }),
+        false => json!({ "id": event.id, "event": event.kind }),
+    };
+    let head = head.to_string();
     let head = head.trim_end_matches('}');
     format!("{head},\"data\":{data}}}")
 }
@@ -313,6 +318,8 @@ mod tests {
             for_machines(&event("x\"y")),
             "{\"id\":\"82\",\"event\":\"update\",\"data\":\"x\\\"y\"}"
         );
+        let without_id = Event { id: String::new(), ..event("{}") };
+        assert_eq!(for_machines(&without_id), "{\"event\":\"update\",\"data\":{}}");
     }
 
     #[test]

@@ -173,6 +173,11 @@ async fn an_index_for_a_snapshot_has_its_collation() {
     let index = warnings.iter().find(|(message, _)| message.contains("no index")).unwrap();
     assert!(index.1.ends_with("createIndex({ status: 1 }, { collation: { locale: \"simple\" } })"));
     assert!(!warnings.iter().any(|(message, _)| message.contains("may find")), "{warnings:?}");
+    let (_, text) = run(filters.path(), &["explain", "open", "--filters", "."]).await;
+    assert!(
+        text.contains("createIndex({ status: 1 }, { collation: { locale: \"simple\" } })"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

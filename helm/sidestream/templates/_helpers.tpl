@@ -15,9 +15,10 @@
 {{- define "sidestream.injector" -}}{{ include "sidestream.fullname" . }}-injector{{- end -}}
 {{- define "sidestream.gateway" -}}{{ include "sidestream.fullname" . }}-gateway{{- end -}}
 
-{{- /* Cluster-wide names: those of two releases in two namespaces must differ. */ -}}
+{{- /* Cluster-wide names: those of two releases in two namespaces must differ. They may have 253 characters,
+and these have 113 at most. */ -}}
 {{- define "sidestream.clusterName" -}}
-{{- printf "%s-%s" (include "sidestream.injector" .) .Release.Namespace | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" (include "sidestream.injector" .) .Release.Namespace -}}
 {{- end -}}
 
 {{- define "sidestream.certificateSecret" -}}

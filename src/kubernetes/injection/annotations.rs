@@ -34,8 +34,13 @@ pub const ALL: &[&str] = &[APP_PORT, FILTERS, MONGODB_SECRET, SETTINGS, PREFIX, 
 const PLATFORM_ONLY: &[&str] = &[
     "image",
     "image-pull-policy",
+    "pull-policy",
     "security-context",
+    "run-as-user",
     "trusted-proxies",
+    "drain",
+    "pre-stop",
+    "listen",
     "port",
     "admin",
     "admin-port",
@@ -213,8 +218,9 @@ fn unknown(key: &str) -> String {
                 annotation"
             .to_owned();
     }
-    match nearest(key, ALL.iter().copied()) {
-        Some(known) => format!("there is no such annotation; did you mean `{known}`?"),
+    let names = ALL.iter().filter_map(|known| known.strip_prefix(DOMAIN));
+    match nearest(name, names) {
+        Some(known) => format!("there is no such annotation; did you mean `{DOMAIN}{known}`?"),
         None => format!("there is no such annotation; there are {}", ALL.join(", ")),
     }
 }
@@ -271,6 +277,8 @@ mod tests {
         let rows = [
             (json!({ "sidestream/filter": "x" }), "did you mean `sidestream/filters`?"),
             (json!({ "sidestream/image": "x" }), "the platform sets this"),
+            (json!({ "sidestream/drain": "10s" }), "the platform sets this"),
+            (json!({ "sidestream/x": "1" }), "there is no such annotation; there are "),
             (json!({ "sidestream/inject": "true" }), "this is a label"),
             (json!({ APP_PORT: "0" }), "write 1 to 65535"),
             (json!({ APP_PORT: "70000" }), "write 1 to 65535"),
