@@ -13,8 +13,8 @@ CARGO := scripts/cargo
 # that build); then what replaces the program that the others start.
 FIRST := fmt-check lint
 ENGINE := cargo-test
-OUTSIDE := browser-test clients-test websocket-test asyncapi-test bench-smoke
-AROUND := deny fuzz-lint fuzz-short helm-check check-docs torture-short
+OUTSIDE := browser-test clients-test websocket-test asyncapi-test
+AROUND := deny fuzz-lint fuzz-short helm-check check-docs torture-short bench-smoke
 LAST := image-test
 
 .PHONY: help
