@@ -83,7 +83,7 @@ impl SettingsFile {
     }
 }
 
-/// What is no text has U+FFFD in it, by which it is told: it must not be passed over.
+/// A value that is not UTF-8 has U+FFFD in it, and is refused later: dropping it would mean the default.
 fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()

@@ -108,7 +108,7 @@ pub async fn plan_uri(
         Ok(_) => {
             let client = server.client().await;
             let planned = plan::explain(&client, namespace, query, Some(bounds.time)).await;
-            // Where it may not be seen, an index without one may be asked for too much.
+            // Where that may not be seen, the index is created with a collation: never wrong, only longer.
             let listing = collections::list(&client, namespace.0).await.unwrap_or_default();
             let listed = listing.find(namespace.1).and_then(|it| it.options.as_ref());
             let has_collation = listed.is_none_or(|options| options.locale.is_some());
