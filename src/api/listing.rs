@@ -84,18 +84,20 @@ impl Handler {
     }
 
     async fn visible(&self, ask: Ask<'_>) -> Result<Vec<Arc<Filter>>, Refusal> {
-        // As for a stream: a place first, since asking who somebody is costs the app something.
-        let _place = self.limits.take(ask.address).map_err(|full| self.full(full))?;
         let mut filters = self.catalog.filters();
         let is_all_public = filters.iter().all(|filter| matches!(filter.access, Access::Public));
         let right = match is_all_public {
             true => None,
-            false => match self.identify(ask.credentials).await {
-                Ok(right) => Some(right),
-                // Half a list would look like a whole one.
-                Err(refusal) if refusal.status() == 503 => return Err(refusal),
-                Err(_) => None,
-            },
+            false => {
+                // As for a stream: a place first, since asking who somebody is costs the app something.
+                let _place = self.limits.take(ask.address).map_err(|full| self.full(full))?;
+                match self.identify(ask.credentials).await {
+                    Ok(right) => Some(right),
+                    // Half a list would look like a whole one.
+                    Err(refusal) if refusal.status() == 503 => return Err(refusal),
+                    Err(_) => None,
+                }
+            }
         };
         let caller = right.map(|right| right.caller());
         let claims = caller.as_ref().map(|caller| caller.claims.document());

@@ -31,6 +31,9 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// waited for as well, and no longer than this: of answers with a few events, each would be a replay, but
 /// one of its streams may not get anywhere.
 const CATCH_UP: Duration = Duration::from_secs(10);
+/// How often it is looked whether the changes since a snapshot are all there: it may be from some time ago,
+/// and nothing tells that there are none.
+const LOOK: Duration = Duration::from_millis(20);
 /// So much goes into one answer, and one event more; documents of snapshots are not counted.
 const MAX_BYTES: usize = 1024 * 1024;
 /// What answers may hold beyond their first bytes while their clients do not take them: for the
@@ -107,6 +110,8 @@ struct Found {
     events: usize,
     /// Streams whose snapshots have begun and are not complete: those go into one answer.
     begun: HashSet<u16>,
+    /// Whether there are documents of a snapshot, so that the changes since then belong to them.
+    has_snapshot: bool,
     sent: Vec<(u16, Arc<Delivery>)>,
     leases: Vec<Lease>,
     /// How large it may become by these, or before it is sent as far as it is.
@@ -276,19 +281,29 @@ impl Polling {
             }
     }
 
-    /// Whether nothing is missing of what its streams had when it came.
-    fn is_there(&self) -> bool {
+    /// Whether nothing is missing of what its streams had when it came, but for changes since a snapshot.
+    fn are_ready(&self) -> bool {
         usize::from(self.ready) >= self.opened.connection.len()
+    }
+
+    /// Whether nothing is missing of what its streams had when it came.
+    fn is_there(&self, found: Option<&Found>) -> bool {
+        let has_snapshot = found.is_some_and(|found| found.has_snapshot);
+        self.are_ready() && (!has_snapshot || self.opened.connection.has_caught_up())
     }
 
     /// It is time for a sign of life, or the wait is over.
     fn wake(&mut self, found: &mut Option<Box<Found>>) -> Step {
         let now = Instant::now();
+        let found = found.as_deref();
         // A snapshot that has begun is sent whole.
-        let may_end = found.as_ref().is_none_or(|found| found.begun.is_empty());
-        let has_events = found.as_ref().is_some_and(|found| found.events > 0);
+        let may_end = found.is_none_or(|found| found.begun.is_empty());
+        let has_events = found.is_some_and(|found| found.events > 0);
+        if may_end && has_events && self.is_there(found) {
+            return Step::Complete;
+        }
         if may_end && self.until(has_events) <= now {
-            if self.is_there() || self.is_late {
+            if self.is_there(found) || self.is_late {
                 return Step::Complete;
             }
             (self.is_late, self.answers_at_once) = (true, true);
@@ -296,9 +311,18 @@ impl Polling {
                 return Step::Complete;
             }
         }
-        let (beat, until) = (self.opened.connection.beat(), self.until(has_events));
+        let (beat, until) = (self.opened.connection.beat(), self.look_at(has_events));
         self.timer.as_mut().reset(if until > now { beat.min(until) } else { beat });
         Step::More
+    }
+
+    /// When to look again: at the end of the wait, or sooner where only changes since a snapshot are missing.
+    fn look_at(&self, has_events: bool) -> Instant {
+        let until = self.until(has_events);
+        match has_events && self.are_ready() {
+            true => until.min(Instant::now() + LOOK),
+            false => until,
+        }
     }
 
     /// Takes the next frame, and those that are ready behind it.
@@ -324,7 +348,7 @@ impl Polling {
         };
         let has_come = has_events || self.answers_at_once;
         match is_whole {
-            true if has_come && (self.is_there() || !is_room) => Step::Complete,
+            true if has_come && (self.is_there(found.as_deref()) || !is_room) => Step::Complete,
             true if has_events => self.hold(),
             false if !is_room => Step::Full,
             _ => Step::More,
@@ -333,12 +357,12 @@ impl Polling {
 
     /// What has come waits for the rest, but not for ever.
     fn hold(&mut self) -> Step {
-        let until = self.until(true);
-        if until <= Instant::now() {
+        if self.until(true) <= Instant::now() {
             return Step::Complete;
         }
-        if self.timer.deadline() > until {
-            self.timer.as_mut().reset(until);
+        let next = self.look_at(true);
+        if self.timer.deadline() > next {
+            self.timer.as_mut().reset(next);
         }
         Step::More
     }
@@ -362,7 +386,10 @@ impl Polling {
         let found = found.get_or_insert_default();
         match frame.kind {
             FrameKind::Ready(..) => drop(found.begun.remove(&frame.stream)),
-            FrameKind::Snapshot(_) => drop(found.begun.insert(frame.stream)),
+            FrameKind::Snapshot(_) => {
+                found.begun.insert(frame.stream);
+                found.has_snapshot = true;
+            }
             FrameKind::End(ended) => {
                 found.begun.remove(&frame.stream);
                 found.retry = found.retry.max(ended.retry());

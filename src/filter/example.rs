@@ -267,13 +267,16 @@ fn expect(
     };
     let word = entry.value.scalar().map(|scalar| scalar.text.as_str()).unwrap_or_default();
     let found = Expect::KNOWN.into_iter().find(|(_, name)| *name == word).map(|(expect, _)| expect);
+    const HINT: &str = "write `sent`, or ask for images: `fullDocumentBeforeChange: whenAvailable`";
     match found {
-        Some(Expect::Enter | Expect::Stay | Expect::Leave) if !has_images => {
-            reporter.error(
-                entry.value.place,
-                format!("`{word}` needs before-images"),
-                "write `sent`, or ask for images: `fullDocumentBeforeChange: whenAvailable`",
-            );
+        // What is sent is in view; whether it has just come there, nobody is told.
+        Some(Expect::Enter | Expect::Stay) if !has_images => {
+            let message = format!("`{word}` needs before-images, and means `sent` without");
+            reporter.warning(entry.value.place, message, HINT);
+            Some(Expect::Sent)
+        }
+        Some(Expect::Leave) if !has_images => {
+            reporter.error(entry.value.place, "`leave` needs before-images", HINT);
             None
         }
         Some(found) => Some(found),

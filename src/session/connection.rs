@@ -159,6 +159,14 @@ impl Connection {
         }
     }
 
+    /// Whether its streams have given everything that there was at the last look.
+    pub fn has_caught_up(&self) -> bool {
+        match &self.streams {
+            Streams::One(member, ..) => member.subscription.has_caught_up(),
+            Streams::Many(many) => many.members().all(|(stream, _)| stream.has_caught_up()),
+        }
+    }
+
     /// Whether no stream is left; never so on a connection with one stream.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

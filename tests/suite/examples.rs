@@ -262,3 +262,32 @@ fn one_event_is_explained() {
         assert!(found.contains(said), "{event}: {found}");
     }
 }
+
+// A file as the first one that somebody writes: with the word for a document that comes into view, and without
+// the images that would tell of views.
+#[test]
+fn a_view_that_nobody_is_told_of_is_an_event() {
+    let order = |expect: &str| {
+        format!(
+            "collection: shop.orders\nmatch: {{ status: paid }}\naccess: public\n\
+             operations: [insert, update, replace]\nexamples:\n  \
+             - {{ after: {{ _id: 1, status: paid }}, expect: {expect} }}\n"
+        )
+    };
+    let check = |expect: &str, more: &[&str]| {
+        let filters = Filters::new(&[("orders", &order(expect))]);
+        let output = run(filters.path(), &[&["check", "."], more].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    for view in ["enter", "stay"] {
+        let (code, said) = check(view, &[]);
+        assert_eq!(code, Some(0), "{said}");
+        let told = format!("warning: `{view}` needs before-images, and means `sent` without\n");
+        assert!(said.contains(&told), "{said}");
+        assert!(said.ends_with("1 filter, 1 example: 1 warning\n"), "{said}");
+        assert_eq!(check(view, &["--strict"]).0, Some(1));
+    }
+    assert_eq!(check("sent", &["--strict"]).0, Some(0));
+    let (code, said) = check("leave", &[]);
+    assert!(code == Some(1) && said.contains("error: `leave` needs before-images\n"), "{said}");
+}

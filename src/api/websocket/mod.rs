@@ -159,10 +159,11 @@ impl Close {
 impl Handler {
     /// Takes the handshake, and says the rest in WebSocket's own way.
     pub(super) async fn upgrade(self: &Arc<Handler>, mut ask: Ask<'_>) -> Result<Answer, Problem> {
-        let Some(key) = ask.websocket_key.filter(|_| ask.method == "GET") else {
+        let key = ask.websocket_key.filter(|key| ask.method == "GET" && is_key(key));
+        let Some(key) = key else {
             return Err(Problem::new(
                 400,
-                "a WebSocket's handshake is a GET with Sec-WebSocket-Key",
+                "a WebSocket's handshake is a GET with Sec-WebSocket-Key, 16 bytes in base64",
             ));
         };
         if ask.websocket_version != Some(b"13") {
@@ -466,6 +467,13 @@ async fn hear<D: Duplex>(wire: &mut D, incoming: &mut Incoming) -> Next {
     }
 }
 
+/// Whether a handshake's key is 16 bytes in base64, as RFC 6455, section 4.2.1, has it.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let digits = key.strip_suffix(b"==");
+    digits.is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit))
+}
+
 /// Closes, and waits for the client's own close frame: a moment, since there are others.
 async fn say_goodbye<D: Duplex>(wire: &mut D, incoming: &mut Incoming, close: &Close) {
     let goodbye = async {
@@ -491,6 +499,22 @@ mod tests {
     fn what_is_open_is_small() {
         let size = size_of::<(Opened, Identity)>();
         assert!(size <= 256, "{size}");
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes() {
+        assert!(is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
+        let wrong: [&[u8]; 6] = [
+            b"",
+            b"==",
+            b"dGhlIHNhbXBsZSBub25jZQ",
+            b"dGhlIHNhbXBsZSBub25jZ===",
+            b"dGhlIHNhbXBsZSBub25jZTE2MTY=",
+            b"dGhlIHNhbXBsZSBub25j-_==",
+        ];
+        for key in wrong {
+            assert!(!is_key(key), "{}", key.escape_ascii());
+        }
     }
 
     #[test]

@@ -480,6 +480,12 @@ impl Subscription {
         matches!(self.phase, Phase::Following(_))
     }
 
+    /// Whether it has given everything that there was at the last look.
+    pub fn has_caught_up(&self) -> bool {
+        self.ready.is_empty()
+            && matches!(self.phase, Phase::Following(Cursor { is_at_end: true, .. }))
+    }
+
     /// Ready when its route has been woken since the last look; see [`Subscription::now`].
     pub fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.route.wakers.poll_woken(&mut self.seat, cx)

@@ -99,6 +99,38 @@ async fn every_transport_gives_the_same() {
     sidecar.finish().await;
 }
 
+// A snapshot is shared for as long as the changes since then are in memory. A stream is sent those behind it;
+// who polls once must not be left with what was there minutes ago.
+#[tokio::test]
+async fn a_poll_shows_what_is_there_now() {
+    let database = unique("poll-now");
+    let client = client().await;
+    let orders = orders(&client, &database).await;
+    fill(&orders, 0..3).await;
+    let plain = format!("collection: {database}.orders\naccess: public\n");
+    let filters = Filters::new(&[("orders", &filter(&database, "")), ("plain", &plain)]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let polls = ["/_events/orders?transport=poll", "/_events?stream=orders&transport=poll"];
+    is_whole(http::get(sidecar.listen, polls[0]).await.json()["events"].as_array().unwrap(), 3);
+    // The sidecar has read it: another stream was sent it. Nobody listens to this one.
+    let mut beside = Stream::open(sidecar.listen, "/_events/plain").await;
+    beside.settled().await;
+    fill(&orders, 3..4).await;
+    orders.delete_one(doc! { "_id": 0_i64 }).await.unwrap();
+    assert_eq!([beside.event().await.name(), beside.event().await.name()], ["insert", "delete"]);
+    for target in polls {
+        let poll = http::get(sidecar.listen, target).await.json();
+        let envelopes = poll["events"].as_array().unwrap();
+        is_whole(&envelopes[..5], 3);
+        let names: Vec<&Value> = envelopes[5..].iter().map(|it| &it["event"]).collect();
+        assert_eq!(names, ["insert", "delete"], "{target}");
+        let resume = poll["resume"].as_str().unwrap();
+        let next = format!("{target}&wait=0&lastEventId={resume}");
+        assert_eq!(http::get(sidecar.listen, &next).await.json()["events"], json!([]));
+    }
+    sidecar.finish().await;
+}
+
 #[tokio::test]
 async fn an_id_of_several_holds_no_stream_whose_snapshot_is_incomplete() {
     let own = mongo::Own::start(mongo::Setup::default()).await;
