@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use mongodb::error::ErrorKind;
+use mongodb::options::ConnectionString;
+
 use super::resolve::read_text;
 use super::units::{Invalid, invalid};
 
@@ -93,10 +96,10 @@ const UNREAD: &str = "mongodb://unread.invalid";
 
 impl MongodbUri {
     /// Checks the shape: scheme, hosts, and credentials that are percent-encoded where they must
-    /// be. What the options mean is for the driver to judge.
+    /// be. What the options mean, the driver judges.
     ///
     /// # Errors
-    /// What is wrong, without any part of the text.
+    /// What is wrong, without any part of the text but what [`MongodbUri::redacted`] shows as well.
     pub fn parse(text: &str) -> Result<MongodbUri, Invalid> {
         const EXAMPLE: &str = "write mongodb://host:27017/?replicaSet=rs0 or mongodb+srv://host";
         let parts = Parts::of(text).ok_or_else(|| {
@@ -126,7 +129,41 @@ impl MongodbUri {
         if !parts.hosts.split(',').all(is_host) {
             return Err(invalid("the connection string has a malformed host list", EXAMPLE));
         }
-        Ok(MongodbUri { text: Secret::new(text), file: None })
+        let uri = MongodbUri { text: Secret::new(text), file: None };
+        uri.ask_driver().map(|()| uri)
+    }
+
+    /// What the driver has against it, as far as it says so before it looks up a name.
+    fn ask_driver(&self) -> Result<(), Invalid> {
+        let Err(error) = ConnectionString::parse(self.for_driver().0) else { return Ok(()) };
+        let said = match *error.kind {
+            ErrorKind::InvalidArgument { message, .. } => message,
+            other => other.to_string(),
+        };
+        if let Some(what) = left_out_of_driver(&said) {
+            return Err(invalid(
+                format!("{what} is not supported by Sidestream"),
+                "remove it; a user signs in by SCRAM-SHA-256, SCRAM-SHA-1 or MONGODB-X509",
+            ));
+        }
+        let is_shown = self.hidden().all(|hidden| !said.contains(hidden));
+        let message = match is_shown {
+            true => format!("the connection string is not valid: {said}"),
+            false => "an option of the connection string is not valid".to_owned(),
+        };
+        Err(invalid(message, "correct it, or remove the option"))
+    }
+
+    /// What nobody is shown of it, as it is written.
+    fn hidden(&self) -> impl Iterator<Item = &str> {
+        let parts = Parts::of(self.expose());
+        let user = parts.as_ref().and_then(|parts| parts.user).unwrap_or_default();
+        let rest = parts.map_or("", |parts| parts.rest);
+        let options = rest.split_once('?').map_or("", |(_, options)| options).split('&');
+        let values = options.filter_map(|option| option.split_once('='));
+        let hidden = values.filter(|(name, _)| !is_option_shown(name)).map(|(_, value)| value);
+        // What is shorter stands in other words, too.
+        user.split(':').chain(hidden).filter(|hidden| hidden.len() > 3)
     }
 
     /// Reads it from a file that contains nothing else.
@@ -204,8 +241,7 @@ impl MongodbUri {
         let mut shown = format!("{}{user}{}{path}", parts.scheme, parts.hosts);
         for (index, option) in options.split('&').filter(|o| !o.is_empty()).enumerate() {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let is_shown = SHOWN_OPTIONS.contains(&name.to_ascii_lowercase().as_str());
-            let value = if is_shown { value } else { "***" };
+            let value = if is_option_shown(name) { value } else { "***" };
             shown.push(if index == 0 { '?' } else { '&' });
             shown.push_str(&format!("{name}={value}"));
         }
@@ -217,6 +253,24 @@ impl fmt::Debug for MongodbUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.text.fmt(f)
     }
+}
+
+/// What the driver here is built without, in its words for whoever builds a program with it.
+fn left_out_of_driver(said: &str) -> Option<&str> {
+    const AROUND: [(&str, &str); 3] = [
+        ("", " is only supported with the"),
+        ("feature must be enabled to specify ", " in the URI"),
+        ("cannot specify ", " if "),
+    ];
+    let told = AROUND.iter().filter(|_| said.contains("feature")).find_map(|(before, behind)| {
+        let (_, rest) = said.split_once(before)?;
+        Some(rest.split_once(behind)?.0)
+    });
+    told.filter(|what| !what.is_empty())
+}
+
+fn is_option_shown(name: &str) -> bool {
+    SHOWN_OPTIONS.contains(&name.to_ascii_lowercase().as_str())
 }
 
 struct Parts<'a> {
@@ -275,8 +329,8 @@ mod tests {
                 "mongodb://127.0.0.1:27017/?replicaSet=rs0",
             ),
             (
-                "mongodb://u:p%40ss@a:1,b:2/shop?authSource=admin&tlsCertificateKeyFilePassword=x",
-                "mongodb://***@a:1,b:2/shop?authSource=admin&tlsCertificateKeyFilePassword=***",
+                "mongodb://u:p%40ss@a:1,b:2/shop?authSource=admin&tlsCAFile=x",
+                "mongodb://***@a:1,b:2/shop?authSource=admin&tlsCAFile=***",
             ),
             ("mongodb+srv://u@cluster.example.net", "mongodb+srv://***@cluster.example.net"),
             (
@@ -315,6 +369,38 @@ mod tests {
             let left_out = left_out.iter().map(ToString::to_string).collect();
             assert_eq!(uri.for_driver(), (expected.to_owned(), left_out));
         }
+    }
+
+    #[test]
+    fn what_the_driver_refuses_is_told_without_secrets() {
+        let shown = "the connection string is not valid: ";
+        let rows = [
+            ("a/?readPreference=nearby", format!("{shown}'nearby' is not a valid read preference")),
+            (
+                "a/?connectTimeoutMS=soon",
+                format!(
+                    "{shown}connection string `connecttimeoutms` option must be a non-negative integer"
+                ),
+            ),
+            ("u:hun%zzter2@a/", format!("{shown}password cannot contain unescaped %")),
+            (
+                "u:x@a/?authMechanism=GSSAPI",
+                "GSSAPI auth is not supported by Sidestream".to_owned(),
+            ),
+            (
+                "a/?tlsCertificateKeyFilePassword=hunter2",
+                "tlsCertificateKeyFilePassword is not supported by Sidestream".to_owned(),
+            ),
+            ("a/?compressors=lz4", format!("{shown}Unsupported compressor: lz4")),
+            ("a/?proxyHost=b", "proxyhost is not supported by Sidestream".to_owned()),
+        ];
+        for (text, message) in rows {
+            let error = MongodbUri::parse(&format!("mongodb://{text}")).unwrap_err();
+            assert_eq!(error.message, message);
+        }
+        let hidden = MongodbUri::parse("mongodb://a/?authMechanismProperties=hunter2").unwrap_err();
+        assert!(!hidden.message.contains("hunter2"), "{}", hidden.message);
+        assert!(MongodbUri::parse("mongodb+srv://cluster.example.net/?retryWrites=true").is_ok());
     }
 
     #[test]
