@@ -111,6 +111,18 @@ pub(super) fn parse_count(text: &str) -> Result<u64, Invalid> {
     ))
 }
 
+/// A name as a `Host` field has it, without the port.
+pub(super) fn parse_host_name(text: &str) -> Result<String, Invalid> {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_of_name) {
+        return Ok(text.to_owned());
+    }
+    Err(invalid(
+        format!("{} is not a host name", show(text)),
+        "write the name alone, without scheme, port and path; addresses need not be listed",
+    ))
+}
+
 /// A network in CIDR notation; an address alone is the network of just that address.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, Invalid> {
     if let Ok(address) = text.parse::<IpAddr>() {

@@ -12,7 +12,7 @@ use super::resolve::Resolver;
 use super::secret::MongodbUri;
 use super::setting::{Setting, SettingKind, find};
 use super::units::{
-    Invalid, invalid, parse_count, parse_duration, parse_network, parse_size, show,
+    Invalid, invalid, parse_count, parse_duration, parse_host_name, parse_network, parse_size, show,
 };
 use crate::diagnostic::nearest;
 
@@ -205,9 +205,10 @@ impl Value for Vec<IpNet> {
     }
 }
 
+/// Host names.
 impl Value for Vec<String> {
     fn read(resolver: &mut Resolver<'_>, key: &'static str) -> Option<Vec<String>> {
-        resolver.list(key, |text| Ok(text.to_owned()))
+        resolver.list(key, parse_host_name)
     }
 }
 
