@@ -88,11 +88,13 @@ impl Reload {
     fn put(&self, loaded: Loaded, gone: &Gone) -> usize {
         let Loaded { mut filters, diagnostics, broken, refused, mut reasons, unlisted } = loaded;
         let span = self.metrics.tracer.root(SpanSide::Internal, "load filter files");
+        let known = self.findings.look();
         for diagnostic in &diagnostics {
             let (place, hint) = (diagnostic.origin.to_string(), diagnostic.hint.as_deref());
             if diagnostic.is_error() {
                 error!(place, hint, "{}", diagnostic.message);
-            } else {
+            } else if !known.diagnostics.contains(diagnostic) {
+                // Once, and not at each edit of some other file.
                 warn!(place, hint, "{}", diagnostic.message);
             }
         }

@@ -4,7 +4,7 @@ use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
-use crate::support::sidecar::{self, Filters, metric};
+use crate::support::sidecar::{self, Filters, Program, metric};
 use crate::support::sse::Stream;
 use crate::support::{http, mongo, unique, until};
 
@@ -72,6 +72,34 @@ async fn a_broken_file_changes_nothing_and_shows_in_the_metrics() {
     let mut another = Stream::open(sidecar.listen, "/_events/a").await;
     another.settled().await;
     sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn an_edit_does_not_repeat_the_warnings_of_other_files() {
+    let database = unique("reload");
+    // Its deletes are not sent, which is worth a warning.
+    let warned = filter(&database, "a", "match: { n: 1 }\n");
+    let filters = Filters::new(&[("a", &warned), ("b", &filter(&database, "b", ""))]);
+    let (uri, path) = (mongo::uri(), filters.path().display().to_string());
+    let arguments = ["--mongodb", &uri, "--filters", &path, "--app", "http://127.0.0.1:9"];
+    let sidecar = Program::start_ready(&arguments, &[]).await;
+    const WARNING: &str = "deletes are not sent";
+    let mut log = sidecar.log_with(WARNING).await;
+    for edit in ["match: {}\nproject: { n: 1 }\n", "match: {}\nproject: { m: 1 }\n"] {
+        filters.write("b", &filter(&database, "b", edit));
+        let so_far = log.matches("filters changed").count();
+        until("the edit is read", || async {
+            sidecar.log().matches("filters changed").count() > so_far
+        })
+        .await;
+        log = sidecar.log();
+    }
+    assert_eq!(log.matches(WARNING).count(), 1, "{log}");
+    filters.write("a", &format!("# Moved.\n{warned}"));
+    until("it is told anew where it is now", || async {
+        sidecar.log().matches(WARNING).count() == 2
+    })
+    .await;
 }
 
 #[tokio::test]
