@@ -31,6 +31,12 @@ and these have 113 at most. */ -}}
 {{- end -}}
 {{- end -}}
 
+{{- /* A duration such as 10s in seconds, rounded up. */ -}}
+{{- define "sidestream.seconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int -}}
+{{- get (dict "ms" (div (add $number 999) 1000) "s" $number "m" (mul $number 60) "h" (mul $number 3600)) (regexFind "[a-z]+$" .) -}}
+{{- end -}}
+
 {{- define "sidestream.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
