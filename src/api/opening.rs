@@ -162,12 +162,14 @@ impl Handler {
     ) -> Result<(), Refusal> {
         for stream in streams {
             let (label, from) = (stream.label.clone(), stream.from.clone());
+            let is_since = stream.is_since;
             let place = (&mut *place, listener, Listed::NEW);
             let joined = self.join(stream, identity, place, waits).await;
             let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
             let position = match from {
                 // Who is cut off before its first event has to come back to the same place.
                 From::Ago(_) => member.subscription.position().cloned(),
+                From::Position(_) if is_since => member.subscription.position().cloned(),
                 from => position_in(&from).cloned(),
             };
             many.add(label, member, position.as_ref());
@@ -216,9 +218,7 @@ impl Handler {
         if !waits && !found.was_read() {
             return Err(Refusal::passing(503, "MongoDB has not been read yet", self.pace.retry));
         }
-        if is_since {
-            check_time(&found, &from)?;
-        }
+        let from = if is_since { not_ahead(&found, from)? } else { from };
         let query = Query::beside(&query, &found.filter, bound.values());
         let listener = (listener.clone(), listed);
         let subscription = self.catalog.subscribe(&found, bound, from, listener);
@@ -295,21 +295,22 @@ fn refusal_of(error: BindError) -> Problem {
     if status == 401 { problem.with_header("WWW-Authenticate", "Bearer") } else { problem }
 }
 
-/// A page that knows when its data was read cannot have read it later than now, whoever's clock that
-/// is.
-fn check_time(found: &ActiveStream, from: &From) -> Result<(), Problem> {
-    let From::Position(position) = from else { return Ok(()) };
+/// A page that knows when its data was read cannot have read it later than now. Its clock may be a little
+/// ahead of the others: then it begins now, and not in the future, before which it would miss what happens.
+fn not_ahead(found: &ActiveStream, from: From) -> Result<From, Problem> {
+    let From::Position(position) = &from else { return Ok(from) };
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let clock = u32::try_from(clock).unwrap_or(u32::MAX);
     let known = found.newest().map_or(clock, |newest| newest.time.max(clock));
-    if position.time().time > known.saturating_add(AHEAD_SECONDS) {
+    let ahead = position.time().time.saturating_sub(known);
+    if ahead > AHEAD_SECONDS {
         return Err(Problem::new(
             400,
             "`since` is later than the newest time that was read from \
                                       MongoDB",
         ));
     }
-    Ok(())
+    Ok(if ahead > 0 { From::Ago(0) } else { from })
 }
 
 fn position_in(from: &From) -> Option<&crate::event::Position> {

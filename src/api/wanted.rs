@@ -94,8 +94,15 @@ pub fn of(
             .max_by_key(|stream| stream.label.name().len());
         match owner {
             Some(stream) => {
-                let name = parameter(stream).unwrap_or_default();
-                stream.query.push((name, value));
+                let parameter = parameter(stream).unwrap_or_default();
+                if RESERVED_QUERY.contains(&parameter.as_str()) {
+                    let detail = format!(
+                        "`{name}`: `{parameter}` is for all streams of the request; write it \
+                         without the stream's name"
+                    );
+                    return Err(Problem::new(400, detail));
+                }
+                stream.query.push((parameter, value));
             }
             None => {
                 let detail = format!(

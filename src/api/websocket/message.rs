@@ -26,20 +26,29 @@ impl Message {
     /// # Errors
     /// A 400 that says what a message looks like.
     pub fn parse(text: &str) -> Result<Message, Problem> {
-        serde_json::from_str(text).map_err(|error| {
+        let refuse = |error: &str| {
             let detail = format!(
                 "{error}; a message is {{\"subscribe\":\"STREAM\",\"as\":\"NAME\"}} or \
                  {{\"unsubscribe\":\"NAME\"}}"
             );
             Problem::new(400, detail)
-        })
+        };
+        // The members of an array would be taken as those of the object, in the order of their declaration.
+        if text.trim_start().starts_with('[') {
+            return Err(refuse("not an object"));
+        }
+        serde_json::from_str(text).map_err(|error| refuse(&error.to_string()))
     }
 
     /// Which member names the subscription that a message is about, and its value: also of a message
     /// that is wrong otherwise, as long as it is JSON.
     pub fn name_in(text: &str) -> Option<(&'static str, String)> {
         let message = serde_json::from_str::<Map<String, Value>>(text).ok()?;
-        let value = |member: &str| message.get(member)?.as_str().map(str::to_string);
+        let value = |member: &str| match message.get(member)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
         let name = value("as").map(|alias| ("as", alias));
         let name = name.or_else(|| Some(("stream", value("subscribe")?)));
         name.or_else(|| Some(("as", value("unsubscribe")?)))
@@ -99,5 +108,9 @@ mod tests {
         assert!(message(r#"{"subscribe":"a","params":{"n":{"$ne":1}}}"#).is_err());
         let refused = message(r#"{"subscribe":"a","as":""}"#).err().unwrap();
         assert!(refused.detail.contains("is empty"), "{refused:?}");
+        let refused = Message::parse(r#" ["a",null,"1",{},null,null]"#).err().unwrap();
+        assert!(refused.detail.starts_with("not an object; "), "{refused:?}");
+        let of_number = Message::name_in(r#"{"subscribe":"a","as":6}"#);
+        assert_eq!(of_number, Some(("as", "6".to_owned())));
     }
 }

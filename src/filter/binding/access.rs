@@ -256,6 +256,16 @@ fn not_in_claims(document: &Document, path: &mut Vec<Step>) -> Option<(&'static 
     None
 }
 
+/// Whether a condition on a set holds only where it does for each of the set's values.
+fn needs_all(path: &[Step]) -> bool {
+    let named = |step: &Step, names: &[&str]| match step {
+        Step::Key(key) => names.contains(&&**key),
+        Step::Index(_) => false,
+    };
+    path.last().is_some_and(|last| named(last, &["$all", "$nin", "$ne"]))
+        && !path.iter().any(|step| named(step, &["$not", "$nor"]))
+}
+
 /// The claims' conditions are on claims; parameters may stand in them, if they are always there.
 fn check_placeholders(
     uses: &[PlaceholderUse],
@@ -274,6 +284,17 @@ fn check_placeholders(
                  document goes under the file's own `match`",
             ),
             Placeholder::Param(name) => {
+                let may_be_several = params.get(name).is_some_and(|param| param.is_array);
+                if may_be_several && !needs_all(&placeholder_use.path) {
+                    reporter.error(
+                        node.place,
+                        format!(
+                            "`{name}` is a set: one value that the caller has would open the \
+                             stream for all the others"
+                        ),
+                        format!("write {{ $all: {{ $param: {name} }} }}, or give it one value"),
+                    );
+                }
                 if params.get(name).is_some_and(Param::is_optional) {
                     reporter.error(
                         node.place,

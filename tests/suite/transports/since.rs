@@ -106,6 +106,24 @@ async fn a_stream_begins_at_a_time_or_so_long_ago() {
         assert_eq!(answer.head.status, status, "{since}");
         assert!(answer.json()["detail"].as_str().expect("a detail").contains("`since`"));
     }
+    // It is of no stream by itself, which would otherwise begin now, and nobody would know.
+    let answer = http::get(sidecar.listen, "/_events?stream=a&a.since=1h").await;
+    assert_eq!(answer.head.status, 400);
+    assert!(answer.json()["detail"].as_str().expect("a detail").starts_with("`a.since`: "));
+
+    // The clock of who asks is a little ahead: it begins now, and misses nothing of what happens next.
+    let ahead = time(jiff::Timestamp::now().as_second() + 20);
+    let targets = ["/_events/a?", "/_events?stream=a&stream=b:a&"];
+    let mut streams = Vec::new();
+    for target in targets {
+        let mut stream = Lines::open(sidecar.listen, &format!("{target}since={ahead}"), "").await;
+        while stream.event().await["event"] != "ready" {}
+        streams.push(stream);
+    }
+    a.insert_one(doc! { "_id": 1_000_000_i64 }).await.unwrap();
+    for stream in &mut streams {
+        while stream.event().await["data"]["documentKey"]["_id"] != 1_000_000 {}
+    }
     sidecar.finish().await;
 }
 
