@@ -94,8 +94,8 @@ impl Drain {
     }
 
     /// Waits until nothing is open any more, or the drain time is over, counted from its beginning
-    /// however often this is called.
-    pub async fn finished(&self) {
+    /// however often this is called. Gives how many connections are open all the same.
+    pub async fn finished(&self) -> usize {
         self.begun().await;
         let began = self.shared.began.get().copied().unwrap_or_else(Instant::now);
         let empty = async {
@@ -110,6 +110,7 @@ impl Drain {
             }
         };
         let _ = tokio::time::timeout_at(began + self.shared.over, empty).await;
+        self.shared.open.load(Ordering::Acquire)
     }
 }
 

@@ -306,7 +306,11 @@ impl Sidecar {
     /// everything.
     pub async fn finish(self) {
         self.drain();
-        self.drain.finished().await;
+        let cut = self.drain.finished().await;
+        if cut > 0 {
+            let hint = "requests to the app have the time of `drain`";
+            tracing::warn!(connections = cut, hint, "connections are cut, since `drain` is over");
+        }
         // Cursors go before the client, and the client before the runtime: the driver's workers
         // panic otherwise.
         self.tasks.stop();

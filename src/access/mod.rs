@@ -188,7 +188,11 @@ impl Right {
     pub async fn ended(&self) -> RightEnd {
         match &self.until {
             Until::Expiry(expires_at) => {
-                tokio::time::sleep(token::remaining(*expires_at, now(), fastrand::f64())).await;
+                let remaining = token::remaining(*expires_at, now(), fastrand::f64());
+                // A sleep of nothing is not over when it is first looked at.
+                if !remaining.is_zero() {
+                    tokio::time::sleep(remaining).await;
+                }
                 RightEnd::Refused
             }
             Until::Refused { forward, vouched, at } => {

@@ -1,6 +1,7 @@
 //! For kubelet, load balancers and Prometheus: alive, ready, leaving, and the metrics.
 
 use http::Response;
+use tracing::info;
 
 use super::{Admin, answer, text};
 use crate::session::catalog::StreamState;
@@ -27,6 +28,9 @@ impl Admin {
             return text(403, "requests from web pages are refused\n");
         }
         self.drain.announce();
+        info!(
+            "/readyz answers 503 from here on, as `sidestream drain` asks; streams stay open until SIGTERM"
+        );
         text(200, "draining: /readyz answers 503, streams stay open until SIGTERM\n")
     }
 
@@ -48,6 +52,8 @@ impl Admin {
                 self.metrics.filter_state.with_label_values(&labels).set(is_so);
             }
         }
+        let unread = i64::try_from(self.catalog.unread_directories()).unwrap_or(i64::MAX);
+        self.metrics.filter_directories_unread.set(unread);
         self.metrics.filter_findings.reset();
         for finding in self.catalog.findings() {
             if let Some(stream) = &finding.stream {

@@ -1,8 +1,8 @@
 //! Limits on the number of streams: in total, by address and by caller, and never so many that
 //! ordinary requests run out of descriptors or memory.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -199,9 +199,12 @@ impl ConnectionSlot {
             return Ok(());
         }
         let values = limits.hasher.hash_one(values);
-        let mut subjects = limits.subjects.lock();
-        let streams = subjects.entry(caller.subject).or_default();
         let counted = self.counted.as_ref().and_then(|counted| counted.caller.as_ref());
+        // Whose claims have changed is another subject where they have no `sub`: the connection stays with
+        // the first.
+        let subject = counted.map_or(caller.subject, |counted| counted.subject);
+        let mut subjects = limits.subjects.lock();
+        let streams = subjects.entry(subject).or_default();
         if counted.is_some_and(|counted| counted.values.contains(&values)) {
             return Ok(());
         }
@@ -220,10 +223,27 @@ impl ConnectionSlot {
         streams.open += usize::from(is_first);
         *streams.values.entry(values).or_default() += 1;
         drop(subjects);
-        let none = || CountedCaller { subject: caller.subject, values: Vec::new() };
+        let none = || CountedCaller { subject, values: Vec::new() };
         let counted = self.counted.get_or_insert_default();
         counted.caller.get_or_insert_with(none).values.push(values);
         Ok(())
+    }
+
+    /// Gives back what was counted for streams of the connection that have ended; these are open.
+    pub fn keep_only<V: Hash>(&mut self, open: impl Iterator<Item = V>) {
+        let counted = self.counted.as_mut().and_then(|counted| counted.caller.as_mut());
+        let Some(counted) = counted.filter(|counted| !counted.values.is_empty()) else { return };
+        let limits = &self.limits;
+        let open: HashSet<u64> = open.map(|values| limits.hasher.hash_one(values)).collect();
+        let mut subjects = limits.subjects.lock();
+        let Some(streams) = subjects.get_mut(&counted.subject) else { return };
+        counted.values.retain(|values| {
+            let is_open = open.contains(values);
+            if !is_open {
+                lower(streams.values.entry(*values));
+            }
+            is_open
+        });
     }
 }
 

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bson::Timestamp;
+
 use super::capacity::{ConnectionSlot, Full};
 use super::compression;
 use super::negotiation::{Chosen, Transport};
@@ -15,6 +17,7 @@ use super::wanted::{self, Wanted, WantedStream};
 use crate::access::credentials::Credentials;
 use crate::access::{self, Caller, Right};
 use crate::config::Compression;
+use crate::event::Position;
 use crate::filter::{Access, BindError};
 use crate::session::catalog::{ActiveStream, OpenError};
 use crate::session::connection::{Connection, Member};
@@ -22,7 +25,7 @@ use crate::session::control::Control;
 use crate::session::listeners::{Listed, Listener};
 use crate::session::many::Many;
 use crate::session::query::Query;
-use crate::session::subscription::From;
+use crate::session::subscription::{From, Subscription};
 use crate::trace::{Span, SpanSide};
 
 /// How far a client's time may be ahead of all that is known here, in seconds.
@@ -100,11 +103,12 @@ impl Handler {
         let waits = transport == Transport::Sse && is_named;
         let (connection, resume, has_id) = match wanted {
             Wanted::One(stream) => {
-                let has_id = has_id(&stream);
-                let show = |position| self.pace.ids.show_kept(position);
-                let resume = position_in(&stream.from).map(show);
+                let (has_id, is_since) = (has_id(&stream), stream.is_since);
+                let from = stream.from.clone();
                 let place = (&mut open.place, &listener, Listed::ALONE);
                 let member = self.join(stream, &mut identity, place, waits).await?;
+                let begins_at = begins_at(&from, is_since, &member.subscription);
+                let resume = begins_at.map(|position| self.pace.ids.show_kept(&position));
                 let control = self.control(&mut identity, listener);
                 (Connection::new(self.catalog.clone(), control, member), resume, has_id)
             }
@@ -166,12 +170,7 @@ impl Handler {
             let place = (&mut *place, listener, Listed::NEW);
             let joined = self.join(stream, identity, place, waits).await;
             let member = joined.map_err(|refusal| refusal.of_stream(label.name()))?;
-            let position = match from {
-                // Who is cut off before its first event has to come back to the same place.
-                From::Ago(_) => member.subscription.position().cloned(),
-                From::Position(_) if is_since => member.subscription.position().cloned(),
-                from => position_in(&from).cloned(),
-            };
+            let position = begins_at(&from, is_since, &member.subscription);
             many.add(label, member, position.as_ref());
         }
         Ok(())
@@ -209,16 +208,17 @@ impl Handler {
             refusal_of(error)
         })?;
         drop(span);
-        if let Some(caller) = &caller {
-            let values = (&found.filter.name, bound.values());
-            place.count_for(caller, &values).map_err(|full| self.full(full))?;
-            self.count_auth("allowed");
-        }
         // Before its feed was read for the first time, nobody can say where "now" is.
         if !waits && !found.was_read() {
             return Err(Refusal::passing(503, "MongoDB has not been read yet", self.pace.retry));
         }
         let from = if is_since { not_ahead(&found, from)? } else { from };
+        // Last, so that what is counted is open.
+        if let Some(caller) = &caller {
+            let values = (&found.filter.name, bound.values());
+            place.count_for(caller, &values).map_err(|full| self.full(full))?;
+            self.count_auth("allowed");
+        }
         let query = Query::beside(&query, &found.filter, bound.values());
         let listener = (listener.clone(), listed);
         let subscription = self.catalog.subscribe(&found, bound, from, listener);
@@ -301,7 +301,8 @@ fn not_ahead(found: &ActiveStream, from: From) -> Result<From, Problem> {
     let From::Position(position) = &from else { return Ok(from) };
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let clock = u32::try_from(clock).unwrap_or(u32::MAX);
-    let known = found.newest().map_or(clock, |newest| newest.time.max(clock));
+    let newest = found.newest();
+    let known = newest.map_or(clock, |newest| newest.time.max(clock));
     let ahead = position.time().time.saturating_sub(known);
     if ahead > AHEAD_SECONDS {
         return Err(Problem::new(
@@ -310,10 +311,25 @@ fn not_ahead(found: &ActiveStream, from: From) -> Result<From, Problem> {
                                       MongoDB",
         ));
     }
-    Ok(if ahead > 0 { From::Ago(0) } else { from })
+    if ahead == 0 {
+        return Ok(from);
+    }
+    Ok(newest.map_or(From::Ago(0), |Timestamp { time, increment }| {
+        let next = Timestamp { time, increment: increment.saturating_add(1) };
+        From::Position(Position::before(next))
+    }))
 }
 
-fn position_in(from: &From) -> Option<&crate::event::Position> {
+/// Where a stream goes on whose client is cut off before its first event: at the same place.
+fn begins_at(from: &From, is_since: bool, subscription: &Subscription) -> Option<Position> {
+    match from {
+        From::Ago(_) => subscription.position().cloned(),
+        From::Position(_) if is_since => subscription.position().cloned(),
+        from => position_in(from).cloned(),
+    }
+}
+
+fn position_in(from: &From) -> Option<&Position> {
     match from {
         From::Position(position) => Some(position),
         _ => None,

@@ -103,6 +103,16 @@ pub struct Opened {
     pub(super) open: Open,
 }
 
+impl Opened {
+    /// Gives back what was counted for streams that have ended.
+    pub(super) fn count_open(&mut self) {
+        if let Some(many) = self.connection.many() {
+            let values = many.members().map(|(stream, _)| (&stream.filter().name, stream.values()));
+            self.open.place.keep_only(values);
+        }
+    }
+}
+
 /// What an open stream holds, given back when dropped.
 pub(super) struct Open {
     pub(super) handler: Arc<Handler>,

@@ -160,6 +160,7 @@ fn serving_runtime() -> Result<Runtime, ExitCode> {
 
 /// SIGTERM and SIGINT, which end a command that serves.
 struct StopSignals {
+    hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -171,8 +172,10 @@ impl StopSignals {
     /// The exit code; the reason is in the log.
     fn listen() -> Result<StopSignals, ExitCode> {
         let listen = || -> io::Result<StopSignals> {
-            let terminate = signal(SignalKind::terminate())?;
-            Ok(StopSignals { terminate, interrupt: signal(SignalKind::interrupt())? })
+            let [terminate, interrupt, hangup] =
+                [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
+                    .map(signal);
+            Ok(StopSignals { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
         };
         listen().map_err(|error| {
             error!(%error, "signals cannot be received");
@@ -184,6 +187,8 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            // The terminal has gone.
+            _ = self.hangup.recv() => {}
         }
     }
 }

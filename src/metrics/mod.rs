@@ -55,6 +55,7 @@ pub struct Metrics {
     pub delivery_seconds: SpreadHistogram,
     pub filter_reloads_total: IntCounterVec,
     pub filter_state: IntGaugeVec,
+    pub filter_directories_unread: IntGauge,
     pub filter_findings: IntGaugeVec,
     pub oplog_window_seconds: GaugeVec,
     pub task_panics_total: IntCounterVec,
@@ -229,6 +230,13 @@ impl Metrics {
                 "filter_state",
                 "1 for the state that a stream is in: ready, waiting or broken.",
                 &["stream", "state"],
+            ),
+            filter_directories_unread: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "filter_directories_unread",
+                    "Directories of filter files that cannot be read.",
+                )),
             ),
             filter_findings: gauges(
                 r,

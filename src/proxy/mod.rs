@@ -111,7 +111,7 @@ impl PublicPort {
     pub async fn serve(self, listener: TcpListener) {
         tokio::select! {
             () = self.accept(listener) => {}
-            () = self.drain.finished() => {}
+            _ = self.drain.finished() => {}
         }
     }
 

@@ -32,7 +32,13 @@ impl Side {
         guard: &Guard,
     ) -> Ask<'a> {
         let first = |name: &str| values(name).into_iter().next();
-        let believed = |name| if self.is_trusted(request.peer) { first(name) } else { None };
+        // Of several proxies, each may have added its own: the first one is the browser's.
+        let first_of_list = |name: &str| {
+            let value = first(name)?;
+            Some(value.split(|byte| *byte == b',').next().unwrap_or(value).trim_ascii())
+        };
+        let believed =
+            |name| if self.is_trusted(request.peer) { first_of_list(name) } else { None };
         let own_scheme = (self.scheme == "https").then_some(self.scheme.as_bytes());
         let origin = Origin {
             origin: first("origin"),

@@ -227,7 +227,7 @@ impl Many {
     }
 
     /// All of them, each with its query.
-    pub(super) fn members(&self) -> impl Iterator<Item = (&Subscription, &Query)> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&Subscription, &Query)> {
         let numbered = (0..).zip(&self.slots);
         numbered.filter_map(|(at, slot)| Some((slot.as_ref()?, self.query(at))))
     }

@@ -116,8 +116,11 @@ impl Reload {
             })
             .collect();
         span.set("sidestream.broken_files", troubles.len() as i64);
-        let (trouble_count, result) =
-            (troubles.len(), if troubles.is_empty() { "ok" } else { "broken" });
+        let trouble_count = troubles.len();
+        let result = if troubles.is_empty() && unlisted.is_empty() { "ok" } else { "broken" };
+        if unlisted.is_empty() && self.catalog.unread_directories() > 0 {
+            info!("the directory of filter files can be read again");
+        }
         let unread = Unread { names: broken, unlisted };
         let reloaded = self.catalog.put(filters, troubles, unread);
         *self.findings.0.lock() = Arc::new(Findings { dir: self.dir.clone(), diagnostics });

@@ -417,3 +417,29 @@ async fn a_directory_that_disappears_for_a_moment_takes_no_stream_along() {
     assert_eq!(stream.event().await.json(), json!({ "reason": "filter-changed" }));
     sidecar.finish().await;
 }
+
+// The streams stay as they are, which nobody would notice who looks at streams alone.
+#[tokio::test]
+async fn a_directory_that_cannot_be_read_is_told_where_people_look() {
+    let database = unique("reload");
+    let filters = Filters::new(&[("a", &filter(&database, "a", ""))]);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let unread = || async { metric(sidecar.admin, "sidestream_filter_directories_unread").await };
+    let ready = || async { http::get(sidecar.admin, "/readyz").await.text() };
+    let broken = "sidestream_filter_reloads_total{result=\"broken\"}";
+    assert_eq!((unread().await, metric(sidecar.admin, broken).await), (0.0, 0.0));
+    let away = filters.path().with_extension("away");
+    std::fs::rename(filters.path(), &away).unwrap();
+    until("it is told", || async { unread().await == 1.0 }).await;
+    assert!(metric(sidecar.admin, broken).await >= 1.0);
+    let told = "filters: the directory cannot be read, or not whole; see the log\n";
+    assert!(ready().await.contains(told), "{}", ready().await);
+    let mut stream = Stream::open(sidecar.listen, "/_events/a").await;
+    stream.until_ready().await;
+    std::fs::rename(&away, filters.path()).unwrap();
+    until("it is over", || async { unread().await == 0.0 }).await;
+    assert!(!ready().await.contains("filters: "));
+    insert(&database, "a", doc! { "_id": 1 }).await;
+    assert_eq!(stream.event().await.name(), "insert");
+    sidecar.finish().await;
+}

@@ -358,8 +358,8 @@ impl Session<'_> {
         } else if unfinished.is_none() {
             *unfinished = Some(Box::pin(sleep(opened.open.handler.pace.send_timeout)));
         }
+        // In no order: a client is heard also while there is always something for it.
         tokio::select! {
-            biased;
             next = opened.connection.next() => match next {
                 Ok(frame) => Next::Frame(frame),
                 Err(ended) => Next::Ended(ended),
@@ -390,6 +390,8 @@ impl Session<'_> {
     }
 
     async fn subscribe(&mut self, message: Message) -> Result<(), Refusal> {
+        // Some may have ended by themselves.
+        self.opened.count_open();
         let Session { opened: Opened { connection, open }, identity, .. } = self;
         let handler = open.handler.clone();
         let wanted = message.wanted(&handler.pace.ids)?;
@@ -410,10 +412,12 @@ impl Session<'_> {
         }
         identity.follow(connection.control.caller());
         let place = (&mut open.place, connection.control.listener(), Listed::NEW);
-        let member = handler.join(wanted, identity, place, false).await?;
+        let joined = handler.join(wanted, identity, place, false).await;
+        // Whatever became of the stream: it is known who the caller is, and that has to be watched.
         if let Some(right) = identity.right.take() {
             connection.control.set_right(*right);
         }
+        let member = joined?;
         if let Some(many) = connection.many() {
             many.add(label, member, None);
         }
@@ -424,7 +428,10 @@ impl Session<'_> {
     fn unsubscribe(&mut self, name: &str) -> Result<(), Refusal> {
         let many = self.opened.connection.many().filter(|many| !many.has_one_id);
         match many.is_some_and(|many| many.remove(name)) {
-            true => Ok(()),
+            true => {
+                self.opened.count_open();
+                Ok(())
+            }
             false => Err(Problem::new(404, format!("there is no subscription `{name}`")).into()),
         }
     }

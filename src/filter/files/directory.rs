@@ -50,6 +50,19 @@ pub struct Loaded {
 pub struct Unlisted(Vec<String>);
 
 impl Unlisted {
+    /// Whether everything was read.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is not known, for people.
+    pub fn troubles(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|prefix| match prefix.as_str() {
+            "" => "filters: the directory cannot be read, or not whole; see the log".to_owned(),
+            prefix => format!("filters: the directory {prefix} cannot be read; see the log"),
+        })
+    }
+
     /// Whether a stream of this name may be in one of them.
     pub fn may_hold(&self, name: &str) -> bool {
         self.0.iter().any(|prefix| name.starts_with(prefix))

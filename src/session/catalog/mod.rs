@@ -440,15 +440,19 @@ impl Catalog {
         is_ready
     }
 
-    /// What keeps the feeds from being read, for people.
+    /// What keeps the feeds and the filter files from being read, for people.
     pub fn troubles(&self) -> Vec<String> {
         let feeds = self.feeds();
-        feeds
-            .iter()
-            .filter_map(|feed| match feed.status() {
-                Status::Away(absence) => Some(format!("{}: {}", feed.key(), absence.reason)),
-                Status::Starting | Status::Live => None,
-            })
-            .collect()
+        let of_feeds = feeds.iter().filter_map(|feed| match feed.status() {
+            Status::Away(absence) => Some(format!("{}: {}", feed.key(), absence.reason)),
+            Status::Starting | Status::Live => None,
+        });
+        let state = self.state.read();
+        state.unread.unlisted.troubles().chain(of_feeds).collect()
+    }
+
+    /// How many directories of filter files could not be read.
+    pub fn unread_directories(&self) -> usize {
+        self.state.read().unread.unlisted.troubles().count()
     }
 }

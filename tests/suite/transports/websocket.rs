@@ -263,3 +263,104 @@ async fn http2_does_not_offer_websockets() {
     assert!(!client.is_extended_connect_protocol_enabled());
     sidecar.finish().await;
 }
+
+// As an app of one page does that shows one thing after the other.
+#[tokio::test]
+async fn values_of_streams_that_were_unsubscribed_are_given_back() {
+    let database = unique("given-back");
+    let rest = "match: { n: { $param: n } }\nparams: { n: { type: int } }\noperations: [insert]\n";
+    let mine = format!("collection: {database}.orders\naccess: authenticated\n{rest}");
+    let filters = Filters::new(&[("mine", &mine)]);
+    let settings = [AUTH[0], AUTH[1], ("SIDESTREAM_CLIENTS__MAX_VALUES_PER_SUBJECT", "2")];
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &settings).await;
+    let bearer = format!("Bearer {}", secret(AUTH[0].1).sign(&claims(json!({}))));
+    let fields = [("authorization", &*bearer)];
+    let mut socket = connect(sidecar.listen, "/_events", &fields).await.expect("a WebSocket");
+    for n in 0..6 {
+        socket.say(json!({ "subscribe": "mine", "params": { "n": n } })).await;
+        assert_eq!(socket.event().await["event"], "ready", "{n}");
+        socket.say(json!({ "unsubscribe": "mine" })).await;
+    }
+    // Also to the caller's other connections; and what is open counts.
+    let mut other = connect(sidecar.listen, "/_events", &fields).await.expect("a WebSocket");
+    let subscribe =
+        |n: i64| json!({ "subscribe": "mine", "as": n.to_string(), "params": { "n": n } });
+    for n in [7, 8] {
+        other.say(subscribe(n)).await;
+        assert_eq!(other.event().await["event"], "ready", "{n}");
+    }
+    other.say(subscribe(9)).await;
+    assert_eq!(other.event().await["error"]["status"], 429);
+    sidecar.finish().await;
+}
+
+// The right is watched from when the caller is known, whatever became of the stream that asked for it.
+#[tokio::test]
+async fn a_right_ends_that_no_stream_came_of() {
+    let database = unique("unused-right");
+    let filters = files(&database);
+    let mine = format!(
+        "collection: {database}.orders\naccess: authenticated\nmatch: {{ n: {{ $param: n }} }}\n\
+         params: {{ n: {{ type: int }} }}\noperations: [insert]\n"
+    );
+    filters.write("mine", &mine);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &AUTH).await;
+    // It is over, but for what clocks may differ.
+    let ends = jiff::Timestamp::now().as_second() - 3;
+    let token = secret(AUTH[0].1).sign(&claims(json!({ "exp": ends })));
+    let fields = [("authorization", &*format!("Bearer {token}"))];
+    let mut socket = connect(sidecar.listen, "/_events", &fields).await.expect("a WebSocket");
+    socket.say(json!({ "subscribe": "orders" })).await;
+    assert_eq!(socket.event().await["event"], "ready");
+    let mut statuses = Vec::new();
+    let ended = async {
+        while statuses.last() != Some(&401) {
+            socket.say(json!({ "subscribe": "mine", "params": { "n": "x" } })).await;
+            statuses.push(socket.event().await["error"]["status"].as_i64().expect("a status"));
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("the right ends");
+    assert_eq!(statuses[0], 400, "{statuses:?}");
+    socket.say(json!({ "subscribe": "mine", "params": { "n": 1 } })).await;
+    assert_eq!(socket.event().await["error"]["status"], 401);
+    // The stream that needs no right goes on.
+    insert(&database, "orders", 1..2).await;
+    assert_eq!(key(&socket.event().await), 1);
+    sidecar.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_is_heard_while_it_is_sent_what_it_missed() {
+    const MISSED: i64 = 12_000;
+    let database = unique("heard");
+    let filters = files(&database);
+    let sidecar = sidecar::start(&mongo::uri(), &filters, &[]).await;
+    let mut first = Socket::open(sidecar.listen, "/_events/orders").await;
+    let resume = first.event().await["id"].as_str().expect("an id").to_owned();
+    let client = mongodb::Client::with_uri_str(mongo::uri()).await.expect("a client");
+    let orders = client.database(&database).collection("orders");
+    let pad = "x".repeat(1_500);
+    for from in (0..MISSED).step_by(1_000) {
+        let documents =
+            (from..from + 1_000).map(|id| mongodb::bson::doc! { "_id": id, "pad": &pad });
+        orders.insert_many(documents).await.unwrap();
+    }
+    while key(&first.event().await) != MISSED - 1 {}
+
+    let mut socket = Socket::open(sidecar.listen, "/_events").await;
+    socket.say(json!({ "subscribe": "orders", "resume": resume })).await;
+    assert_eq!(key(&socket.event().await), 0);
+    socket.say(json!({ "unsubscribe": "orders" })).await;
+    socket.say(json!({ "subscribe": "none" })).await;
+    let mut count = 1;
+    let error = loop {
+        let event = socket.event().await;
+        match event.get("error") {
+            Some(error) => break error.clone(),
+            None => count += 1,
+        }
+    };
+    assert_eq!(error["status"], 404);
+    assert!(count < MISSED, "it was heard when everything was sent");
+    sidecar.finish().await;
+}
