@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use crate::event::Position;
 use crate::feed::{Absence, Collections, Feed, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -69,6 +70,9 @@ enum Resume {
     /// Nothing was read yet.
     First,
     FromHead,
+    /// Where a cursor was opened that gave no event, and then said that this place is lost. The feed has gone
+    /// on since, to where that cursor was: there, nothing would be found out.
+    Again(Position),
     /// The place to go on from is lost.
     FromNow,
 }
@@ -148,6 +152,7 @@ impl Upstream {
         let mut has_hurried = false;
         loop {
             let (generation, collections) = self.feed.collections();
+            let (before, (_, next)) = (self.feed.now(), self.feed.numbers());
             let error = match patience.open(self.open(&resume, &collections, pace)).await {
                 Ok((events, start, deployment)) => {
                     self.note_opened(&resume, &start, &deployment);
@@ -177,6 +182,12 @@ impl Upstream {
                         {
                             is_doubted = true;
                             self.count_restart(error.failure().reason());
+                            let upstream = self.feed.key();
+                            info!(%upstream, "the place in the oplog may be lost: {error}");
+                            let is_untouched = self.feed.numbers().1 == next;
+                            if let Some((place, _)) = before.filter(|_| is_untouched) {
+                                resume = Resume::Again(place);
+                            }
                             continue;
                         }
                         // An election, a connection that broke: nearly always it can be opened again
@@ -205,6 +216,7 @@ impl Upstream {
                 (failure, _) if failure.is_loss() => Resume::FromNow,
                 (Failure::Command(_), _) if failures >= REFUSALS => Resume::FromNow,
                 (_, Resume::FromNow) => Resume::FromNow,
+                (_, again @ Resume::Again(_)) => again,
                 (_, _) => Resume::FromHead,
             };
             tokio::time::sleep(pause).await;
@@ -255,14 +267,20 @@ impl Upstream {
                 let (events, start) = self.warm_start(now, collections).await?;
                 return Ok((events, start, deployment));
             }
-            Resume::FromHead => match self.feed.now() {
-                // A server would wait in silence for this time to come.
-                Some((head, _)) if deployment.is_in_the_future(&head) => {
-                    return Err(DeploymentError::OtherDeployment);
+            Resume::FromHead | Resume::Again(_) => {
+                let place = match resume {
+                    Resume::Again(place) => Some(place.clone()),
+                    _ => self.feed.now().map(|(head, _)| head),
+                };
+                match place {
+                    // A server would wait in silence for this time to come.
+                    Some(place) if deployment.is_in_the_future(&place) => {
+                        return Err(DeploymentError::OtherDeployment);
+                    }
+                    Some(place) => Start::after(&place),
+                    None => Start::At(now),
                 }
-                Some((head, _)) => Start::after(&head),
-                None => Start::At(now),
-            },
+            }
             Resume::FromNow => Start::At(after(now)),
         };
         let events = self.open_at(&start, collections, pace).await?;
@@ -330,7 +348,7 @@ impl Upstream {
         self.feed.set_sharded(deployment.is_sharded);
         match resume {
             Resume::FromNow => self.feed.restart_at(&start.position()),
-            Resume::First | Resume::FromHead => {
+            Resume::First | Resume::FromHead | Resume::Again(_) => {
                 self.feed.opened_at(&start.position());
             }
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use mongodb::bson::doc;
 use rustix::process::Signal;
+use sidestream::event::Position;
 
 use super::{collection, expect, expect_reset, filter, id, insert};
 use crate::support::mongo::{self, Own, Setup};
@@ -201,6 +202,56 @@ async fn a_deployment_that_is_set_up_anew_is_found_and_read() {
     } else {
         assert_eq!(id(&first), 2);
         expect(&mut stream, 3..4).await;
+    }
+    sidecar.finish().await;
+}
+
+// The new oplog is empty at first, so the old place is taken there, and the sidecar goes on from where that
+// leads: that it was lost shows with the first event, which is about the place that nobody is at any more.
+#[tokio::test]
+async fn a_deployment_that_is_set_up_anew_is_found_by_its_first_event() {
+    let mut own = Own::start(Setup::default()).await;
+    let filters = Filters::new(&[("orders", &filter("shop.orders"))]);
+    let sidecar = sidecar::start(&own.uri(), &filters, &[]).await;
+    let mut stream = Stream::open(sidecar.listen, "/_events/orders").await;
+    stream.settled().await;
+    let position = || async {
+        let streams = http::get(sidecar.admin, "/streams").await.json();
+        let text = streams["upstreams"][0]["position"].as_str().expect("a position").to_owned();
+        (streams["upstreams"][0]["status"].clone(), text)
+    };
+    let mut next = 0;
+    let id_before = loop {
+        insert(&collection(&own.client().await, "shop", "orders"), next..next + 1).await;
+        expect(&mut stream, next..next + 1).await;
+        next += 1;
+        own.kill(0);
+        // Before a mark of time took the place of the event's own token.
+        let id = stream.last_event_id.clone().expect("an id");
+        let of_event = Position::parse(&id).expect("a position").without_document().to_string();
+        if position().await.1 == of_event {
+            break id;
+        }
+        own.restart(0);
+    };
+    let time = Position::parse(&id_before).expect("a position").time();
+    own.wipe(0);
+    own.restart(0);
+    own.initiate().await;
+    until("the new one is read", || async {
+        let (status, text) = position().await;
+        status == "live" && Position::parse(&text).is_ok_and(|position| position.time() > time)
+    })
+    .await;
+    insert(&collection(&own.client().await, "shop", "orders"), next..next + 1).await;
+    expect_reset(&mut stream, "history-lost").await;
+    // Who comes back is told, too.
+    let mut again = Stream::resume(sidecar.listen, "/_events/orders", &id_before).await;
+    assert_eq!(again.event().await.name(), "reset");
+    let orders = collection(&own.client().await, "shop", "orders");
+    insert(&orders, next + 1..next + 2).await;
+    for stream in [&mut stream, &mut again] {
+        expect(stream, next + 1..next + 2).await;
     }
     sidecar.finish().await;
 }
