@@ -309,6 +309,11 @@ impl Server {
             HostReport::InVain(_, reason) | HostReport::Member(reason) => {
                 Err(ProbeError::Unusable(reason))
             }
+            HostReport::Mute(reason) => Err(ProbeError::Unavailable(reason)),
+            HostReport::Unresolved => Err(ProbeError::Unavailable(format!(
+                "the name cannot be resolved: {}",
+                deployment::hosts(&options)
+            ))),
             HostReport::Refused | HostReport::Silent => Err(ProbeError::Unavailable(format!(
                 "nothing answers at {}: {}",
                 deployment::hosts(&options),
@@ -322,9 +327,14 @@ impl Server {
     pub async fn diagnose(&self) -> String {
         let options = self.connected().await.options;
         match deployment::look(&options).await {
-            HostReport::InVain(_, reason) | HostReport::Member(reason) => {
+            HostReport::InVain(_, reason)
+            | HostReport::Member(reason)
+            | HostReport::Mute(reason) => {
                 self.renew().await;
                 reason
+            }
+            HostReport::Unresolved => {
+                format!("the name cannot be resolved: {}", deployment::hosts(&options))
             }
             HostReport::Refused | HostReport::Silent => {
                 format!("nothing answers at {}", deployment::hosts(&options))
@@ -397,7 +407,10 @@ async fn look_until_in_vain(options: &ClientOptions) -> DeploymentError {
                 return DeploymentError::InVain { failure, reason };
             }
             HostReport::Refused => refusals + 1,
-            HostReport::Member(_) | HostReport::Silent => 0,
+            HostReport::Member(_)
+            | HostReport::Mute(_)
+            | HostReport::Unresolved
+            | HostReport::Silent => 0,
         };
         if refusals == REFUSALS {
             let reason = format!("nothing listens at {}", deployment::hosts(options));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::{Document, Timestamp, doc};
 use mongodb::Client;
 use mongodb::error::Error;
-use mongodb::options::{ClientOptions, SelectionCriteria, ServerAddress};
+use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerAddress, Tls};
 use tokio::net::TcpStream;
 
 use super::MAX_AHEAD_OF_CLOCK_SECONDS;
@@ -142,8 +142,12 @@ pub enum HostReport {
     InVain(Failure, String),
     /// One is of the set that is asked for; why it cannot be used yet.
     Member(String),
+    /// One takes connections, and has not answered.
+    Mute(String),
     /// Every host refuses connections: nothing listens there.
     Refused,
+    /// None of their names is known.
+    Unresolved,
     /// None answers.
     Silent,
 }
@@ -152,11 +156,17 @@ pub enum HostReport {
 pub async fn look(options: &ClientOptions) -> HostReport {
     let mut found = None;
     let mut is_refused = !options.hosts.is_empty();
+    let mut is_unresolved = is_refused;
     for address in &options.hosts {
         let ServerAddress::Tcp { host, port } = address else {
-            is_refused = false;
+            (is_refused, is_unresolved) = (false, false);
             continue;
         };
+        if tokio::net::lookup_host((host.as_str(), 0)).await.is_err() {
+            is_refused = false;
+            continue;
+        }
+        is_unresolved = false;
         let connect = TcpStream::connect((host.as_str(), port.unwrap_or(27017)));
         match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Ok(_)) => {}
@@ -170,10 +180,34 @@ pub async fn look(options: &ClientOptions) -> HostReport {
         match look_at(options, address).await {
             // The others may be leftovers: this one is what the driver waits for.
             member @ HostReport::Member(_) => return member,
+            in_vain @ HostReport::InVain(..) if !matches!(found, Some(HostReport::InVain(..))) => {
+                found = Some(in_vain);
+            }
             other => found = found.or(Some(other)),
         }
     }
-    found.unwrap_or(if is_refused { HostReport::Refused } else { HostReport::Silent })
+    found.unwrap_or(match (is_unresolved, is_refused) {
+        (true, _) => HostReport::Unresolved,
+        (_, true) => HostReport::Refused,
+        (_, false) => HostReport::Silent,
+    })
+}
+
+/// Why a server that takes connections does not answer.
+fn why_mute(options: &ClientOptions, error: &Error) -> String {
+    let said = failure::message(error);
+    // Of the server, in what the driver says of all that it has tried: a bad certificate, for example.
+    let cause = said.split_once("Error: Kind: ").map(|(_, cause)| cause);
+    let cause = cause.map(|cause| cause.split(", labels").next().unwrap_or(cause));
+    match (&options.tls, cause) {
+        (Some(Tls::Enabled(_)), Some(cause)) => {
+            format!("gives no answer by TLS, which mongodb.uri asks for: {cause}")
+        }
+        (Some(Tls::Enabled(_)), None) => {
+            "gives no answer by TLS, which mongodb.uri asks for".to_owned()
+        }
+        _ => "gives no answer: it hangs, or wants TLS (`tls=true` in mongodb.uri)".to_owned(),
+    }
 }
 
 async fn look_at(options: &ClientOptions, address: &ServerAddress) -> HostReport {
@@ -197,6 +231,10 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> HostReport
             let reason = format!("{address} accepts connections, but: {message}");
             return match failure {
                 Failure::Authentication => HostReport::InVain(failure, reason),
+                Failure::Unreachable => HostReport::Mute(format!(
+                    "{address} accepts connections, but {}",
+                    why_mute(options, &error)
+                )),
                 _ => HostReport::Member(reason),
             };
         }
@@ -220,10 +258,18 @@ async fn look_at(options: &ClientOptions, address: &ServerAddress) -> HostReport
                  replicaSet={wanted}"
             ),
         ),
-        (Some(name), _) => HostReport::Member(format!(
-            "{address} is a member of the replica set `{name}`, but the set has no primary at \
-             present, or its members' names (rs.conf()) cannot be reached from here"
-        )),
+        (Some(name), _) => {
+            let lacks = match &options.selection_criteria {
+                None | Some(SelectionCriteria::ReadPreference(ReadPreference::Primary)) => {
+                    "no primary"
+                }
+                Some(_) => "no member that the readPreference of mongodb.uri takes",
+            };
+            HostReport::Member(format!(
+                "{address} is a member of the replica set `{name}`, but the set has {lacks} at \
+                 present, or its members' names (rs.conf()) cannot be reached from here"
+            ))
+        }
         (None, _) if hello.get_bool("isreplicaset").unwrap_or(false) => HostReport::InVain(
             Failure::NotInitiated,
             format!("{address} runs with --replSet, but the replica set is not initiated"),

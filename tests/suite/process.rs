@@ -127,10 +127,16 @@ fn exit_codes_tell_whose_turn_it_is() {
 #[test]
 fn a_connection_string_that_the_driver_refuses_is_bad_input() {
     let uri = "mongodb://user:s3cret@127.0.0.1:1/?replicaSet=rs0&authMechanism=NO-SUCH";
-    let output = run_with(&["--mongodb", uri]);
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    let log = text(&output.stderr);
-    assert!(log.contains("mongodb.uri") && !log.contains("s3cret"), "{log}");
+    // As any other flag, and as any other setting.
+    let by_flag = run_with(&["--mongodb", uri]);
+    let mut by_variable = Command::new(env!("CARGO_BIN_EXE_sidestream"));
+    let by_variable = by_variable.arg("run").env("SIDESTREAM_MONGODB__URI", uri).output().unwrap();
+    for (output, code) in [(by_flag, 2), (by_variable, 1)] {
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{log}");
+        assert!(log.contains("mongodb.uri: ") && log.contains("NO-SUCH"), "{log}");
+        assert!(!log.contains("s3cret"), "{log}");
+    }
 }
 
 #[test]
@@ -146,6 +152,27 @@ fn without_mongodb_it_gives_up_soon_and_says_why() {
         assert!(log.contains(part), "{log}");
     }
     assert!(!log.contains("s3cret"), "{log}");
+}
+
+// A machine that hangs, and a server that does not speak TLS: what takes connections and says nothing is as
+// far away as what does not take them.
+#[tokio::test]
+async fn who_gives_no_answer_is_unavailable_too() {
+    let [plain, hung] = [Own::start(Setup::default()).await, Own::start(Setup::default()).await];
+    hung.freeze(0);
+    let by_tls = format!("{}&tls=true", plain.uri());
+    let rows =
+        [(hung.uri(), "hangs, or wants TLS"), (by_tls, "by TLS, which mongodb.uri asks for")];
+    let runs = rows.map(|(uri, part)| {
+        tokio::task::spawn_blocking(move || (run_with(&["--mongodb", &uri]), part))
+    });
+    for run in runs {
+        let (output, part) = run.await.unwrap();
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{log}");
+        assert!(log.contains("MongoDB is unavailable") && log.contains(part), "{log}");
+    }
+    hung.thaw(0);
 }
 
 #[tokio::test]
