@@ -43,6 +43,17 @@ pub(crate) enum BitTest {
     AnyClear,
 }
 
+impl BitTest {
+    fn name(self) -> &'static str {
+        match self {
+            BitTest::AllSet => "$bitsAllSet",
+            BitTest::AllClear => "$bitsAllClear",
+            BitTest::AnySet => "$bitsAnySet",
+            BitTest::AnyClear => "$bitsAnyClear",
+        }
+    }
+}
+
 impl Operator {
     /// Whether it is about an array as such, so that the array's elements are not asked.
     pub fn asks_for_array(&self) -> bool {
@@ -84,14 +95,27 @@ impl Operator {
         match self {
             Operator::Exists => "{\"$exists\":true}".to_owned(),
             Operator::Regex(pattern) => {
-                format!("{{\"$regex\":{}}}", serde_json::Value::String(pattern.source().to_owned()))
+                let source = serde_json::Value::String(pattern.source().to_owned());
+                match pattern.options() {
+                    "" => format!("{{\"$regex\":{source}}}"),
+                    options => format!("{{\"$regex\":{source},\"$options\":\"{options}\"}}"),
+                }
             }
-            Operator::Type(_) => "{\"$type\":…}".to_owned(),
+            Operator::Type(types) => {
+                let names: Vec<String> = types.names().map(|name| format!("\"{name}\"")).collect();
+                match names.as_slice() {
+                    [name] => format!("{{\"$type\":{name}}}"),
+                    names => format!("{{\"$type\":[{}]}}", names.join(",")),
+                }
+            }
             Operator::Mod { divisor, remainder } => {
                 format!("{{\"$mod\":[{divisor},{remainder}]}}")
             }
             Operator::Size(size) => format!("{{\"$size\":{size}}}"),
-            Operator::Bits(_) => "{\"$bits…\":…}".to_owned(),
+            Operator::Bits(bits) => {
+                let positions: Vec<String> = bits.positions.iter().map(u32::to_string).collect();
+                format!("{{\"{}\":[{}]}}", bits.test.name(), positions.join(","))
+            }
         }
     }
 }

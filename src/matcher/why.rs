@@ -183,6 +183,21 @@ mod tests {
         let document = rawdoc! { "status": "new", "total": 3, "tags": ["a", "b"], "items": [{ "n": 1 }, { "n": 2 }] };
         let rows = [
             (doc! { "total": 3, "status": "paid" }, "{\"status\":\"paid\"}", vec!["\"new\""]),
+            (
+                doc! { "status": { "$regex": "^P", "$options": "si" } },
+                "{\"status\":{\"$regex\":\"^P\",\"$options\":\"is\"}}",
+                vec!["\"new\""],
+            ),
+            (
+                doc! { "total": { "$type": ["string", "date"] } },
+                "{\"total\":{\"$type\":[\"string\",\"date\"]}}",
+                vec!["3"],
+            ),
+            (
+                doc! { "total": { "$bitsAllSet": 6 } },
+                "{\"total\":{\"$bitsAllSet\":[1,2]}}",
+                vec!["3"],
+            ),
             (doc! { "total": { "$gte": 1, "$lt": 3 } }, "{\"total\":{\"$lt\":3}}", vec!["3"]),
             (doc! { "owner": "ada" }, "{\"owner\":\"ada\"}", vec![]),
             (

@@ -54,6 +54,23 @@ enum Kind {
     Exists(bool),
 }
 
+fn is_comparison(operator: &str) -> bool {
+    matches!(operator, "$eq" | "$ne" | "$gt" | "$gte" | "$lt" | "$lte" | "$cmp" | "$in")
+}
+
+/// Whether an expression has neither a field, nor a variable or a client's value in it.
+fn is_constant(expression: &Bson) -> bool {
+    match expression {
+        Bson::String(text) => !text.starts_with('$'),
+        Bson::Array(values) => values.iter().all(is_constant),
+        Bson::Document(document) => {
+            !mistakes::is_placeholder(document)
+                && (document.contains_key("$literal") || document.values().all(is_constant))
+        }
+        _ => true,
+    }
+}
+
 struct Search<'s, 't, 'a> {
     tree: Tree<'t>,
     path: Vec<Step>,
@@ -91,9 +108,40 @@ impl Search<'_, '_, '_> {
                     }
                 }
                 ("$jsonSchema", Bson::Document(schema)) => search.schema(schema, facts),
+                ("$expr", value) => search.expression(value),
                 (key, _) if key.starts_with('$') => {}
                 (key, value) => search.field(key, value, facts),
             });
+        }
+    }
+
+    /// Comparisons of constants come out the same for every document: a `$` was forgotten, most likely.
+    fn expression(&mut self, value: &Bson) {
+        match value {
+            Bson::Array(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    self.at(Step::Index(index), |search| search.expression(value));
+                }
+            }
+            Bson::Document(document) => {
+                for (key, value) in document {
+                    self.at(Step::Key(Arc::from(key.as_str())), |search| match value {
+                        Bson::Array(sides)
+                            if is_comparison(key) && sides.iter().all(is_constant) =>
+                        {
+                            let name = sides.iter().find_map(Bson::as_str);
+                            let hint = match name {
+                                Some(name) => format!("did you mean `${name}`, the field?"),
+                                None => "a field is written with a `$`, as `$total`".to_owned(),
+                            };
+                            let message = format!("`{key}` compares constants: no field decides");
+                            search.warn(message, &hint);
+                        }
+                        value => search.expression(value),
+                    });
+                }
+            }
+            _ => {}
         }
     }
 

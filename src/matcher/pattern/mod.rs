@@ -112,6 +112,11 @@ impl Pattern {
         &self.source
     }
 
+    /// As written, each once.
+    pub fn options(&self) -> &str {
+        &self.options
+    }
+
     /// Whether a text matches. What is not UTF-8 matches nothing, as in `mongod`.
     pub fn is_in(&self, text: &[u8]) -> bool {
         std::str::from_utf8(text).is_ok_and(|text| self.regex.is_match(text))

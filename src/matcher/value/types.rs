@@ -41,6 +41,11 @@ fn bit(kind: u8) -> u32 {
 }
 
 impl TypeSet {
+    /// By name.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        NAMES.iter().filter(move |(_, _, kind)| self.0 & bit(*kind) != 0).map(|(name, ..)| *name)
+    }
+
     /// Whether the type (`kind`, from [`tag`]) is one of the set.
     pub fn contains(self, kind: u8) -> bool {
         self.0 & bit(kind) != 0

@@ -15,6 +15,9 @@ pub(super) struct FilterContext<'a> {
     pub keeps_images: bool,
 }
 
+/// How many collections a sentence names.
+const SHOWN: usize = 5;
+
 /// That the user may not read its change stream.
 pub(super) fn without_rights(rights: &Rights, filter: &Filter) -> Option<Finding> {
     let (database, name) = (&filter.namespace.database, filter.namespace.collection.as_deref());
@@ -31,7 +34,9 @@ impl<'a> FilterContext<'a> {
     /// may read it.
     pub fn look(&self, filter: &Filter) -> (Vec<Finding>, Option<&'a Collection>) {
         let Some(name) = filter.namespace.collection.as_deref() else {
-            return (Vec::from_iter(self.missing_database(filter)), None);
+            let mut found = Vec::from_iter(self.missing_database(filter));
+            self.all_collections(filter, &mut found);
+            return (found, None);
         };
         let Some(collection) = self.listing.find(name) else {
             return (vec![self.missing_collection(filter, name)], None);
@@ -39,6 +44,23 @@ impl<'a> FilterContext<'a> {
         let mut found = Vec::new();
         self.collection(filter, collection, &mut found);
         (found, (collection.kind == "collection").then_some(collection))
+    }
+
+    /// What a stream of the whole database lacks in some of the collections that are there now.
+    fn all_collections(&self, filter: &Filter, findings: &mut Vec<Finding>) {
+        let all = self.listing.collections.values();
+        let ordinary = all.filter(|it| it.kind == "collection" && !it.name.starts_with("system."));
+        let known = ordinary.filter_map(|it| Some((it.name.as_str(), it.options.as_ref()?)));
+        let known: Vec<(&str, &Options)> = known.collect();
+        let without = known.iter().filter(|(_, options)| !options.has_images);
+        let without: Vec<&str> = without.map(|(name, _)| *name).collect();
+        if needs_images(filter) && !without.is_empty() {
+            findings.push(self.images(filter, &without));
+        }
+        let database = self.database;
+        findings.extend(
+            known.iter().find_map(|(name, options)| collation(filter, options, (database, name))),
+        );
     }
 
     fn missing_database(&self, filter: &Filter) -> Option<Finding> {
@@ -139,11 +161,12 @@ impl<'a> FilterContext<'a> {
         };
         findings.extend(collation(filter, options, (database, name)));
         if needs_images(filter) && !options.has_images {
-            findings.push(self.images(filter, name));
+            findings.push(self.images(filter, &[name]));
         }
     }
 
-    fn images(&self, filter: &Filter, name: &str) -> Finding {
+    /// These collections keep none.
+    fn images(&self, filter: &Filter, names: &[&str]) -> Finding {
         let asks = match filter.before_image {
             FullDocumentBeforeChange::Off => {
                 format!("fullDocument: {}", filter.full_document.name())
@@ -155,20 +178,29 @@ impl<'a> FilterContext<'a> {
             Some(_) => "every change without one begins the snapshot again",
             None if filter.requires_image() => "every change without one resets the stream",
             None if takes_post_image => "an update that its key does not decide is a reset",
-            None => "events come without them",
+            None => "events come without them, and it is not told what leaves the filter",
         };
+        let database = self.database;
+        let shown: Vec<String> =
+            names.iter().take(SHOWN).map(|name| format!("`{database}.{name}`")).collect();
+        let (list, more) = (shown.join(", "), names.len().saturating_sub(SHOWN));
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let verb = if names.len() == 1 { "does not" } else { "do not" };
         let message = format!(
-            "`{}.{name}` does not record images of its documents, which `{asks}` needs: \
-             {consequence}",
-            self.database
+            "{list}{more} {verb} record images of documents, which `{asks}` needs: {consequence}"
         );
-        let fix = match self.keeps_images {
-            true => format!(
-                "db.getSiblingDB({:?}).runCommand({{ collMod: {name:?}, \
-                 changeStreamPreAndPostImages: {{ enabled: true }} }})",
-                self.database
+        let images = "changeStreamPreAndPostImages: { enabled: true }";
+        let fix = match (self.keeps_images, names) {
+            (true, [name]) => {
+                format!(
+                    "db.getSiblingDB({database:?}).runCommand({{ collMod: {name:?}, {images} }})"
+                )
+            }
+            (true, names) => format!(
+                "{names:?}.forEach(name => db.getSiblingDB({database:?}).runCommand({{ collMod: \
+                 name, {images} }}))"
             ),
-            false => "MongoDB 6.0 or newer is needed".to_owned(),
+            (false, _) => "MongoDB 6.0 or newer is needed".to_owned(),
         };
         Finding::of(filter, FindingKind::Images, message, fix)
     }

@@ -75,6 +75,7 @@ async fn each_finding_brings_what_mends_it() {
         ("series", &filter("shop.weather")),
         ("collation", &filter("shop.people")),
         ("images", &images("shop.Orders")),
+        ("whole", &images("shop.*")),
         ("fine", &images("shop.kept")),
     ]);
     let (code, found) = check(&own.uri(), &filters).await;
@@ -82,6 +83,10 @@ async fn each_finding_brings_what_mends_it() {
     let at = "db.getSiblingDB(\"shop\")";
     let record = format!(
         "{at}.runCommand({{ collMod: \"Orders\", changeStreamPreAndPostImages: {{ enabled: true }} }})"
+    );
+    let record_both = format!(
+        "[\"Orders\", \"people\"].forEach(name => {at}.runCommand({{ collMod: name, \
+         changeStreamPreAndPostImages: {{ enabled: true }} }}))"
     );
     let keep = "db.adminCommand({ setClusterParameter: { changeStreamOptions: { preAndPostImages: { \
                 expireAfterSeconds: 120 } } } })";
@@ -96,6 +101,8 @@ async fn each_finding_brings_what_mends_it() {
             ("series", "error", "is a time-series collection", "name an ordinary collection"),
             ("collation", "warning", "a default collation (sv)", "locale: \"simple\""),
             ("images", "warning", "does not record images", &record),
+            ("whole", "warning", "`shop.Orders`, `shop.people` do not record images", &record_both),
+            ("whole", "warning", "a default collation (sv)", "locale: \"simple\""),
             ("", "warning", "kept for 30 s, less than replay.window (120 s)", keep),
         ],
     );
@@ -111,7 +118,7 @@ async fn each_finding_brings_what_mends_it() {
     shop.run_command(record).await.expect("changed");
     shop.create_collection("bills").await.expect("made");
     filters.write("case", &filter("shop.Orders"));
-    for gone in ["nowhere", "view", "series", "collation"] {
+    for gone in ["nowhere", "view", "series", "collation", "whole"] {
         filters.remove(gone);
     }
     let (code, found) = check(&own.uri(), &filters).await;
