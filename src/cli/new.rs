@@ -77,7 +77,8 @@ fn try_new(args: &NewArgs) -> Result<PathBuf, (u8, String)> {
         Some(given) => Some(look(args, given, &namespace)?),
         None => None,
     };
-    let text = filter::scaffold(&namespace, sample.as_ref().map(|sample| &sample.seen));
+    let text =
+        filter::scaffold(&args.stream, &namespace, sample.as_ref().map(|sample| &sample.seen));
     write(&path, &text)
         .map_err(|error| bad(format!("cannot write {}: {error}", path.display())))?;
     Ok(path)
