@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::process::Resource;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::access::{Caller, network_of};
 use crate::config::Clients;
@@ -21,6 +22,8 @@ use crate::config::Clients;
 const SPARE_SHARE: u64 = 20;
 const SPARE_LEAST: u64 = 64;
 const SPARE_MOST: u64 = 4096;
+/// Room for fewer streams is told at the start.
+const FEW: usize = 100;
 /// Of the memory that the container may use, one part in eight is not for new streams.
 const MEMORY_SHARE: u64 = 8;
 /// How often the memory in use is looked at.
@@ -142,12 +145,19 @@ pub struct ConnectionSlot {
 impl StreamLimits {
     /// By the settings, and by the descriptors that this process may have.
     pub fn new(clients: &Clients) -> StreamLimits {
+        let most_by_descriptors =
+            most_by_descriptors(rustix::process::getrlimit(Resource::Nofile).current);
+        if most_by_descriptors < FEW.min(clients.max_connections) {
+            let hint = "raise it: ulimit -n, or LimitNOFILE of the service";
+            warn!(
+                streams = most_by_descriptors,
+                hint, "the limit of open files allows few streams"
+            );
+        }
         StreamLimits {
             open: AtomicUsize::new(0),
             most: clients.max_connections,
-            most_by_descriptors: most_by_descriptors(
-                rustix::process::getrlimit(Resource::Nofile).current,
-            ),
+            most_by_descriptors,
             per_address: clients.max_connections_per_address,
             per_subject: clients.max_connections_per_subject,
             values_per_subject: clients.max_values_per_subject,
@@ -328,12 +338,31 @@ struct Memory {
 impl Default for Memory {
     fn default() -> Memory {
         // Version 2 of control groups, then 1, which says "none" by a number near 2^63.
-        let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-        let limit = files.iter().find_map(|file| {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limits = files_of_limit(&own).into_iter().filter_map(|file| {
             std::fs::read_to_string(file).ok()?.trim().parse().ok().filter(|limit| *limit < 1 << 60)
         });
-        Memory { limit, is_short: false, looked_at: None }
+        Memory { limit: limits.min(), is_short: false, looked_at: None }
     }
+}
+
+/// The files that may limit this process, by `/proc/self/cgroup`: those of its own group, and of the root,
+/// which is the container's own where it sees no other.
+fn files_of_limit(own: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let path = path.trim_end_matches('/');
+        if controllers.is_empty() {
+            files.push(format!("/sys/fs/cgroup{path}/memory.max"));
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            files.push(format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"));
+        }
+    }
+    files.push("/sys/fs/cgroup/memory.max".to_owned());
+    files.push("/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned());
+    files
 }
 
 impl Memory {
@@ -361,6 +390,23 @@ fn resident_bytes() -> Option<u64> {
 mod tests {
     use super::*;
     use crate::access::claims::Claims;
+
+    #[test]
+    fn the_limit_of_memory_is_that_of_its_own_group() {
+        let rows = [
+            ("0::/\n", "/sys/fs/cgroup/memory.max"),
+            ("0::/system.slice/a.service\n", "/sys/fs/cgroup/system.slice/a.service/memory.max"),
+            (
+                "5:cpu:/x\n4:memory,hugetlb:/y:z\n",
+                "/sys/fs/cgroup/memory/y:z/memory.limit_in_bytes",
+            ),
+            ("", "/sys/fs/cgroup/memory.max"),
+            ("nonsense\n", "/sys/fs/cgroup/memory.max"),
+        ];
+        for (own, first) in rows {
+            assert_eq!(files_of_limit(own)[0], first, "{own}");
+        }
+    }
 
     fn limits(change: impl FnOnce(&mut StreamLimits)) -> Arc<StreamLimits> {
         let mut limits = StreamLimits {

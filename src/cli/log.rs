@@ -71,7 +71,7 @@ impl Dropped {
 pub fn start(log: Log) -> Writing {
     // These tell of every frame, and of every client that leaves; what matters of that we say
     // ourselves.
-    let quiet = "h2=info,pingora=error,pingora_core=error";
+    let quiet = "h2=info,pingora=error,pingora_core=error,notify=error";
     let level = log.level.as_str();
     let filter = EnvFilter::new(format!("{level},{quiet}"));
     let (writer, guard) = NonBlockingBuilder::default()

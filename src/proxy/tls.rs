@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
@@ -112,11 +112,29 @@ fn read_key(files: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
     if certificates.is_empty() {
         return Err(error(&files.cert_file, "the file holds no certificate".to_string()));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key_file)
-        .map_err(|reason| error(&files.key_file, reason.to_string()))?;
-    CertifiedKey::from_der(certificates, key, &ring::default_provider())
-        .map(Arc::new)
-        .map_err(|reason| error(&files.cert_file, reason.to_string()))
+    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|reason| {
+        error(
+            &files.key_file,
+            match reason {
+                pem::Error::NoItemsFound => "the file holds no private key in PEM form".to_string(),
+                other => other.to_string(),
+            },
+        )
+    })?;
+    CertifiedKey::from_der(certificates, key, &ring::default_provider()).map(Arc::new).map_err(
+        |reason| {
+            error(
+                &files.cert_file,
+                match reason {
+                    tokio_rustls::rustls::Error::InconsistentKeys(_) => format!(
+                        "the certificate is not that of the key in {}",
+                        files.key_file.display()
+                    ),
+                    other => other.to_string(),
+                },
+            )
+        },
+    )
 }
 
 /// TLS to the app. Trusts the system's roots, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.

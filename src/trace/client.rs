@@ -1,5 +1,6 @@
 //! How spans reach the collector: by HTTP/1.1 or HTTPS, with the runtime's own tasks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry_http::{HttpClient, HttpError};
 use tokio::runtime::Handle;
+use tracing::{info, warn};
 
 /// How long a collector may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +25,8 @@ pub(super) struct Client {
     /// The exporter has a thread of its own, in which no runtime is.
     runtime: Handle,
     client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// Whether the last ones were not taken: told once, and when that is over.
+    is_failing: AtomicBool,
 }
 
 impl Client {
@@ -33,7 +37,18 @@ impl Client {
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Client { runtime: Handle::current(), client }
+        Client { runtime: Handle::current(), client, is_failing: AtomicBool::new(false) }
+    }
+
+    fn note(&self, trouble: Option<String>) {
+        let was_failing = self.is_failing.swap(trouble.is_some(), Ordering::Relaxed);
+        match trouble {
+            Some(trouble) if !was_failing => {
+                warn!("traces are lost: {trouble}; check `trace.otlp` and the OTEL_* variables");
+            }
+            None if was_failing => info!("the collector takes traces again"),
+            _ => {}
+        }
     }
 }
 
@@ -50,6 +65,13 @@ impl HttpClient for Client {
             };
             tokio::time::timeout(PATIENCE, exchange).await
         });
-        sending.await??
+        let answer = sending.await.map_err(HttpError::from);
+        let answer = answer.and_then(|sent| sent.map_err(HttpError::from)).flatten();
+        self.note(match &answer {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("the collector answers {}", answer.status())),
+            Err(error) => Some(format!("the collector cannot be reached: {error}")),
+        });
+        answer
     }
 }

@@ -54,6 +54,12 @@ impl Failure {
     pub fn of(error: &Error) -> Failure {
         match error.kind.as_ref() {
             ErrorKind::Authentication { .. } => Failure::Authentication,
+            // All connections were closed, since a new one was refused so.
+            ErrorKind::ConnectionPoolCleared { message, .. }
+                if message.contains("Authentication failed") =>
+            {
+                Failure::Authentication
+            }
             ErrorKind::ServerSelection { .. } | ErrorKind::DnsResolve { .. } => {
                 Failure::Unreachable
             }

@@ -312,3 +312,16 @@ async fn a_switched_connection_is_no_long_request() {
     assert_eq!(counted, 1.0);
     drop(connection);
 }
+
+#[tokio::test]
+async fn a_collector_that_takes_nothing_is_told_once() {
+    let app = App::start().await;
+    let nowhere = [("SIDESTREAM_TRACE__OTLP", "http://127.0.0.1:9")];
+    let (program, _filters) = start(&app, &unique("traces"), &nowhere).await;
+    const LOST: &str = "traces are lost: the collector cannot be reached";
+    program.log_with(LOST).await;
+    for _ in 0..3 {
+        http::get(program.listen, "/page").await;
+    }
+    assert_eq!(program.log().matches(LOST).count(), 1);
+}
