@@ -165,7 +165,13 @@ impl Parser {
             "$dateFromString" => {
                 Some("dates are not parsed from text; compare dates with dates".to_owned())
             }
-            _ => nearest(name, known).map(|near| format!("did you mean `{near}`?")),
+            "$sum" | "$avg" | "$min" | "$max" => {
+                Some("write it with `$add`, or with `$reduce` for a list".to_owned())
+            }
+            _ => Some(match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the functions here are {}", known.join(", ")),
+            }),
         };
         self.error(format!("`{name}` is not supported in `$expr`"), hint);
     }
