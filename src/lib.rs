@@ -53,7 +53,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{error, warn};
 
 use access::Guard;
 use admin::{Admin, Pages};
@@ -308,8 +308,7 @@ impl Sidecar {
         self.drain();
         let cut = self.drain.finished().await;
         if cut > 0 {
-            let hint = "requests to the app have the time of `drain`";
-            tracing::warn!(connections = cut, hint, "connections are cut, since `drain` is over");
+            warn!("{cut} connections are cut: `drain` is over, and they were not");
         }
         // Cursors go before the client, and the client before the runtime: the driver's workers
         // panic otherwise.

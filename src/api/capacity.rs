@@ -148,10 +148,9 @@ impl StreamLimits {
         let most_by_descriptors =
             most_by_descriptors(rustix::process::getrlimit(Resource::Nofile).current);
         if most_by_descriptors < FEW.min(clients.max_connections) {
-            let hint = "raise it: ulimit -n, or LimitNOFILE of the service";
             warn!(
-                streams = most_by_descriptors,
-                hint, "the limit of open files allows few streams"
+                "the limit of open files leaves room for {most_by_descriptors} streams: raise it \
+                 (ulimit -n, or LimitNOFILE of the service)"
             );
         }
         StreamLimits {

@@ -152,7 +152,7 @@ impl Upstream {
         let mut has_hurried = false;
         loop {
             let (generation, collections) = self.feed.collections();
-            let (before, (_, next)) = (self.feed.now(), self.feed.numbers());
+            let (place, (_, next)) = (self.place(&resume), self.feed.numbers());
             let error = match patience.open(self.open(&resume, &collections, pace)).await {
                 Ok((events, start, deployment)) => {
                     self.note_opened(&resume, &start, &deployment);
@@ -160,8 +160,13 @@ impl Upstream {
                     let (ended, has_read) =
                         self.follow(events, generation, deployment, &mut patience).await;
                     drop(counted);
+                    let is_untouched = self.feed.numbers().1 == next;
+                    // It was tried there before: this is the second time.
+                    let is_lost_again = is_untouched
+                        && matches!(resume, Resume::Again(_))
+                        && matches!(&ended, CursorEnd::Failed(error) if error.failure().is_loss());
                     resume = Resume::FromHead;
-                    if has_read {
+                    if has_read && !is_lost_again {
                         (failures, is_doubted, has_hurried) = (0, false, false);
                     }
                     match ended {
@@ -184,8 +189,7 @@ impl Upstream {
                             self.count_restart(error.failure().reason());
                             let upstream = self.feed.key();
                             info!(%upstream, "the place in the oplog may be lost: {error}");
-                            let is_untouched = self.feed.numbers().1 == next;
-                            if let Some((place, _)) = before.filter(|_| is_untouched) {
+                            if let Some(place) = place.filter(|_| is_untouched) {
                                 resume = Resume::Again(place);
                             }
                             continue;
@@ -254,6 +258,15 @@ impl Upstream {
         }
     }
 
+    /// Behind which the next cursor goes on, where it goes on.
+    fn place(&self, resume: &Resume) -> Option<Position> {
+        match resume {
+            Resume::FromHead => self.feed.now().map(|(head, _)| head),
+            Resume::Again(place) => Some(place.clone()),
+            Resume::First | Resume::FromNow => None,
+        }
+    }
+
     async fn open(
         &self,
         resume: &Resume,
@@ -267,20 +280,14 @@ impl Upstream {
                 let (events, start) = self.warm_start(now, collections).await?;
                 return Ok((events, start, deployment));
             }
-            Resume::FromHead | Resume::Again(_) => {
-                let place = match resume {
-                    Resume::Again(place) => Some(place.clone()),
-                    _ => self.feed.now().map(|(head, _)| head),
-                };
-                match place {
-                    // A server would wait in silence for this time to come.
-                    Some(place) if deployment.is_in_the_future(&place) => {
-                        return Err(DeploymentError::OtherDeployment);
-                    }
-                    Some(place) => Start::after(&place),
-                    None => Start::At(now),
+            Resume::FromHead | Resume::Again(_) => match self.place(resume) {
+                // A server would wait in silence for this time to come.
+                Some(place) if deployment.is_in_the_future(&place) => {
+                    return Err(DeploymentError::OtherDeployment);
                 }
-            }
+                Some(place) => Start::after(&place),
+                None => Start::At(now),
+            },
             Resume::FromNow => Start::At(after(now)),
         };
         let events = self.open_at(&start, collections, pace).await?;

@@ -5,6 +5,7 @@ the ports are free ones; nothing else of a configuration is changed.
 """
 
 import http.client
+import json
 import os
 import shutil
 import urllib.error
@@ -54,8 +55,10 @@ TRAEFIK_STATIC = """
 global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
 log: {{ level: WARN }}
 entryPoints:
+  traefik: {{ address: "127.0.0.1:{api}" }}
   web: {{ address: "127.0.0.1:{port}", transport: {{ lifeCycle: {{ graceTimeOut: 1s }} }} }}
 providers: {{ file: {{ filename: {file}, watch: false }} }}
+api: {{ insecure: true, dashboard: false }}
 """
 # As most people write them, before they read docs/in-front.md.
 PLAIN = {
@@ -112,7 +115,7 @@ class Front:
 
     def __init__(self, name, block, directory, sidecar, hosts=HOSTS):
         port = devtools.pick_port(None)
-        self.name, self.port = name, port
+        self.name, self.port, self.api = name, port, None
         # Traefik takes requests before it has read its routes, and answers 404: docs/in-front.md.
         self.is_restarted = name != "traefik"
         self.directory = directory / name
@@ -126,7 +129,8 @@ class Front:
             text = text.replace("{\n", CADDY_REST, 1)
         elif name == "traefik":
             static = self.directory / "static.yaml"
-            static.write_text(TRAEFIK_STATIC.format(port=port, file=self.file))
+            self.api = devtools.pick_port(None)
+            static.write_text(TRAEFIK_STATIC.format(port=port, api=self.api, file=self.file))
         self.file.write_text(text)
         self.command = {
             "nginx": ["-c", self.file, "-p", self.directory],
@@ -158,6 +162,16 @@ class Front:
     def restart(self):
         self.process.stop()
         self.start()
+
+    def knows_all(self):
+        """Whether it takes every sidecar for healthy: while it takes none, it refuses requests by itself."""
+        if not self.api:
+            return True
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api}/api/http/services/sidestream@file", timeout=2) as answer:
+                return set(json.load(answer)["serverStatus"].values()) == {"UP"}
+        except (OSError, http.client.HTTPException):
+            return False
 
 
 def with_real_addresses(text, listen, sidecar, hosts):

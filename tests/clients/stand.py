@@ -219,6 +219,9 @@ class App(BaseHTTPRequestHandler):
         elif self.path == "/restart":
             number = signal.Signals[f"SIG{body.get('signal', 'TERM')}"]
             stand.restarter.submit(stand.sidecars[body.get("sidecar", 0)].restart, number).result()
+            # As a rolling restart does, which goes on when the load balancers know of the last one.
+            for front in stand.fronts:
+                wait_until(front.knows_all, f"{front.name} taking all sidecars for healthy")
             self.answer({})
         elif self.path == "/filter":
             for sidecar in stand.sidecars:
