@@ -67,6 +67,12 @@ async fn pages_of_other_origins_need_to_be_allowed() {
     assert_eq!(knock(listen, "/_events/a", &https).await.head.status, 200);
     let downgraded = format!("Origin: http://{listen}\r\nX-Forwarded-Proto: https\r\n");
     assert_eq!(knock(listen, "/_events/a", &downgraded).await.head.status, 403);
+    // Two proxies in a row, each of which has added what it knows.
+    let forwarded = "X-Forwarded-Proto: https, http\r\nX-Forwarded-Host: shop.test, inner:8080\r\n";
+    for (origin, status) in [("https://shop.test", 200), ("http://inner:8080", 403)] {
+        let fields = format!("Origin: {origin}\r\n{forwarded}");
+        assert_eq!(knock(listen, "/_events/a", &fields).await.head.status, status, "{origin}");
+    }
     sidecar.finish().await;
 }
 
