@@ -61,7 +61,7 @@ enum Command {
     #[command(after_help = "Example:\n  sidestream run --app http://127.0.0.1:3000 \
         --mongodb 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --filters ./filters\n  \
         curl -N http://127.0.0.1:8080/_events/orders\n\n\
-        Exit code 0: ended by SIGTERM or SIGINT. 1: settings are bad. 2: the command line is wrong.\n\
+        Exit code 0: ended by SIGTERM, SIGINT or SIGHUP. 1: settings are bad. 2: the command line is wrong.\n\
         3: a port is taken, or MongoDB is unavailable and --wait was not given.")]
     Run(run::RunArgs),
     #[command(after_help = "Example:\n  sidestream check ./filters\n  \
@@ -96,7 +96,7 @@ enum Command {
     #[command(after_help = "Example, with a certificate from files:\n  \
         sidestream webhook --certificate-file tls.crt --key-file tls.key --kubernetes-version 1.33\n\n\
         In a cluster, the Helm chart in helm/sidestream runs it.\n\n\
-        Exit code 0: ended by SIGTERM or SIGINT. 1: the settings for the Kubernetes API are \
+        Exit code 0: ended by SIGTERM, SIGINT or SIGHUP. 1: the settings for the Kubernetes API are \
         unusable.\n\
         2: the command line is wrong. 3: a port is taken.")]
     Webhook(Box<webhook::WebhookArgs>),
@@ -158,7 +158,7 @@ fn serving_runtime() -> Result<Runtime, ExitCode> {
     })
 }
 
-/// SIGTERM and SIGINT, which end a command that serves.
+/// SIGTERM, SIGINT and SIGHUP, which end a command that serves.
 struct StopSignals {
     hangup: Signal,
     terminate: Signal,

@@ -33,7 +33,7 @@ pub struct RunArgs {
     wait: bool,
 }
 
-/// Serves until SIGTERM or SIGINT. Exit code 1: settings are bad. 2: the command line is wrong. 3:
+/// Serves until SIGTERM, SIGINT or SIGHUP. Exit code 1: settings are bad. 2: the command line is wrong. 3:
 /// a port or MongoDB is unavailable. 101: a bug ended it.
 pub fn run(args: RunArgs) -> ExitCode {
     let sources = match args.file.sources(args.flags) {

@@ -159,7 +159,7 @@ impl WebhookArgs {
     }
 }
 
-/// Serves until SIGTERM or SIGINT. Exit code 1: the Kubernetes API cannot be used. 2: an argument
+/// Serves until SIGTERM, SIGINT or SIGHUP. Exit code 1: the Kubernetes API cannot be used. 2: an argument
 /// is missing. 3: a port is taken.
 pub fn webhook(args: WebhookArgs) -> ExitCode {
     // Writes out what is left when it is dropped.
